@@ -1,0 +1,14 @@
+"""The one exception that means "the user can mend this"."""
+
+
+class UserError(ValueError):
+    """A mistake in the input: config, files or arguments.
+
+    The message is ONE line that says what is wrong, where, and how to mend it. `launch.py` prints it without a traceback and
+    exits with code 2. Broken invariants of our own are `assert`s and tracebacks, never a `UserError`.
+    """
+
+
+def one_line(text: object) -> str:
+    """Collapse any exception text to a single line, so that foreign messages can be quoted in a `UserError`."""
+    return " ".join(str(text).split())

@@ -1,0 +1,83 @@
+"""Frozen dataclasses from config sections: the edge between `ConfigDict` and typed code."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, Union
+
+from cprec_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for an unknown name: ``; did you mean 'x'?`` or ``; known: a, b``."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+
+
+def build(cls: type[T], section: Mapping[str, Any], where: str) -> T:
+    """Make the dataclass `cls` from a config section, recursively.
+
+    `where` is the dotted name of the section (for example ``config.train``) and starts every message. Nested dataclass fields are
+    built from nested mappings. Lists become tuples where the field says tuple; an int is accepted for a float.
+
+    Raises `UserError` for an unknown key (with the nearest one), a missing key, a wrong type, and for whatever ``__post_init__`` of
+    `cls` refuses with `ValueError`.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    section = dict(section)
+    for key in section:
+        if key not in fields:
+            raise UserError(f"{where}.{key}: unknown key{nearest(key, fields)}")
+    values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in section.items()}
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where}.{name}: missing; add it to the config")
+    try:
+        return cls(**values)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        choices = [arg for arg in args if arg is not type(None)]
+        for choice in choices[:-1]:
+            try:
+                return _convert(choice, value, where)
+            except UserError:
+                continue
+        return _convert(choices[-1], value, where)
+    if origin is typing.Literal:
+        if value not in args:
+            raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}")
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return build(hint, value, where)  # type: ignore[arg-type]
+    if origin is tuple and isinstance(value, list | tuple):
+        inner = args[0] if args else Any
+        return tuple(_convert(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin in (dict, Mapping) or origin is Mapping.__class__:
+        if isinstance(value, Mapping):
+            inner = args[1] if len(args) == 2 else Any
+            return {str(key): _convert(inner, item, f"{where}.{key}") for key, item in value.items()}
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    elif origin is not None and isinstance(origin, type) and isinstance(value, origin):
+        return value
+    name = getattr(hint, "__name__", str(hint))
+    raise UserError(f"{where}: expected {name}, got {type(value).__name__} {value!r}")

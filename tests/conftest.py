@@ -1,0 +1,35 @@
+"""Eight CPU devices for every test, set before jax is imported anywhere."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8").strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def shared_directory(name: str) -> Path:
+    """A folder of third-party files beside the checkout (`../shared/NAME`, or `$CPREC_SHARED/NAME`); skips the test when absent."""
+    path = Path(os.environ.get("CPREC_SHARED", ROOT.parent / "shared")) / name
+    if not path.exists():
+        pytest.skip(f"third-party files {path} are absent")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    return shared_directory("data")
+
+
+@pytest.fixture(scope="session")
+def shared_models() -> Path:
+    return shared_directory("models")
+
+
+@pytest.fixture(scope="session")
+def shared_tokenizers() -> Path:
+    return shared_directory("tokenizers")
