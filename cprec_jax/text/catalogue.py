@@ -1,0 +1,66 @@
+"""Every title tokenised once; sequences, prompts and the title trie are all concatenations of these tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cprec_jax.errors import UserError
+from cprec_jax.text import ragged
+from cprec_jax.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """Tokens of all items: item i is `tokens[offsets[i]:offsets[i + 1]]`, its end of item included.
+
+    Title and end-of-item text are encoded TOGETHER. Since no title holds the end-of-item text, no item's text is a prefix of
+    another's, so no token array is a strict prefix of another either; this is checked, because a tokenizer that maps characters to
+    <unk> could break it.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+    unknown_tokens: int
+
+    @classmethod
+    def build(cls, tokenizer: Tokenizer, titles: Sequence[str], end_of_item: str) -> "Catalogue":
+        """Encode `titles` (cleaned: without the end-of-item text). Raises `UserError` when one item would be a prefix of another."""
+        for index, title in enumerate(titles):
+            if end_of_item in title:
+                raise UserError(f"item {index}: title {title[:60]!r} holds the end-of-item text {end_of_item!r}; choose another in config.text")
+        tokens, offsets = tokenizer.encode_all([title + end_of_item for title in titles])
+        unknown = 0 if tokenizer.unknown_id is None else int(np.count_nonzero(tokens == tokenizer.unknown_id))
+        catalogue = cls(tokens=tokens, offsets=offsets, unknown_tokens=unknown)
+        clash = catalogue._strict_prefix()
+        if clash is not None:
+            a, b = clash
+            raise UserError(
+                f"the tokenizer makes item {a} ({titles[a][:40]!r}) a prefix of item {b} ({titles[b][:40]!r}): it loses the end-of-item text "
+                f"{end_of_item!r}; set config.text.template.end_of_item to text that it keeps"
+            )
+        return catalogue
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens an item, end of item included: int64[N]."""
+        return np.diff(self.offsets)
+
+    def item(self, index: int) -> np.ndarray:
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
+
+    def gather(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The concatenated tokens of `items`, and the offsets int64[len(items) + 1] of each."""
+        return ragged.gather(self.tokens, self.offsets, np.asarray(items))
+
+    def _strict_prefix(self) -> tuple[int, int] | None:
+        # Big-endian bytes sort like the token arrays, and a strict prefix sorts directly before something it is a prefix of.
+        keys = self.tokens.astype(">u4").tobytes()
+        order = sorted((keys[4 * a : 4 * b], i) for i, (a, b) in enumerate(zip(self.offsets[:-1], self.offsets[1:], strict=True)))
+        for (a, i), (b, j) in zip(order, order[1:], strict=False):
+            if len(a) < len(b) and b.startswith(a):
+                return i, j
+        return None

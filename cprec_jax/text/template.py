@@ -1,0 +1,70 @@
+"""The unified, purely textual template: one for pre-training, fine-tuning and evaluation.
+
+The paper's own prompt words are not published; these are ours and sit in the config. A document is a header that names the scope (a
+domain, or all domains) and one line an item:
+
+    Items one user chose in Beauty, oldest first:
+    Prada Candy Eau De Parfum
+    Xtreme Brite Brightening Gel
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cprec_jax.text.catalogue import Catalogue
+from cprec_jax.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateSpec:
+    """The words. `{scope}` becomes the domain's name, or `all_domains` in mixed sequences.
+
+    The header ends where the first title begins, so it should end with white space that the tokenizer keeps apart (a line break).
+    """
+
+    header: str = "Items one user chose in {scope}, oldest first:\n"
+    end_of_item: str = "\n"
+    all_domains: str = "all domains"
+    loss_on_header: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.end_of_item:
+            raise ValueError("end_of_item is empty; without it a title that begins another one cannot be told from it")
+        if "{" in self.header.replace("{scope}", ""):
+            raise ValueError(f"header {self.header!r}: only {{scope}} can be filled in")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A prompt's tokens int32[P] and how many of the oldest items did not fit."""
+
+    tokens: np.ndarray
+    dropped_items: int
+
+
+class Template:
+    """A `TemplateSpec` bound to a tokenizer."""
+
+    def __init__(self, spec: TemplateSpec, tokenizer: Tokenizer):
+        self.spec = spec
+        self._tokenizer = tokenizer
+        self._headers: dict[str, np.ndarray] = {}
+
+    def header(self, scope: str | None) -> np.ndarray:
+        """Header tokens int32[h] of a domain, or of the mixed sequences (None); begins with BOS where the tokenizer has one."""
+        scope = self.spec.all_domains if scope is None else scope
+        if scope not in self._headers:
+            text = self._tokenizer.encode(self.spec.header.format(scope=scope))
+            bos = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
+            self._headers[scope] = np.concatenate([np.asarray(bos, np.int32), text])
+        return self._headers[scope]
+
+    def prompt(self, scope: str | None, items: np.ndarray, catalogue: Catalogue, max_tokens: int) -> Prompt:
+        """Header and the most recent of `items` (int32[n], oldest first) that fit whole into `max_tokens`; the next item follows directly."""
+        header = self.header(scope)
+        tokens, offsets = catalogue.gather(items)
+        room = max_tokens - len(header)
+        first = int(np.searchsorted(offsets, offsets[-1] - room)) if len(items) else 0
+        first = min(first, len(items))
+        return Prompt(tokens=np.concatenate([header, tokens[offsets[first] :]]), dropped_items=first)
