@@ -1,0 +1,88 @@
+"""Rows on disk: a TFDS dataset of array_record files with one split a source, written and read without TensorFlow.
+
+A row is stored compactly (`tokens` int32[T], `lengths` int32[documents], `loss` bool bytes[T]) and expanded on load. Anyone can read
+it: ``tfds.builder_from_directory(DIR).as_data_source(SPLIT)``.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cprec_jax.errors import UserError, one_line
+
+VERSION = "1.0.0"
+ROWS_A_SHARD = 32_768
+CITATION = "Ma et al., Large Language Model Empowered Recommendation Meets All-domain Continual Pre-Training, arXiv 2504.08949"
+
+
+def features(row_length: int) -> Any:
+    """The TFDS feature dictionary of rows of `row_length` tokens."""
+    import tensorflow_datasets as tfds
+
+    return tfds.features.FeaturesDict(
+        {
+            "tokens": tfds.features.Tensor(shape=(row_length,), dtype=np.int32),
+            "lengths": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+            "loss": tfds.features.Tensor(shape=(row_length,), dtype=np.uint8),
+        }
+    )
+
+
+def write(directory: Path, row_length: int, splits: Mapping[str, Iterable[dict[str, np.ndarray]]]) -> dict[str, int]:
+    """Write one TFDS dataset; returns the number of rows of each split."""
+    import tensorflow_datasets as tfds
+
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(
+            name="cprec_rows", version=tfds.core.Version(VERSION), data_dir=os.fspath(directory), module_name="cprec_jax.data.rows"
+        ),
+        description="Packed behavioural sequences: each row holds whole documents, which never attend to each other.",
+        features=features(row_length),
+        citation=CITATION,
+    )
+    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=ROWS_A_SHARD, file_format="array_record")
+    writer.initialize_splits(list(splits))
+    counts = {}
+    for name, rows in splits.items():
+        counts[name] = 0
+
+        def counted(rows: Iterable[dict[str, np.ndarray]] = rows, name: str = name) -> Iterable[dict[str, np.ndarray]]:
+            for row in rows:
+                counts[name] += 1
+                yield row
+
+        writer.add_examples({name: counted()})
+    writer.close_all()
+    return counts
+
+
+def open_split(directory: Path, split: str) -> Any:
+    """A random-access data source (`len`, `[i]`) of one split."""
+    import tensorflow_datasets as tfds
+
+    try:
+        source = tfds.builder_from_directory(os.fspath(directory)).as_data_source(split=split)
+        if len(source):
+            source[len(source) - 1]
+        return source
+    except Exception as error:  # tfds and array_record raise many kinds for damaged files
+        raise UserError(f"{directory}: split {split!r} cannot be read ({one_line(error)[:160]}); run `launch.py pack` again") from error
+
+
+def expand(row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One stored row -> `tokens`, `segment_ids` (1, 2, ... by document; 0 = padding), `positions` (from 0 in each document), int32[T], and
+    `loss_mask` float32[T] (does this token count as a target)."""
+    tokens, lengths = row["tokens"], row["lengths"]
+    total = int(lengths.sum())
+    starts = np.cumsum(lengths) - lengths
+    segment_ids = np.zeros(len(tokens), np.int32)
+    segment_ids[:total] = np.repeat(np.arange(1, len(lengths) + 1, dtype=np.int32), lengths)
+    positions = np.zeros(len(tokens), np.int32)
+    positions[:total] = np.arange(total) - np.repeat(starts, lengths)
+    loss_mask = row["loss"].astype(np.float32)
+    # The first token of a document has nothing before it, so it is nobody's target.
+    loss_mask[starts] = 0.0
+    return {"tokens": tokens, "segment_ids": segment_ids, "positions": positions, "loss_mask": loss_mask}

@@ -1,0 +1,83 @@
+"""Behavioural sequences cut into documents that fit a row, as ragged lists of catalogue items; vectorised over all users."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cprec_jax.text import ragged
+from cprec_jax.text.catalogue import Catalogue
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """Documents as pieces: piece p of the table `piece_tokens`/`piece_offsets` is an item of the catalogue or, after those, a header.
+
+    `pieces` int64[total] and `offsets` int64[n + 1] list each document's pieces; `lengths` int64[n] are its tokens.
+    """
+
+    piece_tokens: np.ndarray
+    piece_offsets: np.ndarray
+    first_header: int
+    pieces: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    dropped_items: int
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def tokens(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens int32[total] of `documents`, concatenated, and bool[total]: does a token belong to an item (not to a header)."""
+        pieces, _ = ragged.gather(self.pieces, self.offsets, documents)
+        tokens, piece_ends = ragged.gather(self.piece_tokens, self.piece_offsets, pieces)
+        return tokens, np.repeat(pieces < self.first_header, np.diff(piece_ends))
+
+
+def cut(
+    items: np.ndarray, offsets: np.ndarray, header_of: np.ndarray, headers: list[np.ndarray], catalogue: Catalogue, capacity: int
+) -> Documents:
+    """Cut every sequence into consecutive documents of at most `capacity` tokens, each beginning with its header.
+
+    Args:
+      items, offsets: ragged sequences, oldest item first.
+      header_of: int[n], which of `headers` a sequence begins with.
+      headers: token arrays.
+      capacity: tokens a row. An item that does not fit a row even alone is left out and counted in `dropped_items`.
+    """
+    lengths = catalogue.lengths[items]
+    ends = np.zeros(len(items) + 1, np.int64)
+    np.cumsum(lengths, out=ends[1:])
+    room = capacity - np.array([len(h) for h in headers], np.int64)[header_of]
+    start, stop = offsets[:-1].copy(), offsets[1:]
+    active = np.flatnonzero(start < stop)
+    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    dropped = 0
+    while len(active):
+        s = start[active]
+        e = np.minimum(np.searchsorted(ends, ends[s] + room[active], side="right") - 1, stop[active])
+        whole = e > s
+        found.append((active[whole], s[whole], e[whole]))
+        dropped += int(np.count_nonzero(~whole))
+        start[active] = np.where(whole, e, s + 1)
+        active = active[start[active] < stop[active]]
+    sequence, s, e = (np.concatenate(parts) if found else np.zeros(0, np.int64) for parts in zip(*found, strict=True)) if found else (
+        np.zeros(0, np.int64),
+    ) * 3
+    count = e - s
+    document_offsets = np.zeros(len(s) + 1, np.int64)
+    np.cumsum(count + 1, out=document_offsets[1:])
+    pieces = np.empty(document_offsets[-1], np.int64)
+    is_header = np.zeros(len(pieces), bool)
+    is_header[document_offsets[:-1]] = True
+    pieces[is_header] = len(catalogue) + header_of[sequence]
+    pieces[~is_header] = items[np.arange(count.sum()) + np.repeat(s - (np.cumsum(count) - count), count)]
+    piece_offsets = np.concatenate([catalogue.offsets, catalogue.offsets[-1] + np.cumsum([len(h) for h in headers])]).astype(np.int64)
+    return Documents(
+        piece_tokens=np.concatenate([catalogue.tokens, *headers]),
+        piece_offsets=piece_offsets,
+        first_header=len(catalogue),
+        pieces=pieces,
+        offsets=document_offsets,
+        lengths=ends[e] - ends[s] + capacity - room[sequence],
+        dropped_items=dropped,
+    )
