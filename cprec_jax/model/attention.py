@@ -1,0 +1,135 @@
+"""Attention over packed rows, and the projections around it.
+
+B batch, T query length, S key length, D model, H query heads, K key/value heads, G = H / K, h head dim.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cprec_jax.errors import UserError
+from cprec_jax.model.config import DecoderConfig
+from cprec_jax.model.layers import apply_rope, bias, norm_scale, residual_std, rms_norm, weight
+from cprec_jax.parallel.rules import constrain
+
+AttendFn = Callable[..., jax.Array]
+"""attend(q_BTHh, k_BTKh, v_BTKh, past_layer, context, **extra) -> o_BTHh.
+
+`q` is unscaled: the function multiplies scores by head_dim ** -0.5. `past_layer` is one layer's slice of the decoder's `past`,
+`context` goes unchanged from the caller of the decoder to every layer. `extra` has `window` (int, or a traced scalar where layers
+differ; a query sees keys less than `window` positions before it) and `softcap` ONLY for configs that have them, so that a function that
+does not know them fails instead of ignoring them.
+"""
+
+BACKENDS = ("xla",)
+NO_WINDOW = 2**30  # larger than any row
+
+
+def packed_attention(backend: str = "xla") -> AttendFn:
+    """Attention over packed rows, causal inside each segment; `context` = (segment_ids_BT,), 0 = padding.
+
+    Raises `UserError` for a backend that does not exist: nothing is ever replaced silently.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"attention backend {backend!r} is not available here; choose one of: {', '.join(BACKENDS)}")
+
+    def attend(q_BTHh: jax.Array, k_BTKh: jax.Array, v_BTKh: jax.Array, past: Any, context: Any, **extra: Any) -> jax.Array:
+        assert past is None, "packed rows have no past; evaluation and generation bring their own attend function"
+        (segment_ids_BT,) = context
+        return attention(q_BTHh, k_BTKh, v_BTKh, segment_ids_BT, **extra)
+
+    return attend
+
+
+def attention(
+    q_BTHh: jax.Array,
+    k_BTKh: jax.Array,
+    v_BTKh: jax.Array,
+    segment_ids_BT: jax.Array,
+    *,
+    window: int | jax.Array | None = None,
+    softcap: float | None = None,
+    block: int = 128,
+) -> jax.Array:
+    """Causal attention inside segments in plain XLA; softmax in float32; returns o_BTHh in the dtype of `q`.
+
+    Queries go in blocks that see only the keys up to their end, so nearly half of the scores are never computed.
+    """
+    T = q_BTHh.shape[1]
+    outputs = []
+    for start in range(0, T, block):
+        stop = min(start + block, T)
+        index_T, index_S = jnp.arange(start, stop)[:, None], jnp.arange(stop)[None, :]
+        mask_TS = index_S <= index_T
+        if window is not None:
+            mask_TS &= index_T - index_S < window
+        mask_BTS = mask_TS & (segment_ids_BT[:, start:stop, None] == segment_ids_BT[:, None, :stop])
+        outputs.append(masked_attention(q_BTHh[:, start:stop], k_BTKh[:, :stop], v_BTKh[:, :stop], mask_BTS, softcap=softcap))
+    return jnp.concatenate(outputs, axis=1) if len(outputs) > 1 else outputs[0]
+
+
+def masked_attention(
+    q_BTHh: jax.Array, k_BSKh: jax.Array, v_BSKh: jax.Array, mask_BTS: jax.Array, *, softcap: float | None = None
+) -> jax.Array:
+    """Attention under a boolean mask (True = visible; every query must see a key). Key/value heads are grouped, never repeated."""
+    B, T, H, h = q_BTHh.shape
+    K = k_BSKh.shape[2]
+    q_BTKGh = (q_BTHh * h**-0.5).reshape(B, T, K, H // K, h)
+    scores_BKGTS = jnp.einsum("BTKGh,BSKh->BKGTS", q_BTKGh, k_BSKh, preferred_element_type=jnp.float32)
+    if softcap is not None:
+        scores_BKGTS = softcap * jnp.tanh(scores_BKGTS / softcap)
+    scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
+    probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKh.dtype)
+    return jnp.einsum("BKGTS,BSKh->BTKGh", probs_BKGTS, v_BSKh).reshape(B, T, H, h)
+
+
+class Attention(nn.Module):
+    """Projections, q/k norms and rotary embedding around `attend`. Returns (out_BTD, (k_BTKh, v_BTKh)), keys after rotation."""
+
+    config: DecoderConfig
+    dtype: jnp.dtype
+    attend: AttendFn
+
+    @nn.compact
+    def __call__(
+        self, x_BTD: jax.Array, tables: tuple[jax.Array, jax.Array], window: Any, past: Any, context: Any
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        c = self.config
+        D, H, h = c.hidden_size, c.num_heads, c.head_dim
+        q_BTHh = self._project(x_BTD, "q", c.num_heads, "heads")
+        k_BTKh = self._project(x_BTD, "k", c.num_kv_heads, "kv_heads")
+        v_BTKh = self._project(x_BTD, "v", c.num_kv_heads, "kv_heads")
+        q_BTHh, k_BTKh = self._qk_norm("q_norm", q_BTHh), self._qk_norm("k_norm", k_BTKh)
+        q_BTHh, k_BTKh = apply_rope(q_BTHh, tables), apply_rope(k_BTKh, tables)
+        if c.query_scalar is not None and c.query_scalar != h:
+            q_BTHh = q_BTHh * (h / c.query_scalar) ** 0.5  # attend divides by sqrt(h)
+        extra = {} if window is None else {"window": window}
+        if c.attention_softcap is not None:
+            extra["softcap"] = c.attention_softcap
+        o_BTHh = self.attend(q_BTHh, k_BTKh, v_BTKh, past, context, **extra)
+        o_BTHh = constrain(o_BTHh, "batch", "length", "heads", "head_dim")
+        o_HhD = self.param("o", weight(residual_std(c), "heads", "head_dim", "embed"), (H, h, D))
+        out_BTD = jnp.einsum("BTHh,HhD->BTD", o_BTHh, o_HhD.astype(self.dtype))
+        if c.attention_out_bias:
+            out_BTD += self.param("o_bias", bias("norm"), (D,)).astype(self.dtype)
+        return out_BTD, (k_BTKh, v_BTKh)
+
+    def _project(self, x_BTD: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
+        c = self.config
+        w_DHh = self.param(name, weight(c.initializer_range, "embed", axis, "head_dim"), (c.hidden_size, heads, c.head_dim))
+        y_BTHh = jnp.einsum("BTD,DHh->BTHh", x_BTD, w_DHh.astype(self.dtype))
+        if c.attention_bias:
+            y_BTHh += self.param(f"{name}_bias", bias(axis, "head_dim"), (heads, c.head_dim)).astype(self.dtype)
+        return constrain(y_BTHh, "batch", "length", axis, "head_dim")
+
+    def _qk_norm(self, name: str, x_BTHh: jax.Array) -> jax.Array:
+        c = self.config
+        if c.qk_norm == "none":
+            return x_BTHh
+        if c.qk_norm == "head":
+            return rms_norm(x_BTHh, self.param(name, norm_scale(c), (c.head_dim,)), c)
+        flat = x_BTHh.reshape(*x_BTHh.shape[:2], -1)
+        return rms_norm(flat, self.param(name, norm_scale(c), flat.shape[-1:]), c).reshape(x_BTHh.shape)

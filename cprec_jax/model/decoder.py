@@ -1,0 +1,169 @@
+"""The decoder: embedding, scanned layers, final norm. The head is separate, because the loss applies it in chunks.
+
+B batch, T length, D model, V vocabulary, L layers, K key/value heads, h head dim.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from cprec_jax.model.attention import NO_WINDOW, AttendFn, Attention, packed_attention
+from cprec_jax.model.config import DecoderConfig
+from cprec_jax.model.layers import MLP, norm_scale, rms_norm, rope_frequencies, rope_tables, weight
+from cprec_jax.parallel.rules import constrain
+
+Params = Mapping[str, Any]
+
+_REMAT_POLICIES = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keeps projections, recomputes attention scores
+}
+
+
+class Block(nn.Module):
+    """One layer: attention and MLP, each with its norms and residual connection."""
+
+    config: DecoderConfig
+    dtype: jnp.dtype
+    attend: AttendFn
+    dropout: float
+    deterministic: bool
+    return_kv: bool
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array, past: Any, layer: Any, tables: Any, context: Any) -> tuple[jax.Array, Any]:
+        c = self.config
+        window: Any = c.sliding_window
+        if layer is not None:  # layers differ: `layer` says whether this one is local
+            window = jnp.where(layer, window, NO_WINDOW)
+            if c.local_rope_theta is not None:
+                everywhere, local = tables
+                tables = jax.tree.map(lambda a, b: jnp.where(layer, b, a), everywhere, local)
+        attention = Attention(c, self.dtype, self.attend, name="attention")
+        out_BTD, kv = attention(self._norm("attention_norm", x_BTD, "pre"), tables, window, past, context)
+        x_BTD = self._add(x_BTD, self._norm("attention_post_norm", out_BTD, "post"))
+        out_BTD = MLP(c, self.dtype, name="mlp")(self._norm("mlp_norm", x_BTD, "pre"))
+        x_BTD = self._add(x_BTD, self._norm("mlp_post_norm", out_BTD, "post"))
+        return x_BTD, kv if self.return_kv else None
+
+    def _norm(self, name: str, x_BTD: jax.Array, placement: str) -> jax.Array:
+        if self.config.norm_placement not in (placement, "both"):
+            return x_BTD
+        return rms_norm(x_BTD, self.param(name, norm_scale(self.config), x_BTD.shape[-1:]), self.config)
+
+    def _add(self, x_BTD: jax.Array, out_BTD: jax.Array) -> jax.Array:
+        if self.dropout and not self.deterministic:
+            out_BTD = nn.Dropout(self.dropout, deterministic=False)(out_BTD)
+        return constrain(x_BTD + out_BTD, "batch", "length", None)
+
+
+class Decoder(nn.Module):
+    """A decoder-only transformer up to its final norm; `head_weight` and `logits` finish it.
+
+    config: the architecture. dtype: compute dtype (parameters are float32 and cast where they are used; norms and softmax run in
+    float32). remat: what a layer keeps for the backward pass: everything ("none"), only its input ("full"), or its projections ("dots").
+    unroll: unroll the loop over layers (longer compile). dropout: on the embedding and on what each sublayer adds to the residual
+    stream; active with deterministic=False and rng "dropout"; 0 adds no operation. attend: see `attention.AttendFn`.
+    """
+
+    config: DecoderConfig
+    dtype: Any = jnp.float32
+    remat: Literal["none", "full", "dots"] = "none"
+    unroll: bool = False
+    dropout: float = 0.0
+    attend: AttendFn = packed_attention()
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BT: jax.Array,
+        positions_BT: jax.Array,
+        context: Any,
+        past: Any = None,
+        *,
+        return_kv: bool = False,
+        deterministic: bool = True,
+    ) -> Any:
+        """Hidden states x_BTD after the final norm, in `dtype`; with `return_kv` also (k_LBTKh, v_LBTKh), keys after rotation.
+
+        tokens_BT, positions_BT: int32. `context` goes to `attend` in every layer as it is; `past` is a pytree whose leaves have a
+        leading layer axis, one slice of which goes to `attend` in each layer.
+        """
+        c = self.config
+        embed_VD = self.param("embed", weight(c.initializer_range, "vocab", "embed"), (c.vocab_size, c.hidden_size))
+        if not c.tie_embeddings:  # made here, applied by `logits` or by the chunked loss
+            self.param("lm_head", weight(c.initializer_range, "vocab", "embed"), (c.vocab_size, c.hidden_size))
+        # gathered over fsdp first: a lookup in a table that is split along D makes the partitioner replicate its result
+        # (in float32, so that the gradients of frequent tokens add up in float32)
+        x_BTD = constrain(embed_VD, "vocab", None)[tokens_BT].astype(self.dtype)
+        if c.scale_embeddings:  # the factor is rounded to the compute dtype, as in the reference code
+            x_BTD *= jnp.asarray(c.hidden_size**0.5, self.dtype)
+        if self.dropout and not deterministic:
+            x_BTD = nn.Dropout(self.dropout, deterministic=False)(x_BTD)
+        x_BTD = constrain(x_BTD, "batch", "length", None)
+
+        layers = self._scanned()(c, self.dtype, self.attend, self.dropout, deterministic, return_kv, name="layers")
+        layer_L = None if c.sliding_layers is None else np.asarray(c.sliding_layers)
+        x_BTD, kv = layers(x_BTD, past, layer_L, self._rope(positions_BT), context)
+
+        x_BTD = rms_norm(x_BTD, self.param("final_norm", norm_scale(c), (c.hidden_size,)), c)
+        return (x_BTD, kv) if return_kv else x_BTD
+
+    def _scanned(self) -> Any:
+        block: Any = Block
+        if self.remat != "none":  # inside a loop XLA cannot undo the recomputation; unrolled it could
+            block = nn.remat(block, policy=_REMAT_POLICIES[self.remat], prevent_cse=self.unroll)
+        return nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, 0, nn.broadcast, nn.broadcast),
+            length=self.config.num_layers,
+            unroll=self.config.num_layers if self.unroll else 1,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+
+    def _rope(self, positions_BT: jax.Array) -> Any:
+        """Tables for all layers at once; a pair (global, local) where local layers have their own theta."""
+        c = self.config
+        tables = rope_tables(positions_BT, rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling))
+        if c.local_rope_theta is None:
+            return tables
+        return tables, rope_tables(positions_BT, rope_frequencies(c.head_dim, c.local_rope_theta, None))
+
+
+def _boxed_init(decoder: Decoder, key: jax.Array) -> Any:
+    tokens_BT = jnp.zeros((1, 1), jnp.int32)
+    # the packed attend function makes the same parameters as any other and accepts this context
+    return decoder.clone(attend=packed_attention()).init(key, tokens_BT, tokens_BT, (tokens_BT,))["params"]
+
+
+def init_params(decoder: Decoder, key: jax.Array) -> Params:
+    """Fresh parameters: a nested dict of float32 arrays, layers stacked on a leading axis. Pure: jit it with `out_shardings`."""
+    return nn.unbox(_boxed_init(decoder, key))
+
+
+def abstract_params(decoder: Decoder) -> tuple[Params, Params]:
+    """Shapes (`jax.ShapeDtypeStruct`) and logical axis names (tuples of str) of the parameters, without making them."""
+    boxed = jax.eval_shape(lambda key: _boxed_init(decoder, key), jax.random.key(0))
+    is_box = lambda x: isinstance(x, nn.Partitioned | nn.LogicallyPartitioned)  # noqa: E731
+    return nn.unbox(boxed), jax.tree.map(lambda box: tuple(box.names), boxed, is_leaf=is_box)
+
+
+def count_params(config: DecoderConfig) -> int:
+    """Number of parameters; a tied head counts once."""
+    return sum(leaf.size for leaf in jax.tree.leaves(abstract_params(Decoder(config))[0]))
+
+
+def head_weight(params: Params, config: DecoderConfig) -> jax.Array:
+    """w_VD, float32: the embedding where tied, else the head of its own."""
+    return params["embed"] if config.tie_embeddings else params["lm_head"]
+
+
+def logits(params: Params, config: DecoderConfig, x_BTD: jax.Array) -> jax.Array:
+    """float32 [B, T, V] from final hidden states. For tests and generation: training applies the head in chunks."""
+    return jnp.einsum("BTD,VD->BTV", x_BTD, head_weight(params, config).astype(x_BTD.dtype), preferred_element_type=jnp.float32)

@@ -1,0 +1,88 @@
+"""RMSNorm, rotary embedding and the gated MLP. B batch, T length, D model, F feed-forward, H heads, h head dim."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cprec_jax.model.config import DecoderConfig, RopeScaling
+from cprec_jax.parallel.rules import constrain
+
+ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": lambda x: nn.gelu(x, approximate=True)}
+
+
+def weight(std: float, *axes: str) -> nn.initializers.Initializer:
+    """A normal initializer that also names the logical axes of the parameter (`parallel/rules.py` maps them to the mesh)."""
+    return nn.with_logical_partitioning(nn.initializers.normal(std), axes)
+
+
+def bias(*axes: str) -> nn.initializers.Initializer:
+    return nn.with_logical_partitioning(nn.initializers.zeros_init(), axes)
+
+
+def norm_scale(config: DecoderConfig) -> nn.initializers.Initializer:
+    """The scale that makes a fresh norm multiply by one."""
+    fill = nn.initializers.zeros_init() if config.norm_plus_one else nn.initializers.ones_init()
+    return nn.with_logical_partitioning(fill, ("norm",))
+
+
+def residual_std(config: DecoderConfig) -> float:
+    """Projections into the residual stream start smaller, so that its variance does not grow with depth (GPT-2, section 2.3)."""
+    return config.initializer_range / math.sqrt(2 * config.num_layers)
+
+
+def rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Array:
+    """Root-mean-square norm over the last axis, in float32; the result has the dtype of `x` (arXiv 1910.07467)."""
+    x32 = x.astype(jnp.float32)
+    normal = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + config.norm_eps)
+    return (normal * (scale + 1.0 if config.norm_plus_one else scale)).astype(x.dtype)
+
+
+def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> jax.Array:
+    """Angles a position, float32 [head_dim / 2] (arXiv 2104.09864), scaled as `scaling` says."""
+    frequency = 1.0 / (theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim))
+    if scaling is None:
+        return frequency
+    if scaling.kind == "linear":
+        return frequency / scaling.factor
+    turns = scaling.original_max_position_embeddings * frequency / (2 * math.pi)  # in the original context
+    keep = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    keep = jnp.clip(keep, 0.0, 1.0)
+    return keep * frequency + (1.0 - keep) * frequency / scaling.factor
+
+
+def rope_tables(positions_BT: jax.Array, frequencies: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine, float32 [B, T, 1, head_dim / 2]."""
+    angles = positions_BT.astype(jnp.float32)[..., None, None] * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def apply_rope(x_BTHh: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Turn the pairs (i, i + h/2) of every head: the half-split layout of Hugging Face checkpoints."""
+    cos, sin = tables
+    first, second = jnp.split(x_BTHh.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BTHh.dtype)
+
+
+class MLP(nn.Module):
+    """down(activation(gate(x)) * up(x)), x [B, T, D]."""
+
+    config: DecoderConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        c, dtype = self.config, self.dtype
+        D, F, std = c.hidden_size, c.intermediate_size, c.initializer_range
+        gate_BTF = x_BTD @ self.param("gate", weight(std, "embed", "mlp"), (D, F)).astype(dtype)
+        up_BTF = x_BTD @ self.param("up", weight(std, "embed", "mlp"), (D, F)).astype(dtype)
+        if c.mlp_bias:
+            gate_BTF += self.param("gate_bias", bias("mlp"), (F,)).astype(dtype)
+            up_BTF += self.param("up_bias", bias("mlp"), (F,)).astype(dtype)
+        hidden_BTF = constrain(ACTIVATIONS[c.activation](gate_BTF) * up_BTF, "batch", "length", "mlp")
+        out_BTD = hidden_BTF @ self.param("down", weight(residual_std(c), "mlp", "embed"), (F, D)).astype(dtype)
+        if c.mlp_bias:
+            out_BTD += self.param("down_bias", bias("norm"), (D,)).astype(dtype)
+        return out_BTD
