@@ -31,8 +31,6 @@ RULES: dict[str, tuple[str, ...]] = {
 def _warn_once(logical: str, size: int, mesh_axis: str, mesh_size: int) -> None:
     where = f"{mesh_size} devices of mesh axis {mesh_axis!r}"
     say(f"warning: axis {logical!r} of size {size} does not divide over {where}; it is not sharded there")
-        f"warning: axis {logical!r} of size {size} does not divide over {mesh_size} devices of mesh axis {mesh_axis!r}; it is not sharded there"
-    )
 
 
 def spec_for(logical_axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
