@@ -46,6 +46,7 @@ class DecoderConfig:
     rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
+    tied_tensor: Literal["embed_tokens", "lm_head", "both"] = "embed_tokens"  # what a tied Hugging Face checkpoint stores
     initializer_range: float = 0.02
     activation: Literal["silu", "gelu_tanh"] = "silu"
 

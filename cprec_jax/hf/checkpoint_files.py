@@ -1,0 +1,105 @@
+"""The tensors of a Hugging Face directory, wherever they lie: one safetensors file, or shards with an index. Never a pickle."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (teaches numpy the name "bfloat16", which safetensors asks for)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from cprec_jax.errors import UserError, one_line
+from cprec_jax.hf.keys import few
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; absent, broken, or with one key twice -> `UserError`."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"duplicate keys {few({key for key in keys if keys.count(key) > 1})}")
+        return result
+
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; a Hugging Face model directory needs it") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object")
+    return value
+
+
+class CheckpointFiles:
+    """Open safetensors files of one directory. Raises `UserError` for absent, truncated or contradicting files."""
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self._handles: dict[str, Any] = {}
+        self._file_of: dict[str, str] = {}
+        listed = self._listed()
+        for file in sorted(set(listed.values())) if listed is not None else [SINGLE]:
+            self._open(file)
+        if listed is not None:
+            wrong = {name for name in listed.keys() | self._file_of.keys() if listed.get(name) != self._file_of.get(name)}
+            if wrong:
+                raise UserError(f"{directory / INDEX}: index and files disagree about {few(wrong)}; download the checkpoint again")
+
+    def _listed(self) -> dict[str, str] | None:
+        """Tensor -> file as the index says; None for a single file."""
+        if (self.directory / INDEX).exists():
+            weight_map = read_json(self.directory / INDEX).get("weight_map")
+            if not isinstance(weight_map, dict) or not weight_map:
+                raise UserError(f"{self.directory / INDEX}: has no weight_map; download the checkpoint again")
+            outside = {file for file in weight_map.values() if not isinstance(file, str) or Path(file).name != file}
+            if outside:
+                raise UserError(f"{self.directory / INDEX}: names files outside its directory: {few(map(str, outside))}")
+            return weight_map
+        if (self.directory / SINGLE).exists():
+            return None
+        if not self.directory.is_dir():
+            raise UserError(f"{self.directory}: no such directory; give a Hugging Face model directory")
+        if any(self.directory.glob("pytorch_model*.bin")):
+            raise UserError(f"{self.directory}: has only pytorch_model.bin (a pickle, which can run code); convert it to safetensors first")
+        raise UserError(f"{self.directory}: has neither {SINGLE} nor {INDEX}")
+
+    def _open(self, file: str) -> None:
+        path = self.directory / file
+        try:
+            handle = safe_open(path, framework="numpy")
+        except FileNotFoundError:
+            raise UserError(f"{path}: not found, but the index names it; download the checkpoint again") from None
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: damaged or truncated ({one_line(error)}); download the checkpoint again") from error
+        self._handles[file] = handle
+        twice = self._file_of.keys() & set(handle.keys())
+        if twice:
+            raise UserError(f"{path}: holds tensors that another file of the checkpoint holds, too: {few(twice)}")
+        self._file_of |= dict.fromkeys(handle.keys(), file)
+
+    @property
+    def names(self) -> set[str]:
+        return set(self._file_of)
+
+    def slice_of(self, name: str) -> Any:
+        return self._handles[self._file_of[name]].get_slice(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.slice_of(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """float32, bfloat16 or float16; any other -> `UserError`."""
+        kind = self.slice_of(name).get_dtype()
+        if kind not in DTYPES:
+            raise UserError(f"{self.directory}: tensor {name} is {kind}; supported: {', '.join(DTYPES)}")
+        return DTYPES[kind]
+
+    def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
+        """A slice of a tensor, in its own dtype; only these bytes are read."""
+        return self.slice_of(name)[index]
