@@ -1,0 +1,1 @@
+"""Raw interaction dumps -> the corpus on disk. No jax in here."""

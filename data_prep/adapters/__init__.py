@@ -1,0 +1,45 @@
+"""Adapters: one file a platform; each fills the engine's raw tables from what a platform really publishes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cprec_jax.errors import UserError
+from cprec_jax.spec import nearest
+from data_prep.engine import Engine
+from data_prep.rejects import Rejects
+from data_prep.spec import CorpusSpec, Order, SourceSpec
+
+
+class Adapter(Protocol):
+    """Made once a corpus; asked once for every source that names it."""
+
+    def files(self, source: SourceSpec) -> dict[str, Path]:
+        """The files the source is read from, by what they are ("interactions", "items"); they are hashed into the manifest."""
+        ...
+
+    def load(self, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> Order:
+        """Append to `raw_interactions` (domain, user_id, item_id, time) and `raw_items` (domain, item_id, title); say what `time` is."""
+        ...
+
+    def oracle(
+        self, source: SourceSpec, user: np.ndarray, offsets: np.ndarray, item_ids: Sequence[str], catalogue: Sequence[str]
+    ) -> np.ndarray | None:
+        """Known next-item probabilities [n, len(catalogue)], or None where nobody knows (all real data)."""
+        ...
+
+
+def make_adapters(spec: CorpusSpec) -> dict[str, Adapter]:
+    """The adapters that `spec` names. An unknown name is a `UserError`."""
+    from data_prep.adapters.synthetic import SyntheticAdapter
+    from data_prep.adapters.table import TableAdapter
+
+    known = {"table": TableAdapter, "synthetic": SyntheticAdapter}
+    adapters: dict[str, Adapter] = {}
+    for source in spec.sources:
+        if source.adapter not in known:
+            raise UserError(f"config.corpus.sources.{source.name}.adapter: unknown adapter {source.adapter!r}{nearest(source.adapter, known)}")
+        adapters.setdefault(source.adapter, known[source.adapter](spec))
+    return adapters

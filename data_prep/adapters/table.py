@@ -1,0 +1,197 @@
+"""The generic table: CSV, TSV or Parquet, gzipped or not, one file of interactions and one of titles.
+
+DuckDB streams the files from disk; Python only ever sees the header and, when lines are bad, the few it shows.
+"""
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TextIO, cast
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+
+from cprec_jax.errors import UserError, one_line
+from cprec_jax.spec import nearest
+from data_prep.engine import Engine, identifier, quoted
+from data_prep.rejects import SAMPLES, Rejects
+from data_prep.spec import CorpusSpec, Order, SourceSpec, source_path
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".txt": "tsv", ".parquet": "parquet"}
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+# TSV of the field holds raw quotes (24" TV) and no quoting; CSV quotes as RFC 4180 says.
+_QUOTES = {"csv": '"', "tsv": ""}
+LATEST_SECONDS = 4_102_444_800  # the year 2100: later means another unit
+
+
+class TableAdapter:
+    def __init__(self, spec: CorpusSpec):
+        self.spec = spec
+
+    def files(self, source: SourceSpec) -> dict[str, Path]:
+        return {"interactions": source_path(source, "interactions"), "items": source_path(source, "items")}
+
+    def load(self, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> Order:
+        files = self.files(source)
+        items = TableFile(files["items"], source, "items")
+        items.stage({"item_id": source.columns.item, "title": source.columns.title}, engine, rejects)
+        _load_items(items, domain, engine, rejects)
+        interactions = TableFile(files["interactions"], source, "interactions")
+        time_column, order = _time_column(interactions, source)
+        wanted = {"user_id": source.columns.user, "item_id": source.columns.item, "time_text": time_column}
+        interactions.stage(wanted, engine, rejects)
+        _load_interactions(interactions, domain, order, source, engine, rejects)
+        engine.execute("DROP TABLE staged")
+        return order
+
+    def oracle(
+        self, source: SourceSpec, user: np.ndarray, offsets: np.ndarray, item_ids: Sequence[str], catalogue: Sequence[str]
+    ) -> np.ndarray | None:
+        return None
+
+
+class TableFile:
+    """One delimited or Parquet file: its header, and how DuckDB reads it."""
+
+    def __init__(self, path: Path, source: SourceSpec, which: str):
+        self.path, self.which = path, which
+        self.where = f"config.corpus.sources.{source.name}"
+        self.format = source.format if source.format != "auto" else self._format_of_name()
+        try:
+            with open(path, "rb") as stream:
+                self.gzipped = stream.read(2) == _GZIP_MAGIC
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        self.columns = self._header()
+
+    def _format_of_name(self) -> str:
+        suffixes = [suffix for suffix in self.path.suffixes if suffix.lower() != ".gz"]
+        last = suffixes[-1].lower() if suffixes else ""
+        if last not in _FORMATS:
+            raise UserError(f"{self.path}: cannot tell its format by its name; set {self.where}.format to 'csv', 'tsv' or 'parquet'")
+        return _FORMATS[last]
+
+    def open_text(self) -> TextIO:
+        stream = gzip.open(self.path, "rb") if self.gzipped else open(self.path, "rb")  # noqa: SIM115
+        return io.TextIOWrapper(cast(io.BufferedIOBase, stream), encoding="utf-8-sig", errors="replace", newline="")
+
+    def records(self) -> Iterator[tuple[int, list[str]]]:
+        """(line number from 1, fields) of a delimited file, header included."""
+        quoting = csv.QUOTE_MINIMAL if self.format == "csv" else csv.QUOTE_NONE
+        with self.open_text() as stream:
+            reader = csv.reader((line.replace("\0", "") for line in stream), delimiter=_DELIMITERS[self.format], quoting=quoting)
+            for fields in reader:
+                yield reader.line_num, fields
+
+    def _header(self) -> list[str]:
+        try:
+            if self.format == "parquet":
+                return pq.read_schema(self.path).names
+            header = next(self.records(), None)
+        except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
+            raise UserError(f"{self.path}: damaged or not a {self.format} file ({one_line(error)})") from error
+        if header is None or not any(header[1]):
+            raise UserError(f"{self.path}: the file is empty; expected a header line with column names")
+        names = header[1]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"{self.path}: column {name!r} occurs twice in the header; rename one")
+        return names
+
+    def stage(self, wanted: dict[str, str], engine: Engine, rejects: Rejects) -> None:
+        """Read the wanted columns (ours -> the file's) as text into the table `staged`; malformed lines go to `rejects`."""
+        for ours, theirs in wanted.items():
+            if theirs not in self.columns:
+                option = "time" if ours == "time_text" else ours.removesuffix("_id")
+                raise UserError(
+                    f"{self.path}: no column {theirs!r}{nearest(theirs, self.columns)} (set {self.where}.columns.{option} to the file's name for it)"
+                )
+        chosen = ", ".join(f"CAST({identifier(theirs)} AS VARCHAR) AS {ours}" for ours, theirs in wanted.items())
+        engine.execute("DROP TABLE IF EXISTS staged")
+        try:
+            engine.execute(f"CREATE TABLE staged AS SELECT {chosen} FROM {self._reader()}")
+        except duckdb.Error as error:
+            raise UserError(f"{self.path}: cannot be read; truncated or not a {self.format} file? ({one_line(error)[:200]})") from error
+        if self.format != "parquet":
+            self._collect_malformed(engine, rejects)
+        if not engine.value("SELECT count(*) FROM staged"):
+            raise UserError(f"{self.path}: no readable rows after the header; an empty {self.which} file makes no corpus")
+
+    def _reader(self) -> str:
+        if self.format == "parquet":
+            return f"read_parquet({quoted(str(self.path))})"
+        columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in self.columns)
+        compression = "gzip" if self.gzipped else "none"
+        quote = quoted(_QUOTES[self.format])
+        return (
+            f"read_csv({quoted(str(self.path))}, auto_detect = false, header = true, delim = {quoted(_DELIMITERS[self.format])}, quote = {quote}, "
+            f"escape = {quote}, compression = '{compression}', columns = {{{columns}}}, store_rejects = true, rejects_limit = 0)"
+        )
+
+    def _collect_malformed(self, engine: Engine, rejects: Rejects) -> None:
+        kinds = engine.rows("SELECT lower(CAST(error_type AS VARCHAR)), count(DISTINCT line) FROM reject_errors GROUP BY 1 ORDER BY 1")
+        for kind, n in kinds:
+            shown = engine.rows(
+                f"SELECT DISTINCT line, csv_line FROM reject_errors WHERE lower(CAST(error_type AS VARCHAR)) = {quoted(kind)} ORDER BY line LIMIT {SAMPLES}"
+            )
+            rejects.bad_lines(f"malformed line: {kind}", n, str(self.path), [f"line {line}: {text}" for line, text in shown])
+        engine.execute("DROP TABLE reject_errors")
+        engine.execute("DROP TABLE reject_scans")
+
+    def line_of(self, wanted: dict[str, str | None]) -> str:
+        """"line 12: fields" of the first record with these texts (file's columns -> text); for messages, so it may scan the file."""
+        if self.format == "parquet":
+            return str(wanted)
+        index = {self.columns.index(name): text or "" for name, text in wanted.items()}
+        for line, fields in self.records():
+            if len(fields) == len(self.columns) and all(fields[i] == text.replace("\0", "") for i, text in index.items()):
+                return f"line {line}: {_DELIMITERS[self.format].join(fields)}"
+        return str(wanted)
+
+
+def _time_column(file: TableFile, source: SourceSpec) -> tuple[str, Order]:
+    """Which column holds the time, and whether it is a clock or only an order."""
+    name = source.columns.time
+    if name is None:
+        candidates = ("timestamp", "position") if source.order == "auto" else (source.order,)
+        present = [candidate for candidate in candidates if candidate in file.columns]
+        name = present[0] if present else candidates[0]
+    if source.order != "auto":
+        return name, source.order
+    return name, "position" if name == "position" else "timestamp"
+
+
+def _load_items(file: TableFile, domain: int, engine: Engine, rejects: Rejects) -> None:
+    without_id = engine.rows("SELECT count(*), min(title) FROM staged WHERE item_id IS NULL OR item_id = ''")[0]
+    if without_id[0]:
+        rejects.bad_lines("item without id", without_id[0], str(file.path), [f"title {without_id[1]!r}"])
+    engine.execute(f"INSERT INTO raw_items SELECT {domain}, item_id, title FROM staged WHERE item_id IS NOT NULL AND item_id <> ''")
+
+
+def _load_interactions(file: TableFile, domain: int, order: Order, source: SourceSpec, engine: Engine, rejects: Rejects) -> None:
+    per_second = 1000 if source.time_unit == "ms" and order == "timestamp" else 1
+    # Whole numbers, numbers with a fraction (cut off), or ISO dates such as a Parquet TIMESTAMP column gives.
+    number = "coalesce(TRY_CAST(time_text AS BIGINT), TRY_CAST(floor(TRY_CAST(time_text AS DOUBLE)) AS BIGINT))"
+    date = "TRY_CAST(floor(epoch(TRY_CAST(time_text AS TIMESTAMP))) AS BIGINT)" if order == "timestamp" else "NULL"
+    engine.execute("DROP TABLE IF EXISTS parsed")
+    engine.execute(f"""
+        CREATE TABLE parsed AS SELECT user_id, item_id, time_text, time // {per_second} AS time, CASE
+            WHEN user_id IS NULL OR user_id = '' THEN 'missing user'
+            WHEN item_id IS NULL OR item_id = '' THEN 'missing item'
+            WHEN time IS NULL THEN 'unparsable {order}'
+            WHEN time < 0 THEN 'negative {order}'
+            WHEN {order == "timestamp"} AND time // {per_second} > {LATEST_SECONDS} THEN 'timestamp after the year 2100 (time_unit wrong?)'
+        END AS defect
+        FROM (SELECT user_id, item_id, time_text, coalesce({number}, {date} * {per_second}) AS time FROM staged) AS timed""")
+    for defect, n in engine.rows("SELECT defect, count(*) FROM parsed WHERE defect IS NOT NULL GROUP BY 1 ORDER BY 1"):
+        shown = engine.rows(f"SELECT DISTINCT user_id, item_id, time_text FROM parsed WHERE defect = {quoted(defect)} ORDER BY ALL LIMIT {SAMPLES}")
+        names = (source.columns.user, source.columns.item, _time_column(file, source)[0])
+        samples = [file.line_of(dict(zip(names, texts, strict=True))) for texts in shown]
+        rejects.bad_lines(defect, n, str(file.path), samples)
+    engine.execute(f"INSERT INTO raw_interactions SELECT {domain}, user_id, item_id, time FROM parsed WHERE defect IS NULL")
+    engine.execute("DROP TABLE parsed")

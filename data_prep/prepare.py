@@ -1,0 +1,111 @@
+"""The job `prepare`: sources -> WORKDIR/corpus. See docs/data-formats.md for what is written."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cprec_jax.artefact import MANIFEST, file_sha256, fingerprint, new_directory, write_json
+from cprec_jax.corpus import VERSION, Corpus, EvalSplit
+from cprec_jax.progress import say
+from data_prep.adapters import Adapter, make_adapters
+from data_prep.candidates import draw_candidates
+from data_prep.corpus import corpus_hash, describe_files, write_items, write_lists, write_sequences
+from data_prep.engine import Engine
+from data_prep.spec import CorpusSpec, corpus_spec
+from data_prep.steps import Preparation
+
+CORPUS_FOLDER = "corpus"
+EVAL_SPLITS: tuple[EvalSplit, ...] = ("valid", "test")
+
+
+def prepare_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """What the corpus is made from: the section without paths and memory settings, and the SHA-256 of every source file."""
+    spec = corpus_spec(config)
+    return _inputs(spec, make_adapters(spec))
+
+
+def _inputs(spec: CorpusSpec, adapters: Mapping[str, Adapter]) -> dict[str, Any]:
+    hashes = {source.name: {which: file_sha256(path) for which, path in adapters[source.adapter].files(source).items()} for source in spec.sources}
+    return {"job": "prepare", "version": VERSION, "corpus": spec.fingerprint_fields(), "sources": hashes}
+
+
+def prepare(config: Mapping[str, Any], workdir: Path) -> None:
+    """Make WORKDIR/corpus, whole or not at all. Users' mistakes and files beyond repair are `UserError`s."""
+    spec = corpus_spec(config)
+    adapters = make_adapters(spec)
+    inputs = _inputs(spec, adapters)
+    with new_directory(Path(workdir) / CORPUS_FOLDER) as folder:
+        scratch = folder / "scratch"
+        engine = Engine(scratch, spec.memory_limit, spec.threads)
+        try:
+            manifest = Preparation(spec, adapters, engine).run(folder)
+        finally:
+            engine.close()
+        shutil.rmtree(scratch)
+        manifest["candidates"] = _write_candidates(spec, _opened(folder, manifest), folder)
+        _write_oracles(spec, adapters, _opened(folder, manifest), folder)
+        manifest["files"] = describe_files(folder)
+        manifest["corpus_hash"] = corpus_hash(folder, list(manifest["files"]))
+        _add_source_hashes(manifest, inputs)
+        write_json(folder / MANIFEST, {"version": VERSION, "inputs_hash": fingerprint(inputs), **manifest})
+        say(f"corpus {manifest['corpus_hash'][:12]}: " + ", ".join(f"{name} {info['n_test_users']} test users" for name, info in manifest["sets"].items()))
+
+
+def _add_source_hashes(manifest: dict[str, Any], inputs: Mapping[str, Any]) -> None:
+    for name, files in inputs["sources"].items():
+        for which, sha256 in files.items():
+            manifest["sources"][name]["files"][which]["sha256"] = sha256
+
+
+def _opened(folder: Path, manifest: Mapping[str, Any]) -> Corpus:
+    """What is written so far, through the reader that everybody else uses."""
+    return Corpus(folder, {**manifest, "files": describe_files(folder), "corpus_hash": ""})
+
+
+def _write_candidates(spec: CorpusSpec, corpus: Corpus, folder: Path) -> dict[str, Any]:
+    """candidates/SPLIT.SET.PROTOCOL.parquet for every set with users; returns how many candidates each list has."""
+    sizes: dict[str, Any] = {}
+    for name, split in [(name, split) for name in corpus.sets for split in EVAL_SPLITS]:
+        targets, catalogue = corpus.targets(split, name), corpus.catalogue(name)
+        if not len(targets):
+            continue
+        titles = np.array([corpus.items.title[item] for item in catalogue], object)
+        title_id = np.unique(titles, return_inverse=True)[1]
+        for protocol in spec.candidates.protocols:
+            lists = draw_candidates(
+                protocol,
+                name,
+                split,
+                spec.candidates.seed,
+                targets.user,
+                np.searchsorted(catalogue, targets.target),
+                targets.offsets,
+                np.searchsorted(catalogue, targets.items),
+                corpus.items.train_count[catalogue],
+                title_id,
+            )
+            entry = sizes.setdefault(name, {}).setdefault(protocol, {"asked": int(protocol[1:])})
+            entry[split] = lists.shape[1]
+            if lists.shape[1] < entry["asked"]:
+                skipped = " (left out)" if lists.shape[1] < 2 else ""
+                say(f"{name} {split} {protocol}: only {lists.shape[1]} candidates for some user of this small catalogue{skipped}")
+            if lists.shape[1] >= 2:
+                path = folder / "candidates" / f"{split}.{name}.{protocol}.parquet"
+                write_lists(path, {"user": targets.user, "target": targets.target}, "candidates", catalogue[lists])
+    return sizes
+
+
+def _write_oracles(spec: CorpusSpec, adapters: Mapping[str, Adapter], corpus: Corpus, folder: Path) -> None:
+    """oracle/SPLIT.SET.parquet where the adapter knows the true distribution."""
+    for source in spec.sources:
+        item_id = corpus.items.item_id
+        catalogue = [item_id[item] for item in corpus.catalogue(source.name)]
+        for split in EVAL_SPLITS:
+            targets = corpus.targets(split, source.name)
+            history = [item_id[item] for item in targets.items]
+            scores = adapters[source.adapter].oracle(source, targets.user, targets.offsets, history, catalogue)
+            if scores is not None:
+                write_lists(folder / "oracle" / f"{split}.{source.name}.parquet", {"user": targets.user}, "scores", scores)

@@ -1,0 +1,219 @@
+"""What `config.corpus` may say: frozen dataclasses, checked where they are made."""
+
+import dataclasses
+import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cprec_jax.errors import UserError
+from cprec_jax.spec import build
+
+Role = Literal["pretrain", "downstream"]
+Order = Literal["timestamp", "position"]
+Split = Literal["time", "leave_one_out"]
+PROTOCOLS = ("u20", "u100", "p20")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnsSpec:
+    """Column names in the source files; `time` None means `timestamp`, or `position` where there is only that."""
+
+    user: str = "user_id"
+    item: str = "item_id"
+    time: str | None = None
+    title: str = "title"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSpec:
+    """One domain: where its interactions and titles are, and what it is for.
+
+    Users are the same person over all sources of one `platform` that share a raw user id. `order` says what the time column holds
+    ("auto": a column called `position` holds order only). `split` and `k_core` override the corpus-wide value.
+    """
+
+    name: str
+    role: Role
+    adapter: str = "table"
+    platform: str = "default"
+    interactions: str | None = None
+    items: str | None = None
+    columns: ColumnsSpec = ColumnsSpec()
+    format: Literal["auto", "csv", "tsv", "parquet"] = "auto"
+    order: Literal["auto", "timestamp", "position"] = "auto"
+    time_unit: Literal["s", "ms"] = "s"
+    split: Literal["auto", "time", "leave_one_out"] | None = None
+    k_core: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not all(c.isalnum() or c in "-_" for c in self.name):
+            raise ValueError(f"name {self.name!r} becomes a file name: use letters, digits, '-' and '_'")
+        if self.split == "time" and self.order == "position":
+            raise ValueError(f"source {self.name!r} has order 'position', which cannot be split by time; use split='leave_one_out'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimesSpec:
+    """Split times of one platform: unix seconds, or an ISO date (UTC)."""
+
+    t1: int | str
+    t2: int | str
+
+    def __post_init__(self) -> None:
+        if not self.seconds[0] < self.seconds[1]:
+            raise ValueError(f"t1 = {self.t1} must be before t2 = {self.t2}")
+
+    @property
+    def seconds(self) -> tuple[int, int]:
+        return _unix_seconds(self.t1), _unix_seconds(self.t2)
+
+
+def _unix_seconds(value: int | str) -> int:
+    if isinstance(value, int):
+        return value
+    try:
+        moment = datetime.datetime.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is neither unix seconds nor an ISO date such as '2014-01-05'") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp())
+
+
+@dataclass(frozen=True, kw_only=True)
+class KCoreSpec:
+    """Fewest training interactions a user and an item need to stay in the training sequences; 0 switches the filter off."""
+
+    pretrain: int = 5
+    downstream: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class TitlesSpec:
+    """`merge`: items of one domain with the same clean title become one; `distinguish`: their item id is appended."""
+
+    policy: Literal["merge", "distinguish"] = "merge"
+    max_length: int = 300
+
+    def __post_init__(self) -> None:
+        if self.max_length < 1:
+            raise ValueError(f"max_length {self.max_length} must be at least 1 character")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidatesSpec:
+    protocols: tuple[str, ...] = PROTOCOLS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for protocol in self.protocols:
+            if protocol[:1] not in ("u", "p") or not protocol[1:].isdigit() or int(protocol[1:]) < 2:
+                raise ValueError(f"protocol {protocol!r}: write u20 (uniform) or p20 (popularity-matched), with any number of candidates")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticSpec:
+    """The generated world of all sources with adapter `synthetic`; see `data_prep/adapters/synthetic.py` for what the numbers do."""
+
+    users: int = 4000
+    items: int = 300
+    interactions: float = 25.0
+    tastes: int = 20
+    favourites: int = 3
+    stay: float = 0.5
+    popularity: float = 0.4
+    start: int = 1_600_000_000
+    days: int = 365
+
+    def __post_init__(self) -> None:
+        if min(self.users, self.items, self.tastes, self.favourites, self.days) < 1 or self.interactions < 1:
+            raise ValueError("users, items, tastes, favourites, days and interactions must be at least 1")
+        if not 0 <= self.stay <= 1:
+            raise ValueError(f"stay {self.stay} is a probability")
+        if self.favourites > self.tastes:
+            raise ValueError(f"favourites {self.favourites} is more than tastes {self.tastes}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSpec:
+    """The whole section. See `docs/data-formats.md`."""
+
+    sources: tuple[SourceSpec, ...]
+    synthetic: SyntheticSpec = SyntheticSpec()
+    split: Literal["auto", "time", "leave_one_out"] = "auto"
+    quantiles: tuple[float, ...] = (0.8, 0.9)
+    times: dict[str, TimesSpec] = field(default_factory=dict)
+    k_core: int | KCoreSpec = KCoreSpec()
+    min_history: int = 1
+    titles: TitlesSpec = TitlesSpec()
+    candidates: CandidatesSpec = CandidatesSpec()
+    max_test_users: int | None = None
+    max_valid_users: int | None = None
+    exclude_test_users: bool = False
+    max_bad_lines: int = 1000
+    seed: int = 0
+    memory_limit: str = "4GB"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources is empty; name at least one source")
+        names = [source.name for source in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"source name {name!r} is used twice; every source needs its own name")
+        if len(self.quantiles) != 2 or not 0 < self.quantiles[0] < self.quantiles[1] < 1:
+            raise ValueError(f"quantiles {self.quantiles} must be two rising numbers between 0 and 1")
+        platforms = {source.platform for source in self.sources}
+        for platform in self.times:
+            if platform not in platforms:
+                raise ValueError(f"times names platform {platform!r}, but the sources' platforms are {', '.join(sorted(platforms))}")
+        if self.min_history < 1:
+            raise ValueError(f"min_history {self.min_history} must be at least 1: a target needs a history")
+
+    def k_core_of(self, source: SourceSpec) -> int:
+        if source.k_core is not None:
+            return source.k_core
+        return self.k_core if isinstance(self.k_core, int) else getattr(self.k_core, source.role)
+
+    def split_of(self, source: SourceSpec, order: Order) -> Split:
+        """The split a source gets: its own choice, else the corpus's; "auto" is leave-one-out where there is only order."""
+        wanted = source.split or self.split
+        if wanted == "auto":
+            return "leave_one_out" if order == "position" else "time"
+        if wanted == "time" and order == "position":
+            raise UserError(f"config.corpus.sources.{source.name}.split: 'time' needs timestamps, but the file has only positions; use 'leave_one_out'")
+        return wanted
+
+    def fingerprint_fields(self) -> dict[str, Any]:
+        """Everything that decides the corpus's content: not where files lie, nor how much memory is used."""
+        fields = dataclasses.asdict(self)
+        for name in ("memory_limit", "threads"):
+            del fields[name]
+        for source in fields["sources"]:
+            del source["interactions"], source["items"]
+        return fields
+
+
+def corpus_spec(config: Mapping[str, Any]) -> CorpusSpec:
+    """Read `config["corpus"]`. `sources` may be a list, or a mapping from name to the rest (easier to override from a command line)."""
+    if "corpus" not in config:
+        raise UserError("config.corpus: missing; `prepare` needs a section that names its sources")
+    section = dict(config["corpus"])
+    sources = section.get("sources", ())
+    if isinstance(sources, Mapping):
+        sources = [{"name": name, **dict(source)} for name, source in sources.items()]
+    section["sources"] = [dict(source) if isinstance(source, Mapping) else source for source in sources]
+    return build(CorpusSpec, section, "config.corpus")
+
+
+def source_path(source: SourceSpec, which: Literal["interactions", "items"]) -> Path:
+    """The path a source gives for one of its files, `~` expanded; absent in the config or on disk is a `UserError`."""
+    where = f"config.corpus.sources.{source.name}.{which}"
+    given = getattr(source, which)
+    if not given:
+        raise UserError(f"{where}: missing; give the path of a CSV, TSV or Parquet file")
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise UserError(f"{where}: {path} is not a file; check the path")
+    return path

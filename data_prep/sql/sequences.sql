@@ -1,0 +1,35 @@
+-- One row a user and domain, events in order. A list of structs is sorted, because an ordered array_agg loses its order on Spark.
+CREATE TABLE domain_sequences AS
+SELECT user, domain, list_sort(array_agg(struct_pack(time := time, tie := tie, item := item, domain := domain))) AS events
+FROM train GROUP BY user, domain;
+
+-- All pre-training domains of a user in one row; order-only domains have no clock to merge by.
+CREATE TABLE mixed_sequences AS
+SELECT user, CAST(-1 AS SMALLINT) AS domain, events FROM (
+    SELECT
+        t.user AS user, count(DISTINCT t.domain) AS n_domains,
+        list_sort(array_agg(struct_pack(time := t.time, tie := t.tie, item := t.item, domain := t.domain))) AS events
+    FROM train t JOIN sources s ON t.domain = s.domain
+    WHERE s.role = 'pretrain' AND s.item_order = 'timestamp'
+    GROUP BY t.user
+) AS merged
+WHERE n_domains >= 2;
+
+CREATE TABLE pretrain_users AS
+SELECT DISTINCT t.user FROM train t JOIN sources s ON t.domain = s.domain WHERE s.role = 'pretrain';
+
+CREATE TABLE kept_targets AS
+SELECT g.*, w.user IS NOT NULL AS seen FROM (
+    SELECT *, row_number() OVER (PARTITION BY domain, phase ORDER BY draw, user) AS draw_rank FROM targets
+) AS g
+JOIN sources s ON g.domain = s.domain
+LEFT JOIN pretrain_users w ON g.user = w.user
+WHERE g.draw_rank <= CASE WHEN g.phase = 1 THEN s.max_valid ELSE s.max_test END;
+
+CREATE TABLE histories AS
+SELECT
+    g.domain, g.phase, g.user, g.draw_rank,
+    list_sort(array_agg(struct_pack(time := p.time, tie := p.tie, item := p.item, domain := p.domain))) AS events,
+    min(g.target) AS target, min(g.target_time) AS target_time, bool_and(g.untied) AS untied, bool_and(g.seen) AS seen
+FROM kept_targets g JOIN phased p ON g.domain = p.domain AND g.user = p.user AND p.place < g.place
+GROUP BY g.domain, g.phase, g.user, g.draw_rank

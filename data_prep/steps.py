@@ -1,0 +1,220 @@
+"""The relational steps in order, and what the manifest says of each."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cprec_jax.errors import UserError
+from cprec_jax.progress import say
+from data_prep.adapters import Adapter
+from data_prep.corpus import write_items, write_sequences
+from data_prep.engine import Engine, quoted
+from data_prep.rejects import SAMPLES, Rejects
+from data_prep.spec import CorpusSpec, Order
+from data_prep.titles import clean_titles
+
+SMALL_SET = 500  # fewer test users than this: the set is marked as too small
+NO_LIMIT = 2**62
+
+
+class Preparation:
+    """One run over one engine. Steps only ever add to the manifest's counts, so that nothing is lost silently."""
+
+    def __init__(self, spec: CorpusSpec, adapters: Mapping[str, Adapter], engine: Engine):
+        self.spec, self.adapters, self.engine = spec, adapters, engine
+        self.rejects = Rejects(spec.max_bad_lines)
+        self.title_counts: Counter[str] = Counter()
+        self.counts: dict[str, dict[str, dict[str, int]]] = {source.name: {} for source in spec.sources}
+
+    def run(self, folder: Path) -> dict[str, Any]:
+        """Load, clean, split, filter, write items and sequences below `folder`; returns the manifest so far."""
+        self.engine.script("tables")
+        orders = [self._load(domain) for domain in range(len(self.spec.sources))]
+        self._clean_items()
+        self._interactions()
+        times = self._split()
+        self._filter()
+        self.engine.script("sequences")
+        write_items(self.engine, folder)
+        write_sequences(self.engine, folder)
+        return self._manifest(orders, times)
+
+    def _load(self, domain: int) -> Order:
+        source = self.spec.sources[domain]
+        order = self.adapters[source.adapter].load(source, domain, self.engine, self.rejects)
+        split = self.spec.split_of(source, order)
+        values = [
+            str(domain),
+            *map(quoted, (source.name, source.role, source.platform, order, split)),
+            "NULL",
+            "NULL",
+            *map(str, (self.spec.k_core_of(source), self.spec.seed, self.spec.min_history)),
+            *(str(NO_LIMIT if most is None else most) for most in (self.spec.max_valid_users, self.spec.max_test_users)),
+        ]
+        self.engine.execute(f"INSERT INTO sources VALUES ({', '.join(values)})")
+        rows = self.engine.value(f"SELECT count(*) FROM raw_interactions WHERE domain = {domain}")
+        say(f"{source.name}: {rows} interactions, order by {order}, split {split}")
+        return order
+
+    def _clean_items(self) -> None:
+        for batch in self.engine.batches("SELECT domain, item_id, title FROM raw_items"):
+            titles = clean_titles(batch["title"].to_pylist(), self.spec.titles.max_length, self.title_counts)
+            cleaned = pa.table({"domain": batch["domain"], "item_id": batch["item_id"], "title": pa.array(titles, pa.string())})
+            self.engine.insert("clean_items", cleaned.column_names, cleaned)
+        self._reject("item without a usable title", "SELECT s.name || ' ' || i.item_id FROM clean_items i JOIN sources s ON i.domain = s.domain WHERE i.title IS NULL")
+        self._reject(
+            "item listed more than once",
+            "SELECT s.name || ' ' || i.item_id || ' (' || count(*) || ' times, ' || count(DISTINCT i.title) || ' different titles; one kept)' "
+            "FROM clean_items i JOIN sources s ON i.domain = s.domain GROUP BY s.name, i.item_id HAVING count(*) > 1",
+        )
+        self.engine.script("titled_items")
+        duplicated = self.engine.value("SELECT coalesce(sum(n), 0) FROM (SELECT count(*) - 1 AS n FROM titled_items GROUP BY domain, title) AS t")
+        self.title_counts["items sharing another's title"] = int(duplicated)
+        self.engine.script(f"items_{self.spec.titles.policy}")
+        self.engine.script("catalogue")
+        clash = self.engine.rows("SELECT domain, title FROM catalogue GROUP BY domain, title HAVING count(*) > 1 LIMIT 1")
+        if clash:
+            raise UserError(f"config.corpus.titles.policy: {clash[0][1]!r} occurs twice even with item ids appended; use 'merge'")
+
+    def _interactions(self) -> None:
+        named = "SELECT s.name || ' ' || r.user_id || ' ' || r.item_id FROM raw_interactions r JOIN sources s ON r.domain = s.domain"
+        self._reject(
+            "interaction with an item that has no usable title",
+            f"{named} JOIN (SELECT domain, item_id FROM clean_items GROUP BY domain, item_id HAVING count(title) = 0) AS i "
+            "ON r.domain = i.domain AND r.item_id = i.item_id",
+        )
+        self._reject(
+            "interaction with an unknown item",
+            f"{named} LEFT JOIN (SELECT DISTINCT domain, item_id FROM clean_items) AS i "
+            "ON r.domain = i.domain AND r.item_id = i.item_id WHERE i.item_id IS NULL",
+        )
+        self._count("read", "raw_interactions", user="user_id", item="item_id")
+        self.engine.script("interactions")
+        known = "SELECT count(DISTINCT s.platform || chr(31) || r.user_id) FROM raw_interactions r JOIN sources s ON r.domain = s.domain"
+        known += " JOIN item_numbers n ON r.domain = n.domain AND r.item_id = n.item_id"
+        assert self.engine.value(known) == self.engine.value("SELECT count(DISTINCT user) FROM known"), "two users share a 60-bit hash"
+        self._count("with a known title", "known")
+        self._count("without exact duplicates", "deduplicated")
+        self._count("without consecutive repeats", "interactions")
+        if not self.engine.value("SELECT count(*) FROM interactions"):
+            refused = ", ".join(f"{reason} ({entry['n']})" for reason, entry in self.rejects.as_dict().items())
+            raise UserError(f"config.corpus.sources: no interaction is left after cleaning; do the item ids of both files agree? Refused: {refused}")
+
+    def _split(self) -> dict[str, dict[str, int]]:
+        """Fix t1 and t2 a platform, then mark every interaction as training, validation or test."""
+        times: dict[str, dict[str, int]] = {}
+        for (platform,) in self.engine.rows("SELECT DISTINCT platform FROM sources WHERE split = 'time' ORDER BY platform"):
+            t1, t2 = self._split_times(platform)
+            times[platform] = {"t1": t1, "t2": t2}
+            self.engine.execute(f"UPDATE sources SET t1 = {t1}, t2 = {t2} WHERE platform = {quoted(platform)} AND split = 'time'")
+        self.engine.script("split")
+        self._count("training period", "train")
+        if self.spec.exclude_test_users:
+            self.engine.script("exclude_test_users")
+            self._count("training period without test users", "train")
+        return times
+
+    def _split_times(self, platform: str) -> tuple[int, int]:
+        if platform in self.spec.times:
+            return self.spec.times[platform].seconds
+        of_platform = f"FROM interactions i JOIN sources s ON i.domain = s.domain WHERE s.split = 'time' AND s.platform = {quoted(platform)}"
+        if self.engine.value(f"SELECT count(*) {of_platform} AND s.role = 'downstream'"):
+            of_platform += " AND s.role = 'downstream'"
+        n = self.engine.value(f"SELECT count(*) {of_platform}")
+        if not n:
+            raise UserError(f"config.corpus.times: platform {platform!r} has no interactions left to take quantiles of")
+        t1, t2 = (self.engine.value(f"SELECT i.time {of_platform} ORDER BY i.time LIMIT 1 OFFSET {int(q * n)}") for q in self.spec.quantiles)
+        if t1 == t2:
+            say(f"platform {platform}: both split times are {t1}; there is no validation period (set config.corpus.times.{platform})")
+        return t1, t2
+
+    def _filter(self) -> None:
+        """k-core on training interactions, round by round to the fixed point."""
+        before = self.engine.value("SELECT count(*) FROM train")
+        rounds = 0
+        while self.engine.value("SELECT max(k_core) FROM sources") > 1:
+            self.engine.script("k_core_step")
+            after = self.engine.value("SELECT count(*) FROM train")
+            rounds += 1
+            if after == before:
+                break
+            before = after
+        self._count("after k-core", "train")
+        self.k_core_rounds = rounds
+        if not before:
+            say("no training interaction is left after the k-core filter; lower config.corpus.k_core to train on this corpus")
+
+    def _count(self, step: str, table: str, user: str = "user", item: str = "item") -> None:
+        query = f"SELECT domain, count(*), count(DISTINCT {user}), count(DISTINCT {item}) FROM {table} GROUP BY domain"
+        found = {domain: numbers for domain, *numbers in self.engine.rows(query)}
+        for domain, source in enumerate(self.spec.sources):
+            interactions, users, items = found.get(domain, (0, 0, 0))
+            self.counts[source.name][step] = {"interactions": interactions, "users": users, "items": items}
+
+    def _reject(self, reason: str, query: str) -> None:
+        """Count the rows of a one-column query as refused for `reason`."""
+        n = self.engine.value(f"SELECT count(*) FROM ({query}) AS refused")
+        if n:
+            self.rejects.count(reason, n, [row[0] for row in self.engine.rows(f"{query} ORDER BY 1 LIMIT {SAMPLES}")])
+
+    def _manifest(self, orders: list[Order], times: dict[str, dict[str, int]]) -> dict[str, Any]:
+        spec = self.spec
+        return {
+            "domains": [source.name for source in spec.sources],
+            "n_items": self.engine.value("SELECT count(*) FROM catalogue"),
+            "sources": {source.name: self._source_entry(domain, orders[domain]) for domain, source in enumerate(spec.sources)},
+            "sets": {source.name: self._set_entry(domain) for domain, source in enumerate(spec.sources)},
+            "times": times,
+            "filters": {"k_core": {s.name: spec.k_core_of(s) for s in spec.sources}, "k_core_rounds": self.k_core_rounds, "min_history": spec.min_history},
+            "seed": spec.seed,
+            "counts": self.counts,
+            "mixed": self._mixed_entry(),
+            "rejected": self.rejects.as_dict(),
+            "titles": {"policy": spec.titles.policy, "max_length": spec.titles.max_length, **dict(sorted(self.title_counts.items()))},
+        }
+
+    def _source_entry(self, domain: int, order: Order) -> dict[str, Any]:
+        source = self.spec.sources[domain]
+        paths = self.adapters[source.adapter].files(source)
+        rows = {which: self.engine.value(f"SELECT count(*) FROM raw_{which} WHERE domain = {domain}") for which in ("interactions", "items")}
+        return {
+            "role": source.role,
+            "adapter": source.adapter,
+            "platform": source.platform,
+            "order": order,
+            "rows": rows,
+            "files": {which: {"path": str(path)} for which, path in paths.items()},
+        }
+
+    def _set_entry(self, domain: int) -> dict[str, Any]:
+        source = self.spec.sources[domain]
+        available = dict(self.engine.rows(f"SELECT phase, count(*) FROM targets WHERE domain = {domain} GROUP BY phase"))
+        kept = dict(self.engine.rows(f"SELECT phase, count(*) FROM histories WHERE domain = {domain} GROUP BY phase"))
+        untied = self.engine.value(f"SELECT count(*) FROM histories WHERE domain = {domain} AND phase = 2 AND untied")
+        cold = self.engine.value(
+            "SELECT count(*) FROM histories h LEFT JOIN train_counts c ON h.target = c.item "
+            f"WHERE h.domain = {domain} AND h.phase = 2 AND c.item IS NULL"
+        )
+        repeat = f"SELECT 1 FROM phased WHERE domain = {domain} AND phase = 0 GROUP BY user, item HAVING count(*) > 1 LIMIT 1"
+        return {
+            "domain_id": domain,
+            "role": source.role,
+            "split": self.engine.value(f"SELECT split FROM sources WHERE domain = {domain}"),
+            "n_items": self.engine.value(f"SELECT count(*) FROM catalogue WHERE domain = {domain}"),
+            "n_test_users": kept.get(2, 0),
+            "n_valid_users": kept.get(1, 0),
+            "n_test_users_available": available.get(2, 0),
+            "n_valid_users_available": available.get(1, 0),
+            "n_test_untied": untied,
+            "n_test_targets_never_trained": cold,
+            "repeats": bool(self.engine.rows(repeat)),
+            "too_small": kept.get(2, 0) < SMALL_SET,
+        }
+
+    def _mixed_entry(self) -> dict[str, Any]:
+        left_out = self.engine.rows("SELECT name FROM sources WHERE role = 'pretrain' AND item_order = 'position' ORDER BY domain")
+        users, interactions = self.engine.rows("SELECT count(*), coalesce(sum(len(events)), 0) FROM mixed_sequences")[0]
+        return {"users": users, "interactions": int(interactions), "left out (order only)": [name for (name,) in left_out]}
