@@ -1,7 +1,7 @@
 """Reads the corpus on disk that `prepare` wrote; flat numpy columns, no engine, no jax.
 
-The format is described in `docs/data-formats.md`. Every file is checked against the SHA-256 in the manifest when it is read, so that a damaged or
-truncated corpus gives a `UserError` and never a wrong figure.
+The format is described in `docs/data-formats.md`. Every file is checked against the SHA-256 in the manifest when it is first read, so that
+a damaged or truncated corpus gives a `UserError` and never a wrong figure.
 """
 
 import functools
@@ -95,7 +95,9 @@ class Corpus:
         path = Path(path)
         manifest = read_json(path / MANIFEST, made_by="prepare")
         if manifest.get("version") != VERSION:
-            raise UserError(f"{path}: corpus version {manifest.get('version')}, this program reads {VERSION}; run `launch.py prepare` again")
+            raise UserError(
+                f"{path}: corpus version {manifest.get('version')}, this program reads {VERSION}; run `launch.py prepare` again"
+            )
         for key in ("corpus_hash", "domains", "sets", "files", "n_items"):
             if key not in manifest:
                 raise UserError(f"{path / MANIFEST}: no {key!r}; it is damaged, run `launch.py prepare` again")
@@ -140,7 +142,12 @@ class Corpus:
         _, times = self._lists(table, "times", file, offsets)
         self._check_items(items, file)
         return Sequences(
-            user=_numbers(table, "user"), domain=_numbers(table, "domain"), offsets=offsets, items=items, item_domains=item_domains, times=times
+            user=_numbers(table, "user"),
+            domain=_numbers(table, "domain"),
+            offsets=offsets,
+            items=items,
+            item_domains=item_domains,
+            times=times,
         )
 
     def targets(self, split: EvalSplit, set_name: str) -> Targets:
@@ -169,7 +176,10 @@ class Corpus:
         """Candidate items int32[n, C], row i for record i of `targets`; the target is among them once, at a hashed place."""
         file = f"candidates/{split}.{self.set_info(set_name).name}.{protocol}.parquet"
         if file not in self.manifest["files"]:
-            raise UserError(f"{self.path / file}: not part of this corpus; add {protocol!r} to config.corpus.candidates.protocols (or the set is too small)")
+            raise UserError(
+                f"{self.path / file}: not part of this corpus; add {protocol!r} to config.corpus.candidates.protocols "
+                "(a set without users, or with too few items, has none)"
+            )
         table = self._read(file, ("user", "target", "candidates"))
         targets = self.targets(split, set_name)
         if not np.array_equal(_numbers(table, "user"), targets.user) or not np.array_equal(_numbers(table, "target"), targets.target):
@@ -207,7 +217,9 @@ class Corpus:
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path}: damaged ({one_line(error)[:160]}); run `launch.py prepare` again") from error
         if table.num_columns != len(columns) or len(table) != expected["rows"]:
-            raise UserError(f"{path}: {len(table)} rows with columns {table.column_names}, expected {expected['rows']} rows with {list(columns)}")
+            raise UserError(
+                f"{path}: {len(table)} rows with columns {table.column_names}, expected {expected['rows']} rows with {list(columns)}"
+            )
         return table
 
     def _lists(self, table: pa.Table, column: str, file: str, expected: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -219,7 +231,9 @@ class Corpus:
 
     def _check_items(self, items: np.ndarray, file: str) -> None:
         if len(items) and (items.min() < 0 or items.max() >= self.manifest["n_items"]):
-            raise UserError(f"{self.path / file}: an item number is outside 0..{self.manifest['n_items'] - 1}; run `launch.py prepare` again")
+            raise UserError(
+                f"{self.path / file}: an item number is outside 0..{self.manifest['n_items'] - 1}; run `launch.py prepare` again"
+            )
 
 
 def flat_lists(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:

@@ -11,13 +11,6 @@ import pyarrow.parquet as pq
 from cprec_jax.artefact import file_sha256
 from data_prep.engine import Engine
 
-# Lists are taken apart from the sorted events; one expression a column, in the types the corpus promises.
-_LISTS = (
-    "CAST(list_transform(events, lambda e: e.item) AS INTEGER[]) AS items, "
-    "CAST(list_transform(events, lambda e: e.domain) AS SMALLINT[]) AS item_domains, "
-    "CAST(list_transform(events, lambda e: e.time) AS BIGINT[]) AS times"
-)
-
 
 def write_items(engine: Engine, folder: Path) -> None:
     """items.parquet: one row an item, in the order of the item numbers."""
@@ -32,15 +25,15 @@ def write_sequences(engine: Engine, folder: Path) -> None:
     """sequences/: everything sorted by user, so that the files do not depend on the engine's scheduling."""
     for domain, name, role in engine.rows("SELECT domain, name, role FROM sources ORDER BY domain"):
         split = "domain" if role == "pretrain" else "sft"
-        rows = f"SELECT user, domain, {_LISTS} FROM domain_sequences WHERE domain = {domain} ORDER BY user"
+        rows = f"SELECT * FROM domain_rows WHERE domain = {domain} ORDER BY user"
         engine.write_parquet(rows, folder / "sequences" / split / f"{name}.parquet")
         for phase, eval_split in ((1, "valid"), (2, "test")):
             rows = (
-                f"SELECT user, domain, {_LISTS}, target, target_time, untied, seen FROM histories "
+                "SELECT user, domain, items, item_domains, times, target, target_time, untied, seen FROM target_rows "
                 f"WHERE domain = {domain} AND phase = {phase} ORDER BY user"
             )
             engine.write_parquet(rows, folder / "sequences" / eval_split / f"{name}.parquet")
-    engine.write_parquet(f"SELECT user, domain, {_LISTS} FROM mixed_sequences ORDER BY user", folder / "sequences" / "mixed" / "all.parquet")
+    engine.write_parquet("SELECT * FROM mixed_rows ORDER BY user", folder / "sequences" / "mixed" / "all.parquet")
 
 
 def write_lists(path: Path, columns: dict[str, np.ndarray], list_name: str, lists: np.ndarray) -> None:
@@ -54,9 +47,7 @@ def write_lists(path: Path, columns: dict[str, np.ndarray], list_name: str, list
 def describe_files(folder: Path) -> dict[str, dict[str, int | str]]:
     """Rows and SHA-256 of every Parquet file below `folder`, by relative path."""
     paths = sorted(folder.rglob("*.parquet"))
-    return {
-        str(path.relative_to(folder)): {"rows": pq.read_metadata(path).num_rows, "sha256": file_sha256(path)} for path in paths
-    }
+    return {str(path.relative_to(folder)): {"rows": pq.read_metadata(path).num_rows, "sha256": file_sha256(path)} for path in paths}
 
 
 def corpus_hash(folder: Path, files: list[str]) -> str:

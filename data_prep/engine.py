@@ -1,12 +1,12 @@
 """Runs the plain SQL of `sql/`. The only importer of DuckDB, so that another engine can take its place.
 
-The SQL keeps to what `sqlglot` carries over to Spark SQL: window functions, joins, `list_sort(array_agg(struct_pack(...)))`; parameters live in
-the table `sources`. An engine must supply one function of its own: `hash60(text)`, the first 60 bits of the MD5 of the UTF-8 text as a
-BIGINT, which every engine can compute alike (see `hash60` below for the same in Python).
+The SQL keeps to what `sqlglot` carries over to Spark SQL: window functions, joins, `list_sort(array_agg(struct_pack(...)))`; parameters
+live in the table `sources`. An engine must supply one function of its own: `hash60(text)`, the first 60 bits of the MD5 of the UTF-8 text
+as a BIGINT, which every engine can compute alike (see `hash60` below for the same in Python).
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,12 @@ import duckdb
 import pyarrow as pa
 
 from cprec_jax.errors import UserError, one_line
+from data_prep.rejects import SAMPLES
 
 SQL_FOLDER = Path(__file__).parent / "sql"
 BATCH_ROWS = 100_000
+
+EngineError = duckdb.Error
 
 
 def hash60(text: str) -> int:
@@ -59,11 +62,17 @@ class Engine:
         self._connection.close()
 
     def execute(self, sql: str) -> None:
-        """Run one statement."""
+        """Run one statement. Too little memory or disk is a `UserError`."""
         try:
             self._connection.execute(sql)
         except duckdb.OutOfMemoryException as error:
-            raise UserError(f"config.corpus.memory_limit: too small for this data ({one_line(error)}); raise it") from error
+            raise UserError(f"config.corpus.memory_limit: too small for this data ({one_line(error)[:160]}); raise it") from error
+        except duckdb.IOException as error:
+            if "No space left" in str(error):
+                raise UserError(
+                    f"the disk is full ({one_line(error)[:160]}); free some space and run again (nothing was replaced)"
+                ) from error
+            raise
 
     def script(self, name: str) -> None:
         """Run the statements of `sql/NAME.sql` in order."""
@@ -79,13 +88,9 @@ class Engine:
         """The single value of a query."""
         return self.rows(sql)[0][0]
 
-    def table(self, sql: str) -> pa.Table:
-        """A query's result as flat Arrow columns, all in memory."""
-        return self._connection.execute(sql).to_arrow_table()
-
     def batches(self, sql: str) -> Iterator[pa.RecordBatch]:
         """A query's result in pieces, for data that must not sit in memory whole. Other queries may run between them."""
-        yield from self._connection.cursor().execute(sql).to_arrow_reader(BATCH_ROWS)
+        yield from self._connection.cursor().sql(sql).to_arrow_reader(BATCH_ROWS)
 
     def insert(self, name: str, columns: Sequence[str], data: pa.Table | pa.RecordBatch) -> None:
         """Append Arrow columns to an existing table."""
@@ -99,3 +104,34 @@ class Engine:
         """Write a query's result as Parquet, in the query's order, without passing through Python."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.execute(f"COPY ({sql}) TO {quoted(str(path))} (FORMAT parquet, COMPRESSION zstd)")
+
+    def stage_parquet(self, path: Path, columns: Mapping[str, str]) -> None:
+        """Read columns (our name -> the file's) of a Parquet file as text into the table `staged`."""
+        self._stage(f"read_parquet({quoted(str(path))})", columns)
+
+    def stage_delimited(
+        self, path: Path, columns: Mapping[str, str], header: Sequence[str], delimiter: str, quote: str, gzipped: bool
+    ) -> list[tuple[str, int, list[str]]]:
+        """The same for delimited text with this header. Returns malformed lines as (what, how many, first few as "line 7: text")."""
+        names = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in header)
+        self._stage(
+            f"read_csv({quoted(str(path))}, auto_detect = false, header = true, delim = {quoted(delimiter)}, quote = {quoted(quote)}, "
+            f"escape = {quoted(quote)}, compression = '{'gzip' if gzipped else 'none'}', columns = {{{names}}}, "
+            "store_rejects = true, rejects_limit = 0)",
+            columns,
+        )
+        kind = "lower(CAST(error_type AS VARCHAR))"
+        malformed = []
+        for what, n in self.rows(f"SELECT {kind}, count(DISTINCT line) FROM reject_errors GROUP BY 1 ORDER BY 1"):
+            first = self.rows(
+                f"SELECT DISTINCT line, csv_line FROM reject_errors WHERE {kind} = {quoted(what)} ORDER BY line LIMIT {SAMPLES}"
+            )
+            malformed.append((what, n, [f"line {line}: {text}" for line, text in first]))
+        self.execute("DROP TABLE reject_errors")
+        self.execute("DROP TABLE reject_scans")
+        return malformed
+
+    def _stage(self, reader: str, columns: Mapping[str, str]) -> None:
+        chosen = ", ".join(f"CAST({identifier(theirs)} AS VARCHAR) AS {ours}" for ours, theirs in columns.items())
+        self.execute("DROP TABLE IF EXISTS staged")
+        self.execute(f"CREATE TABLE staged AS SELECT {chosen} FROM {reader}")

@@ -12,7 +12,7 @@ from cprec_jax.corpus import VERSION, Corpus, EvalSplit
 from cprec_jax.progress import say
 from data_prep.adapters import Adapter, make_adapters
 from data_prep.candidates import draw_candidates
-from data_prep.corpus import corpus_hash, describe_files, write_items, write_lists, write_sequences
+from data_prep.corpus import corpus_hash, describe_files, write_lists
 from data_prep.engine import Engine
 from data_prep.spec import CorpusSpec, corpus_spec
 from data_prep.steps import Preparation
@@ -28,7 +28,9 @@ def prepare_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
 
 
 def _inputs(spec: CorpusSpec, adapters: Mapping[str, Adapter]) -> dict[str, Any]:
-    hashes = {source.name: {which: file_sha256(path) for which, path in adapters[source.adapter].files(source).items()} for source in spec.sources}
+    hashes = {
+        source.name: {which: file_sha256(path) for which, path in adapters[source.adapter].files(source).items()} for source in spec.sources
+    }
     return {"job": "prepare", "version": VERSION, "corpus": spec.fingerprint_fields(), "sources": hashes}
 
 
@@ -51,7 +53,10 @@ def prepare(config: Mapping[str, Any], workdir: Path) -> None:
         manifest["corpus_hash"] = corpus_hash(folder, list(manifest["files"]))
         _add_source_hashes(manifest, inputs)
         write_json(folder / MANIFEST, {"version": VERSION, "inputs_hash": fingerprint(inputs), **manifest})
-        say(f"corpus {manifest['corpus_hash'][:12]}: " + ", ".join(f"{name} {info['n_test_users']} test users" for name, info in manifest["sets"].items()))
+        say(
+            f"corpus {manifest['corpus_hash'][:12]}: "
+            + ", ".join(f"{name} {info['n_test_users']} test users" for name, info in manifest["sets"].items())
+        )
 
 
 def _add_source_hashes(manifest: dict[str, Any], inputs: Mapping[str, Any]) -> None:
@@ -77,15 +82,15 @@ def _write_candidates(spec: CorpusSpec, corpus: Corpus, folder: Path) -> dict[st
         for protocol in spec.candidates.protocols:
             lists = draw_candidates(
                 protocol,
-                name,
-                split,
-                spec.candidates.seed,
-                targets.user,
-                np.searchsorted(catalogue, targets.target),
-                targets.offsets,
-                np.searchsorted(catalogue, targets.items),
-                corpus.items.train_count[catalogue],
-                title_id,
+                set_name=name,
+                split=split,
+                seed=spec.candidates.seed,
+                user=targets.user,
+                target=np.searchsorted(catalogue, targets.target),
+                offsets=targets.offsets,
+                history=np.searchsorted(catalogue, targets.items),
+                train_count=corpus.items.train_count[catalogue],
+                title_id=title_id,
             )
             entry = sizes.setdefault(name, {}).setdefault(protocol, {"asked": int(protocol[1:])})
             entry[split] = lists.shape[1]

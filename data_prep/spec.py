@@ -182,7 +182,9 @@ class CorpusSpec:
         if wanted == "auto":
             return "leave_one_out" if order == "position" else "time"
         if wanted == "time" and order == "position":
-            raise UserError(f"config.corpus.sources.{source.name}.split: 'time' needs timestamps, but the file has only positions; use 'leave_one_out'")
+            raise UserError(
+                f"config.corpus.sources.{source.name}.split: 'time' needs timestamps, but the file has only positions; use 'leave_one_out'"
+            )
         return wanted
 
     def fingerprint_fields(self) -> dict[str, Any]:

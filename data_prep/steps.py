@@ -64,14 +64,19 @@ class Preparation:
             titles = clean_titles(batch["title"].to_pylist(), self.spec.titles.max_length, self.title_counts)
             cleaned = pa.table({"domain": batch["domain"], "item_id": batch["item_id"], "title": pa.array(titles, pa.string())})
             self.engine.insert("clean_items", cleaned.column_names, cleaned)
-        self._reject("item without a usable title", "SELECT s.name || ' ' || i.item_id FROM clean_items i JOIN sources s ON i.domain = s.domain WHERE i.title IS NULL")
+        self._reject(
+            "item without a usable title",
+            "SELECT s.name || ' ' || i.item_id FROM clean_items i JOIN sources s ON i.domain = s.domain WHERE i.title IS NULL",
+        )
         self._reject(
             "item listed more than once",
-            "SELECT s.name || ' ' || i.item_id || ' (' || count(*) || ' times, ' || count(DISTINCT i.title) || ' different titles; one kept)' "
+            "SELECT s.name || ' ' || i.item_id || ' (' || count(*) || ' times, ' || count(DISTINCT i.title) || ' titles; one kept)' "
             "FROM clean_items i JOIN sources s ON i.domain = s.domain GROUP BY s.name, i.item_id HAVING count(*) > 1",
         )
         self.engine.script("titled_items")
-        duplicated = self.engine.value("SELECT coalesce(sum(n), 0) FROM (SELECT count(*) - 1 AS n FROM titled_items GROUP BY domain, title) AS t")
+        duplicated = self.engine.value(
+            "SELECT coalesce(sum(n), 0) FROM (SELECT count(*) - 1 AS n FROM titled_items GROUP BY domain, title) AS t"
+        )
         self.title_counts["items sharing another's title"] = int(duplicated)
         self.engine.script(f"items_{self.spec.titles.policy}")
         self.engine.script("catalogue")
@@ -101,7 +106,9 @@ class Preparation:
         self._count("without consecutive repeats", "interactions")
         if not self.engine.value("SELECT count(*) FROM interactions"):
             refused = ", ".join(f"{reason} ({entry['n']})" for reason, entry in self.rejects.as_dict().items())
-            raise UserError(f"config.corpus.sources: no interaction is left after cleaning; do the item ids of both files agree? Refused: {refused}")
+            raise UserError(
+                f"config.corpus.sources: no interaction is left after cleaning; do the item ids of both files agree? Refused: {refused}"
+            )
 
     def _split(self) -> dict[str, dict[str, int]]:
         """Fix t1 and t2 a platform, then mark every interaction as training, validation or test."""
@@ -120,13 +127,17 @@ class Preparation:
     def _split_times(self, platform: str) -> tuple[int, int]:
         if platform in self.spec.times:
             return self.spec.times[platform].seconds
-        of_platform = f"FROM interactions i JOIN sources s ON i.domain = s.domain WHERE s.split = 'time' AND s.platform = {quoted(platform)}"
+        of_platform = (
+            f"FROM interactions i JOIN sources s ON i.domain = s.domain WHERE s.split = 'time' AND s.platform = {quoted(platform)}"
+        )
         if self.engine.value(f"SELECT count(*) {of_platform} AND s.role = 'downstream'"):
             of_platform += " AND s.role = 'downstream'"
         n = self.engine.value(f"SELECT count(*) {of_platform}")
         if not n:
             raise UserError(f"config.corpus.times: platform {platform!r} has no interactions left to take quantiles of")
-        t1, t2 = (self.engine.value(f"SELECT i.time {of_platform} ORDER BY i.time LIMIT 1 OFFSET {int(q * n)}") for q in self.spec.quantiles)
+        t1, t2 = (
+            self.engine.value(f"SELECT i.time {of_platform} ORDER BY i.time LIMIT 1 OFFSET {int(q * n)}") for q in self.spec.quantiles
+        )
         if t1 == t2:
             say(f"platform {platform}: both split times are {t1}; there is no validation period (set config.corpus.times.{platform})")
         return t1, t2
@@ -168,7 +179,11 @@ class Preparation:
             "sources": {source.name: self._source_entry(domain, orders[domain]) for domain, source in enumerate(spec.sources)},
             "sets": {source.name: self._set_entry(domain) for domain, source in enumerate(spec.sources)},
             "times": times,
-            "filters": {"k_core": {s.name: spec.k_core_of(s) for s in spec.sources}, "k_core_rounds": self.k_core_rounds, "min_history": spec.min_history},
+            "filters": {
+                "k_core": {s.name: spec.k_core_of(s) for s in spec.sources},
+                "k_core_rounds": self.k_core_rounds,
+                "min_history": spec.min_history,
+            },
             "seed": spec.seed,
             "counts": self.counts,
             "mixed": self._mixed_entry(),
@@ -179,7 +194,9 @@ class Preparation:
     def _source_entry(self, domain: int, order: Order) -> dict[str, Any]:
         source = self.spec.sources[domain]
         paths = self.adapters[source.adapter].files(source)
-        rows = {which: self.engine.value(f"SELECT count(*) FROM raw_{which} WHERE domain = {domain}") for which in ("interactions", "items")}
+        rows = {
+            which: self.engine.value(f"SELECT count(*) FROM raw_{which} WHERE domain = {domain}") for which in ("interactions", "items")
+        }
         return {
             "role": source.role,
             "adapter": source.adapter,
@@ -198,7 +215,13 @@ class Preparation:
             "SELECT count(*) FROM histories h LEFT JOIN train_counts c ON h.target = c.item "
             f"WHERE h.domain = {domain} AND h.phase = 2 AND c.item IS NULL"
         )
-        repeat = f"SELECT 1 FROM phased WHERE domain = {domain} AND phase = 0 GROUP BY user, item HAVING count(*) > 1 LIMIT 1"
+        repeats = f"SELECT count(*) - 1 AS n FROM phased WHERE domain = {domain} AND phase = 0 GROUP BY user, item"
+        n_repeats = int(self.engine.value(f"SELECT coalesce(sum(n), 0) FROM ({repeats}) AS r"))
+        short = self.engine.value(
+            "SELECT count(*) FROM (SELECT min(place) AS place FROM phased "
+            f"WHERE domain = {domain} AND phase = 2 GROUP BY user) AS first WHERE place <= {self.spec.min_history}"
+        )
+        single = f"SELECT user FROM interactions WHERE domain = {domain} GROUP BY user HAVING count(*) = 1"
         return {
             "domain_id": domain,
             "role": source.role,
@@ -210,7 +233,10 @@ class Preparation:
             "n_valid_users_available": available.get(1, 0),
             "n_test_untied": untied,
             "n_test_targets_never_trained": cold,
-            "repeats": bool(self.engine.rows(repeat)),
+            "n_test_users_with_short_history": short,
+            "n_users_with_one_interaction": self.engine.value(f"SELECT count(*) FROM ({single}) AS u"),
+            "n_training_repeats": n_repeats,
+            "repeats": n_repeats > 0,
             "too_small": kept.get(2, 0) < SMALL_SET,
         }
 

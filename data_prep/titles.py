@@ -1,4 +1,4 @@
-"""Clean titles: what a language model should read, one line, no mark-up left-overs."""
+"""Clean titles: one readable line, the same for the same title however a platform wrote it."""
 
 import html
 import re
@@ -7,20 +7,16 @@ from collections import Counter
 from collections.abc import Iterable
 
 _SPACE = re.compile(r"\s+")
-_TAG = re.compile(r"</?(?:b|i|u|em|strong|br|p|span|div|sup|sub)\s*/?>", re.IGNORECASE)
-# Joiners build emoji and scripts such as Persian; every other format or control character is invisible noise.
+# Joiners build emoji and scripts such as Persian; every other control, format or private character is invisible noise. Unassigned ones
+# stay: which they are depends on Python's version.
 _JOINERS = "\u200c\u200d"
+_NOISE = ("Cc", "Cf", "Cs", "Co")
 _UNESCAPE_ROUNDS = 3
 
 
-def clean_title(raw: str | None, max_length: int) -> str:
-    """Unescape HTML entities (also escaped twice), NFKC, drop control characters, collapse white space, cut to `max_length` characters.
-
-    Returns "" where nothing readable is left. A cut happens at a space where one is near.
-    """
-    if not raw:
-        return ""
-    text = raw
+def clean_title(raw: str | None) -> str:
+    """Unescape HTML entities (also escaped twice), NFKC, drop control characters, collapse white space; "" where nothing is left."""
+    text = raw or ""
     for _ in range(_UNESCAPE_ROUNDS):
         unescaped = html.unescape(text)
         if unescaped == text:
@@ -28,24 +24,30 @@ def clean_title(raw: str | None, max_length: int) -> str:
         text = unescaped
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
-    text = _SPACE.sub(" ", _TAG.sub(" ", text)).strip()
+    text = _SPACE.sub(" ", text).strip()
     if not text.isprintable():
-        text = "".join(c for c in text if c in _JOINERS or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co", "Cn"))
+        text = "".join(c for c in text if c in _JOINERS or unicodedata.category(c) not in _NOISE)
         text = _SPACE.sub(" ", text).strip()
-    if len(text) > max_length:
-        cut = text[: max_length + 1].rfind(" ")
-        text = text[: cut if cut > max_length // 2 else max_length].strip()
-    return text
+    return text if text.strip(_JOINERS + " ") else ""
+
+
+def cut_title(text: str, max_length: int) -> str:
+    """At most `max_length` characters, cut at a space where one is in the second half."""
+    if len(text) <= max_length:
+        return text
+    space = text.rfind(" ", max_length // 2, max_length + 1)
+    return text[: space if space > 0 else max_length].strip()
 
 
 def clean_titles(raw: Iterable[str | None], max_length: int, counts: Counter[str]) -> list[str | None]:
-    """Clean many titles; None where nothing is left. Adds to `counts`: titles, changed, cut, empty."""
-    cleaned: list[str | None] = []
+    """Clean and cut many titles; None where nothing is left. Adds to `counts`: read, changed, cut, empty."""
+    titles: list[str | None] = []
     for title in raw:
-        text = clean_title(title, max_length)
-        counts["titles"] += 1
-        counts["changed"] += text != title
+        whole = clean_title(title)
+        text = cut_title(whole, max_length)
+        counts["read"] += 1
+        counts["changed"] += bool(text) and text != title
+        counts["cut"] += text != whole
         counts["empty"] += not text
-        counts["cut"] += bool(text) and len(title or "") > max_length and len(clean_title(title, len(title or ""))) > max_length
-        cleaned.append(text or None)
-    return cleaned
+        titles.append(text or None)
+    return titles

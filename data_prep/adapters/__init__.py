@@ -1,6 +1,6 @@
 """Adapters: one file a platform; each fills the engine's raw tables from what a platform really publishes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,10 +36,12 @@ def make_adapters(spec: CorpusSpec) -> dict[str, Adapter]:
     from data_prep.adapters.synthetic import SyntheticAdapter
     from data_prep.adapters.table import TableAdapter
 
-    known = {"table": TableAdapter, "synthetic": SyntheticAdapter}
+    known: dict[str, Callable[[CorpusSpec], Adapter]] = {"table": TableAdapter, "synthetic": SyntheticAdapter}
     adapters: dict[str, Adapter] = {}
     for source in spec.sources:
         if source.adapter not in known:
-            raise UserError(f"config.corpus.sources.{source.name}.adapter: unknown adapter {source.adapter!r}{nearest(source.adapter, known)}")
+            raise UserError(
+                f"config.corpus.sources.{source.name}.adapter: unknown adapter {source.adapter!r}{nearest(source.adapter, known)}"
+            )
         adapters.setdefault(source.adapter, known[source.adapter](spec))
     return adapters

@@ -1,14 +1,15 @@
 """A world whose best possible ranking is known, for the quickstart and for tests. numpy only, seeded.
 
-Items of a domain belong to tastes, the same tastes in every domain, and a title says so: "<taste> <style> <noun>". The taste word is shared by
-all domains (so what is learnt in one carries to an unseen one), the style word sets how popular an item is (the same everywhere), the noun
-names the domain. A user has a few favourite tastes, the same in every domain. The next item of user u in a domain, after item j and with
-the items S of that domain already seen, is drawn from
+Items of a domain belong to tastes, the same tastes in every domain, and a title says so: "<taste> <style> <noun>". The taste word is shared
+by all domains (so what is learnt in one carries to an unseen one), the style word sets how popular an item is (the same everywhere), the
+noun names the domain. A user has a few favourite tastes, the same in every domain. The next item of user u in a domain, after item j and
+with the items S of that domain already seen, is drawn from
 
     p(i | u, j, S)  ~  ( stay * 1[taste(i) = taste(j)] + (1 - stay) * favour(u, taste(i)) ) * share(i)   for i not in S,   0 for i in S
 
-where share(i) is the item's popularity within its taste (sums to 1 there); at the first item of a domain the bracket is favour(u, taste(i)).
-So a reader of the history's taste words knows nearly all there is to know, popularity alone knows little, and the oracle is exact.
+where share(i) is the item's popularity within its taste (sums to 1 there); at the first item of a domain the bracket is
+favour(u, taste(i)). So a reader of the history's taste words knows nearly all there is to know, popularity alone knows little, and the
+oracle is exact.
 """
 
 import functools
@@ -24,19 +25,30 @@ from data_prep.engine import Engine, user_key
 from data_prep.rejects import Rejects
 from data_prep.spec import CorpusSpec, Order, SourceSpec, SyntheticSpec
 
-TASTES = (
-    "coastal gothic rustic nordic retro cosmic tropical urban vintage royal arctic desert alpine floral industrial minimal baroque pastel tribal "
-    "lunar pirate samurai steampunk bohemian zen galactic medieval jungle prairie aztec noir neon viking celtic victorian atomic oceanic volcanic "
-    "mystic sporty"
-).split()
-STYLES = (
-    "velvet amber silver cotton ivory copper crimson maple linen golden bamboo marble indigo leather emerald walnut cobalt scarlet cedar pearl "
-    "slate coral bronze olive wool ruby birch teal granite satin azure brass hazel lilac onyx quartz rosewood saffron topaz umber"
-).split()
+_TASTE_WORDS = """
+coastal gothic rustic nordic retro cosmic tropical urban vintage royal arctic desert alpine floral industrial minimal baroque pastel tribal
+lunar pirate samurai steampunk bohemian zen galactic medieval jungle prairie aztec noir neon viking celtic victorian atomic oceanic volcanic
+mystic sporty
+"""
+_STYLE_WORDS = """
+velvet amber silver cotton ivory copper crimson maple linen golden bamboo marble indigo leather emerald walnut cobalt scarlet cedar pearl
+slate coral bronze olive wool ruby birch teal granite satin azure brass hazel lilac onyx quartz rosewood saffron topaz umber
+"""
+TASTES, STYLES = _TASTE_WORDS.split(), _STYLE_WORDS.split()
 NOUNS = {
-    "beauty": "serum", "toys": "puzzle", "clothing": "jacket", "games": "adventure", "food": "biscuit", "kitchen": "kettle", "movies": "film",
-    "garden": "lantern", "music": "album", "books": "novel", "sports": "racket", "pets": "leash",
-}  # fmt: skip
+    "beauty": "serum",
+    "toys": "puzzle",
+    "clothing": "jacket",
+    "games": "adventure",
+    "food": "biscuit",
+    "kitchen": "kettle",
+    "movies": "film",
+    "garden": "lantern",
+    "music": "album",
+    "books": "novel",
+    "sports": "racket",
+    "pets": "leash",
+}  # a domain of another name uses its name
 EVEN_FAVOUR = 0.02  # what a user gives to all tastes alike, so that no item is impossible
 LONGEST = 4.0  # no user has more than this many times the mean number of interactions
 
@@ -120,7 +132,13 @@ def _clock(spec: SyntheticSpec, n_events_U: np.ndarray, rng: np.random.Generator
 
 
 def _draw_items(
-    spec: SyntheticSpec, favour_UK: np.ndarray, share_MN: np.ndarray, user: np.ndarray, domain: np.ndarray, n_events_U: np.ndarray, rng: np.random.Generator
+    spec: SyntheticSpec,
+    favour_UK: np.ndarray,
+    share_MN: np.ndarray,
+    user: np.ndarray,
+    domain: np.ndarray,
+    n_events_U: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """One item an event, all users in step; -1 where a domain is exhausted for a user."""
     n_domains, n_items = share_MN.shape
@@ -169,7 +187,12 @@ class SyntheticAdapter:
         here = pa.array(np.full(int(mine.sum()), domain, np.int16))
         users = pa.array(_user_names(self.spec.users)).take(pa.array(world.user[mine]))
         ids = pa.array(_item_names(source.name, self.spec.items))
-        interactions = {"domain": here, "user_id": users, "item_id": ids.take(pa.array(world.item[mine])), "time": pa.array(world.time[mine])}
+        interactions = {
+            "domain": here,
+            "user_id": users,
+            "item_id": ids.take(pa.array(world.item[mine])),
+            "time": pa.array(world.time[mine]),
+        }
         engine.insert("raw_interactions", list(interactions), pa.table(interactions))
         items = {"domain": pa.array(np.full(self.spec.items, domain, np.int16)), "item_id": ids, "title": pa.array(world.titles[m])}
         engine.insert("raw_items", list(items), pa.table(items))

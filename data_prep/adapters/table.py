@@ -7,17 +7,16 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO, cast
+from typing import BinaryIO, TextIO, cast
 
-import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.spec import nearest
-from data_prep.engine import Engine, identifier, quoted
+from data_prep.engine import Engine, EngineError, quoted
 from data_prep.rejects import SAMPLES, Rejects
 from data_prep.spec import CorpusSpec, Order, SourceSpec, source_path
 
@@ -40,7 +39,7 @@ class TableAdapter:
         files = self.files(source)
         items = TableFile(files["items"], source, "items")
         items.stage({"item_id": source.columns.item, "title": source.columns.title}, engine, rejects)
-        _load_items(items, domain, engine, rejects)
+        _load_items(items, domain, source, engine, rejects)
         interactions = TableFile(files["interactions"], source, "interactions")
         time_column, order = _time_column(interactions, source)
         wanted = {"user_id": source.columns.user, "item_id": source.columns.item, "time_text": time_column}
@@ -78,13 +77,16 @@ class TableFile:
 
     def open_text(self) -> TextIO:
         stream = gzip.open(self.path, "rb") if self.gzipped else open(self.path, "rb")  # noqa: SIM115
-        return io.TextIOWrapper(cast(io.BufferedIOBase, stream), encoding="utf-8-sig", errors="replace", newline="")
+        return io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig", errors="replace", newline="")
 
     def records(self) -> Iterator[tuple[int, list[str]]]:
         """(line number from 1, fields) of a delimited file, header included."""
-        quoting = csv.QUOTE_MINIMAL if self.format == "csv" else csv.QUOTE_NONE
         with self.open_text() as stream:
-            reader = csv.reader((line.replace("\0", "") for line in stream), delimiter=_DELIMITERS[self.format], quoting=quoting)
+            lines = (line.replace("\0", "") for line in stream)
+            if self.format == "csv":
+                reader = csv.reader(lines, delimiter=",", quoting=csv.QUOTE_MINIMAL)
+            else:
+                reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
             for fields in reader:
                 yield reader.line_num, fields
 
@@ -108,43 +110,25 @@ class TableFile:
         for ours, theirs in wanted.items():
             if theirs not in self.columns:
                 option = "time" if ours == "time_text" else ours.removesuffix("_id")
-                raise UserError(
-                    f"{self.path}: no column {theirs!r}{nearest(theirs, self.columns)} (set {self.where}.columns.{option} to the file's name for it)"
-                )
-        chosen = ", ".join(f"CAST({identifier(theirs)} AS VARCHAR) AS {ours}" for ours, theirs in wanted.items())
-        engine.execute("DROP TABLE IF EXISTS staged")
+                hint = f"{nearest(theirs, self.columns)} (set {self.where}.columns.{option} to the file's name for it)"
+                raise UserError(f"{self.path}: no column {theirs!r}{hint}")
         try:
-            engine.execute(f"CREATE TABLE staged AS SELECT {chosen} FROM {self._reader()}")
-        except duckdb.Error as error:
+            if self.format == "parquet":
+                engine.stage_parquet(self.path, wanted)
+                malformed = []
+            else:
+                malformed = engine.stage_delimited(
+                    self.path, wanted, self.columns, _DELIMITERS[self.format], _QUOTES[self.format], self.gzipped
+                )
+        except EngineError as error:
             raise UserError(f"{self.path}: cannot be read; truncated or not a {self.format} file? ({one_line(error)[:200]})") from error
-        if self.format != "parquet":
-            self._collect_malformed(engine, rejects)
+        for what, n, samples in malformed:
+            rejects.bad_lines(f"malformed line: {what}", n, str(self.path), samples)
         if not engine.value("SELECT count(*) FROM staged"):
             raise UserError(f"{self.path}: no readable rows after the header; an empty {self.which} file makes no corpus")
 
-    def _reader(self) -> str:
-        if self.format == "parquet":
-            return f"read_parquet({quoted(str(self.path))})"
-        columns = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in self.columns)
-        compression = "gzip" if self.gzipped else "none"
-        quote = quoted(_QUOTES[self.format])
-        return (
-            f"read_csv({quoted(str(self.path))}, auto_detect = false, header = true, delim = {quoted(_DELIMITERS[self.format])}, quote = {quote}, "
-            f"escape = {quote}, compression = '{compression}', columns = {{{columns}}}, store_rejects = true, rejects_limit = 0)"
-        )
-
-    def _collect_malformed(self, engine: Engine, rejects: Rejects) -> None:
-        kinds = engine.rows("SELECT lower(CAST(error_type AS VARCHAR)), count(DISTINCT line) FROM reject_errors GROUP BY 1 ORDER BY 1")
-        for kind, n in kinds:
-            shown = engine.rows(
-                f"SELECT DISTINCT line, csv_line FROM reject_errors WHERE lower(CAST(error_type AS VARCHAR)) = {quoted(kind)} ORDER BY line LIMIT {SAMPLES}"
-            )
-            rejects.bad_lines(f"malformed line: {kind}", n, str(self.path), [f"line {line}: {text}" for line, text in shown])
-        engine.execute("DROP TABLE reject_errors")
-        engine.execute("DROP TABLE reject_scans")
-
-    def line_of(self, wanted: dict[str, str | None]) -> str:
-        """"line 12: fields" of the first record with these texts (file's columns -> text); for messages, so it may scan the file."""
+    def line_of(self, wanted: Mapping[str, str | None]) -> str:
+        """ "line 12: fields" of the first record with these texts (file's columns -> text); for messages, so it may scan the file."""
         if self.format == "parquet":
             return str(wanted)
         index = {self.columns.index(name): text or "" for name, text in wanted.items()}
@@ -166,11 +150,12 @@ def _time_column(file: TableFile, source: SourceSpec) -> tuple[str, Order]:
     return name, "position" if name == "position" else "timestamp"
 
 
-def _load_items(file: TableFile, domain: int, engine: Engine, rejects: Rejects) -> None:
-    without_id = engine.rows("SELECT count(*), min(title) FROM staged WHERE item_id IS NULL OR item_id = ''")[0]
-    if without_id[0]:
-        rejects.bad_lines("item without id", without_id[0], str(file.path), [f"title {without_id[1]!r}"])
-    engine.execute(f"INSERT INTO raw_items SELECT {domain}, item_id, title FROM staged WHERE item_id IS NOT NULL AND item_id <> ''")
+def _load_items(file: TableFile, domain: int, source: SourceSpec, engine: Engine, rejects: Rejects) -> None:
+    without_id = "item_id IS NULL OR item_id = ''"
+    n = engine.value(f"SELECT count(*) FROM staged WHERE {without_id}")
+    if n:
+        rejects.bad_lines("item without id", n, str(file.path), [file.line_of({source.columns.item: None})])
+    engine.execute(f"INSERT INTO raw_items SELECT {domain}, item_id, title FROM staged WHERE NOT ({without_id})")
 
 
 def _load_interactions(file: TableFile, domain: int, order: Order, source: SourceSpec, engine: Engine, rejects: Rejects) -> None:
@@ -189,7 +174,9 @@ def _load_interactions(file: TableFile, domain: int, order: Order, source: Sourc
         END AS defect
         FROM (SELECT user_id, item_id, time_text, coalesce({number}, {date} * {per_second}) AS time FROM staged) AS timed""")
     for defect, n in engine.rows("SELECT defect, count(*) FROM parsed WHERE defect IS NOT NULL GROUP BY 1 ORDER BY 1"):
-        shown = engine.rows(f"SELECT DISTINCT user_id, item_id, time_text FROM parsed WHERE defect = {quoted(defect)} ORDER BY ALL LIMIT {SAMPLES}")
+        shown = engine.rows(
+            f"SELECT DISTINCT user_id, item_id, time_text FROM parsed WHERE defect = {quoted(defect)} ORDER BY ALL LIMIT {SAMPLES}"
+        )
         names = (source.columns.user, source.columns.item, _time_column(file, source)[0])
         samples = [file.line_of(dict(zip(names, texts, strict=True))) for texts in shown]
         rejects.bad_lines(defect, n, str(file.path), samples)

@@ -32,4 +32,27 @@ SELECT
     list_sort(array_agg(struct_pack(time := p.time, tie := p.tie, item := p.item, domain := p.domain))) AS events,
     min(g.target) AS target, min(g.target_time) AS target_time, bool_and(g.untied) AS untied, bool_and(g.seen) AS seen
 FROM kept_targets g JOIN phased p ON g.domain = p.domain AND g.user = p.user AND p.place < g.place
-GROUP BY g.domain, g.phase, g.user, g.draw_rank
+GROUP BY g.domain, g.phase, g.user, g.draw_rank;
+
+-- The files' columns.
+CREATE VIEW domain_rows AS
+SELECT user, domain,
+    CAST(list_transform(events, lambda e: e.item) AS INTEGER[]) AS items,
+    CAST(list_transform(events, lambda e: e.domain) AS SMALLINT[]) AS item_domains,
+    CAST(list_transform(events, lambda e: e.time) AS BIGINT[]) AS times
+FROM domain_sequences;
+
+CREATE VIEW mixed_rows AS
+SELECT user, domain,
+    CAST(list_transform(events, lambda e: e.item) AS INTEGER[]) AS items,
+    CAST(list_transform(events, lambda e: e.domain) AS SMALLINT[]) AS item_domains,
+    CAST(list_transform(events, lambda e: e.time) AS BIGINT[]) AS times
+FROM mixed_sequences;
+
+CREATE VIEW target_rows AS
+SELECT user, domain, phase,
+    CAST(list_transform(events, lambda e: e.item) AS INTEGER[]) AS items,
+    CAST(list_transform(events, lambda e: e.domain) AS SMALLINT[]) AS item_domains,
+    CAST(list_transform(events, lambda e: e.time) AS BIGINT[]) AS times,
+    target, target_time, untied, seen
+FROM histories
