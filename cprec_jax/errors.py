@@ -12,3 +12,11 @@ class UserError(ValueError):
 def one_line(text: object) -> str:
     """Collapse any exception text to a single line, so that foreign messages can be quoted in a `UserError`."""
     return " ".join(str(text).split())
+
+
+class Preempted(Exception):
+    """SIGTERM arrived and a checkpoint was saved; `launch.py` exits with 75, and the same command goes on from there."""
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer finite. The message names the step, the rows of its batch and the last good checkpoint."""

@@ -69,15 +69,17 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         inner = args[0] if args else Any
         return tuple(_convert(inner, item, f"{where}[{index}]") for index, item in enumerate(value))
-    if origin in (dict, Mapping) or origin is Mapping.__class__:
+    if origin in (dict, Mapping):
         if isinstance(value, Mapping):
             inner = args[1] if len(args) == 2 else Any
             return {str(key): _convert(inner, item, f"{where}.{key}") for key, item in value.items()}
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    elif origin is not None and isinstance(origin, type) and isinstance(value, origin):
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+    elif isinstance(value, bool):
+        if hint is bool:
+            return value
+    elif isinstance(value, hint if isinstance(hint, type) else (origin or ())):
         return value
     name = getattr(hint, "__name__", str(hint))
     raise UserError(f"{where}: expected {name}, got {type(value).__name__} {value!r}")

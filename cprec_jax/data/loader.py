@@ -1,5 +1,6 @@
 """Rows -> batches, as a pure function of the step: the whole state of the data pipeline is the step number."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +30,8 @@ def stream(directory: Path, shares: Mapping[str, float], seed: int, prefix: int 
     for index, name in enumerate(names):
         source = rows.open_split(directory, name)
         dataset = grain.MapDataset.source(source).seed(seed + 1_000_003 * index + 7_919 * (prefix > 0)).shuffle().repeat()
-        datasets.append(dataset)
-    mixed = datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, [shares[name] for name in names])
-    return mixed.map(rows.expand)
+        datasets.append(dataset.map(functools.partial(rows.expand, source=index)))
+    return datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, [shares[name] for name in names])
 
 
 def batches(

@@ -1,7 +1,7 @@
 """Rows on disk: a TFDS dataset of array_record files with one split a source, written and read without TensorFlow.
 
-A row is stored compactly (`tokens` int32[T], `lengths` int32[documents], `loss` bool bytes[T]) and expanded on load. Anyone can read
-it: ``tfds.builder_from_directory(DIR).as_data_source(SPLIT)``.
+A row is stored compactly (`tokens` int32[T], `lengths` int32[documents], `loss` bytes[T], `row` its number) and expanded on load.
+Anyone can read it: ``tfds.builder_from_directory(DIR).as_data_source(SPLIT)``.
 """
 
 import os
@@ -27,11 +27,12 @@ def features(row_length: int) -> Any:
             "tokens": tfds.features.Tensor(shape=(row_length,), dtype=np.int32),
             "lengths": tfds.features.Tensor(shape=(None,), dtype=np.int32),
             "loss": tfds.features.Tensor(shape=(row_length,), dtype=np.uint8),
+            "row": np.int32,
         }
     )
 
 
-def write(directory: Path, row_length: int, splits: Mapping[str, Iterable[dict[str, np.ndarray]]]) -> dict[str, int]:
+def write(directory: Path, row_length: int, splits: Mapping[str, Iterable[dict[str, Any]]]) -> dict[str, int]:
     """Write one TFDS dataset; returns the number of rows of each split."""
     import tensorflow_datasets as tfds
 
@@ -49,10 +50,10 @@ def write(directory: Path, row_length: int, splits: Mapping[str, Iterable[dict[s
     for name, rows in splits.items():
         counts[name] = 0
 
-        def counted(rows: Iterable[dict[str, np.ndarray]] = rows, name: str = name) -> Iterable[dict[str, np.ndarray]]:
+        def counted(rows: Iterable[dict[str, Any]] = rows, name: str = name) -> Iterable[dict[str, Any]]:
             for row in rows:
+                yield {**row, "row": counts[name]}
                 counts[name] += 1
-                yield row
 
         writer.add_examples({name: counted()})
     writer.close_all()
@@ -72,9 +73,12 @@ def open_split(directory: Path, split: str) -> Any:
         raise UserError(f"{directory}: split {split!r} cannot be read ({one_line(error)[:160]}); run `launch.py pack` again") from error
 
 
-def expand(row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """One stored row -> `tokens`, `segment_ids` (1, 2, ... by document; 0 = padding), `positions` (from 0 in each document), int32[T], and
-    `loss_mask` float32[T] (does this token count as a target)."""
+def expand(row: Mapping[str, Any], source: int = 0) -> dict[str, Any]:
+    """One stored row of source number `source`, ready for a batch.
+
+    Returns `tokens`, `segment_ids` (1, 2, ... by document; 0 = padding), `positions` (from 0 in each document), int32[T]; `loss_mask`
+    float32[T] (does this token count as a target); `source` and `row`, which name it in messages.
+    """
     tokens, lengths = row["tokens"], row["lengths"]
     total = int(lengths.sum())
     starts = np.cumsum(lengths) - lengths
@@ -85,4 +89,11 @@ def expand(row: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     loss_mask = row["loss"].astype(np.float32)
     # The first token of a document has nothing before it, so it is nobody's target.
     loss_mask[starts] = 0.0
-    return {"tokens": tokens, "segment_ids": segment_ids, "positions": positions, "loss_mask": loss_mask}
+    return {
+        "tokens": tokens,
+        "segment_ids": segment_ids,
+        "positions": positions,
+        "loss_mask": loss_mask,
+        "source": np.int32(source),
+        "row": np.int32(row["row"]),
+    }

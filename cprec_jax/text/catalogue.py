@@ -1,5 +1,6 @@
 """Every title tokenised once; sequences, prompts and the title trie are all concatenations of these tokens."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,9 @@ class Catalogue:
         """Encode `titles` (cleaned: without the end-of-item text). Raises `UserError` when one item would be a prefix of another."""
         for index, title in enumerate(titles):
             if end_of_item in title:
-                raise UserError(f"item {index}: title {title[:60]!r} holds the end-of-item text {end_of_item!r}; choose another in config.text")
+                raise UserError(
+                    f"item {index}: title {title[:60]!r} holds the end-of-item text {end_of_item!r}; choose another in config.text"
+                )
         tokens, offsets = tokenizer.encode_all([title + end_of_item for title in titles])
         unknown = 0 if tokenizer.unknown_id is None else int(np.count_nonzero(tokens == tokenizer.unknown_id))
         catalogue = cls(tokens=tokens, offsets=offsets, unknown_tokens=unknown)
@@ -36,7 +39,7 @@ class Catalogue:
         if clash is not None:
             a, b = clash
             raise UserError(
-                f"the tokenizer makes item {a} ({titles[a][:40]!r}) a prefix of item {b} ({titles[b][:40]!r}): it loses the end-of-item text "
+                f"the tokenizer makes item {a} ({titles[a][:40]!r}) a prefix of item {b} ({titles[b][:40]!r}): it loses the end of item "
                 f"{end_of_item!r}; set config.text.template.end_of_item to text that it keeps"
             )
         return catalogue
@@ -60,7 +63,7 @@ class Catalogue:
         # Big-endian bytes sort like the token arrays, and a strict prefix sorts directly before something it is a prefix of.
         keys = self.tokens.astype(">u4").tobytes()
         order = sorted((keys[4 * a : 4 * b], i) for i, (a, b) in enumerate(zip(self.offsets[:-1], self.offsets[1:], strict=True)))
-        for (a, i), (b, j) in zip(order, order[1:], strict=False):
+        for (a, i), (b, j) in itertools.pairwise(order):
             if len(a) < len(b) and b.startswith(a):
                 return i, j
         return None

@@ -60,9 +60,11 @@ def cut(
         dropped += int(np.count_nonzero(~whole))
         start[active] = np.where(whole, e, s + 1)
         active = active[start[active] < stop[active]]
-    sequence, s, e = (np.concatenate(parts) if found else np.zeros(0, np.int64) for parts in zip(*found, strict=True)) if found else (
-        np.zeros(0, np.int64),
-    ) * 3
+    sequence, s, e = (
+        (np.concatenate(parts) if found else np.zeros(0, np.int64) for parts in zip(*found, strict=True))
+        if found
+        else (np.zeros(0, np.int64),) * 3
+    )
     count = e - s
     document_offsets = np.zeros(len(s) + 1, np.int64)
     np.cumsum(count + 1, out=document_offsets[1:])

@@ -1,5 +1,6 @@
 """Job `pack`: corpus + tokenizer + template -> packed rows of fixed length, one split a source."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +50,7 @@ def specs(config: Mapping[str, Any]) -> tuple[TextSpec, PackSpec]:
 
 def pack_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     """What the rows are made from: the text and pack sections, the corpus, the tokenizer's bytes."""
-    text, pack_spec = specs(config)
+    text, _ = specs(config)
     files = {}
     if text.tokenizer != "train":
         directory = Path(text.tokenizer)
@@ -88,7 +89,7 @@ def pack(config: Mapping[str, Any], workdir: Path) -> None:
             "vocab_size": tokens.size,
             "unknown_tokens": catalogue.unknown_tokens,
             "tokens_per_item": float(catalogue.lengths.mean()),
-            "template": {"header": text.template.header, "end_of_item": text.template.end_of_item, "all_domains": text.template.all_domains},
+            "template": dataclasses.asdict(text.template),
             "splits": statistics,
             "shards": shards,
         }
@@ -114,7 +115,8 @@ def _tokenizer(text: TextSpec, corpus: Corpus, directory: Path) -> tokenizer.Tok
     headers = [text.template.header.format(scope=scope) for scope in [*corpus.domains, text.template.all_domains]]
     titles = [title + text.template.end_of_item for title in corpus.items.title]
     say(f"pack: training a byte-level BPE of {text.vocab_size} on {np.count_nonzero(counts)} titles")
-    return tokenizer.train(titles + headers, [*counts.tolist(), *[int(counts.sum()) // 100 + 2] * len(headers)], text.vocab_size, directory, text.across_words)
+    often = int(counts.sum()) // 100 + 2  # a header begins every document, so its words should be few tokens
+    return tokenizer.train(titles + headers, [*counts.tolist(), *[often] * len(headers)], text.vocab_size, directory, text.across_words)
 
 
 def _rows_of(

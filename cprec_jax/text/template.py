@@ -61,7 +61,7 @@ class Template:
         return self._headers[scope]
 
     def prompt(self, scope: str | None, items: np.ndarray, catalogue: Catalogue, max_tokens: int) -> Prompt:
-        """Header and the most recent of `items` (int32[n], oldest first) that fit whole into `max_tokens`; the next item follows directly."""
+        """Header and the most recent of `items` (int32[n], oldest first) that fit whole into `max_tokens`; the next item follows it."""
         header = self.header(scope)
         tokens, offsets = catalogue.gather(items)
         room = max_tokens - len(header)

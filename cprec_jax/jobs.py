@@ -1,0 +1,76 @@
+"""The jobs behind `launch.py`, and `run`: which artefacts are missing or out of date."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cprec_jax.artefact import is_current
+from cprec_jax.progress import say
+
+Config = Mapping[str, Any]
+
+# Imports are inside: `prepare` must not wait for jax, nor `report` for tensorflow-datasets.
+
+
+def prepare(config: Config, workdir: Path) -> None:
+    from data_prep.prepare import prepare
+
+    prepare(config, workdir)
+
+
+def pack(config: Config, workdir: Path) -> None:
+    from cprec_jax.text.packing import pack
+
+    pack(config, workdir)
+
+
+def train(config: Config, workdir: Path) -> None:
+    from cprec_jax.train.trainer import train
+
+    train(config, workdir)
+
+
+def evaluate(config: Config, workdir: Path, names: Sequence[str] | None = None) -> None:
+    from cprec_jax.evaluate.harness import evaluate
+
+    evaluate(config, workdir, names)
+
+
+def export(config: Config, workdir: Path) -> None:
+    from cprec_jax.hf.export import export
+
+    export(config, workdir)
+
+
+def report(config: Config, workdir: Path) -> None:
+    from cprec_jax.report.report import report
+
+    report(config, workdir)
+
+
+def run(config: Config, workdir: Path) -> None:
+    """The whole road. An artefact is kept when it was made from just these inputs (compared by hash)."""
+    from cprec_jax.evaluate.harness import evaluate_inputs, result_names
+    from cprec_jax.hf.export import export_inputs
+    from cprec_jax.text.packing import pack_inputs
+    from cprec_jax.train import trainer
+    from data_prep.prepare import prepare_inputs
+
+    if _stale("prepare", workdir / "corpus", prepare_inputs(config, workdir)):
+        prepare(config, workdir)
+    if _stale("pack", workdir / "rows" / trainer.STAGE, pack_inputs(config, workdir)):
+        pack(config, workdir)
+    if "train" in config and _stale("train", workdir / "runs" / trainer.STAGE, trainer.train_inputs(config, workdir)):
+        trainer.train(config, workdir, restart=True)
+    names = [n for n in result_names(config) if _stale("evaluate", workdir / "results" / n, evaluate_inputs(config, workdir, n))]
+    if names:
+        evaluate(config, workdir, names)
+    if "export" in config and _stale("export", workdir / "export" / trainer.STAGE, export_inputs(config, workdir)):
+        export(config, workdir)
+    report(config, workdir)
+
+
+def _stale(job: str, path: Path, inputs: Mapping[str, Any]) -> bool:
+    current = is_current(path, inputs)
+    say(f"run: {job}: {path} {'is up to date' if current else 'is made now'}")
+    return not current

@@ -1,0 +1,50 @@
+"""A run's checkpoint as a model, for evaluation and export: parameters alone, on the devices at hand."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cprec_jax.model.decoder import Decoder, abstract_params
+from cprec_jax.parallel import rules
+from cprec_jax.parallel.mesh import make_mesh
+from cprec_jax.train import run
+from cprec_jax.train.checkpoint import Checkpoints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """A decoder, its parameters, the step they are of, and the checkpoint's meta (tokens seen, seconds)."""
+
+    decoder: Decoder
+    params: Any
+    step: int
+    meta: dict[str, Any]
+
+
+def restore_decoder(
+    directory: Path, step: int | None = None, fraction: float | None = None, mesh: jax.sharding.Mesh | None = None
+) -> Restored:
+    """Load the parameters of RUN `directory`.
+
+    Args:
+      step: which checkpoint; None is the newest. Step 0 holds the parameters before training.
+      fraction: instead of `step`, the checkpoint nearest to this fraction of the newest one's steps.
+      mesh: where the parameters go; default: whole on the first device.
+    """
+    description = run.read_description(directory)
+    decoder = run.make_decoder(run.ModelSpec(), description["decoder"])
+    checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
+    steps = checkpoints.steps()
+    if fraction is not None and steps:
+        step = min(steps, key=lambda s: (abs(s - fraction * steps[-1]), s))
+    shapes, axes = abstract_params(decoder)
+    if mesh is None:
+        mesh = make_mesh(devices=jax.devices()[:1])
+    shardings = rules.param_shardings(mesh, shapes, axes)
+    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    params, step = checkpoints.restore_params(abstract, step)
+    meta = checkpoints.meta(step)
+    checkpoints.close()
+    return Restored(decoder=decoder, params=params, step=step, meta=meta)

@@ -1,0 +1,163 @@
+"""What a training run IS: its specs, its model, and the file that lets others load it again."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from cprec_jax import artefact
+from cprec_jax.data.mixture import MixtureSpec
+from cprec_jax.errors import UserError
+from cprec_jax.model.attention import packed_attention
+from cprec_jax.model.config import DecoderConfig
+from cprec_jax.model.decoder import Decoder
+from cprec_jax.spec import build
+from cprec_jax.train.optimizer import OptimizerSpec
+from cprec_jax.train.schedule import ScheduleSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """`config.model`: a Hugging Face directory to start from (`init_from`), or the shape of a new Llama; and how it computes.
+
+    The vocabulary of a new model is the tokenizer's, rounded up to a multiple of 64. With `init_from` the shape fields are not used.
+    """
+
+    init_from: str | None = None
+    hidden_size: int = 192
+    intermediate_size: int = 512
+    num_layers: int = 4
+    num_heads: int = 6
+    num_kv_heads: int = 6
+    head_dim: int | None = None
+    tie_embeddings: bool = True
+    rope_theta: float = 10000.0
+    max_position_embeddings: int = 4096
+    initializer_range: float = 0.02
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: Literal["none", "full", "dots"] = "none"
+    unroll: bool = False
+    dropout: float = 0.0
+    attention: str = "xla"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout} must lie in [0, 1)")
+        if self.head_dim is None and self.hidden_size % self.num_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; set head_dim")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """`config.train`. Exactly one of `steps`, `epochs` (over all rows, by size) and `tokens` says how long."""
+
+    seed: int = 0
+    global_batch: int = 16
+    micro_batches: int = 1
+    steps: int | None = None
+    epochs: float | None = None
+    tokens: int | None = None
+    loss_chunk: int = 128
+    log_every: int = 10
+    checkpoint_every: int = 200
+    keep: int = 2
+    milestones: tuple[float, ...] = ()
+    loader_workers: int = 0
+    schedule: ScheduleSpec = field(default_factory=ScheduleSpec)
+    optimizer: OptimizerSpec = field(default_factory=OptimizerSpec)
+    mixture: MixtureSpec = field(default_factory=MixtureSpec)
+    anneal_mixture: MixtureSpec | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"set exactly one of steps, epochs, tokens (now: {', '.join(given) or 'none'}); set the others to None")
+        if self.global_batch % self.micro_batches:
+            raise ValueError(f"global_batch {self.global_batch} is not a multiple of micro_batches {self.micro_batches}")
+        if any(not 0 <= m <= 1 for m in self.milestones):
+            raise ValueError(f"milestones {self.milestones} are fractions of the run, 0..1")
+        for name in ("global_batch", "micro_batches", "loss_chunk", "log_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+
+    def total_steps(self, rows: int, row_length: int) -> int:
+        """The length of the run in steps."""
+        if self.steps is not None:
+            return self.steps
+        if self.epochs is not None:
+            return max(1, round(self.epochs * rows / self.global_batch))
+        assert self.tokens is not None
+        return max(1, round(self.tokens / (self.global_batch * row_length)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshSpec:
+    """`config.mesh`: devices on each axis; -1 takes the rest."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def decoder_config(spec: ModelSpec, vocab_size: int) -> DecoderConfig:
+    """The architecture of a run, for a tokenizer of `vocab_size`. A base model whose embedding is too small is a `UserError`."""
+    if spec.init_from is not None:
+        from cprec_jax.hf.load import read_config
+
+        config = read_config(Path(spec.init_from))
+        if config.vocab_size < vocab_size:
+            raise UserError(
+                f"config.text.tokenizer has {vocab_size} tokens, but the embedding of {spec.init_from} has {config.vocab_size} rows; "
+                "use the tokenizer of that model"
+            )
+        return config
+    return DecoderConfig(
+        vocab_size=-(-vocab_size // 64) * 64,
+        hidden_size=spec.hidden_size,
+        intermediate_size=spec.intermediate_size,
+        num_layers=spec.num_layers,
+        num_heads=spec.num_heads,
+        num_kv_heads=spec.num_kv_heads,
+        head_dim=spec.head_dim or spec.hidden_size // spec.num_heads,
+        tie_embeddings=spec.tie_embeddings,
+        rope_theta=spec.rope_theta,
+        max_position_embeddings=spec.max_position_embeddings,
+        initializer_range=spec.initializer_range,
+    )
+
+
+def make_decoder(spec: ModelSpec, config: DecoderConfig) -> Decoder:
+    """The module that computes as `spec` says."""
+    return Decoder(
+        config=config,
+        dtype=jnp.dtype(spec.dtype),
+        remat=spec.remat,
+        unroll=spec.unroll,
+        dropout=spec.dropout,
+        attend=packed_attention(spec.attention),
+    )
+
+
+def write_description(
+    directory: Path, decoder: DecoderConfig, template: Mapping[str, Any], config: Mapping[str, Any], inputs: Mapping[str, Any]
+) -> None:
+    """RUN/config.json: everything evaluation and export need to know about a run besides its checkpoints and tokenizer."""
+    record = {
+        "version": 1,
+        "inputs_hash": artefact.fingerprint(inputs),
+        "inputs": dict(inputs),
+        "decoder": dataclasses.asdict(decoder),
+        "template": dict(template),
+        "config": dict(config),
+    }
+    artefact.write_json(directory / "config.json", record)
+
+
+def read_description(directory: Path) -> dict[str, Any]:
+    """RUN/config.json, with `decoder` as a `DecoderConfig`."""
+    record = artefact.read_json(directory / "config.json", "train")
+    record["decoder"] = build(DecoderConfig, record["decoder"], f"{directory / 'config.json'}: decoder")
+    return record

@@ -1,0 +1,301 @@
+"""Job `train`: rows -> checkpoints. The loop dispatches a step and reads the metrics of the one before."""
+
+import functools
+import hashlib
+import json
+import math
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+
+from cprec_jax import artefact
+from cprec_jax.data import loader
+from cprec_jax.data.mixture import proportions
+from cprec_jax.errors import Diverged, Preempted, UserError
+from cprec_jax.model.decoder import Decoder, abstract_params, init_params
+from cprec_jax.parallel import rules
+from cprec_jax.parallel.mesh import make_mesh
+from cprec_jax.progress import Progress, say
+from cprec_jax.spec import build
+from cprec_jax.text.packing import specs as text_specs
+from cprec_jax.train import run
+from cprec_jax.train.checkpoint import Checkpoints
+from cprec_jax.train.meters import Meters
+from cprec_jax.train.objectives import cpt
+from cprec_jax.train.optimizer import adamw
+from cprec_jax.train.schedule import phases, wsa
+from cprec_jax.train.step import TrainState, train_step
+
+STAGE = "cpt"
+
+
+def train_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """What the parameters of a run are a function of: model and train sections, the rows, and the base model's files."""
+    rows = artefact.read_json(workdir / "rows" / STAGE / artefact.MANIFEST, "pack")
+    base = {}
+    if config.get("model", {}).get("init_from"):
+        directory = Path(config["model"]["init_from"])
+        base = {path.name: artefact.file_sha256(path) for path in sorted(directory.glob("*.safetensors"))}
+    # How often it logs, saves and reads ahead changes no parameter.
+    ignored = ("log_every", "checkpoint_every", "keep", "loader_workers")
+    training = {key: value for key, value in config["train"].items() if key not in ignored}
+    return {"job": "train", "model": config.get("model", {}), "train": training, "rows": rows["rows_hash"], "base": base}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything fixed before the first step."""
+
+    directory: Path
+    rows: Path
+    train: run.TrainSpec
+    decoder: Decoder
+    shares: Mapping[str, float]
+    anneal_shares: Mapping[str, float]
+    total_steps: int
+    inputs_hash: str
+    init_from: str | None
+
+
+def make_plan(config: Mapping[str, Any], workdir: Path) -> Plan:
+    """Check the config against the rows, before anything is compiled or written."""
+    train_spec = build(run.TrainSpec, config.get("train", {}), "config.train")
+    model_spec = build(run.ModelSpec, config.get("model", {}), "config.model")
+    rows = workdir / "rows" / STAGE
+    manifest = artefact.read_json(rows / artefact.MANIFEST, "pack")
+    sizes = {name: split["rows"] for name, split in manifest["splits"].items()}
+    total_steps = train_spec.total_steps(sum(sizes.values()), manifest["row_length"])
+    decoder_config = run.decoder_config(model_spec, manifest["vocab_size"])
+    if decoder_config.max_position_embeddings < manifest["row_length"]:
+        say(f"warning: rows have {manifest['row_length']} tokens, the base model was made for {decoder_config.max_position_embeddings}")
+    return Plan(
+        directory=workdir / "runs" / STAGE,
+        rows=rows,
+        train=train_spec,
+        decoder=run.make_decoder(model_spec, decoder_config),
+        shares=proportions(train_spec.mixture, sizes),
+        anneal_shares=proportions(train_spec.anneal_mixture or train_spec.mixture, sizes),
+        total_steps=total_steps,
+        inputs_hash=artefact.fingerprint(train_inputs(config, workdir)),
+        init_from=model_spec.init_from,
+    )
+
+
+def train(config: Mapping[str, Any], workdir: Path, restart: bool = False) -> None:
+    """Train to the end, or go on from the newest checkpoint. Writes WORKDIR/runs/cpt.
+
+    A run directory made from other inputs is refused, naming what differs; with `restart` it is replaced.
+    """
+    plan = make_plan(config, workdir)
+    mesh = make_mesh(**vars(build(run.MeshSpec, config.get("mesh", {}), "config.mesh")))
+    _claim(plan, train_inputs(config, workdir), restart)
+    text, _ = text_specs(config)
+    plan.directory.mkdir(parents=True, exist_ok=True)
+    run.write_description(plan.directory, plan.decoder.config, vars(text.template), config, train_inputs(config, workdir))
+    batch_devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    micro = plan.train.global_batch // plan.train.micro_batches
+    if micro % batch_devices:
+        raise UserError(
+            f"config.train.global_batch: {micro} rows a micro-batch do not divide over {batch_devices} devices; choose a multiple"
+        )
+    with jax.set_mesh(mesh):
+        final = _loop(plan, mesh)
+    digest = parameters_sha256(final.params)
+    artefact.write_json(
+        plan.directory / artefact.MANIFEST,
+        {"version": 1, "inputs_hash": plan.inputs_hash, "step": int(final.step), "params_sha256": digest},
+    )
+    say(f"train: done, {int(final.step)} steps, parameters sha256 {digest[:16]}")
+
+
+def parameters_sha256(params: Any) -> str:
+    """SHA-256 over all parameters' bytes in path order: equal only for bit-identical parameters."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        if not leaf.is_fully_addressable:
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def _claim(plan: Plan, inputs: Mapping[str, Any], restart: bool) -> None:
+    path = plan.directory / "config.json"
+    if not path.exists():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before.get("inputs_hash") == plan.inputs_hash:
+        return
+    if restart:
+        say(f"train: {plan.directory} was made from other inputs; starting anew")
+        shutil.rmtree(plan.directory)
+        return
+    changed = _differences(before.get("inputs", {}), json.loads(json.dumps(inputs, default=list)))
+    raise UserError(
+        f"{plan.directory}: was trained with other inputs ({', '.join(changed[:4])}); choose another --workdir, delete that directory, "
+        "or use `launch.py run`"
+    )
+
+
+def _differences(before: Any, now: Any, path: str = "") -> list[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = sorted(before.keys() | now.keys())
+        return [found for key in keys for found in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)]
+    return [] if before == now else [path]
+
+
+def _initial_state(plan: Plan, mesh: jax.sharding.Mesh, optimizer: optax.GradientTransformation) -> tuple[TrainState, Any]:
+    """A state at step 0 (new or from the base model), and its shardings."""
+    shapes, axes = abstract_params(plan.decoder)
+    param_shardings = rules.param_shardings(mesh, shapes, axes)
+    replicated = rules.replicated(mesh)
+    opt_shardings = optax.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, shapes),
+        param_shardings,
+        transform_non_params=lambda _: replicated,
+    )
+    if plan.init_from is None:
+        make = jax.jit(functools.partial(init_params, plan.decoder), out_shardings=param_shardings)
+        params = make(jax.random.key(plan.train.seed))
+    else:
+        from cprec_jax.hf.load import load_params
+
+        params = load_params(Path(plan.init_from), plan.decoder.config, shardings=param_shardings)
+    opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(params)
+    state = TrainState(step=jax.device_put(jnp.zeros((), jnp.int32), replicated), params=params, opt_state=opt_state)
+    return state, TrainState(step=cast(Any, replicated), params=param_shardings, opt_state=opt_shardings)
+
+
+def _batches(plan: Plan, first_step: int, shard: loader.Shard) -> Iterator[dict[str, np.ndarray]]:
+    """Batches from `first_step` on; the annealing phase may have a mixture of its own."""
+    _, boundary = phases(plan.train.schedule, plan.total_steps)
+    if plan.anneal_shares == plan.shares:
+        boundary = plan.total_steps
+    read = functools.partial(loader.batches, global_batch=plan.train.global_batch, shard=shard, workers=plan.train.loader_workers)
+    if first_step < boundary:
+        yield from read(loader.stream(plan.rows, plan.shares, plan.train.seed), first_step=first_step, last_step=boundary)
+    if boundary < plan.total_steps:
+        rows = loader.stream(plan.rows, plan.anneal_shares, plan.train.seed, prefix=boundary)
+        yield from read(rows, first_step=max(first_step, boundary) - boundary, last_step=plan.total_steps - boundary)
+
+
+def _loop(plan: Plan, mesh: jax.sharding.Mesh) -> TrainState:
+    spec = plan.train
+    schedule = wsa(spec.schedule, plan.total_steps)
+    optimizer = adamw(spec.optimizer, schedule)
+    state, shardings = _initial_state(plan, mesh, optimizer)
+    milestones = sorted({0, *(round(m * plan.total_steps) for m in spec.milestones)})
+    checkpoints = Checkpoints(plan.directory / "checkpoints", spec.keep, milestones)
+    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
+    restored = checkpoints.restore_newest(abstract)
+    meta: dict[str, Any] = {"tokens": 0, "seconds": 0.0}
+    if restored is not None:
+        state, meta = restored
+        say(f"train: going on from step {int(state.step)} of {plan.total_steps}")
+    first_step = int(state.step)
+    meters = Meters(plan.directory, first_step, meta["seconds"])
+    pure_step = functools.partial(
+        train_step,
+        loss_sum=functools.partial(_cpt_loss, decoder=plan.decoder, loss_chunk=spec.loss_chunk),
+        optimizer=optimizer,
+        schedule=schedule,
+        micro_batches=spec.micro_batches,
+        dropout_seed=spec.seed if plan.decoder.dropout else None,
+    )
+    step_fn = jax.jit(pure_step, in_shardings=(shardings, None), out_shardings=(shardings, None), donate_argnums=0)
+    stop = _sigterm_flag()
+    keep_also = set(milestones)
+    tokens = int(meta["tokens"])
+    progress = Progress("train", plan.total_steps - first_step, "steps")
+    window = _Window()
+
+    def save(at: TrainState) -> None:
+        checkpoints.save(at, {"tokens": tokens, "seconds": meters.seconds, "inputs_hash": plan.inputs_hash})
+
+    if first_step == 0:
+        save(state)
+    pending: tuple[int, dict[str, jax.Array], dict[str, np.ndarray]] | None = None
+    shard = loader.Shard(index=jax.process_index(), count=jax.process_count())
+    for step, rows in enumerate(_batches(plan, first_step, shard), start=first_step):
+        batch = _place(rows, mesh)
+        state, metrics = step_fn(state, batch)
+        last = step + 1 == plan.total_steps
+        saving = last or (step + 1) % spec.checkpoint_every == 0 or step + 1 in keep_also or stop.is_set()
+        # Reading a step's metrics waits for it; reading those of the one before keeps the device busy.
+        for done in ([pending] if pending else []) + ([(step, metrics, rows)] if saving else []):
+            tokens += _report(done, spec.log_every, meters, window, tokens, plan.directory, plan.total_steps, progress)
+        pending = None if saving else (step, metrics, rows)
+        if saving:
+            save(state)
+        if stop.is_set() and not last:
+            checkpoints.close()
+            meters.close()
+            raise Preempted(f"SIGTERM: saved step {step + 1} of {plan.total_steps}; run the same command to go on")
+    checkpoints.close()
+    meters.close()
+    return state
+
+
+def _cpt_loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array | None, *, decoder: Decoder, loss_chunk: int) -> Any:
+    return cpt.loss_sum(params, batch, decoder, loss_chunk, key)
+
+
+def _place(rows: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+    local = {name: rows[name] for name in ("tokens", "segment_ids", "positions", "loss_mask")}
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in local.items()}
+
+
+@dataclass
+class _Window:
+    """Tokens since the last logged line, for the rate."""
+
+    tokens: int = 0
+    since: float | None = None
+
+
+def _report(
+    done: Any, log_every: int, meters: Meters, window: _Window, tokens: int, directory: Path, total: int, progress: Progress
+) -> int:
+    """Check and log one finished step; returns its non-padding tokens."""
+    step, metrics, rows = done
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
+        where = ", ".join(f"{source}:{row}" for source, row in zip(rows["source"].tolist(), rows["row"].tolist(), strict=True))
+        raise Diverged(
+            f"loss {values['loss']} and gradient norm {values['grad_norm']} at step {step + 1}, rows (source:row) {where}; "
+            f"the last good checkpoint is the newest in {directory / 'checkpoints'}; lower config.train.schedule.peak"
+        )
+    new = int(values.pop("padding_free"))
+    now = meters.seconds
+    if window.since is None:  # the first step compiles; the rate begins after it
+        window.since = now
+    else:
+        window.tokens += new
+    if (step + 1) % log_every == 0 or step + 1 == total:
+        rate = window.tokens / max(now - window.since, 1e-9)
+        meters.write(step + 1, {**values, "tokens": tokens + new, "tokens_per_second": round(rate, 1)})
+        window.tokens, window.since = 0, now
+        progress.advance(0, f"loss {values['loss']:.3f}, {rate:.0f} tokens/s")
+    progress.advance(1, f"loss {values['loss']:.3f}")
+    return new
+
+
+def _sigterm_flag() -> threading.Event:
+    """Set when SIGTERM arrives (preemption); the loop then saves at the next step boundary."""
+    flag = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: flag.set())
+    return flag

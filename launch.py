@@ -1,0 +1,209 @@
+"""The front door: `python launch.py JOB --config=configs/FILE.py[:ARG] --workdir=DIR [--config.section.key=value ...]`."""
+
+import ast
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cprec_jax.errors import Diverged, Preempted, UserError, one_line
+from cprec_jax.progress import say
+from cprec_jax.spec import nearest
+
+HELP = """\
+usage: python launch.py JOB --config=configs/FILE.py[:ARG] --workdir=DIR [--config.section.key=value ...]
+
+jobs
+  prepare    raw interactions -> WORKDIR/corpus
+  pack       corpus + tokenizer + template -> WORKDIR/rows
+  train      rows -> WORKDIR/runs/cpt (goes on from the newest checkpoint)
+  evaluate   checkpoints and baselines -> WORKDIR/results/NAME
+  export     newest checkpoint -> WORKDIR/export/cpt, a Hugging Face directory
+  report     all results -> WORKDIR/report (Markdown, HTML, CSV, PNG) and a table here
+  run        all of these; does only what is missing or out of date
+
+examples
+  python launch.py run --config=configs/quickstart.py --workdir=runs/quickstart
+  python launch.py run --config=configs/ml1m.py --workdir=runs/ml1m --config.train.epochs=2
+  python launch.py evaluate --config=configs/amazon7.py:small --workdir=runs/amazon7 --only=popularity
+
+options
+  --only=NAME,NAME         evaluate only these results
+  --distributed            several hosts: jax.distributed finds the others (Cloud TPU pods, Slurm)
+  --coordinator=HOST:PORT --processes=N --process=I   several processes, named by hand
+
+exit codes: 0 done, 2 a mistake in config or input (one line says which), 75 preempted with a checkpoint saved (run again), 1 anything else
+"""
+
+JOBS = ("prepare", "pack", "train", "evaluate", "export", "report", "run")
+SECTIONS = ("name", "corpus", "text", "pack", "model", "train", "mesh", "evaluate", "export", "report")
+OPTIONS = ("config", "workdir", "only", "distributed", "coordinator", "processes", "process")
+
+
+def main(argv: list[str]) -> int:
+    """Parse, run one job, and turn what happens into an exit code."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0
+    try:
+        job, options, overrides = parse(argv)
+        config = load_config(options.get("config", ""), overrides)
+        workdir = Path(options.get("workdir", "") or _missing("--workdir=DIR"))
+        _start_jax(options)
+        _run_job(job, config, workdir, options)
+        return 0
+    except UserError as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except Preempted as state:
+        say(f"preempted: {state}")
+        return 75
+    except Diverged as error:
+        print(f"diverged: {one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command to go on", file=sys.stderr)
+        return 1
+
+
+def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, str]]:
+    """Split the command line into the job, its options, and the overrides of config keys."""
+    job = argv[0]
+    if job not in JOBS:
+        raise UserError(f"{job!r} is not a job{nearest(job, JOBS)}")
+    options: dict[str, str] = {}
+    overrides: dict[str, str] = {}
+    for argument in argv[1:]:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--"):
+            raise UserError(f"{argument!r}: expected --option=value")
+        if name.startswith("config."):
+            if not equals:
+                raise UserError(f"{argument}: expected --{name}=VALUE")
+            overrides[name.removeprefix("config.")] = value
+        elif name in OPTIONS:
+            if not equals and name != "distributed":
+                raise UserError(f"{argument}: expected --{name}=VALUE")
+            options[name] = value
+        else:
+            raise UserError(f"--{name}: unknown option{nearest(name, [*OPTIONS, 'config.section.key'])}")
+    return job, options, overrides
+
+
+def _missing(option: str) -> str:
+    raise UserError(f"{option} is missing; `python launch.py` alone prints examples")
+
+
+def load_config(location: str, overrides: Mapping[str, str]) -> dict[str, Any]:
+    """Execute `get_config(ARG)` of a config file and apply overrides. Returns plain nested dicts."""
+    if not location:
+        _missing("--config=FILE.py[:ARG]")
+    file, _, argument = location.partition(":")
+    path = Path(file)
+    if not path.is_file():
+        known = sorted(str(p) for p in Path(path.parent if path.parent.is_dir() else "configs").glob("*.py"))
+        raise UserError(f"--config={file}: no such file{nearest(file, known) if known else ''}")
+    spec = importlib.util.spec_from_file_location("cprec_config", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        loaded = module.get_config(argument) if argument else module.get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--config={location}: {type(error).__name__}: {one_line(error)}") from error
+    config = loaded.to_dict() if hasattr(loaded, "to_dict") else dict(loaded)
+    for section in config:
+        if section not in SECTIONS:
+            raise UserError(f"config.{section}: unknown section{nearest(section, SECTIONS)}")
+    for key, text in overrides.items():
+        _override(config, key, text)
+    return config
+
+
+def _override(config: dict[str, Any], key: str, text: str) -> None:
+    *parents, leaf = key.split(".")
+    if parents and parents[0] not in SECTIONS:
+        raise UserError(f"--config.{key}: unknown section{nearest(parents[0], SECTIONS)}")
+    node = config
+    for depth, parent in enumerate(parents):
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(f"--config.{key}: config.{'.'.join(parents[: depth + 1])} is a value, not a section")
+        node = child
+    if isinstance(node.get(leaf), dict) and not text.startswith("{"):
+        raise UserError(f"--config.{key}: is a section; set one of its keys{nearest('', node[leaf])}")
+    node[leaf] = _value(text)
+
+
+def _value(text: str) -> Any:
+    """A Python literal where it is one (numbers, True, None, tuples, dicts; true/false too), else the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _start_jax(options: Mapping[str, str]) -> None:
+    from absl import flags, logging
+
+    flags.FLAGS(["launch.py"])  # grain's worker processes need parsed flags
+    logging.set_verbosity(logging.ERROR)  # orbax warns about every option it derives
+    if "distributed" in options or "coordinator" in options:
+        from cprec_jax.parallel import distributed
+
+        distributed.start(options.get("coordinator"), options.get("processes"), options.get("process"))
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Build every section's spec, so that a mistake in the last one shows before the first job has run for hours."""
+    from cprec_jax.evaluate.spec import EvaluateSpec
+    from cprec_jax.report.report import ReportSpec
+
+    from cprec_jax.hf.export import ExportSpec
+    from cprec_jax.spec import build
+    from cprec_jax.text.packing import specs as text_specs
+    from cprec_jax.train import run
+    from data_prep.spec import CorpusSpec
+
+    text_specs(config)
+    sections: dict[str, type] = {
+        "corpus": CorpusSpec,
+        "model": run.ModelSpec,
+        "train": run.TrainSpec,
+        "mesh": run.MeshSpec,
+        "evaluate": EvaluateSpec,
+        "export": ExportSpec,
+        "report": ReportSpec,
+    }
+    for name, cls in sections.items():
+        if name in config:
+            build(cls, config[name], f"config.{name}")
+
+
+def _run_job(job: str, config: Mapping[str, Any], workdir: Path, options: Mapping[str, str]) -> None:
+    from cprec_jax import jobs
+
+    check(config)
+    only = options["only"].split(",") if "only" in options else None
+    actions: dict[str, Callable[[], None]] = {
+        "prepare": lambda: jobs.prepare(config, workdir),
+        "pack": lambda: jobs.pack(config, workdir),
+        "train": lambda: jobs.train(config, workdir),
+        "evaluate": lambda: jobs.evaluate(config, workdir, only),
+        "export": lambda: jobs.export(config, workdir),
+        "report": lambda: jobs.report(config, workdir),
+        "run": lambda: jobs.run(config, workdir),
+    }
+    actions[job]()
+
+
+if __name__ == "__main__":
+    # A compiled step is kept for the next start; JAX_COMPILATION_CACHE_DIR moves it, "" turns it off.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.exit(main(sys.argv[1:]))
