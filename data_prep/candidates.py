@@ -1,7 +1,7 @@
 """Candidate lists, drawn once for all models: the target and C - 1 negatives.
 
-`uC` draws negatives uniformly from the set's catalogue, `pC` from items about as popular as the target, so that popularity alone is no
-better than chance. Negatives never are in the user's history and never have the target's title.
+`uC` draws negatives uniformly from the set's catalogue, `pC` from items about as popular as the target, so that popularity alone is close
+to chance. Negatives never are in the user's history and never have the target's title.
 
 Everything random is a hash of (seed, split, set, protocol, user, ...), so a list depends on nothing else in the corpus. The order in a list
 is by a hash of (user, protocol, item), which treats the target like any negative: no slot tells it apart, also not for somebody who has

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+
+from cprec_jax.errors import UserError
+from data_prep.spec import corpus_spec, source_path
+
+SOURCE = {"role": "pretrain", "interactions": "a.tsv", "items": "b.tsv"}
+
+
+def spec_of(**section):
+    return corpus_spec({"corpus": {"sources": {"books": SOURCE}, **section}})
+
+
+def test_sources_as_list_and_as_mapping_are_the_same():
+    assert spec_of() == corpus_spec({"corpus": {"sources": [{"name": "books", **SOURCE}]}})
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"k_cor": 5}, "config.corpus.k_cor: unknown key; did you mean 'k_core'"),
+        ({"sources": {}}, "sources is empty"),
+        ({"sources": [{"name": "a", **SOURCE}, {"name": "a", **SOURCE}]}, "'a' is used twice"),
+        ({"sources": {"a/b": SOURCE}}, "becomes a file name"),
+        ({"sources": {"a": {**SOURCE, "role": "train"}}}, "'train' is not one of"),
+        ({"sources": {"a": {**SOURCE, "order": "position", "split": "time"}}}, "cannot be split by time"),
+        ({"quantiles": (0.9, 0.8)}, "must be two rising numbers"),
+        ({"times": {"amzon": {"t1": 1, "t2": 2}}}, "platform 'amzon'"),
+        ({"times": {"default": {"t1": "2014-04-04", "t2": "2014-01-05"}}}, "must be before"),
+        ({"times": {"default": {"t1": "5 Jan", "t2": 9}}}, "ISO date"),
+        ({"min_history": 0}, "at least 1"),
+        ({"candidates": {"protocols": ["x20"]}}, "write u20"),
+        ({"synthetic": {"stay": 1.5}}, "is a probability"),
+    ],
+)
+def test_mistakes_give_one_line(section, message):
+    with pytest.raises(UserError, match=r"config\.corpus") as caught:
+        spec_of(**section)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_dates_are_utc_and_integers_are_seconds():
+    times = spec_of(times={"default": {"t1": "2014-01-05", "t2": 1396569600}}).times["default"]
+    assert times.seconds == (1388880000, 1396569600)
+
+
+def test_k_core_by_role_and_by_source():
+    both = {"books": SOURCE, "films": {**SOURCE, "role": "downstream"}, "songs": {**SOURCE, "k_core": 2}}
+    spec = spec_of(sources=both, k_core={"pretrain": 7, "downstream": 0})
+    assert [spec.k_core_of(source) for source in spec.sources] == [7, 0, 2]
+    assert spec_of(k_core=3).k_core_of(spec.sources[0]) == 3
+
+
+def test_split_auto_follows_the_order_and_a_source_may_differ():
+    spec = spec_of(sources={"books": SOURCE, "films": {**SOURCE, "split": "leave_one_out"}})
+    assert spec.split_of(spec.sources[0], "timestamp") == "time"
+    assert spec.split_of(spec.sources[0], "position") == "leave_one_out"
+    assert spec.split_of(spec.sources[1], "timestamp") == "leave_one_out"
+    strict = spec_of(split="time")
+    with pytest.raises(UserError, match="only positions"):
+        strict.split_of(strict.sources[0], "position")
+
+
+def test_fingerprint_ignores_places_and_memory_but_nothing_else():
+    moved = {"books": {**SOURCE, "items": "elsewhere.tsv"}}
+    assert spec_of().fingerprint_fields() == spec_of(sources=moved, memory_limit="1GB", threads=1).fingerprint_fields()
+    assert spec_of().fingerprint_fields() != spec_of(seed=1).fingerprint_fields()
+
+
+def test_paths_are_checked(tmp_path: Path):
+    spec = spec_of(sources={"books": {"role": "pretrain", "items": str(tmp_path / "no.tsv")}})
+    with pytest.raises(UserError, match=r"config.corpus.sources.books.interactions: missing"):
+        source_path(spec.sources[0], "interactions")
+    with pytest.raises(UserError, match=r"no.tsv is not a file"):
+        source_path(spec.sources[0], "items")

@@ -1,0 +1,53 @@
+import unicodedata
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.titles import clean_title, clean_titles, cut_title
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("Salt &amp; Pepper", "Salt & Pepper"),
+        ("Salt &amp;amp; Pepper", "Salt & Pepper"),
+        ("caf&eacute;  au\tlait\n", "café au lait"),
+        ("ﬁne ｗｉｄｅ ①", "fine wide 1"),
+        ("cafe\u0301", "café"),
+        ("a\x00b\u200bc\ufeffd", "abcd"),
+        ("non\u00a0breaking", "non breaking"),
+        ("fun 👩\u200d🚀 time", "fun 👩\u200d🚀 time"),
+        ('24" TV <b>new</b>', '24" TV <b>new</b>'),
+        ("日本語", "日本語"),
+        ("&nbsp; ", ""),
+        ("\u200d", ""),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_clean_title(raw, clean):
+    assert clean_title(raw) == clean
+
+
+def test_cut_at_a_space_when_one_is_near():
+    assert cut_title("one two three", 9) == "one two"
+    assert cut_title("one two", 7) == "one two"
+    assert cut_title("x" * 2000, 300) == "x" * 300
+    assert cut_title("a " + "x" * 50, 20) == "a " + "x" * 18
+
+
+def test_counts():
+    counts: Counter[str] = Counter()
+    assert clean_titles(["a", " b ", None, "", "word " * 10], 12, counts) == ["a", "b", None, None, "word word"]
+    assert counts == {"read": 5, "changed": 2, "cut": 1, "empty": 2}
+
+
+@given(st.text(max_size=60), st.integers(1, 40))
+@settings(max_examples=150, deadline=None)
+def test_any_text_becomes_one_short_clean_line(raw, max_length):
+    text = cut_title(clean_title(raw), max_length)
+    assert len(text) <= max_length
+    assert text == text.strip()
+    assert not any(unicodedata.category(c) == "Cc" for c in text)
