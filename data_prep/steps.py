@@ -17,6 +17,7 @@ from data_prep.spec import CorpusSpec, Order
 from data_prep.titles import clean_titles
 
 SMALL_SET = 500  # fewer test users than this: the set is marked as too small
+MUCH_LOST = 0.5  # a filter that keeps less than this is worth a line
 NO_LIMIT = 2**62
 
 
@@ -155,8 +156,12 @@ class Preparation:
             before = after
         self._count("after k-core", "train")
         self.k_core_rounds = rounds
-        if not before:
-            say("no training interaction is left after the k-core filter; lower config.corpus.k_core to train on this corpus")
+        for name, counts in self.counts.items():
+            was, left = counts["training period"]["interactions"], counts["after k-core"]["interactions"]
+            if left < was * MUCH_LOST:
+                say(
+                    f"{name}: the k-core filter leaves {left} of {was} training interactions; lower config.corpus.k_core (0 = off) to keep more"
+                )
 
     def _count(self, step: str, table: str, user: str = "user", item: str = "item") -> None:
         query = f"SELECT domain, count(*), count(DISTINCT {user}), count(DISTINCT {item}) FROM {table} GROUP BY domain"
