@@ -68,7 +68,13 @@ def load_params(directory: Path, config: DecoderConfig, shardings: Any = None) -
         group = groups[tuple(entry.key for entry in path)]
         if sharding is None:
             return jnp.asarray(_read(files, group, leaf.shape, (slice(None),) * leaf.ndim))
-        return jax.make_array_from_callback(leaf.shape, sharding, lambda index: _read(files, group, leaf.shape, index or ()))
+
+
+        def shard(index: keys.Index | None) -> np.ndarray:
+            assert index is not None
+            return _read(files, group, leaf.shape, index)
+
+        return jax.make_array_from_callback(leaf.shape, sharding, shard)
 
     trees = (shapes,) if shardings is None else (shapes, shardings)
     params = jax.tree_util.tree_map_with_path(load, *trees)
