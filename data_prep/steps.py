@@ -159,9 +159,7 @@ class Preparation:
         for name, counts in self.counts.items():
             was, left = counts["training period"]["interactions"], counts["after k-core"]["interactions"]
             if left < was * MUCH_LOST:
-                say(
-                    f"{name}: the k-core filter leaves {left} of {was} training interactions; lower config.corpus.k_core (0 = off) to keep more"
-                )
+                say(f"{name}: the k-core filter leaves {left} of {was} training interactions; config.corpus.k_core = 0 keeps all")
 
     def _count(self, step: str, table: str, user: str = "user", item: str = "item") -> None:
         query = f"SELECT domain, count(*), count(DISTINCT {user}), count(DISTINCT {item}) FROM {table} GROUP BY domain"
