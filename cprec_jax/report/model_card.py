@@ -1,0 +1,215 @@
+"""The README.md of an exported model: Hugging Face front matter, what it was made from, how to use it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cprec_jax.artefact import MANIFEST
+from cprec_jax.report.render import escape_markdown, markdown_table, one_line
+from cprec_jax.report.report import evaluation_order, one_protocol, read_manifest
+from cprec_jax.report.results import RESULTS_FILE, read_results
+from cprec_jax.report.tables import describe, main_table, ordered, set_names, with_random
+
+TAGS = ("recommendation", "sequential-recommendation", "continual-pre-training", "jax", "flax")
+
+
+def model_card(config: Mapping[str, Any], workdir: Path, facts: Mapping[str, Any]) -> str:
+    """Markdown of the card.
+
+    Args:
+      facts: what the export knows; all optional: `parameters`, `step`, `tokens`, `dtype`, `init_from`, `corpus_hash`, `rows_hash`,
+        `params_sha256`, `template` (`header`, `end_of_item`, `all_domains`).
+
+    The results table is left out where nothing was evaluated yet; a damaged results.json is a `UserError`, as in the report.
+    """
+    workdir = Path(workdir)
+    base = Path(str(facts["init_from"])) if facts.get("init_from") else None
+    licence = base_licence(base) if base else ""
+    title = str(config.get("name") or config.get("report", {}).get("title") or "CPRec model")
+    manifest = read_manifest(workdir) if (workdir / "corpus" / MANIFEST).exists() else {}
+    parts = [
+        _front_matter(licence),
+        f"# {escape_markdown(title)}",
+        _what(base, facts),
+        "## Data\n\n" + _data(manifest),
+        "## Template\n\n" + _template(facts.get("template") or {}),
+        "## Training\n\n" + _training(config, facts),
+        _results(config, workdir, manifest, facts.get("step")),
+        "## Use\n\n" + _use(facts.get("template") or {}, _first_domain(manifest)),
+        "## Limits\n\n" + _limits(base, licence),
+        "## Hashes\n\n" + _hashes(facts),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def base_licence(directory: Path) -> str:
+    """`license:` of the base model's own card; empty where there is none."""
+    try:
+        lines = (directory / "README.md").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    if not lines or lines[0].strip() != "---":
+        return ""
+    for line in lines[1:]:
+        if line.strip() == "---":
+            break
+        key, _, value = line.partition(":")
+        if key.strip() == "license":
+            return value.strip().strip("'\"")
+    return ""
+
+
+def _front_matter(licence: str) -> str:
+    # JSON strings are YAML strings: whatever stands in a foreign card cannot break out of its line.
+    lines = [f"license: {json.dumps(licence)}"] if licence else []
+    lines += ["library_name: transformers", "pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in TAGS)]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _what(base: Path | None, facts: Mapping[str, Any]) -> str:
+    size = f" with {facts['parameters']:,} parameters" if isinstance(facts.get("parameters"), int) else ""
+    start = f"starting from `{_code(base.name)}`" if base else "trained from scratch"
+    return (
+        f"A causal language model{size}, {start}, pre-trained on the behaviour of users over several domains, written as text "
+        "(the recipe of CPRec, Ma et al., arXiv 2504.08949, in JAX/Flax with `cprec_jax`). It ranks the next item of a user by the "
+        "likelihood of its title."
+    )
+
+
+def _data(manifest: Mapping[str, Any]) -> str:
+    if not manifest:
+        return "The corpus was not beside the model when this card was written."
+    lines = ["| Domain | Role | Items | Training interactions |", "|---|---|---:|---:|"]
+    for name, info in manifest["sets"].items():
+        kept = (list(manifest.get("counts", {}).get(name, {}).values()) or [{}])[-1]
+        seen = "pre-training" if info.get("role") == "pretrain" else "evaluation only"
+        lines.append(f"| {escape_markdown(name)} | {seen} | {describe(info.get('n_items'))} | {describe(kept.get('interactions'))} |")
+    return "\n".join(lines) + (
+        "\n\nOnly interactions before the validation targets were trained on. User ids are never part of the text; titles are."
+    )
+
+
+def _template(template: Mapping[str, Any]) -> str:
+    if not template:
+        return "Not recorded."
+    header, end = str(template.get("header", "")), str(template.get("end_of_item", ""))
+    mixed = str(template.get("all_domains", ""))
+    return (
+        f"A header, then the user's items, oldest first, each closed by the end of item.\n\n- header: `{_code(json.dumps(header))}`\n"
+        f"- end of item: `{_code(json.dumps(end))}`\n- `{{scope}}` is the name of a domain, or `{_code(json.dumps(mixed))}`"
+    )
+
+
+def _code(text: str) -> str:
+    return one_line(text).replace("`", "'")
+
+
+def _training(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    train = config.get("train", {})
+    lines = [f"- {label}: {describe(facts[key])}" for key, label in (("step", "steps"), ("tokens", "tokens")) if facts.get(key) is not None]
+    labels = {
+        "schedule": "schedule (Warmup-Stable-Annealing)",
+        "optimizer": "optimizer",
+        "global_batch": "global batch in rows",
+        "seed": "seed",
+    }
+    lines += [f"- {label}: {escape_markdown(describe(train[key]))}" for key, label in labels.items() if train.get(key) not in (None, {})]
+    if config.get("pack", {}).get("row_length"):
+        lines.append(f"- row length: {describe(config['pack']['row_length'])} tokens")
+    if facts.get("dtype"):
+        lines.append(f"- stored as: {escape_markdown(str(facts['dtype']))}")
+    return "\n".join(lines) or "Not recorded."
+
+
+def _results(config: Mapping[str, Any], workdir: Path, manifest: Mapping[str, Any], step: Any) -> str:
+    if not manifest or not any((workdir / "results").glob(f"*/{RESULTS_FILE}")):
+        return ""
+    fitting, _ = one_protocol(read_results(workdir), manifest)
+    if not fitting:  # all of another corpus: nothing to print, and nothing to stop an export for
+        return ""
+    results = with_random(ordered(fitting, evaluation_order(config)), manifest)
+    this = [
+        f"`{_code(result.name)}`" for result in results if result.kind == "checkpoint" and result.step is not None and result.step == step
+    ]
+    tables = [markdown_table(main_table(name, results, (), manifest)) for name in set_names(results, manifest)]
+    intro = (
+        "Ranking of the whole catalogue, one test target a user. Bold: best measured method, underlined: second; NLL in nats, less is "
+        "better; 95 % intervals in brackets." + (f" This model is the row {', '.join(this)}." if this else "")
+    )
+    return "\n\n".join([f"## Results\n\n{intro}", *tables])
+
+
+def _first_domain(manifest: Mapping[str, Any]) -> str:
+    return next(iter(manifest.get("sets", {})), "Books")
+
+
+USE = """\
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+directory = "."  # where this file lies
+HEADER = {header}
+END_OF_ITEM = {end}
+
+tokenizer = AutoTokenizer.from_pretrained(directory)
+model = AutoModelForCausalLM.from_pretrained(directory).eval()
+
+
+def tokens(text):  # every piece is tokenised by itself, as in training
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def prompt(domain, history):
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    start += tokens(HEADER.replace("{{scope}}", domain))
+    return start + [token for title in history for token in tokens(title + END_OF_ITEM)]
+
+
+@torch.no_grad()
+def score(prefix, title):  # log-likelihood of the title and its end, in nats
+    item = tokens(title + END_OF_ITEM)
+    logits = model(torch.tensor([prefix + item])).logits[0, len(prefix) - 1 : -1]
+    return logits.log_softmax(-1).gather(1, torch.tensor(item)[:, None]).sum().item()
+
+
+prefix = prompt({domain}, ["A title", "Another title"])  # oldest first
+ranked = sorted(["One candidate", "Another candidate"], key=lambda title: score(prefix, title), reverse=True)
+"""
+
+
+def _use(template: Mapping[str, Any], domain: str) -> str:
+    if not template:
+        return "Load with `transformers.AutoModelForCausalLM.from_pretrained`."
+    values = {
+        "header": repr(str(template.get("header", ""))),
+        "end": repr(str(template.get("end_of_item", ""))),
+        "domain": repr(one_line(domain)),
+    }
+    fence = "```"
+    return (
+        f"{fence}python\n{USE.format(**values).replace(fence, '')}{fence}\n\n"
+        "This is the rule `sum`, which favours short titles. `launch.py evaluate` also has `mean` and `trie`, the latter an exact "
+        "distribution over a whole catalogue, and is much faster."
+    )
+
+
+def _limits(base: Path | None, licence: str) -> str:
+    lines = [
+        "It ranks titles; it is no assistant, and text it writes freely is not to be relied on.",
+        "It reflects the taste, the gaps and the popularity bias of the people in its data, and of the time they come from.",
+        "Training titles may be reproduced word for word. Check the terms of the data before giving the model to others.",
+        "Figures hold for the protocol named; sets with fewer than 500 test users are marked as too small.",
+    ]
+    if base:
+        whose = f"The base model's licence is `{_code(licence)}`." if licence else "The base model's card names no licence: look it up."
+        lines.append(whose)
+    else:
+        lines.append("No licence has been chosen for these weights.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _hashes(facts: Mapping[str, Any]) -> str:
+    names: Sequence[tuple[str, str]] = (("corpus_hash", "corpus"), ("rows_hash", "rows"), ("params_sha256", "parameters"))
+    lines = [f"- {label}: `{_code(str(facts[key]))}`" for key, label in names if facts.get(key)]
+    return "\n".join(lines) or "Not recorded."

@@ -1,0 +1,157 @@
+"""Job `report`: everything a work directory has measured -> WORKDIR/report, and the main table on standard output."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cprec_jax.artefact import MANIFEST, file_sha256, fingerprint, new_directory, read_json, write_json
+from cprec_jax.errors import UserError
+from cprec_jax.progress import say
+from cprec_jax.report.corpus_summary import corpus_tables
+from cprec_jax.report.html import html_page
+from cprec_jax.report.plots import write_comparison, write_plots
+from cprec_jax.report.render import csv_text, markdown, plain_text
+from cprec_jax.report.results import RESULTS_FILE, Result, read_metrics, read_results
+from cprec_jax.report.spec import ReferenceRow, ReportSpec
+from cprec_jax.report.tables import (
+    PRIMARY,
+    Section,
+    Table,
+    main_table,
+    methods_table,
+    ordered,
+    sampled_table,
+    set_names,
+    slice_tables,
+    with_random,
+)
+from cprec_jax.spec import build
+
+__all__ = ["ReportSpec", "report", "report_inputs"]
+
+LEGEND = (
+    "Bold (starred in plain text): best of the measured methods; underlined: second; compared as printed. The oracle knows the true "
+    "distribution of synthetic data and is an upper bound. NLL: mean negative log-likelihood of the target in nats, less is better. "
+    "In small print, or in brackets: 95 % bootstrap intervals."
+)
+
+
+def report_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """What a report is made from: its section, the order of results, and the SHA-256 of all results, metrics and the corpus manifest."""
+    patterns = (f"results/*/{RESULTS_FILE}", "runs/**/metrics.jsonl", f"corpus/{MANIFEST}")
+    files = sorted({path for pattern in patterns for path in workdir.glob(pattern)})
+    return {
+        "job": "report",
+        "report": config.get("report", {}),
+        "order": evaluation_order(config),
+        "files": {str(path.relative_to(workdir)): file_sha256(path) for path in files},
+    }
+
+
+def report(config: Mapping[str, Any], workdir: Path) -> None:
+    """Write report.md, report.html, tables.csv and PNG plots; print the main table.
+
+    Results of another corpus or protocol version than the newest are left out and named. No usable result at all, or a damaged one, is
+    a `UserError`.
+    """
+    workdir = Path(workdir)
+    spec = build(ReportSpec, config.get("report", {}), "config.report")
+    manifest = read_manifest(workdir)
+    results, notes = load_results(workdir, manifest, spec.order or evaluation_order(config))
+    reference = spec.reference_rows()
+    sets = set_names(results, manifest)
+    notes += [f"config.report.reference.{name}: no result has this set; its rows are left out" for name in _unknown_sets(reference, sets)]
+    main = [main_table(name, results, reference, manifest) for name in sets]
+    intro = [*_intro(results, manifest), *notes]
+    parts = sections(main, results, manifest)
+    with new_directory(workdir / "report") as directory:
+        plots = {}
+        if caption := write_comparison(directory / "hr10.png", results, sets):
+            plots["hr10.png"] = caption
+        plots |= write_plots(directory, read_metrics(workdir), results, sets)
+        (directory / "report.md").write_text(markdown(spec.title, intro, parts, plots), encoding="utf-8")
+        (directory / "report.html").write_text(html_page(spec.title, intro, parts, plots, directory), encoding="utf-8")
+        (directory / "tables.csv").write_text(csv_text(results, reference, manifest), encoding="utf-8")
+        write_json(directory / MANIFEST, {"version": 1, "inputs_hash": fingerprint(report_inputs(config, workdir))})
+    for note in notes:
+        say(f"report: {note}")
+    print(plain_text(main), flush=True)
+    say(f"report: {workdir / 'report'} (report.html opens without a network)")
+
+
+def read_manifest(workdir: Path) -> dict[str, Any]:
+    """The corpus manifest, with what the report cannot do without checked."""
+    path = workdir / "corpus" / MANIFEST
+    manifest = read_json(path, "prepare")
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("sets"), dict) or not isinstance(manifest.get("corpus_hash"), str):
+        raise UserError(f"{path}: damaged (no `sets` or no `corpus_hash`); run `launch.py prepare` again")
+    return manifest
+
+
+def load_results(workdir: Path, manifest: Mapping[str, Any], order: Sequence[str]) -> tuple[list[Result], list[str]]:
+    """Results that may stand in one table, in order, the random row included; and notes on those that may not or are missing."""
+    found = read_results(workdir)
+    usable, notes = one_protocol(found, manifest)
+    if not usable:
+        raise UserError(f"{workdir / 'results'}: all results were made from another corpus; run `launch.py evaluate` again")
+    known = {result.name for result in found}
+    notes += [f"{name}: no result yet; run `launch.py evaluate --only={name}`" for name in order if name not in known]
+    return with_random(ordered(usable, order), manifest), notes
+
+
+def one_protocol(found: Sequence[Result], manifest: Mapping[str, Any]) -> tuple[list[Result], list[str]]:
+    """Those of the manifest's corpus and the newest protocol version, and a note on each of the others."""
+    fitting = [result for result in found if result.corpus_hash == manifest["corpus_hash"]]
+    newest = max((r.protocol_version for r in fitting), key=lambda version: (isinstance(version, int), str(version)), default=None)
+    usable = [result for result in fitting if result.protocol_version == newest]
+    notes = []
+    for result in found:
+        if result not in usable:
+            why = "another corpus" if result not in fitting else f"protocol version {result.protocol_version}, not {newest}"
+            notes.append(f"{result.name}: left out, made with {why}; run `launch.py evaluate --only={result.name}` again")
+    return usable, notes
+
+
+def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping[str, Any]) -> list[Section]:
+    """Everything under its heading; headings with nothing below are left out."""
+    sets = set_names(results, manifest)
+    protocols = dict.fromkeys(p for r in results for here in r.sets.values() for p in here.protocols if p != PRIMARY)
+    sampled = [table for name in sets for protocol in protocols if (table := sampled_table(name, protocol, results))]
+    sliced = [table for name in sets for table in slice_tables(name, results)]
+    found = [
+        Section(title="Ranking the whole catalogue", intro=LEGEND, tables=tuple(main)),
+        Section(
+            title="By kind of target",
+            intro="Warm targets have at least 5 training interactions, cold ones fewer, never seen ones none; untied targets share their "
+            "time with no other interaction of the user. Whole catalogue.",
+            tables=tuple(sliced),
+        ),
+        Section(
+            title="Sampled candidates",
+            intro="The target among random others: only for comparison with papers, since sampling can reverse the order of methods "
+            "(Krichene and Rendle 2020). u: uniform, p: matched in popularity.",
+            tables=tuple(sampled),
+            folded=True,
+        ),
+        Section(title="Methods", intro="", tables=(methods_table(results),)),
+        Section(title="Corpus", intro="", tables=tuple(corpus_tables(manifest))),
+    ]
+    return [section for section in found if section.tables]
+
+
+def evaluation_order(config: Mapping[str, Any]) -> list[str]:
+    """Names as `config.evaluate.names` lists them (a mapping or a list)."""
+    return [str(name) for name in config.get("evaluate", {}).get("names", ())]
+
+
+def _unknown_sets(reference: Sequence[ReferenceRow], sets: Sequence[str]) -> list[str]:
+    return sorted({row.set_name for row in reference} - set(sets))
+
+
+def _intro(results: Sequence[Result], manifest: Mapping[str, Any]) -> list[str]:
+    users = sum(max(r.sets[name].users for r in results if name in r.sets) for name in set_names(results, manifest))
+    version = next((result.protocol_version for result in results if result.protocol_version is not None), None)
+    return [
+        f"{len(results)} methods, {len(set_names(results, manifest))} sets, {users:,} test users. "
+        f"Evaluation protocol {version}; corpus {manifest['corpus_hash'][:16]}."
+    ]

@@ -1,0 +1,193 @@
+"""Reads what the other jobs left in a work directory: results, training metrics. Damaged files are named, unknown keys ignored."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cprec_jax.artefact import read_json
+from cprec_jax.errors import UserError
+
+RESULTS_FILE = "results.json"
+ORACLE, RANDOM, UNTRAINED, POPULARITY = "oracle", "random", "untrained", "popularity"  # kinds that are treated on their own
+# Other spellings of the slices that the report shows first.
+SLICE_ALIASES = {"never": "never_seen", "unseen": "never_seen", "never_trained": "never_seen"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """Metrics of one set under one protocol (or of one slice of it). Keys as in results.json: `hr@10`, `ndcg@10`, `mrr`, `nll`."""
+
+    users: int
+    values: dict[str, float]
+    ci95: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetResult:
+    """One method on one set: by protocol, and by slice and protocol."""
+
+    users: int
+    protocols: dict[str, Measured]
+    slices: dict[str, dict[str, Measured]] = field(default_factory=dict)
+
+    def slice_of(self, name: str, protocol: str) -> Measured | None:
+        return self.slices.get(name, {}).get(protocol)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One results.json. `step` and `run` are there for results of checkpoints."""
+
+    name: str
+    kind: str
+    sets: dict[str, SetResult]
+    corpus_hash: str = ""
+    protocol_version: Any = None
+    scoring_rule: Any = None
+    seeds: Any = None
+    step: int | None = None
+    run: str = ""
+    cost: dict[str, Any] = field(default_factory=dict)
+
+
+def read_results(workdir: Path) -> list[Result]:
+    """All WORKDIR/results/*/results.json, by folder name. None at all, a damaged one, or two of one name: `UserError`."""
+    paths = sorted((workdir / "results").glob(f"*/{RESULTS_FILE}"))
+    paths = [path for path in paths if not path.parent.name.startswith(".")]  # left over by a kill
+    if not paths:
+        raise UserError(f"{workdir / 'results'}: holds no results; run `launch.py evaluate` with the same --workdir first")
+    results = [read_result(path) for path in paths]
+    names: dict[str, Path] = {}
+    for path, result in zip(paths, results, strict=True):
+        if result.name in names:
+            raise UserError(f"{path}: has the same name {result.name!r} as {names[result.name]}; delete one of the two folders")
+        names[result.name] = path
+    return results
+
+
+def read_result(path: Path) -> Result:
+    """One results.json, checked; what is missing or of the wrong kind is a `UserError` that names file and key."""
+    raw = read_json(path, "evaluate")
+    try:
+        sets = {name: _set_result(value, f"sets.{name}") for name, value in _mapping(raw.get("sets"), "sets").items()}
+        step = raw.get("step")
+        return Result(
+            name=_text(raw.get("name"), "name"),
+            kind=_text(raw.get("kind"), "kind"),
+            sets=sets,
+            corpus_hash=_text(raw.get("corpus_hash"), "corpus_hash"),
+            protocol_version=raw.get("protocol_version"),
+            scoring_rule=raw.get("scoring_rule"),
+            seeds=raw.get("seeds"),
+            step=None if step is None else int(_number(step, "step")),
+            run=str(raw.get("run") or raw.get("kind")),
+            cost=dict(raw["cost"]) if isinstance(raw.get("cost"), Mapping) else {},
+        )
+    except _Damaged as error:
+        raise UserError(f"{path}: damaged ({error}); delete {path.parent} and run `launch.py evaluate` again") from None
+
+
+class _Damaged(Exception):
+    pass
+
+
+def _set_result(value: Any, where: str) -> SetResult:
+    value = _mapping(value, where)
+    users = int(_number(value.get("users"), f"{where}.users"))
+    protocols = {
+        name: _measured(numbers, users, f"{where}.protocols.{name}")
+        for name, numbers in _mapping(value.get("protocols"), f"{where}.protocols").items()
+    }
+    slices: dict[str, dict[str, Measured]] = {}
+    for name, part in _mapping(value.get("slices", {}), f"{where}.slices").items():
+        slices[slice_key(name)] = _slice(_mapping(part, f"{where}.slices.{name}"), f"{where}.slices.{name}")
+    return SetResult(users=users, protocols=protocols, slices=slices)
+
+
+def _slice(part: Mapping[str, Any], where: str) -> dict[str, Measured]:
+    """By protocol. Metrics that stand directly in a slice are those of the primary protocol, `full`."""
+    users = int(_number(part.get("users", 0), f"{where}.users"))
+    nested = part.get("protocols", {key: value for key, value in part.items() if isinstance(value, Mapping) and key != "ci95"})
+    if nested:
+        return {name: _measured(numbers, users, f"{where}.{name}") for name, numbers in _mapping(nested, where).items()}
+    return {"full": _measured(part, users, where)}
+
+
+def _measured(value: Any, users: int, where: str) -> Measured:
+    value = _mapping(value, where)
+    intervals = {}
+    for key, pair in _mapping(value.get("ci95") or {}, f"{where}.ci95").items():
+        if pair is None:
+            continue
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise _Damaged(f"{where}.ci95.{key} is not a pair of numbers")
+        intervals[key] = (_number(pair[0], f"{where}.ci95.{key}"), _number(pair[1], f"{where}.ci95.{key}"))
+    numbers = {
+        key: _number(number, f"{where}.{key}")
+        for key, number in value.items()
+        if key != "users" and isinstance(number, int | float) and not isinstance(number, bool)
+    }
+    return Measured(users=int(_number(value.get("users", users), f"{where}.users")), values=numbers, ci95=intervals)
+
+
+def slice_key(name: str) -> str:
+    """`Never-seen targets` -> `never_seen`; one key for the spellings of a slice."""
+    key = re.sub(r"[^0-9a-z<>=+]+", "_", name.lower()).strip("_")
+    key = re.sub(r"_(items|targets)$", "", key)
+    return SLICE_ALIASES.get(key, key)
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _Damaged(f"{where} is {'missing' if value is None else 'no mapping'}")
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise _Damaged(f"{where} is {'missing' if value is None else 'no text'}")
+    return value
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _Damaged(f"{where} is {'missing' if value is None else 'no number'}")
+    if not math.isfinite(value):
+        raise _Damaged(f"{where} is {value}")
+    return float(value)
+
+
+def closed_form_random(n: int) -> dict[str, float]:
+    """Expected metrics of a uniformly random ranking of n candidates; its NLL is that of the uniform distribution, log n nats."""
+    values = {f"hr@{k}": min(k, n) / n for k in (1, 5, 10, 20, 100)}
+    values |= {f"ndcg@{k}": sum(1 / math.log2(rank + 1) for rank in range(1, min(k, n) + 1)) / n for k in (5, 10, 20)}
+    return {**values, "mrr": sum(1 / rank for rank in range(1, n + 1)) / n, "nll": math.log(n)}
+
+
+def read_metrics(workdir: Path) -> dict[str, list[dict[str, float]]]:
+    """Every WORKDIR/runs/STAGE/[seed-N/]metrics.jsonl by run name, in order of steps; runs without a logged step are left out.
+
+    A last line cut off by a kill is skipped; any other line that is no JSON object with a `step` is a `UserError`.
+    """
+    runs = workdir / "runs"
+    paths = sorted([*runs.glob("*/metrics.jsonl"), *runs.glob("*/seed-*/metrics.jsonl")])
+    read = {str(path.parent.relative_to(runs)): _metrics_of(path) for path in paths}
+    return {name: records for name, records in read.items() if records}
+
+
+def _metrics_of(path: Path) -> list[dict[str, float]]:
+    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            numbers = {key: float(value) for key, value in record.items() if isinstance(value, int | float)}
+            records.append({**numbers, "step": int(record["step"])})
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):
+                raise UserError(f"{path}: line {number} is damaged; delete that line, or train again with `launch.py train`") from None
+    return sorted(records, key=lambda record: record["step"])

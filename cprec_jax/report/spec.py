@@ -1,0 +1,87 @@
+"""`config.report`: title, order of rows, and figures taken from elsewhere."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+NOT_SETS = ("source", "protocol")  # keys of `reference` that are defaults for its rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceRow:
+    """One row that was not measured here: metric values, and the words that say where they come from."""
+
+    set_name: str
+    method: str
+    values: dict[str, float]
+    source: str
+    protocol: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSpec:
+    """`config.report`.
+
+    `order`: names of results from top to bottom; empty means the order of `config.evaluate.names`. Names that are not in it follow.
+    `reference`: {SET: {ROW NAME: {METRIC: value, ...}}} printed below the measured rows, never marked best. `source` and `protocol`
+    (texts) stand in a row, or beside the sets as defaults for all rows, so that nobody compares unlike with unlike:
+
+        {"source": "README of the data", "protocol": "leave-one-out, history masked", "Beauty": {"popularity": {"hr@10": 0.0122}}}
+    """
+
+    title: str = "CPRec report"
+    order: tuple[str, ...] = ()
+    reference: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        reference_rows(self.reference)
+
+    def reference_rows(self) -> list[ReferenceRow]:
+        return reference_rows(self.reference)
+
+
+def reference_rows(reference: Mapping[str, Any]) -> list[ReferenceRow]:
+    """Flatten and check `config.report.reference`; `ValueError` says what is wrong (`build` makes it a `UserError`)."""
+    defaults = {key: _text(reference[key], key) for key in NOT_SETS if isinstance(reference.get(key), str)}
+    rows = []
+    for set_name, methods in reference.items():
+        if set_name in defaults:
+            continue
+        for method, values in _mapping(methods, f"reference.{set_name}").items():
+            where = f"reference.{set_name}.{method}"
+            words = {**defaults, **{k: _text(v, f"{where}.{k}") for k, v in _mapping(values, where).items() if k in NOT_SETS}}
+            if not words.get("source"):
+                raise ValueError(f"{where}: no `source`; say in a text where these figures were taken from")
+            numbers = {str(k).lower(): _number(v, f"{where}.{k}") for k, v in values.items() if k not in NOT_SETS}
+            if not numbers:
+                raise ValueError(f"{where}: no metric; expected for example {{'hr@10': 0.0122}}")
+            rows.append(
+                ReferenceRow(
+                    set_name=str(set_name),
+                    method=str(method),
+                    values=numbers,
+                    source=words["source"],
+                    protocol=words.get("protocol", "not stated"),
+                )
+            )
+    return rows
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"{where}: expected a mapping, got {type(value).__name__} {value!r}; the shape is {{SET: {{ROW: {{METRIC: value}}}}}}"
+        )
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: expected text, got {type(value).__name__} {value!r}")
+    return value
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{where}: expected a number, got {type(value).__name__} {value!r}")
+    return float(value)

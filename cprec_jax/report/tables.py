@@ -1,0 +1,296 @@
+"""Tables of results as data: what stands in which cell and how it is marked. Rendering is elsewhere."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from cprec_jax.report.results import ORACLE, RANDOM, Measured, Result, SetResult, closed_form_random
+from cprec_jax.report.spec import ReferenceRow
+
+SMALL_SET = 500  # test users; DESIGN's protocol prints smaller sets but marks them
+NOTHING = "–"
+MAIN = (("hr@10", "HR@10"), ("ndcg@10", "NDCG@10"), ("hr@100", "HR@100"), ("mrr", "MRR"), ("nll", "NLL"))
+SAMPLED = (("hr@1", "HR@1"), ("hr@5", "HR@5"), ("ndcg@5", "NDCG@5"), ("hr@10", "HR@10"), ("mrr", "MRR"))
+SLICED = (("hr@10", "HR@10"), ("hr@100", "HR@100"), ("nll", "NLL"))
+FIRST_SLICES = {"warm": "Warm", "cold": "Cold", "never_seen": "Never seen", "untied": "Untied"}
+PRIMARY = "full"
+SHARE_OF = "hr@10"
+
+Mark = Literal["", "best", "second"]
+RowKind = Literal["method", "bound", "reference"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Printed text, its mark, and a 95 % interval as text (empty: none)."""
+
+    text: str
+    mark: Mark = ""
+    interval: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """`group` is a heading over several columns."""
+
+    name: str
+    group: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    cells: tuple[Cell, ...]
+    kind: RowKind = "method"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """The first `text_columns` columns hold words, the others figures. Nothing in it is escaped yet."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    subtitle: str = ""
+    warning: str = ""
+    notes: tuple[str, ...] = ()
+    text_columns: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of a table of results before formatting."""
+
+    name: str
+    kind: RowKind
+    measured: Measured
+    source: str = ""
+
+
+def ordered(results: Sequence[Result], order: Sequence[str]) -> list[Result]:
+    """Results in the order of `order`; the others follow by kind of row, name: the oracle is always the last."""
+    place = {name: index for index, name in enumerate(order)}
+    return sorted(results, key=lambda r: (r.kind == ORACLE, place.get(r.name, len(place)), r.name))
+
+
+def set_names(results: Sequence[Result], manifest: Mapping[str, Any]) -> list[str]:
+    """Sets that were evaluated, in the order of the corpus."""
+    found = {name for result in results for name in result.sets}
+    known = [name for name in manifest["sets"] if name in found]
+    return known + sorted(found - set(known))
+
+
+def with_random(results: Sequence[Result], manifest: Mapping[str, Any]) -> list[Result]:
+    """The results, with the closed-form random row in front where no result of that kind covers a set."""
+    covered = {name for result in results if result.kind == RANDOM for name in result.sets}
+    sets = {}
+    for name in set_names(results, manifest):
+        sizes = {PRIMARY: manifest["sets"].get(name, {}).get("n_items", 0)}
+        sizes |= {protocol: sampled.get("test", 0) for protocol, sampled in manifest.get("candidates", {}).get(name, {}).items()}
+        measured = {protocol for result in results if name in result.sets for protocol in result.sets[name].protocols}
+        users = test_users(name, results)
+        rows = {p: Measured(users=users, values=closed_form_random(n)) for p, n in sizes.items() if n and p in measured}
+        if name not in covered and rows:
+            sets[name] = SetResult(users=users, protocols=rows)
+    if not sets:
+        return list(results)
+    taken = {result.name for result in results}
+    label = RANDOM if RANDOM not in taken else f"{RANDOM} (closed form)"
+    return [Result(name=label, kind=RANDOM, sets=sets, scoring_rule="closed form"), *results]
+
+
+def test_users(set_name: str, results: Sequence[Result]) -> int:
+    return max((result.sets[set_name].users for result in results if set_name in result.sets), default=0)
+
+
+def entries(set_name: str, protocol: str, results: Sequence[Result], slice_name: str = "") -> list[Entry]:
+    """One entry for every result that has the set, protocol and slice."""
+    found = []
+    for result in results:
+        here = result.sets.get(set_name)
+        measured = None if here is None else here.slice_of(slice_name, protocol) if slice_name else here.protocols.get(protocol)
+        if measured is not None:
+            found.append(Entry(name=result.name, kind="bound" if result.kind == ORACLE else "method", measured=measured))
+    return found
+
+
+def reference_entries(set_name: str, rows: Sequence[ReferenceRow]) -> list[Entry]:
+    return [
+        Entry(
+            name=row.method,
+            kind="reference",
+            measured=Measured(users=0, values=row.values),
+            source=f"taken from elsewhere, not measured here: {row.source}; protocol: {row.protocol}",
+        )
+        for row in rows
+        if row.set_name == set_name
+    ]
+
+
+def marks(metric: str, rows: Sequence[Entry]) -> list[Mark]:
+    """Best and second of a column among measured methods; the oracle and references take no part.
+
+    Values are compared as printed: what reads alike is marked alike. Ranks are those of a competition, so two that share the best
+    leave no second.
+    """
+    sign = -1 if metric == "nll" else 1
+    values = [sign * float(number(metric, row.measured.values[metric])) if _competes(metric, row) else None for row in rows]
+    present = [value for value in values if value is not None]
+    result: list[Mark] = []
+    for value in values:
+        better = sum(other > value for other in present) if value is not None else 2
+        result.append("best" if better == 0 else "second" if better == 1 else "")
+    return result if len(present) > 1 else [""] * len(values)
+
+
+def _competes(metric: str, row: Entry) -> bool:
+    return row.kind == "method" and metric in row.measured.values
+
+
+def number(metric: str, value: float) -> str:
+    return f"{value:.3f}" if metric == "nll" else f"{value:.4f}"
+
+
+def metric_cells(metrics: Sequence[tuple[str, str]], rows: Sequence[Entry]) -> list[list[Cell]]:
+    """cells[row][column], marked column by column."""
+    marked = {metric: marks(metric, rows) for metric, _ in metrics}
+    return [[_cell(metric, row.measured, marked[metric][index]) for metric, _ in metrics] for index, row in enumerate(rows)]
+
+
+def _cell(metric: str, measured: Measured, mark: Mark) -> Cell:
+    if metric not in measured.values:
+        return Cell(text=NOTHING)
+    low_high = measured.ci95.get(metric)
+    interval = f"{number(metric, low_high[0])}–{number(metric, low_high[1])}" if low_high else ""
+    return Cell(text=number(metric, measured.values[metric]), mark=mark, interval=interval)
+
+
+def share_of_oracle(row: Entry, rows: Sequence[Entry]) -> float | None:
+    """HR@10 as a fraction of the best possible one, where an oracle is known."""
+    bound = next((r.measured.values.get(SHARE_OF) for r in rows if r.kind == "bound"), None)
+    value = row.measured.values.get(SHARE_OF)
+    return value / bound if bound and value is not None and row.kind == "method" else None
+
+
+def main_table(set_name: str, results: Sequence[Result], reference: Sequence[ReferenceRow], manifest: Mapping[str, Any]) -> Table:
+    """Full-catalogue ranking of one set: methods as rows; the oracle and references below."""
+    rows = entries(set_name, PRIMARY, results) + reference_entries(set_name, reference)
+    cells = metric_cells(MAIN, rows)
+    has_bound = any(row.kind == "bound" for row in rows)
+    notes: list[str] = []
+    table_rows = []
+    for row, figures in zip(rows, cells, strict=True):
+        name = row.name
+        if row.kind == "bound":
+            name += " (upper bound)"
+        if row.source:
+            if row.source not in notes:
+                notes.append(row.source)
+            name += f" [{notes.index(row.source) + 1}]"
+        line = [Cell(text=name), *figures, Cell(text=f"{row.measured.users:,}" if row.measured.users else NOTHING)]
+        if has_bound:
+            share = share_of_oracle(row, rows)
+            line.append(Cell(text=f"{share:.0%}" if share is not None else NOTHING))
+        table_rows.append(Row(cells=tuple(line), kind=row.kind))
+    columns = ["Method", *(label for _, label in MAIN), "Users", *(["of oracle"] if has_bound else [])]
+    return Table(
+        title=set_name,
+        subtitle=describe_set(set_name, results, manifest),
+        warning=small_warning(set_name, results),
+        columns=tuple(Column(name=name) for name in columns),
+        rows=tuple(table_rows),
+        notes=tuple(f"[{index}] {note}" for index, note in enumerate(notes, start=1)),
+    )
+
+
+def describe_set(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> str:
+    """One line: users, catalogue, role, split."""
+    info = manifest["sets"].get(set_name, {})
+    words = [f"{test_users(set_name, results):,} test users"]
+    if "n_items" in info:
+        words.append(f"{info['n_items']:,} items ranked")
+    role = {"pretrain": "seen in pre-training", "downstream": "unseen in pre-training"}.get(info.get("role", ""))
+    split = {"time": "global time split", "leave_one_out": "leave-one-out"}.get(info.get("split", ""))
+    return ", ".join([*words, *(word for word in (role, split) if word)])
+
+
+def small_warning(set_name: str, results: Sequence[Result]) -> str:
+    users = test_users(set_name, results)
+    return f"too small: {users:,} test users, fewer than {SMALL_SET}; differences mean little" if users < SMALL_SET else ""
+
+
+def sampled_table(set_name: str, protocol: str, results: Sequence[Result]) -> Table | None:
+    """One protocol of sampled candidates; None if nobody was evaluated under it."""
+    rows = entries(set_name, protocol, results)
+    if not rows:
+        return None
+    cells = metric_cells(SAMPLED, rows)
+    lines = tuple(
+        Row(cells=(Cell(text=row.name), *line, Cell(text=f"{row.measured.users:,}")), kind=row.kind)
+        for row, line in zip(rows, cells, strict=True)
+    )
+    columns = tuple(Column(name=name) for name in ("Method", *(label for _, label in SAMPLED), "Users"))
+    return Table(title=f"{set_name}, {protocol}", columns=columns, rows=lines, warning=small_warning(set_name, results))
+
+
+def slice_names(set_name: str, results: Sequence[Result]) -> list[str]:
+    """Slices of a set: warm, cold, never seen and untied targets first, then the others as they come."""
+    found = {name: None for result in results if set_name in result.sets for name in result.sets[set_name].slices}
+    return [name for name in FIRST_SLICES if name in found] + [name for name in found if name not in FIRST_SLICES]
+
+
+def slice_tables(set_name: str, results: Sequence[Result], at_once: int = 4) -> list[Table]:
+    """Tables of at most `at_once` slices side by side, each slice with a group of columns."""
+    names = slice_names(set_name, results)
+    parts = [names[start : start + at_once] for start in range(0, len(names), at_once)]
+    return [table for number_, part in enumerate(parts) if (table := _slice_table(set_name, part, results, first=number_ == 0))]
+
+
+def _slice_table(set_name: str, names: Sequence[str], results: Sequence[Result], first: bool) -> Table | None:
+    by_slice = {name: entries(set_name, PRIMARY, results, name) for name in names}
+    methods = [result for result in results if any(entry.name == result.name for rows in by_slice.values() for entry in rows)]
+    if not methods:
+        return None
+    columns, cells_of = [Column(name="Method")], {method.name: [Cell(text=method.name)] for method in methods}
+    for name, rows in by_slice.items():
+        users = max((row.measured.users for row in rows), default=0)
+        group = f"{FIRST_SLICES.get(name, name.replace('_', ' '))} ({users:,} users)"
+        columns += [Column(name=label, group=group) for _, label in SLICED]
+        found = dict(zip([row.name for row in rows], metric_cells(SLICED, rows), strict=True))
+        for method in methods:
+            cells_of[method.name] += found.get(method.name, [Cell(text=NOTHING)] * len(SLICED))
+    lines = tuple(Row(cells=tuple(cells_of[m.name]), kind="bound" if m.kind == ORACLE else "method") for m in methods)
+    title = f"{set_name}, by kind of target" if first else f"{set_name}, more slices"
+    return Table(title=title, columns=tuple(columns), rows=lines, warning=small_warning(set_name, results))
+
+
+def methods_table(results: Sequence[Result]) -> Table:
+    """What each row is: kind, step, scoring rule, seeds, cost."""
+    names = ("Result", "Kind", "Step", "Scoring rule", "Seeds", "Cost")
+    lines = []
+    for result in results:
+        words = (result.name, result.kind, result.step, result.scoring_rule, result.seeds, result.cost)
+        lines.append(Row(cells=tuple(Cell(text=describe(word)) for word in words), kind="bound" if result.kind == ORACLE else "method"))
+    return Table(title="What the rows are", columns=tuple(Column(name=name) for name in names), rows=tuple(lines), text_columns=len(names))
+
+
+def describe(value: Any) -> str:
+    """Any small JSON value in words; nested lists and mappings become `key value, key value`."""
+    if value is None or value == {} or value == []:
+        return NOTHING
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {describe(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(describe(inner) for inner in value)
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Tables under one heading. `folded` ones are closed at first in HTML."""
+
+    title: str
+    intro: str
+    tables: tuple[Table, ...] = field(default_factory=tuple)
+    folded: bool = False
