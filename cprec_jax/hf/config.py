@@ -304,5 +304,6 @@ def _unparse_window(config: DecoderConfig, family: Family) -> dict[str, Any]:
         full |= {"rope_type": config.rope_scaling.kind, "factor": config.rope_scaling.factor}
     raw["rope_local_base_freq"] = local_theta
     raw["rope_parameters"] = {"full_attention": full, "sliding_attention": {"rope_type": "default", "rope_theta": local_theta}}
-    raw["query_pre_attn_scalar"] = config.query_scalar
+    scalar = config.query_scalar
+    raw["query_pre_attn_scalar"] = int(scalar) if scalar is not None and scalar.is_integer() else scalar  # an int there
     return raw

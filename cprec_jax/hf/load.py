@@ -69,7 +69,6 @@ def load_params(directory: Path, config: DecoderConfig, shardings: Any = None) -
         if sharding is None:
             return jnp.asarray(_read(files, group, leaf.shape, (slice(None),) * leaf.ndim))
 
-
         def shard(index: keys.Index | None) -> np.ndarray:
             assert index is not None
             return _read(files, group, leaf.shape, index)

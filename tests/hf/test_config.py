@@ -1,0 +1,160 @@
+import json
+
+import jax
+import pytest
+
+from cprec_jax.errors import UserError
+from cprec_jax.hf import keys
+from cprec_jax.hf.config import parse_config, unparse_config
+from cprec_jax.model.config import RopeScaling
+from cprec_jax.model.decoder import Decoder, abstract_params, count_params
+from tests.hf.families import FAMILIES, SIZES
+from tests.model.tiny import tiny_config
+
+# parameters of the published models (their model cards, exactly)
+REAL = {
+    "smollm2-135m": 134_515_008,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-0.6b-base": 596_049_920,
+    "llama-3.2-1b": 1_235_814_400,
+    "gemma-3-270m-it": 268_098_176,
+    "gemma-3-1b-it": 999_885_952,
+}
+
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_act": "silu",
+}
+
+
+def real_config(shared_models, name):
+    path = shared_models.parent / "hf_configs" / f"{name}.config.json"
+    if not path.exists():
+        pytest.skip(f"third-party file {path} is absent")
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_configs_have_the_published_number_of_parameters(shared_models, name):
+    config = parse_config(real_config(shared_models, name), name)
+    assert count_params(config) == REAL[name]
+    assert parse_config(unparse_config(config, "bfloat16", {}), "again") == config
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", REAL)
+def test_real_keys_and_shapes_are_those_of_transformers(shared_models, name):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    raw = real_config(shared_models, name)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**raw))
+    theirs = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    config = parse_config(raw, name)
+    shapes, _ = abstract_params(Decoder(config))
+    ours = {}
+    for tensor in keys.tensors(config):
+        leaf = shapes
+        for key in tensor.path:
+            leaf = leaf[key]
+        ours[tensor.name] = tensor.layout.their_shape(leaf.shape if tensor.layer is None else leaf.shape[1:])
+    if config.tie_embeddings:  # the head is the same tensor there
+        theirs.pop("lm_head.weight")
+    assert ours == theirs
+
+
+def test_details_of_real_configs(shared_models):
+    llama = parse_config(real_config(shared_models, "llama-3.2-1b"), "llama")
+    assert llama.rope_scaling == RopeScaling(kind="llama3", factor=32.0, original_max_position_embeddings=8192)
+    assert (llama.rope_theta, llama.tie_embeddings, llama.num_kv_heads) == (500000.0, True, 8)
+    qwen2 = parse_config(real_config(shared_models, "qwen2.5-0.5b"), "qwen2")
+    assert (qwen2.attention_bias, qwen2.attention_out_bias, qwen2.sliding_window) == (True, False, None)
+    qwen3 = parse_config(real_config(shared_models, "qwen3-0.6b"), "qwen3")
+    assert (qwen3.qk_norm, qwen3.head_dim, qwen3.attention_bias) == ("head", 128, False)
+    for name, layers in (("gemma-3-270m-it", 18), ("gemma-3-1b-it", 26)):  # one writes layer_types, the other only the period
+        gemma = parse_config(real_config(shared_models, name), name)
+        assert gemma.sliding_layers == tuple(bool((i + 1) % 6) for i in range(layers))
+        assert (gemma.sliding_window, gemma.rope_theta, gemma.local_rope_theta, gemma.tie_embeddings) == (512, 1e6, 1e4, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "mixtral"}, "'mixtral' is not supported; supported: llama"),
+        ({"model_type": None}, "None is not supported"),
+        ({"hidden_act": "relu"}, "hidden_act = 'relu'"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0}}, "rope type 'yarn'"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "needs low_freq_factor"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0.1}}, "factor 0.1"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "linear", "factor": 4.0}}, "contradict"),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"num_local_experts": 8}, "num_local_experts = 8"),
+        ({"attention_dropout": 0.1}, "attention_dropout = 0.1"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"auto_map": {"AutoModel": "modeling.X"}}, "auto_map"),
+        ({"model_type": "mistral", "attention_bias": True}, "attention_bias = true is not supported for model_type 'mistral'"),
+        ({"model_type": "qwen3", "mlp_bias": True}, "mlp_bias"),
+        ({"model_type": "gemma3_text", "final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        (
+            {"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 4, "layer_types": ["chunked_attention"] * 2},
+            "chunked_attention",
+        ),
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"vocab_size": "64"}, "vocab_size = '64' has the wrong type"),
+        ({"num_key_value_heads": 3}, "multiple of num_kv_heads"),
+    ],
+)
+def test_unsupported_features_are_refused_by_name(change, message):
+    with pytest.raises(UserError, match=message) as caught:
+        parse_config({**LLAMA, **change}, "DIR/config.json")
+    assert str(caught.value).startswith("DIR/config.json: ") and "\n" not in str(caught.value)
+
+
+def test_llamas_attention_bias_includes_the_output_projection():
+    config = parse_config({**LLAMA, "attention_bias": True}, "x")
+    assert config.attention_bias and config.attention_out_bias
+
+
+@pytest.mark.parametrize("spelling", ["old", "older", "new", "both"])
+def test_rope_spellings(spelling):
+    scaling = {"factor": 2.0}
+    changes = {
+        "old": {"rope_theta": 5e5, "rope_scaling": {"rope_type": "linear", **scaling}},
+        "older": {"rope_theta": 5e5, "rope_scaling": {"type": "linear", **scaling}},
+        "new": {"rope_parameters": {"rope_theta": 5e5, "rope_type": "linear", **scaling}},
+    }
+    changes["both"] = {**changes["old"], **changes["new"]}
+    config = parse_config({**LLAMA, **changes[spelling]}, "x")
+    assert (config.rope_theta, config.rope_scaling) == (5e5, RopeScaling(kind="linear", factor=2.0))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_written_config_reads_back_and_has_both_spellings(name):
+    raw = {**SIZES, "hidden_act": "silu", "hidden_activation": "gelu_pytorch_tanh", **FAMILIES[name]}
+    config = parse_config(raw, name)
+    written = unparse_config(config, "bfloat16", {"bos_token_id": 1})
+    assert parse_config(json.loads(json.dumps(written)), "again") == config
+    assert written["dtype"] == written["torch_dtype"] == "bfloat16"
+    assert written["rope_theta"] == config.rope_theta and "rope_parameters" in written and written["bos_token_id"] == 1
+
+
+def test_what_the_family_cannot_say_is_not_written():
+    with pytest.raises(UserError, match=r"model.qk_norm = 'head' cannot be written as Hugging Face model_type 'llama'"):
+        unparse_config(tiny_config(qk_norm="head"), "float32", {})
+
+
+def test_no_parameter_without_a_tensor():
+    for change in FAMILIES.values():
+        config = parse_config({**SIZES, "hidden_activation": "gelu_pytorch_tanh", **change}, "x")
+        shapes, _ = abstract_params(Decoder(config))
+        paths = {tuple(entry.key for entry in path) for path, _ in jax.tree_util.tree_leaves_with_path(shapes)}
+        assert paths == set(keys.by_parameter(config))

@@ -1,0 +1,86 @@
+"""Real checkpoints: the fp32 ones reproduce the reference of transformers, and come back bit-identical."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cprec_jax.hf.load import load_params, read_config, source_dtype
+from cprec_jax.hf.save import save
+from cprec_jax.model.decoder import Decoder, abstract_params, logits
+from cprec_jax.parallel.mesh import make_mesh
+from cprec_jax.parallel.rules import param_shardings
+from tests.hf.test_save import assert_same_tensors
+from tests.model.tiny import hidden, one_segment, packed
+
+NAMES = ["hf-tinystories-656k", "hf-stories260k"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reference_logits_hidden_states_and_loss(shared_models, name):
+    directory = shared_models / name
+    config = read_config(directory)
+    params = load_params(directory, config)
+    reference = np.load(directory / "ref_logits.npz")
+    inputs = one_segment(reference["input_ids"])
+    x_BTD = hidden(Decoder(config), params, inputs)
+    np.testing.assert_allclose(x_BTD, reference["hidden_last"], atol=1e-4)
+    scores = logits(params, config, x_BTD)
+    np.testing.assert_allclose(scores, reference["logits"], atol=1e-4)
+    losses = -jnp.take_along_axis(jax.nn.log_softmax(scores[:, :-1]), inputs[0][:, 1:, None], -1)
+    np.testing.assert_allclose(losses.mean(), reference["loss"], atol=1e-5)
+
+    document = reference["input_ids"][0]
+    row = packed([[document[:9], document, document[3:]]], 3 * len(document))
+    inside = hidden(Decoder(config), params, row)[:, 9 : 9 + len(document)]
+    np.testing.assert_allclose(inside, reference["hidden_last"], atol=1e-4)
+
+
+def test_bf16_upload_holds_the_same_weights(shared_models):
+    """Both uploads tie the head and store it under different names; bf16 rounds to nearest."""
+    wide, narrow = shared_models / NAMES[0], shared_models / f"{NAMES[0]}-bf16"
+    configs = read_config(wide), read_config(narrow)
+    assert [config.tied_tensor for config in configs] == ["lm_head", "embed_tokens"]
+    assert (source_dtype(wide), source_dtype(narrow)) == ("float32", "bfloat16")
+    ours, theirs = load_params(wide, configs[0]), load_params(narrow, configs[1])
+    rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), ours)
+    jax.tree.map(np.testing.assert_array_equal, rounded, theirs)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "hf-tinystories-656k-bf16"])
+def test_export_of_an_import_is_bit_identical(shared_models, tmp_path, name):
+    directory = shared_models / name
+    config = read_config(directory)
+    save(tmp_path / "out", load_params(directory, config), config, directory, "card", dtype=source_dtype(directory))
+    assert read_config(tmp_path / "out") == config
+    assert_same_tensors(directory, tmp_path / "out")
+    for file in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        assert (tmp_path / "out" / file).read_bytes() == (directory / file).read_bytes()
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", NAMES)
+def test_export_loads_in_transformers_with_the_same_logits(shared_models, tmp_path, name):
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    directory = shared_models / name
+    config = read_config(directory)
+    save(tmp_path / "out", load_params(directory, config), config, directory, "card")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager")
+    reference = np.load(directory / "ref_logits.npz")
+    with torch.no_grad():
+        scores = model(torch.tensor(reference["input_ids"])).logits.numpy()
+    np.testing.assert_allclose(scores, reference["logits"], atol=1e-5)
+    old, new = (AutoTokenizer.from_pretrained(path)("Once upon a time").input_ids for path in (directory, tmp_path / "out"))
+    assert old == new
+
+
+def test_read_straight_into_shards(shared_models):
+    directory = shared_models / NAMES[0]
+    config = read_config(directory)
+    shardings = param_shardings(make_mesh(2, 2, 2), *abstract_params(Decoder(config)))
+    sharded, whole = load_params(directory, config, shardings), load_params(directory, config)
+    jax.tree.map(np.testing.assert_array_equal, sharded, whole)
+    jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding or pytest.fail("another sharding"), sharded, shardings)
+    assert sharded["layers"]["attention"]["o"].addressable_shards[0].data.shape == (2, 4, 16, 64)
