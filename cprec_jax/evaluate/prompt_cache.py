@@ -31,7 +31,8 @@ def encode_prompts(decoder: Decoder, params: Any, tokens_BP: jax.Array, length_B
     positions_BP = jnp.broadcast_to(jnp.arange(P, dtype=jnp.int32), tokens_BP.shape)
     visible_BP = positions_BP < length_B[:, None]
     plain = decoder.clone(attend=packed_attention())
-    x_BPD, (keys, values) = plain.apply({"params": params}, tokens_BP, positions_BP, (visible_BP.astype(jnp.int32),), return_kv=True)
+    encoded: Any = plain.apply({"params": params}, tokens_BP, positions_BP, (visible_BP.astype(jnp.int32),), return_kv=True)
+    x_BPD, (keys, values) = encoded
     last_BD = jnp.take_along_axis(x_BPD, (length_B - 1)[:, None, None], axis=1)[:, 0]
     return PromptCache(keys=keys, values=values, visible_BP=visible_BP, last_BD=last_BD, length_B=length_B)
 

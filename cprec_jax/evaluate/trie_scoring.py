@@ -3,7 +3,7 @@
 B users, P prompt length, n skeleton nodes, A ancestors of a node (itself included), E edges, N titles; H, K, G, h as in `prompt_cache`.
 """
 
-import functools
+import itertools
 from typing import Any
 
 import flax.struct
@@ -43,7 +43,7 @@ def to_device(trie: TitleTrie) -> DeviceTrie:
     return DeviceTrie(
         node_token=jnp.asarray(trie.node_token),
         node_depth=jnp.asarray(trie.node_depth),
-        ancestors=tuple(jnp.asarray(trie.ancestors(a, b)) for a, b in zip(ends, ends[1:], strict=False) if b > a),
+        ancestors=tuple(jnp.asarray(trie.ancestors(a, b)) for a, b in itertools.pairwise(ends) if b > a),
         edge_parent=jnp.asarray(trie.edge_parent),
         edge_token=jnp.asarray(trie.edge_token),
         level_edges=tuple(jnp.asarray(edges, jnp.int32) for edges in at),
@@ -92,22 +92,21 @@ def _edge_logits(decoder: Decoder, params: Any, trie: DeviceTrie, cache: PromptC
     tokens_Bn = jnp.broadcast_to(trie.node_token, (B, n))
     positions_Bn = cache.length_B[:, None] + trie.node_depth[None, :] - 1
     tree = decoder.clone(attend=_tree_attend)
-    x_BnD = tree.apply({"params": params}, tokens_Bn, positions_Bn, (cache.visible_BP, trie.ancestors), (cache.keys, cache.values))
+    x_BnD: Any = tree.apply({"params": params}, tokens_Bn, positions_Bn, (cache.visible_BP, trie.ancestors), (cache.keys, cache.values))
     x_BED = jnp.take(x_BnD, trie.edge_parent[root:] - 1, axis=1)
     below = jnp.einsum("BED,ED->BE", x_BED, w_VD[trie.edge_token[root:]], preferred_element_type=jnp.float32)
     return jnp.concatenate([at_root, below], axis=1)
 
 
-def _title_log_probs(trie: DeviceTrie, logits_BE: jax.Array, temperature: jax.Array) -> jax.Array:
+def title_log_probs(trie: DeviceTrie, logits_BE: jax.Array, temperature: jax.Array) -> jax.Array:
     """float32 [B, N]: log-softmax over siblings, summed along each title's edges; titles that tokenise alike share evenly."""
     n_titles = trie.title_edge.shape[0]
     if logits_BE.shape[1] == 0:
         return jnp.broadcast_to(-jnp.log(trie.title_copies.astype(jnp.float32)), (logits_BE.shape[0], n_titles))
     nodes = trie.node_token.shape[0] + 1
     logits_EB = logits_BE.T / temperature
-    segments = functools.partial(dict, num_segments=nodes, indices_are_sorted=True)
-    top = jax.ops.segment_max(logits_EB, trie.edge_parent, **segments())[trie.edge_parent]
-    total = jax.ops.segment_sum(jnp.exp(logits_EB - top), trie.edge_parent, **segments())[trie.edge_parent]
+    top = jax.ops.segment_max(logits_EB, trie.edge_parent, nodes, indices_are_sorted=True)[trie.edge_parent]
+    total = jax.ops.segment_sum(jnp.exp(logits_EB - top), trie.edge_parent, nodes, indices_are_sorted=True)[trie.edge_parent]
     edge = logits_EB - top - jnp.log(total)
     for edges, up in zip(trie.level_edges, trie.level_up, strict=True):
         edge = edge.at[edges].add(edge[up], unique_indices=True)
@@ -124,4 +123,4 @@ def trie_log_probs(
 ) -> jax.Array:
     """Exact log p(title | prompt) under the `trie` rule, float32 [B, N]; each row's probabilities sum to 1."""
     logits_BE = trie_edge_logits(decoder, params, trie, tokens_BP, length_B)
-    return _title_log_probs(trie, logits_BE, jnp.asarray(temperature, jnp.float32))
+    return title_log_probs(trie, logits_BE, jnp.asarray(temperature, jnp.float32))

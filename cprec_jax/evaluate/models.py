@@ -1,0 +1,56 @@
+"""Loading what a method names: a checkpoint of the run, or a Hugging Face directory, with the tokens of the corpus's titles."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from cprec_jax.corpus import Corpus
+from cprec_jax.errors import UserError
+from cprec_jax.evaluate.spec import MethodSpec
+from cprec_jax.hf.load import load_params, read_config
+from cprec_jax.model.decoder import Decoder
+from cprec_jax.spec import build
+from cprec_jax.text import tokenizer
+from cprec_jax.text.catalogue import Catalogue
+from cprec_jax.text.packing import specs as text_specs
+from cprec_jax.text.template import Template, TemplateSpec
+from cprec_jax.train import run
+from cprec_jax.train.restore import restore_decoder
+
+STAGE = "cpt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A decoder with parameters, and the titles and template in its own tokens. `step` is None for a Hugging Face directory."""
+
+    decoder: Decoder
+    params: Any
+    catalogue: Catalogue
+    template: Template
+    step: int | None
+
+
+def load_model(spec: MethodSpec, config: Mapping[str, Any], workdir: Path, corpus: Corpus) -> LoadedModel:
+    """The model of a method of kind `untrained`, `checkpoint` or `hf`. Raises `UserError` when it is absent or does not fit."""
+    if spec.kind == "hf":
+        assert spec.path is not None
+        directory = Path(spec.path)
+        decoder = Decoder(config=read_config(directory), dtype=jnp.float32)
+        words, _ = text_specs(config)
+        return _bound(decoder, load_params(directory, decoder.config), directory, words.template, corpus, None)
+    directory = workdir / "runs" / STAGE
+    restored = restore_decoder(directory, step=0 if spec.kind == "untrained" else spec.step, fraction=spec.fraction)
+    template = build(TemplateSpec, run.read_description(directory)["template"], f"{directory / 'config.json'}: template")
+    return _bound(restored.decoder, restored.params, workdir / "rows" / STAGE / "tokenizer", template, corpus, restored.step)
+
+
+def _bound(decoder: Decoder, params: Any, tokenizer_dir: Path, template: TemplateSpec, corpus: Corpus, step: int | None) -> LoadedModel:
+    tokens = tokenizer.load(tokenizer_dir)
+    if tokens.size > decoder.config.vocab_size:
+        raise UserError(f"{tokenizer_dir}: {tokens.size} tokens, but the model's embedding has {decoder.config.vocab_size} rows")
+    catalogue = Catalogue.build(tokens, corpus.items.title, template.end_of_item)
+    return LoadedModel(decoder=decoder, params=params, catalogue=catalogue, template=Template(template, tokens), step=step)

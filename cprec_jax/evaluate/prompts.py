@@ -1,0 +1,53 @@
+"""Users' histories as padded batches of prompts, sorted by length so that little is padding and few shapes are compiled."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from cprec_jax.corpus import Targets
+from cprec_jax.text.catalogue import Catalogue
+from cprec_jax.text.template import Template
+
+LENGTHS = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptBatch:
+    """`users` int64[b] are positions in the targets; `tokens` int32[B, P] and `lengths` int32[B] with B >= b (the rest repeats a user)."""
+
+    users: np.ndarray
+    tokens: np.ndarray
+    lengths: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """All users' prompts: ragged tokens, and how many users lost how many of their oldest items to the limit."""
+
+    tokens: list[np.ndarray]
+    users_cut: int
+    items_dropped: int
+
+    def batches(self, batch_users: int) -> Iterator[PromptBatch]:
+        """Every user once, shortest prompts first; always `batch_users` rows, so that shapes repeat."""
+        lengths = np.array([len(t) for t in self.tokens], np.int64)
+        order = np.argsort(lengths, kind="stable")
+        for first in range(0, len(order), batch_users):
+            users = order[first : first + batch_users]
+            rows = np.concatenate([users, np.repeat(users[-1:], batch_users - len(users))])
+            width = next((length for length in LENGTHS if length >= lengths[rows].max()), int(lengths[rows].max()))
+            tokens = np.zeros((batch_users, width), np.int32)
+            for row, user in enumerate(rows):
+                tokens[row, : lengths[user]] = self.tokens[user]
+            yield PromptBatch(users=users, tokens=tokens, lengths=lengths[rows].astype(np.int32))
+
+
+def make_prompts(targets: Targets, scope: str, catalogue: Catalogue, template: Template, max_tokens: int) -> Prompts:
+    """The prompt of every record: header and the most recent items that fit `max_tokens` whole."""
+    made = [
+        template.prompt(scope, targets.items[a:b], catalogue, max_tokens)
+        for a, b in zip(targets.offsets[:-1], targets.offsets[1:], strict=True)
+    ]
+    dropped = np.array([prompt.dropped_items for prompt in made], np.int64)
+    return Prompts(tokens=[p.tokens for p in made], users_cut=int(np.count_nonzero(dropped)), items_dropped=int(dropped.sum()))

@@ -1,0 +1,79 @@
+"""`config.evaluate`: what is compared, on which users, by which rule."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["random", "popularity", "oracle", "untrained", "checkpoint", "hf"]
+Rule = Literal["trie", "sum", "mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSpec:
+    """One row of the table.
+
+    kind: `random` (closed form), `popularity` (training counts), `oracle` (the known distribution of a synthetic corpus), `untrained`
+    (step 0 of the run), `checkpoint` (`step`, or the one nearest to `fraction` of the run; default the newest), `hf` (the Hugging Face
+    directory `path`, with its own tokenizer).
+    """
+
+    kind: Kind
+    step: int | None = None
+    fraction: float | None = None
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.kind == "hf") != (self.path is not None):
+            raise ValueError("path belongs to kind 'hf', which needs it")
+        if self.step is not None and self.fraction is not None:
+            raise ValueError("give step or fraction, not both")
+
+
+def _default_names() -> dict[str, MethodSpec]:
+    return {
+        "random": MethodSpec(kind="random"),
+        "popularity": MethodSpec(kind="popularity"),
+        "untrained": MethodSpec(kind="untrained"),
+        "cpt": MethodSpec(kind="checkpoint"),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSpec:
+    """`names`: the results to make. `sets` None: all of the corpus. `max_users`: a seeded choice of users a set.
+
+    rule: `trie` (exact over the catalogue), `sum` or `mean` (log-likelihood of the title's tokens). temperature: a number, or
+    "validation": the one of `temperatures` with the lowest NLL on the validation split, chosen a set (rule `trie` only).
+    mask_history: `auto` leaves items of the history out of the ranking where no user of the set ever repeats one, alike for every
+    method. batch_nodes: users are batched so that users x skeleton nodes (or candidate tokens) stay below it, which bounds memory.
+    """
+
+    names: Mapping[str, MethodSpec] = field(default_factory=_default_names)
+    sets: tuple[str, ...] | None = None
+    split: Literal["test", "valid"] = "test"
+    protocols: tuple[str, ...] = ("full", "u20", "u100", "p20")
+    rule: Rule = "trie"
+    temperature: float | Literal["validation"] = "validation"
+    temperatures: tuple[float, ...] = (0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0)
+    max_users: int | None = None
+    validation_users: int = 500
+    prompt_tokens: int = 256
+    batch_users: int = 32
+    batch_nodes: int = 32768
+    mask_history: Literal["auto", "never"] = "auto"
+    bootstrap: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise ValueError("names is empty; name at least one result")
+        for name in self.names:
+            if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
+                raise ValueError(f"name {name!r} becomes a directory: use letters, digits, '-', '_' and '.'")
+        if "full" not in self.protocols:
+            raise ValueError("protocols must contain 'full', the primary one")
+        if isinstance(self.temperature, float) and self.temperature <= 0:
+            raise ValueError(f"temperature {self.temperature} must be above 0")
+        for name in ("validation_users", "prompt_tokens", "batch_users", "batch_nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
