@@ -48,7 +48,9 @@ thead th {
   border-bottom: 1px solid var(--line);
 }
 thead th.group { text-align: center; border-left: 1px solid var(--line); color: var(--ink); }
-.word { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 70px; }
+.grouped { font-size: 12.5px; width: auto; }
+.grouped th, .grouped td { padding-left: 6px; padding-right: 6px; }
+.word { text-align: left; white-space: normal; overflow-wrap: break-word; min-width: 70px; }
 .first {
   text-align: left; font-weight: 600; position: sticky; left: 0; background: #fff; white-space: normal;
   overflow-wrap: anywhere; min-width: 120px; max-width: 260px;
@@ -112,9 +114,10 @@ def _table(table: Table) -> str:
     warning = f'<span class="warning">{_text(table.warning)}</span>' if table.warning else ""
     notes = "".join(f'<p class="soft">{_text(note)}</p>' for note in table.notes)
     rows = "".join(_row(row, table.text_columns) for row in table.rows)
+    grouped = ' class="grouped"' if any(column.group for column in table.columns) else ""
     return (
         f'<div class="block"><h3>{_text(table.title)}</h3>{subtitle}{warning}'
-        f'<div class="scroll"><table><thead>{_head(table)}</thead><tbody>{rows}</tbody></table></div>{notes}</div>'
+        f'<div class="scroll"><table{grouped}><thead>{_head(table)}</thead><tbody>{rows}</tbody></table></div>{notes}</div>'
     )
 
 

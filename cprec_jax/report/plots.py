@@ -46,19 +46,26 @@ POPULARITY_UP_TO = 4  # sets up to which the popularity row is drawn beside the 
 def write_plots(directory: Path, metrics: Records, results: Sequence[Result], set_order: Sequence[str]) -> dict[str, str]:
     """Write what the records allow; returns {file name: caption} in reading order."""
     captions = {}
-    curves: tuple[tuple[str, str, str, str, Callable[[float], float]], ...] = (
-        ("loss.png", "loss", "Training loss", "nats per token", float),
-        ("learning_rate.png", "lr", "Learning rate", "learning rate (× 10⁻³)", lambda value: value * 1e3),
-        ("tokens_per_second.png", "tokens_per_second", "Training speed", "thousand tokens per second", lambda value: value / 1e3),
+    curves: tuple[tuple[str, str, str, str, str, Callable[[float], float]], ...] = (
+        ("loss.png", "loss", "Training loss", "nats per token", "Training loss by step, in nats per token", float),
+        ("learning_rate.png", "lr", "Learning rate", "learning rate (× 10⁻³)", "Learning rate by step", lambda value: value * 1e3),
+        (
+            "tokens_per_second.png",
+            "tokens_per_second",
+            "Training speed",
+            "thousand tokens per second",
+            "Training speed by step, padding not counted",
+            lambda value: value / 1e3,
+        ),
     )
-    for name, key, title, label, scale in curves:
+    for name, key, title, label, caption, scale in curves:
         lines = {
             run: [(r["step"], scale(r[key])) for r in records if math.isfinite(r.get(key, math.nan))] for run, records in metrics.items()
         }
         lines = {run: line for run, line in lines.items() if line}
         if lines:
             _curve(directory / name, lines, title, label, from_zero=key != "loss", smooth=key == "loss")
-            captions[name] = f"{title} by step, {label}"
+            captions[name] = caption
     for number, (run, line) in enumerate(checkpoint_lines(results).items()):
         name = "checkpoints.png" if number == 0 else f"checkpoints_{number + 1}.png"
         captions[name] = _checkpoints(directory / name, run, line, results, set_order)
@@ -104,13 +111,10 @@ def _curve(path: Path, lines: Mapping[str, list[tuple[float, float]]], title: st
 
 
 def running_mean(values: Sequence[float], share: float = 0.03) -> list[float]:
-    """Exponential mean over about `share` of the curve, corrected for its start."""
-    keep = 1 - 1 / max(share * len(values), 1.0)
-    mean, weight, result = 0.0, 0.0, []
-    for value in values:
-        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
-        result.append(mean / weight)
-    return result
+    """The mean over a centred window of about `share` of the curve (shorter at the ends), so that it does not lag behind."""
+    half = max(1, round(share * len(values) / 2))
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
 
 
 def _checkpoints(path: Path, run: str, line: Sequence[Result], results: Sequence[Result], set_order: Sequence[str]) -> str:
@@ -123,7 +127,7 @@ def _checkpoints(path: Path, run: str, line: Sequence[Result], results: Sequence
     ]
     with rc_context(RC):
         figure = Figure(figsize=(SIZE[0] * 1.2, SIZE[1] * 1.1), dpi=DPI, layout="constrained")
-        panes = figure.subplots(1, 2)
+        panes = figure.subplots(1, 2, gridspec_kw={"wspace": 0.06})
         for axes, (metric, part, title) in zip(panes, panels, strict=True):
             for index, name in enumerate(sets):
                 found = [(_step(r), value) for r in line if (value := _value(r, name, part, metric)) is not None]
@@ -137,8 +141,9 @@ def _checkpoints(path: Path, run: str, line: Sequence[Result], results: Sequence
         panes[1].set_ylim(bottom=0)
         _legend(figure, panes[0], always=True)
         _write(figure, path)
+    of_run = f" of {_name(run)}" if run else ""
     dotted = "; dotted: popularity" if popularity else ""
-    return f"Quality by checkpoint of {_name(run)}: {panels[0][2]} and {panels[1][2]}, whole catalogue{dotted}"
+    return f"Quality by checkpoint{of_run}: {panels[0][2]} and {panels[1][2]}, whole catalogue{dotted}"
 
 
 def _value(result: Result, set_name: str, part: str, metric: str) -> float | None:
@@ -153,11 +158,11 @@ def write_comparison(path: Path, results: Sequence[Result], set_order: Sequence[
     if not sets:
         return None
     methods = list(reversed(results))
-    across = min(len(sets), 3)
+    across = 2 if len(sets) == 4 else min(len(sets), 3)
     down = -(-len(sets) // across)
     with rc_context(RC):
         figure = Figure(figsize=(2.2 + 2.4 * across, 0.6 + (0.9 + 0.24 * len(methods)) * down), dpi=DPI, layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
+        grid = figure.subplots(down, across, squeeze=False, sharey=True, gridspec_kw={"hspace": 0.08, "wspace": 0.06}).ravel()
         for axes, name in zip(grid, sets, strict=False):
             for place, result in enumerate(methods):
                 value = _value(result, name, "", "hr@10")

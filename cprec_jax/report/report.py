@@ -9,7 +9,6 @@ from cprec_jax.errors import UserError
 from cprec_jax.progress import say
 from cprec_jax.report.corpus_summary import corpus_tables
 from cprec_jax.report.html import html_page
-from cprec_jax.report.plots import write_comparison, write_plots
 from cprec_jax.report.render import csv_text, markdown, plain_text
 from cprec_jax.report.results import RESULTS_FILE, Result, read_metrics, read_results
 from cprec_jax.report.spec import ReferenceRow, ReportSpec
@@ -54,6 +53,8 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
     Results of another corpus or protocol version than the newest are left out and named. No usable result at all, or a damaged one, is
     a `UserError`.
     """
+    from cprec_jax.report.plots import write_comparison, write_plots  # matplotlib: every job imports this module for its spec
+
     workdir = Path(workdir)
     spec = build(ReportSpec, config.get("report", {}), "config.report")
     manifest = read_manifest(workdir)
@@ -122,7 +123,7 @@ def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping
         Section(title="Ranking the whole catalogue", intro=LEGEND, tables=tuple(main)),
         Section(
             title="By kind of target",
-            intro="Warm targets have at least 5 training interactions, cold ones fewer, never seen ones none; untied targets share their "
+            intro="Warm targets have at least 5 training interactions, cold ones 1 to 4, never seen ones none; untied targets share their "
             "time with no other interaction of the user. Whole catalogue.",
             tables=tuple(sliced),
         ),

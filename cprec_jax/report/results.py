@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,6 @@ from cprec_jax.errors import UserError
 
 RESULTS_FILE = "results.json"
 ORACLE, RANDOM, UNTRAINED, POPULARITY = "oracle", "random", "untrained", "popularity"  # kinds that are treated on their own
-# Other spellings of the slices that the report shows first.
-SLICE_ALIASES = {"never": "never_seen", "unseen": "never_seen", "never_trained": "never_seen"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +68,8 @@ def read_results(workdir: Path) -> list[Result]:
 
 def read_result(path: Path) -> Result:
     """One results.json, checked; what is missing or of the wrong kind is a `UserError` that names file and key."""
-    raw = read_json(path, "evaluate")
     try:
+        raw = _mapping(read_json(path, "evaluate"), "the file")
         sets = {name: _set_result(value, f"sets.{name}") for name, value in _mapping(raw.get("sets"), "sets").items()}
         step = raw.get("step")
         return Result(
@@ -84,7 +81,7 @@ def read_result(path: Path) -> Result:
             scoring_rule=raw.get("scoring_rule"),
             seeds=raw.get("seeds"),
             step=None if step is None else int(_number(step, "step")),
-            run=str(raw.get("run") or raw.get("kind")),
+            run=str(raw.get("run") or ""),
             cost=dict(raw["cost"]) if isinstance(raw.get("cost"), Mapping) else {},
         )
     except _Damaged as error:
@@ -104,7 +101,7 @@ def _set_result(value: Any, where: str) -> SetResult:
     }
     slices: dict[str, dict[str, Measured]] = {}
     for name, part in _mapping(value.get("slices", {}), f"{where}.slices").items():
-        slices[slice_key(name)] = _slice(_mapping(part, f"{where}.slices.{name}"), f"{where}.slices.{name}")
+        slices[name] = _slice(_mapping(part, f"{where}.slices.{name}"), f"{where}.slices.{name}")
     return SetResult(users=users, protocols=protocols, slices=slices)
 
 
@@ -132,13 +129,6 @@ def _measured(value: Any, users: int, where: str) -> Measured:
         if key != "users" and isinstance(number, int | float) and not isinstance(number, bool)
     }
     return Measured(users=int(_number(value.get("users", users), f"{where}.users")), values=numbers, ci95=intervals)
-
-
-def slice_key(name: str) -> str:
-    """`Never-seen targets` -> `never_seen`; one key for the spellings of a slice."""
-    key = re.sub(r"[^0-9a-z<>=+]+", "_", name.lower()).strip("_")
-    key = re.sub(r"_(items|targets)$", "", key)
-    return SLICE_ALIASES.get(key, key)
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ NOTHING = "–"
 MAIN = (("hr@10", "HR@10"), ("ndcg@10", "NDCG@10"), ("hr@100", "HR@100"), ("mrr", "MRR"), ("nll", "NLL"))
 SAMPLED = (("hr@1", "HR@1"), ("hr@5", "HR@5"), ("ndcg@5", "NDCG@5"), ("hr@10", "HR@10"), ("mrr", "MRR"))
 SLICED = (("hr@10", "HR@10"), ("hr@100", "HR@100"), ("nll", "NLL"))
-FIRST_SLICES = {"warm": "Warm", "cold": "Cold", "never_seen": "Never seen", "untied": "Untied"}
+FIRST_SLICES = ("warm", "cold", "never seen", "untied")
 PRIMARY = "full"
 SHARE_OF = "hr@10"
 
@@ -253,7 +253,7 @@ def _slice_table(set_name: str, names: Sequence[str], results: Sequence[Result],
     columns, cells_of = [Column(name="Method")], {method.name: [Cell(text=method.name)] for method in methods}
     for name, rows in by_slice.items():
         users = max((row.measured.users for row in rows), default=0)
-        group = f"{FIRST_SLICES.get(name, name.replace('_', ' '))} ({users:,} users)"
+        group = f"{name.capitalize()} ({users:,} users)"
         columns += [Column(name=label, group=group) for _, label in SLICED]
         found = dict(zip([row.name for row in rows], metric_cells(SLICED, rows), strict=True))
         for method in methods:
@@ -274,11 +274,11 @@ def methods_table(results: Sequence[Result]) -> Table:
 
 
 def describe(value: Any) -> str:
-    """Any small JSON value in words; nested lists and mappings become `key value, key value`."""
+    """Any small JSON value in words; nested mappings become `key value, key value`."""
     if value is None or value == {} or value == []:
         return NOTHING
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {describe(inner)}" for key, inner in value.items())
+        return ", ".join(f"{str(key).replace('_', ' ')} {describe(inner)}" for key, inner in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(describe(inner) for inner in value)
     if isinstance(value, float):

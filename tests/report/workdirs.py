@@ -29,7 +29,14 @@ def result(name: str, hr10: float, sets: Mapping[str, int], kind: str | None = N
     content = {}
     for place, (set_name, users) in enumerate(sets.items()):
         here = hr10 * (1 - 0.1 * place)
-        parts = {"warm": (1.1, 0.8), "cold": (0.5, 0.2), "never_seen": (0.2, 0.05), "untied": (0.95, 0.7), "history_1_5": (0.8, 0.4)}
+        parts = {
+            "warm": (1.1, 0.8),
+            "cold": (0.5, 0.2),
+            "never seen": (0.2, 0.05),
+            "untied": (0.95, 0.7),
+            "history 1-5": (0.8, 0.4),
+            "unseen users": (0.9, 0.3),
+        }
         content[set_name] = {
             "users": users,
             "protocols": {"full": measured(here, users), "u20": measured(min(0.9, 2 * here + 0.2), users)},

@@ -1,0 +1,131 @@
+"""Which cell is best, second, a share of the oracle, or taken from elsewhere."""
+
+import pytest
+
+from cprec_jax.report.results import Measured, Result, SetResult, read_results
+from cprec_jax.report.spec import ReferenceRow
+from cprec_jax.report.tables import Entry, Table, main_table, marks, ordered, sampled_table, slice_tables, with_random
+from tests.report import workdirs
+
+SETS = {"Books": 800, "Garden": 120}
+
+
+def entries(metric: str, *values: float | None, kinds: str = "") -> list[Entry]:
+    kind = {"m": "method", "b": "bound", "r": "reference"}
+    return [
+        Entry(name=str(i), kind=kind[(kinds or "m" * len(values))[i]], measured=Measured(users=1, values={} if v is None else {metric: v}))
+        for i, v in enumerate(values)
+    ]
+
+
+def words(metric: str, *values: float | None, kinds: str = "") -> str:
+    return "".join({"best": "B", "second": "S", "": "."}[mark] for mark in marks(metric, entries(metric, *values, kinds=kinds)))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0.1, 0.3, 0.2), ".BS"),
+        ((0.3, 0.3, 0.2), "BB."),  # two share the best: there is no second
+        ((0.3, 0.2, 0.2, 0.1), "BSS."),
+        ((0.30001, 0.30004, 0.2), "BB."),  # alike as printed
+        ((0.3, None, 0.2), "B.S"),
+        ((0.3,), "."),  # nothing to compare with
+        ((None, None), ".."),
+        ((0.0, 0.0), "BB"),
+    ],
+)
+def test_best_and_second_with_ties(values, expected):
+    assert words("hr@10", *values) == expected
+
+
+def test_less_nll_is_better():
+    assert words("nll", 6.0, 5.0, 5.5, 5.0) == ".B.B"
+    assert words("nll", 6.0, 5.0, 5.5) == ".BS"
+
+
+def test_oracle_and_references_take_no_part():
+    assert words("hr@10", 0.9, 0.2, 0.3, 0.8, kinds="bmmr") == ".SB."
+    assert words("nll", 1.0, 5.0, 4.0, 2.0, kinds="bmmr") == ".SB."
+
+
+def made(tmp_path, quality=workdirs.QUALITY, order=tuple(workdirs.QUALITY)) -> tuple[list[Result], dict]:
+    workdirs.make_workdir(tmp_path, SETS, quality)
+    manifest = workdirs.manifest(SETS)
+    return with_random(ordered(read_results(tmp_path), order), manifest), manifest
+
+
+def column(table: Table, name: str) -> dict[str, str]:
+    index = [c.name for c in table.columns].index(name)
+    return {row.cells[0].text: row.cells[index].text for row in table.rows}
+
+
+def test_rows_follow_the_order_asked_for_and_the_oracle_stands_last(tmp_path):
+    results, _ = made(tmp_path, order=("oracle", "cpt", "popularity"))
+    assert [r.name for r in results] == ["random", "cpt", "popularity", "cpt-50", "untrained", "oracle"]
+
+
+def test_share_of_the_oracle_is_that_of_hr10(tmp_path):
+    results, manifest = made(tmp_path)
+    share = column(main_table("Books", results, (), manifest), "of oracle")
+    assert share["cpt"] == f"{0.24 / 0.33:.0%}" == "73%"
+    assert share["random"] == f"{(10 / 300) / 0.33:.0%}"
+    assert share["oracle (upper bound)"] == "–"
+
+
+def test_without_an_oracle_there_is_no_share(tmp_path):
+    results, manifest = made(tmp_path, {"popularity": 0.1, "cpt": 0.2})
+    assert "of oracle" not in [c.name for c in main_table("Books", results, (), manifest).columns]
+
+
+def test_random_is_always_there_and_a_measured_one_is_kept(tmp_path):
+    results, manifest = made(tmp_path / "without", {"cpt": 0.2})
+    assert column(main_table("Books", results, (), manifest), "HR@10")["random"] == "0.0333"
+    u20 = sampled_table("Books", "u20", results)
+    assert u20 is not None and column(u20, "HR@1")["random"] == "0.0500"
+    results, _ = made(tmp_path / "with", {"cpt": 0.2, "random": 0.04})
+    assert [r.name for r in results].count("random") == 1
+    assert column(main_table("Books", results, (), manifest), "HR@10")["random"] == "0.0400"
+
+
+def test_small_sets_are_marked(tmp_path):
+    results, manifest = made(tmp_path)
+    assert main_table("Books", results, (), manifest).warning == ""
+    assert "too small" in main_table("Garden", results, (), manifest).warning
+
+
+def test_reference_rows_stand_below_unmarked_with_their_source(tmp_path):
+    results, manifest = made(tmp_path)
+    rows = [
+        ReferenceRow(set_name="Books", method="SASRec", values={"hr@10": 0.99}, source="a paper", protocol="leave-one-out"),
+        ReferenceRow(set_name="Books", method="GRU", values={"hr@10": 0.98}, source="another", protocol="leave-one-out"),
+        ReferenceRow(set_name="Games", method="other", values={"hr@10": 0.9}, source="a paper", protocol="x"),
+    ]
+    table = main_table("Books", results, rows, manifest)
+    assert [row.cells[0].text for row in table.rows][-2:] == ["SASRec [1]", "GRU [2]"]
+    assert [row.kind for row in table.rows][-2:] == ["reference", "reference"]
+    assert table.rows[-2].cells[1].text == "0.9900" and table.rows[-2].cells[1].mark == ""
+    assert "elsewhere" in table.notes[0] and "a paper" in table.notes[0] and "leave-one-out" in table.notes[0]
+    best = [row.cells[0].text for row in table.rows if row.cells[1].mark == "best"]
+    assert best == ["cpt"]
+
+
+def test_slices_are_grouped_with_their_users_first_ones_first(tmp_path):
+    results, _ = made(tmp_path)
+    first, more = slice_tables("Books", results)
+    groups = list(dict.fromkeys(c.group for c in first.columns if c.group))
+    assert groups == ["Warm (640 users)", "Cold (160 users)", "Never seen (40 users)", "Untied (560 users)"]
+    assert {c.group for c in more.columns if c.group} == {"History 1-5 (320 users)", "Unseen users (240 users)"}
+    cpt = next(row for row in first.rows if row.cells[0].text == "cpt")
+    assert cpt.cells[1].text == f"{0.24 * 1.1:.4f}" and cpt.cells[1].mark == "best"
+    assert "random" not in [row.cells[0].text for row in first.rows]  # no slices of it were measured
+
+
+def test_a_method_that_lacks_a_slice_gets_dashes():
+    def result(name, slices):
+        part = {s: {"full": Measured(users=5, values={"hr@10": 0.1, "hr@100": 0.2, "nll": 5.0})} for s in slices}
+        return Result(name=name, kind=name, sets={"Books": SetResult(users=9, protocols={}, slices=part)})
+
+    (table,) = slice_tables("Books", [result("a", ["warm", "cold"]), result("b", ["cold"])])
+    texts = {row.cells[0].text: [cell.text for cell in row.cells[1:]] for row in table.rows}
+    assert texts == {"a": ["0.1000", "0.2000", "5.000"] * 2, "b": ["–"] * 3 + ["0.1000", "0.2000", "5.000"]}
