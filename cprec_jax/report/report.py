@@ -16,10 +16,11 @@ from cprec_jax.report.tables import (
     PRIMARY,
     Section,
     Table,
+    facts_table,
     main_table,
     methods_table,
     ordered,
-    sampled_table,
+    protocol_table,
     set_names,
     slice_tables,
     with_random,
@@ -101,23 +102,33 @@ def load_results(workdir: Path, manifest: Mapping[str, Any], order: Sequence[str
 
 
 def one_protocol(found: Sequence[Result], manifest: Mapping[str, Any]) -> tuple[list[Result], list[str]]:
-    """Those of the manifest's corpus and the newest protocol version, and a note on each of the others."""
+    """Those of the manifest's corpus, the newest protocol version and one split (test where there is any); a note on each other one."""
     fitting = [result for result in found if result.corpus_hash == manifest["corpus_hash"]]
     newest = max((r.protocol_version for r in fitting), key=lambda version: (isinstance(version, int), str(version)), default=None)
-    usable = [result for result in fitting if result.protocol_version == newest]
+    current = [result for result in fitting if result.protocol_version == newest]
+    split = "test" if any(result.split == "test" for result in current) else next((result.split for result in current), "test")
+    usable = [result for result in current if result.split == split]
     notes = []
     for result in found:
-        if result not in usable:
-            why = "another corpus" if result not in fitting else f"protocol version {result.protocol_version}, not {newest}"
-            notes.append(f"{result.name}: left out, made with {why}; run `launch.py evaluate --only={result.name}` again")
+        if result in usable:
+            continue
+        if result not in fitting:
+            why = "another corpus"
+        elif result not in current:
+            why = f"protocol version {result.protocol_version}, not {newest}"
+        else:
+            why = f"the split {result.split}, not {split}"
+        notes.append(f"{result.name}: left out, made with {why}; run `launch.py evaluate --only={result.name}` again")
     return usable, notes
 
 
 def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping[str, Any]) -> list[Section]:
     """Everything under its heading; headings with nothing below are left out."""
     sets = set_names(results, manifest)
-    protocols = dict.fromkeys(p for r in results for here in r.sets.values() for p in here.protocols if p != PRIMARY)
-    sampled = [table for name in sets for protocol in protocols if (table := sampled_table(name, protocol, results))]
+    protocols = dict.fromkeys(p for r in results for here in r.sets.values() for p in here.protocols)
+    whole = [p for p in protocols if p.startswith(PRIMARY) and p != PRIMARY]  # full_unmasked
+    unmasked = [table for name in sets for p in whole if (table := protocol_table(name, p, results))]
+    sampled = [table for name in sets for p in protocols if not p.startswith(PRIMARY) and (table := protocol_table(name, p, results))]
     sliced = [table for name in sets for table in slice_tables(name, results)]
     found = [
         Section(title="Ranking the whole catalogue", intro=LEGEND, tables=tuple(main)),
@@ -134,7 +145,20 @@ def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping
             tables=tuple(sampled),
             folded=True,
         ),
+        Section(
+            title="History not masked",
+            intro="The whole catalogue again, items of the user's history included, for the sets where they were left out above.",
+            tables=tuple(unmasked),
+            folded=True,
+        ),
         Section(title="Methods", intro="", tables=(methods_table(results),)),
+        Section(
+            title="What is recommended",
+            intro="Coverage: share of the catalogue in anyone's top 10. Popularity: mean percentile of the top 10 by "
+            "training interactions. Title length: rank correlation of an item's mean score with the length of its title.",
+            tables=tuple(table for name in sets if (table := facts_table(name, results))),
+            folded=True,
+        ),
         Section(title="Corpus", intro="", tables=tuple(corpus_tables(manifest))),
     ]
     return [section for section in found if section.tables]
@@ -152,7 +176,8 @@ def _unknown_sets(reference: Sequence[ReferenceRow], sets: Sequence[str]) -> lis
 def _intro(results: Sequence[Result], manifest: Mapping[str, Any]) -> list[str]:
     users = sum(max(r.sets[name].users for r in results if name in r.sets) for name in set_names(results, manifest))
     version = next((result.protocol_version for result in results if result.protocol_version is not None), None)
+    split = next((result.split for result in results if result.split != "test"), "test")
     return [
-        f"{len(results)} methods, {len(set_names(results, manifest))} sets, {users:,} test users. "
+        f"{len(results)} methods, {len(set_names(results, manifest))} sets, {users:,} {split} users. "
         f"Evaluation protocol {version}; corpus {manifest['corpus_hash'][:16]}."
     ]

@@ -25,11 +25,12 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class SetResult:
-    """One method on one set: by protocol, and by slice and protocol."""
+    """One method on one set: by protocol, and by slice and protocol; `facts` are the other numbers and texts of the set."""
 
     users: int
     protocols: dict[str, Measured]
     slices: dict[str, dict[str, Measured]] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def slice_of(self, name: str, protocol: str) -> Measured | None:
         return self.slices.get(name, {}).get(protocol)
@@ -44,6 +45,7 @@ class Result:
     sets: dict[str, SetResult]
     corpus_hash: str = ""
     protocol_version: Any = None
+    split: str = "test"
     scoring_rule: Any = None
     seeds: Any = None
     step: int | None = None
@@ -78,6 +80,7 @@ def read_result(path: Path) -> Result:
             sets=sets,
             corpus_hash=_text(raw.get("corpus_hash"), "corpus_hash"),
             protocol_version=raw.get("protocol_version"),
+            split=str(raw.get("split") or "test"),
             scoring_rule=raw.get("scoring_rule"),
             seeds=raw.get("seeds"),
             step=None if step is None else int(_number(step, "step")),
@@ -102,7 +105,8 @@ def _set_result(value: Any, where: str) -> SetResult:
     slices: dict[str, dict[str, Measured]] = {}
     for name, part in _mapping(value.get("slices", {}), f"{where}.slices").items():
         slices[name] = _slice(_mapping(part, f"{where}.slices.{name}"), f"{where}.slices.{name}")
-    return SetResult(users=users, protocols=protocols, slices=slices)
+    facts = {key: fact for key, fact in value.items() if isinstance(fact, bool | int | float | str) and key != "users"}
+    return SetResult(users=users, protocols=protocols, slices=slices, facts=facts)
 
 
 def _slice(part: Mapping[str, Any], where: str) -> dict[str, Measured]:

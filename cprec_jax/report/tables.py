@@ -13,6 +13,12 @@ MAIN = (("hr@10", "HR@10"), ("ndcg@10", "NDCG@10"), ("hr@100", "HR@100"), ("mrr"
 SAMPLED = (("hr@1", "HR@1"), ("hr@5", "HR@5"), ("ndcg@5", "NDCG@5"), ("hr@10", "HR@10"), ("mrr", "MRR"))
 SLICED = (("hr@10", "HR@10"), ("hr@100", "HR@100"), ("nll", "NLL"))
 FIRST_SLICES = ("warm", "cold", "never seen", "untied")
+FACTS = (
+    ("coverage@10", "Coverage@10"),
+    ("popularity_percentile@10", "Popularity of top 10"),
+    ("score_length_correlation", "With title length"),
+    ("temperature", "Temperature"),
+)
 PRIMARY = "full"
 SHARE_OF = "hr@10"
 
@@ -205,12 +211,15 @@ def main_table(set_name: str, results: Sequence[Result], reference: Sequence[Ref
 def describe_set(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> str:
     """One line: users, catalogue, role, split."""
     info = manifest["sets"].get(set_name, {})
-    words = [f"{test_users(set_name, results):,} test users"]
+    here = [result for result in results if set_name in result.sets]
+    split_name = next((result.split for result in here if result.split != "test"), "test")
+    words = [f"{test_users(set_name, results):,} {split_name} users"]
     if "n_items" in info:
         words.append(f"{info['n_items']:,} items ranked")
     role = {"pretrain": "seen in pre-training", "downstream": "unseen in pre-training"}.get(info.get("role", ""))
     split = {"time": "global time split", "leave_one_out": "leave-one-out"}.get(info.get("split", ""))
-    return ", ".join([*words, *(word for word in (role, split) if word)])
+    masked = "items of the history not ranked" if any(r.sets[set_name].facts.get("history_masked") for r in here) else ""
+    return ", ".join([*words, *(word for word in (role, split, masked) if word)])
 
 
 def small_warning(set_name: str, results: Sequence[Result]) -> str:
@@ -218,8 +227,8 @@ def small_warning(set_name: str, results: Sequence[Result]) -> str:
     return f"too small: {users:,} test users, fewer than {SMALL_SET}; differences mean little" if users < SMALL_SET else ""
 
 
-def sampled_table(set_name: str, protocol: str, results: Sequence[Result]) -> Table | None:
-    """One protocol of sampled candidates; None if nobody was evaluated under it."""
+def protocol_table(set_name: str, protocol: str, results: Sequence[Result]) -> Table | None:
+    """One protocol other than the primary one; None if nobody was evaluated under it."""
     rows = entries(set_name, protocol, results)
     if not rows:
         return None
@@ -229,7 +238,7 @@ def sampled_table(set_name: str, protocol: str, results: Sequence[Result]) -> Ta
         for row, line in zip(rows, cells, strict=True)
     )
     columns = tuple(Column(name=name) for name in ("Method", *(label for _, label in SAMPLED), "Users"))
-    return Table(title=f"{set_name}, {protocol}", columns=columns, rows=lines, warning=small_warning(set_name, results))
+    return Table(title=f"{set_name}, {protocol.replace('_', ' ')}", columns=columns, rows=lines, warning=small_warning(set_name, results))
 
 
 def slice_names(set_name: str, results: Sequence[Result]) -> list[str]:
@@ -263,12 +272,29 @@ def _slice_table(set_name: str, names: Sequence[str], results: Sequence[Result],
     return Table(title=title, columns=tuple(columns), rows=lines, warning=small_warning(set_name, results))
 
 
+def facts_table(set_name: str, results: Sequence[Result]) -> Table | None:
+    """What the harness records beside ranks; None where it recorded none of it."""
+    rows = []
+    for result in results:
+        facts = result.sets[set_name].facts if set_name in result.sets else {}
+        if any(key in facts for key, _ in FACTS):
+            cells = (Cell(text=result.name), *(Cell(text=_fact(facts.get(key))) for key, _ in FACTS))
+            rows.append(Row(cells=cells, kind="bound" if result.kind == ORACLE else "method"))
+    columns = tuple(Column(name=name) for name in ("Method", *(label for _, label in FACTS)))
+    return Table(title=set_name, columns=columns, rows=tuple(rows)) if rows else None
+
+
+def _fact(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else describe(value)
+
+
 def methods_table(results: Sequence[Result]) -> Table:
     """What each row is: kind, step, scoring rule, seeds, cost."""
     names = ("Result", "Kind", "Step", "Scoring rule", "Seeds", "Cost")
     lines = []
     for result in results:
-        words = (result.name, result.kind, result.step, result.scoring_rule, result.seeds, result.cost)
+        cost = {key: value for key, value in result.cost.items() if not isinstance(value, Mapping)}  # totals, not set by set
+        words = (result.name, result.kind, result.step, result.scoring_rule, result.seeds, cost)
         lines.append(Row(cells=tuple(Cell(text=describe(word)) for word in words), kind="bound" if result.kind == ORACLE else "method"))
     return Table(title="What the rows are", columns=tuple(Column(name=name) for name in names), rows=tuple(lines), text_columns=len(names))
 

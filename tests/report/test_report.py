@@ -52,6 +52,8 @@ def test_writes_everything_and_prints_the_main_table(workdir, capsys):
     text = (out / "report.md").read_text(encoding="utf-8")
     assert "| cpt | **0.2400** (0.2104–0.2696) |" in text
     assert all(f"]({name})" in text for name in names)
+    assert "| cpt | 0.420 | 0.812 | -0.250 | 1.150 |" in text
+    assert "items of the history not ranked" in text and "### Books, full unmasked" in text
     with open(out / "tables.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [
@@ -118,11 +120,13 @@ def test_a_damaged_result_leaves_the_old_report_alone(workdir):
     assert (workdir / "report" / "report.md").read_text() == before
 
 
-def test_results_of_another_corpus_or_version_are_left_out_and_named(workdir, capsys):
+def test_results_of_another_corpus_version_or_split_are_left_out_and_named(workdir, capsys):
     workdirs.write(workdir / "results" / "old" / "results.json", workdirs.result("old", 0.9, SETS, corpus_hash="ff" * 32))
     workdirs.write(workdir / "results" / "v0" / "results.json", workdirs.result("v0", 0.9, SETS, protocol_version=0))
+    workdirs.write(workdir / "results" / "tuned" / "results.json", workdirs.result("tuned", 0.9, SETS, split="valid"))
     report(workdirs.config(), workdir)
     captured = capsys.readouterr()
+    assert "tuned: left out, made with the split valid, not test" in captured.err
     assert "old: left out, made with another corpus" in captured.err
     assert "v0: left out, made with protocol version 0" in captured.err
     assert "0.9000" not in captured.out

@@ -24,11 +24,11 @@ def test_reads_what_the_harness_writes(tmp_path):
     assert warm is not None and warm.users == 640 and warm.values["hr@10"] == pytest.approx(0.22)
 
 
-def test_unknown_keys_are_tolerated_and_metrics_may_stand_in_the_slice_itself(tmp_path):
+def test_unknown_keys_are_tolerated_and_slices_may_have_protocols(tmp_path):
     value = workdirs.result("cpt", 0.2, {"Books": 800}, invented={"a": [1]})
     value["sets"]["Books"]["colour"] = "blue"
     value["sets"]["Books"]["protocols"]["full"]["histogram"] = [1, 2]
-    value["sets"]["Books"]["slices"] = {"warm": {"users": 10, "hr@10": 0.5, "ci95": {"hr@10": [0.4, 0.6]}}}
+    value["sets"]["Books"]["slices"] = {"warm": {"users": 10, "protocols": {"full": {"hr@10": 0.5, "ci95": {"hr@10": [0.4, 0.6]}}}}}
     workdirs.write(tmp_path / "results.json", value)
     books = read_result(tmp_path / "results.json").sets["Books"]
     assert "histogram" not in books.protocols["full"].values

@@ -4,7 +4,7 @@ import pytest
 
 from cprec_jax.report.results import Measured, Result, SetResult, read_results
 from cprec_jax.report.spec import ReferenceRow
-from cprec_jax.report.tables import Entry, Table, main_table, marks, ordered, sampled_table, slice_tables, with_random
+from cprec_jax.report.tables import Entry, Table, main_table, marks, ordered, protocol_table, slice_tables, with_random
 from tests.report import workdirs
 
 SETS = {"Books": 800, "Garden": 120}
@@ -81,7 +81,7 @@ def test_without_an_oracle_there_is_no_share(tmp_path):
 def test_random_is_always_there_and_a_measured_one_is_kept(tmp_path):
     results, manifest = made(tmp_path / "without", {"cpt": 0.2})
     assert column(main_table("Books", results, (), manifest), "HR@10")["random"] == "0.0333"
-    u20 = sampled_table("Books", "u20", results)
+    u20 = protocol_table("Books", "u20", results)
     assert u20 is not None and column(u20, "HR@1")["random"] == "0.0500"
     results, _ = made(tmp_path / "with", {"cpt": 0.2, "random": 0.04})
     assert [r.name for r in results].count("random") == 1

@@ -39,9 +39,19 @@ def result(name: str, hr10: float, sets: Mapping[str, int], kind: str | None = N
         }
         content[set_name] = {
             "users": users,
-            "protocols": {"full": measured(here, users), "u20": measured(min(0.9, 2 * here + 0.2), users)},
+            "protocols": {
+                "full": measured(here, users),
+                "u20": measured(min(0.9, 2 * here + 0.2), users),
+                "full_unmasked": measured(here * 0.9, users),
+            },
+            "items": N_ITEMS,
+            "history_masked": True,
+            "coverage@10": 0.42,
+            "popularity_percentile@10": 0.8123,
+            "score_length_correlation": -0.25,
+            "temperature": 1.15,
             "slices": {
-                part: {"users": int(users * share), "protocols": {"full": measured(here * factor, users, interval=False)}}
+                part: {"users": int(users * share), **measured(here * factor, users, interval=False)}
                 for part, (factor, share) in parts.items()
             },
         }
@@ -53,7 +63,8 @@ def result(name: str, hr10: float, sets: Mapping[str, int], kind: str | None = N
         "scoring_rule": "trie",
         "seeds": [0],
         "sets": content,
-        "cost": {"seconds": 12.5, "users_per_second": 66.4},
+        "split": "test",
+        "cost": {"seconds": 12.5, "users_per_second": 66.4, "seconds_by_set": dict.fromkeys(sets, 1.25)},
         **({"step": STEPS[name]} if name in STEPS else {}),
         **extra,
     }
