@@ -44,8 +44,8 @@ th, td {
 }
 tr:last-child > * { border-bottom: 0; }
 thead th {
-  background: var(--fill); color: var(--soft); font-weight: 600; font-size: 12.5px;
-  border-bottom: 1px solid var(--line);
+  background: var(--fill); color: var(--soft); font-weight: 600; font-size: 12.5px; line-height: 1.3;
+  border-bottom: 1px solid var(--line); white-space: normal; vertical-align: bottom;
 }
 thead th.group { text-align: center; border-left: 1px solid var(--line); color: var(--ink); }
 .grouped { font-size: 12.5px; width: auto; }
@@ -53,7 +53,7 @@ thead th.group { text-align: center; border-left: 1px solid var(--line); color: 
 .word { text-align: left; white-space: normal; overflow-wrap: break-word; min-width: 70px; }
 .first {
   text-align: left; font-weight: 600; position: sticky; left: 0; background: #fff; white-space: normal;
-  overflow-wrap: anywhere; min-width: 120px; max-width: 260px;
+  overflow-wrap: break-word; min-width: 120px; max-width: 260px;
 }
 thead .first { background: var(--fill); }
 .best { font-weight: 700; color: var(--accent); }
@@ -68,7 +68,7 @@ summary { cursor: pointer; color: var(--accent); }
 @media (max-width: 600px) {
   main { padding: 18px 12px 40px; }
   th, td { padding: 5px 8px; }
-  .first { min-width: 96px; max-width: 130px; }
+  .first { min-width: 96px; max-width: 130px; overflow-wrap: anywhere; }
 }
 """
 

@@ -299,12 +299,13 @@ def methods_table(results: Sequence[Result]) -> Table:
     return Table(title="What the rows are", columns=tuple(Column(name=name) for name in names), rows=tuple(lines), text_columns=len(names))
 
 
-def describe(value: Any) -> str:
+def describe(value: Any, nested: bool = False) -> str:
     """Any small JSON value in words; nested mappings become `key value, key value`."""
     if value is None or value == {} or value == []:
         return NOTHING
     if isinstance(value, Mapping):
-        return ", ".join(f"{str(key).replace('_', ' ')} {describe(inner)}" for key, inner in value.items())
+        # The keys inside may be names of sets, which stay as they are.
+        return ", ".join(f"{key if nested else str(key).replace('_', ' ')} {describe(inner, True)}" for key, inner in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(describe(inner) for inner in value)
     if isinstance(value, float):

@@ -4,7 +4,7 @@ import pytest
 
 from cprec_jax.report.results import Measured, Result, SetResult, read_results
 from cprec_jax.report.spec import ReferenceRow
-from cprec_jax.report.tables import Entry, Table, main_table, marks, ordered, protocol_table, slice_tables, with_random
+from cprec_jax.report.tables import Entry, Table, describe, main_table, marks, ordered, protocol_table, slice_tables, with_random
 from tests.report import workdirs
 
 SETS = {"Books": 800, "Garden": 120}
@@ -129,3 +129,9 @@ def test_a_method_that_lacks_a_slice_gets_dashes():
     (table,) = slice_tables("Books", [result("a", ["warm", "cold"]), result("b", ["cold"])])
     texts = {row.cells[0].text: [cell.text for cell in row.cells[1:]] for row in table.rows}
     assert texts == {"a": ["0.1000", "0.2000", "5.000"] * 2, "b": ["–"] * 3 + ["0.1000", "0.2000", "5.000"]}
+
+
+def test_small_values_in_words():
+    value = {"k_core": {"electronics14_1m": 5}, "k_core_rounds": 2, "peak": 0.004, "tokens": 7654321, "none": None, "list": [0.5, "a"]}
+    assert describe(value) == "k core electronics14_1m 5, k core rounds 2, peak 0.004, tokens 7,654,321, none –, list 0.5, a"
+    assert describe({}) == describe([]) == describe(None) == "–"
