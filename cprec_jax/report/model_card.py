@@ -80,10 +80,10 @@ def _what(base: Path | None, facts: Mapping[str, Any]) -> str:
 def _data(manifest: Mapping[str, Any]) -> str:
     if not manifest:
         return "The corpus was not beside the model when this card was written."
-    lines = ["| Domain | Role | Items | Training interactions |", "|---|---|---:|---:|"]
+    lines = ["| Domain | Role | Items | Interactions trained on |", "|---|---|---:|---:|"]
     for name, info in manifest["sets"].items():
         kept = (list(manifest.get("counts", {}).get(name, {}).values()) or [{}])[-1]
-        seen = "pre-training" if info.get("role") == "pretrain" else "evaluation only"
+        seen, trained_on = ("pre-training", kept.get("interactions")) if info.get("role") == "pretrain" else ("evaluation only", None)
         lines.append(f"| {escape_markdown(name)} | {seen} | {describe(info.get('n_items'))} | {describe(kept.get('interactions'))} |")
     return "\n".join(lines) + (
         "\n\nOnly interactions before the validation targets were trained on. User ids are never part of the text; titles are."

@@ -40,7 +40,7 @@ def test_the_card_states_facts_data_schedule_results_and_hashes(tmp_path):
     assert "library_name: transformers" in lines and "pipeline_tag: text-generation" in lines and "- recommendation" in lines
     for words in ("1,234,567 parameters", "trained from scratch", "7,654,321", "peak 0.004", "anneal 0.3", "row length: 256", "float32"):
         assert words in card
-    assert "| Garden | evaluation only | 300 | 14,935 |" in card
+    assert "| Books | pre-training | 300 | 14,935 |" in card and "| Garden | evaluation only | 300 | – |" in card
     assert "| cpt | **0.2400** (0.2104–0.2696) |" in card and "This model is the row `cpt`." in card
     assert all(value * 32 in card for value in ("aa", "bb", "cc"))
     assert str(tmp_path) not in card
