@@ -136,9 +136,10 @@ class SyntheticSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSpec:
-    """The whole section. See `docs/data-formats.md`."""
+    """The whole section; paths of the sources are relative to `root`. See `docs/data-formats.md`."""
 
     sources: tuple[SourceSpec, ...]
+    root: str = "."
     synthetic: SyntheticSpec = SyntheticSpec()
     split: Literal["auto", "time", "leave_one_out"] = "auto"
     quantiles: tuple[float, ...] = (0.8, 0.9)
@@ -190,7 +191,7 @@ class CorpusSpec:
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything that decides the corpus's content: not where files lie, nor how much memory is used."""
         fields = dataclasses.asdict(self)
-        for name in ("memory_limit", "threads"):
+        for name in ("root", "memory_limit", "threads"):
             del fields[name]
         for source in fields["sources"]:
             del source["interactions"], source["items"]
@@ -209,13 +210,13 @@ def corpus_spec(config: Mapping[str, Any]) -> CorpusSpec:
     return build(CorpusSpec, section, "config.corpus")
 
 
-def source_path(source: SourceSpec, which: Literal["interactions", "items"]) -> Path:
-    """The path a source gives for one of its files, `~` expanded; absent in the config or on disk is a `UserError`."""
+def source_path(root: str, source: SourceSpec, which: Literal["interactions", "items"]) -> Path:
+    """The path a source gives for one of its files, below `root`, `~` expanded; absent in the config or on disk is a `UserError`."""
     where = f"config.corpus.sources.{source.name}.{which}"
     given = getattr(source, which)
     if not given:
         raise UserError(f"{where}: missing; give the path of a CSV, TSV or Parquet file")
-    path = Path(given).expanduser()
+    path = Path(root).expanduser() / Path(given).expanduser()
     if not path.is_file():
-        raise UserError(f"{where}: {path} is not a file; check the path")
+        raise UserError(f"{where}: {path} is not a file; check the path and config.corpus.root")
     return path

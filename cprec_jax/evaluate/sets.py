@@ -75,13 +75,10 @@ def open_set(
     oracle = corpus.oracle(split, name)
     targets = _subset(targets, chosen)
     target = np.searchsorted(items, targets.target)
-    known = (
-        (target < len(items)) & (items[np.minimum(target, len(items) - 1)] == targets.target) if len(items) else np.zeros(len(target), bool)
-    )
+    known = np.isin(targets.target, items)
     if not known.all():
-        raise UserError(
-            f"{corpus.path}: set {name}: target {targets.target[~known][0]} is not in its catalogue; run `launch.py prepare` again"
-        )
+        lost = int(targets.target[~known][0])
+        raise UserError(f"{corpus.path}: set {name}: target {lost} is not in its catalogue; run `launch.py prepare` again")
     return EvalSet(
         name=name,
         targets=targets,

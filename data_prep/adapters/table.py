@@ -33,7 +33,7 @@ class TableAdapter:
         self.spec = spec
 
     def files(self, source: SourceSpec) -> dict[str, Path]:
-        return {"interactions": source_path(source, "interactions"), "items": source_path(source, "items")}
+        return {"interactions": source_path(self.spec.root, source, "interactions"), "items": source_path(self.spec.root, source, "items")}
 
     def load(self, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> Order:
         files = self.files(source)
