@@ -84,7 +84,7 @@ def _data(manifest: Mapping[str, Any]) -> str:
     for name, info in manifest["sets"].items():
         kept = (list(manifest.get("counts", {}).get(name, {}).values()) or [{}])[-1]
         seen, trained_on = ("pre-training", kept.get("interactions")) if info.get("role") == "pretrain" else ("evaluation only", None)
-        lines.append(f"| {escape_markdown(name)} | {seen} | {describe(info.get('n_items'))} | {describe(kept.get('interactions'))} |")
+        lines.append(f"| {escape_markdown(name)} | {seen} | {describe(info.get('n_items'))} | {describe(trained_on)} |")
     return "\n".join(lines) + (
         "\n\nOnly interactions before the validation targets were trained on. User ids are never part of the text; titles are."
     )
