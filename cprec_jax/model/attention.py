@@ -56,9 +56,13 @@ def attention(
 ) -> jax.Array:
     """Causal attention inside segments in plain XLA; softmax in float32; returns o_BTHh in the dtype of `q`.
 
-    Queries go in blocks that see only the keys up to their end, so nearly half of the scores are never computed.
+    Queries go in blocks that see only the keys up to their end, so nearly half of the scores are never computed, and the backward
+    pass computes the scores of a block again instead of keeping them: memory grows with T, not with its square, at no loss of
+    speed on a CPU (what is kept has to be written and read, too).
     """
     T = q_BTHh.shape[1]
+    q_BKGTh, k_BKSh, v_BKSh = _by_head(q_BTHh, k_BTKh, v_BTKh)
+    attend = jax.checkpoint(_attend_by_head, static_argnums=(4,))
     outputs = []
     for start in range(0, T, block):
         stop = min(start + block, T)
@@ -67,23 +71,44 @@ def attention(
         if window is not None:
             mask_TS &= index_T - index_S < window
         mask_BTS = mask_TS & (segment_ids_BT[:, start:stop, None] == segment_ids_BT[:, None, :stop])
-        outputs.append(masked_attention(q_BTHh[:, start:stop], k_BTKh[:, :stop], v_BTKh[:, :stop], mask_BTS, softcap=softcap))
-    return jnp.concatenate(outputs, axis=1) if len(outputs) > 1 else outputs[0]
+        outputs.append(attend(q_BKGTh[:, :, :, start:stop], k_BKSh[:, :, :stop], v_BKSh[:, :, :stop], mask_BTS, softcap))
+    return _by_position(jnp.concatenate(outputs, axis=3) if len(outputs) > 1 else outputs[0])
 
 
 def masked_attention(
     q_BTHh: jax.Array, k_BSKh: jax.Array, v_BSKh: jax.Array, mask_BTS: jax.Array, *, softcap: float | None = None
 ) -> jax.Array:
     """Attention under a boolean mask (True = visible; every query must see a key). Key/value heads are grouped, never repeated."""
+    return _by_position(_attend_by_head(*_by_head(q_BTHh, k_BSKh, v_BSKh), mask_BTS, softcap))
+
+
+def _by_head(q_BTHh: jax.Array, k_BSKh: jax.Array, v_BSKh: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Scaled q_BKGTh, k_BKSh, v_BKSh: the layout in which every product below is a plain batched matrix product."""
     B, T, H, h = q_BTHh.shape
     K = k_BSKh.shape[2]
-    q_BTKGh = (q_BTHh * h**-0.5).reshape(B, T, K, H // K, h)
-    scores_BKGTS = jnp.einsum("BTKGh,BSKh->BKGTS", q_BTKGh, k_BSKh, preferred_element_type=jnp.float32)
+    q_BKGTh = (q_BTHh * h**-0.5).reshape(B, T, K, H // K, h).transpose(0, 2, 3, 1, 4)
+    return q_BKGTh, k_BSKh.swapaxes(1, 2), v_BSKh.swapaxes(1, 2)
+
+
+def _by_position(o_BKGTh: jax.Array) -> jax.Array:
+    B, K, G, T, h = o_BKGTh.shape
+    return o_BKGTh.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, h)
+
+
+def _attend_by_head(q_BKGTh: jax.Array, k_BKSh: jax.Array, v_BKSh: jax.Array, mask_BTS: jax.Array, softcap: float | None) -> jax.Array:
+    """The heads of a group are rows of one product. Division by the softmax sum comes last, on h numbers a query instead of S."""
+    B, K, G, T, h = q_BKGTh.shape
+    rows_BKRh = q_BKGTh.reshape(B, K, G * T, h)
+    scores_BKRS = jnp.matmul(rows_BKRh, k_BKSh.swapaxes(2, 3), preferred_element_type=jnp.float32)
+    scores_BKGTS = scores_BKRS.reshape(B, K, G, T, -1)
     if softcap is not None:
         scores_BKGTS = softcap * jnp.tanh(scores_BKGTS / softcap)
     scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
-    probs_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKh.dtype)
-    return jnp.einsum("BKGTS,BSKh->BTKGh", probs_BKGTS, v_BSKh).reshape(B, T, H, h)
+    largest_BKGT1 = jax.lax.stop_gradient(scores_BKGTS.max(axis=-1, keepdims=True))
+    weights_BKGTS = jnp.exp(scores_BKGTS - largest_BKGT1)
+    weights_BKRS = weights_BKGTS.astype(v_BKSh.dtype).reshape(B, K, G * T, -1)
+    sums_BKRh = jnp.matmul(weights_BKRS, v_BKSh, preferred_element_type=jnp.float32)
+    return (sums_BKRh.reshape(B, K, G, T, h) / weights_BKGTS.sum(axis=-1)[..., None]).astype(q_BKGTh.dtype)
 
 
 class Attention(nn.Module):
