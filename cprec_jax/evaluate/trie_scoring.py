@@ -21,16 +21,21 @@ BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
 
 @flax.struct.dataclass
 class DeviceTrie:
-    """`TitleTrie` as device arrays. `ancestors` and `up` are tuples, one entry a depth bucket or an edge level."""
+    """`TitleTrie` as device arrays, laid out for gathers (a scatter runs on one core of a CPU, one element after the other).
+
+    ancestors: one int32[nodes, A] a depth bucket. siblings: one int32[branching nodes, children] a bucket of like numbers of children,
+    -1 = none. edge_place int32[E]: where an edge lands when those are flattened and joined. title_path int32[N, levels]: the edges on a
+    title's way, E = none.
+    """
 
     node_token: jax.Array
     node_depth: jax.Array
     ancestors: tuple[jax.Array, ...]
     edge_parent: jax.Array
     edge_token: jax.Array
-    level_edges: tuple[jax.Array, ...]
-    level_up: tuple[jax.Array, ...]
-    title_edge: jax.Array
+    siblings: tuple[jax.Array, ...]
+    edge_place: jax.Array
+    title_path: jax.Array
     title_copies: jax.Array
     root_edges: int = flax.struct.field(pytree_node=False)
 
@@ -38,20 +43,46 @@ class DeviceTrie:
 def to_device(trie: TitleTrie) -> DeviceTrie:
     ends = [0, *np.searchsorted(trie.node_depth, BUCKETS, side="right").tolist()]
     assert ends[-1] == trie.nodes, "a title has over 512 tokens before its last branch"
-    levels = range(1, int(trie.edge_level.max(initial=0)) + 1)
-    at = [np.flatnonzero(trie.edge_level == level) for level in levels]
+    siblings, edge_place = _siblings(trie)
     return DeviceTrie(
         node_token=jnp.asarray(trie.node_token),
         node_depth=jnp.asarray(trie.node_depth),
         ancestors=tuple(jnp.asarray(trie.ancestors(a, b)) for a, b in itertools.pairwise(ends) if b > a),
         edge_parent=jnp.asarray(trie.edge_parent),
         edge_token=jnp.asarray(trie.edge_token),
-        level_edges=tuple(jnp.asarray(edges, jnp.int32) for edges in at),
-        level_up=tuple(jnp.asarray(trie.edge_up[edges]) for edges in at),
-        title_edge=jnp.asarray(trie.title_edge),
+        siblings=tuple(map(jnp.asarray, siblings)),
+        edge_place=jnp.asarray(edge_place),
+        title_path=jnp.asarray(_title_paths(trie)),
         title_copies=jnp.asarray(trie.title_copies),
         root_edges=int(np.count_nonzero(trie.edge_parent == 0)),
     )
+
+
+def _siblings(trie: TitleTrie) -> tuple[list[np.ndarray], np.ndarray]:
+    """Children of each branching node, in buckets by their number (powers of two, so at most half is padding), and each edge's place."""
+    parents, first, count = np.unique(trie.edge_parent, return_index=True, return_counts=True)
+    bucket = np.ceil(np.log2(np.maximum(count, 2))).astype(np.int64)
+    blocks, place, start = [], np.zeros(trie.edges, np.int32), 0
+    for size in np.unique(bucket):
+        at = np.flatnonzero(bucket == size)
+        column = np.arange(int(count[at].max()))
+        block = np.where(column[None, :] < count[at, None], first[at, None] + column[None, :], -1).astype(np.int32)
+        row, col = np.nonzero(block >= 0)
+        place[block[row, col]] = start + row * block.shape[1] + col
+        start += block.size
+        blocks.append(block)
+    assert len(parents) == sum(len(block) for block in blocks)
+    return blocks, place
+
+
+def _title_paths(trie: TitleTrie) -> np.ndarray:
+    levels = int(trie.edge_level.max(initial=-1)) + 1
+    path = np.full((len(trie.title_edge), levels), trie.edges, np.int32)
+    at = trie.title_edge.astype(np.int64)
+    for level in range(levels):
+        path[at >= 0, level] = at[at >= 0]
+        at = np.where(at >= 0, trie.edge_up[np.maximum(at, 0)], -1)
+    return path
 
 
 def _tree_attend(q_BnHh: jax.Array, k_BnKh: jax.Array, v_BnKh: jax.Array, past: Any, context: Any) -> jax.Array:
@@ -100,17 +131,19 @@ def _edge_logits(decoder: Decoder, params: Any, trie: DeviceTrie, cache: PromptC
 
 def title_log_probs(trie: DeviceTrie, logits_BE: jax.Array, temperature: jax.Array) -> jax.Array:
     """float32 [B, N]: log-softmax over siblings, summed along each title's edges; titles that tokenise alike share evenly."""
-    n_titles = trie.title_edge.shape[0]
-    if logits_BE.shape[1] == 0:
-        return jnp.broadcast_to(-jnp.log(trie.title_copies.astype(jnp.float32)), (logits_BE.shape[0], n_titles))
-    nodes = trie.node_token.shape[0] + 1
-    logits_EB = logits_BE.T / temperature
-    top = jax.ops.segment_max(logits_EB, trie.edge_parent, nodes, indices_are_sorted=True)[trie.edge_parent]
-    total = jax.ops.segment_sum(jnp.exp(logits_EB - top), trie.edge_parent, nodes, indices_are_sorted=True)[trie.edge_parent]
-    edge = logits_EB - top - jnp.log(total)
-    for edges, up in zip(trie.level_edges, trie.level_up, strict=True):
-        edge = edge.at[edges].add(edge[up], unique_indices=True)
-    return (edge[trie.title_edge] - jnp.log(trie.title_copies.astype(jnp.float32))[:, None]).T
+    copies_N = jnp.log(trie.title_copies.astype(jnp.float32))
+    B = logits_BE.shape[0]
+    scaled_BE = logits_BE / temperature
+    flat = []
+    for block in trie.siblings:
+        children = jnp.where(block >= 0, jnp.take(scaled_BE, jnp.maximum(block, 0), axis=1), -jnp.inf)
+        flat.append(jax.nn.log_softmax(children, axis=-1).reshape(B, -1))
+    none_B1 = jnp.zeros((B, 1), jnp.float32)
+    if not flat:
+        return none_B1 - copies_N
+    edge_BE = jnp.take(jnp.concatenate(flat, axis=1), trie.edge_place, axis=1)
+    padded = jnp.concatenate([edge_BE, none_B1], axis=1)
+    return sum(jnp.take(padded, trie.title_path[:, level], axis=1) for level in range(trie.title_path.shape[1])) - copies_N
 
 
 def trie_edge_logits(decoder: Decoder, params: Any, trie: DeviceTrie, tokens_BP: jax.Array, length_B: jax.Array) -> jax.Array:
