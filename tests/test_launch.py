@@ -39,7 +39,10 @@ def test_no_arguments_prints_help_with_examples(capsys: pytest.CaptureFixture[st
         (["train", "--config={config}", "--workdir=w", "--wrokdir=x"], "--wrokdir: unknown option; did you mean 'workdir'?"),
         (["train", "--config={config}", "--workdir=w", "extra"], "'extra': expected --option=value"),
         (["train", "--config={config}", "--workdir=w", "--config.trian.steps=3"], "unknown section; did you mean 'train'?"),
-        (["train", "--config={config}", "--workdir=w", "--config.train.stepps=3"], "config.train.stepps: unknown key; did you mean 'steps'?"),
+        (
+            ["train", "--config={config}", "--workdir=w", "--config.train.stepps=3"],
+            "config.train.stepps: unknown key; did you mean 'steps'?",
+        ),
         (["train", "--config={config}", "--workdir=w", "--config.train.steps=many"], "config.train.steps: expected int, got str 'many'"),
         (["train", "--config={config}", "--workdir=w", "--config.train.epochs=2"], "set exactly one of steps, epochs, tokens"),
         (["train", "--config={config}", "--workdir=w", "--config.train=3"], "--config.train: is a section"),
@@ -57,7 +60,9 @@ def test_a_mistake_is_one_line_and_exit_2(
 
 
 def test_overrides_are_typed_and_may_name_new_keys(config: str) -> None:
-    loaded = launch.load_config(config, {"train.schedule.peak": "3e-4", "model.init_from": "some/dir", "train.mixture": "{'temperature': 0.5}"})
+    loaded = launch.load_config(
+        config, {"train.schedule.peak": "3e-4", "model.init_from": "some/dir", "train.mixture": "{'temperature': 0.5}"}
+    )
     assert loaded["train"]["schedule"]["peak"] == 3e-4
     assert loaded["model"]["init_from"] == "some/dir"
     assert loaded["train"]["mixture"]["temperature"] == 0.5

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from cprec_jax.artefact import file_sha256
 from cprec_jax.errors import UserError, one_line
 
 VERSION = "1.0.0"
@@ -71,6 +72,13 @@ def open_split(directory: Path, split: str) -> Any:
         return source
     except Exception as error:  # tfds and array_record raise many kinds for damaged files
         raise UserError(f"{directory}: split {split!r} cannot be read ({one_line(error)[:160]}); run `launch.py pack` again") from error
+
+
+def check_shards(directory: Path, shards: Mapping[str, str]) -> None:
+    """Compare every shard with its SHA-256 in the manifest: array_record reads on past a truncation without a word."""
+    for name, expected in shards.items():
+        if file_sha256(directory / name) != expected:
+            raise UserError(f"{directory / name}: not the file that was packed (damaged, truncated or changed); run `launch.py pack` again")
 
 
 def expand(row: Mapping[str, Any], source: int = 0) -> dict[str, Any]:

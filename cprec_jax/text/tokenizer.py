@@ -53,6 +53,10 @@ def load(directory: Path) -> Tokenizer:
     try:
         if (directory / "tokenizer.json").exists():
             backend = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+        elif (directory / "merges.txt").exists():  # GPT-2's own two files
+            backend = tokenizers.Tokenizer(models.BPE.from_file(str(directory / "vocab.json"), str(directory / "merges.txt")))
+            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            backend.decoder = decoders.ByteLevel()
         else:
             from transformers import AutoTokenizer
 

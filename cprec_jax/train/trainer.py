@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 
 from cprec_jax import artefact
 from cprec_jax.data import loader
+from cprec_jax.data import rows as rows_on_disk
 from cprec_jax.data.mixture import proportions
 from cprec_jax.errors import Diverged, Preempted, UserError
 from cprec_jax.model.decoder import Decoder, abstract_params, init_params
@@ -73,6 +74,7 @@ def make_plan(config: Mapping[str, Any], workdir: Path) -> Plan:
     model_spec = build(run.ModelSpec, config.get("model", {}), "config.model")
     rows = workdir / "rows" / STAGE
     manifest = artefact.read_json(rows / artefact.MANIFEST, "pack")
+    rows_on_disk.check_shards(rows, manifest["shards"])
     sizes = {name: split["rows"] for name, split in manifest["splits"].items()}
     total_steps = train_spec.total_steps(sum(sizes.values()), manifest["row_length"])
     decoder_config = run.decoder_config(model_spec, manifest["vocab_size"])

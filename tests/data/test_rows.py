@@ -1,0 +1,123 @@
+"""Rows on disk and the loader, whose whole state is the step."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cprec_jax.artefact import file_sha256
+from cprec_jax.data import loader, rows
+from cprec_jax.data.mixture import MixtureSpec, proportions
+from cprec_jax.errors import UserError
+
+T = 32
+
+
+def made(n: int, first: int) -> Iterator[dict[str, Any]]:
+    for i in range(n):
+        tokens = np.zeros(T, np.int32)
+        tokens[:20] = first + i
+        loss = np.zeros(T, np.uint8)
+        loss[2:20] = 1
+        yield {"tokens": tokens, "lengths": np.array([12, 8], np.int32), "loss": loss}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows")
+    assert rows.write(path, T, {"a": made(50, 1000), "b": made(20, 2000)}) == {"a": 50, "b": 20}
+    return path
+
+
+def test_others_can_read_it_with_tfds_alone(directory: Path) -> None:
+    import tensorflow_datasets as tfds
+
+    source = tfds.builder_from_directory(str(directory)).as_data_source(split="b")
+    assert len(source) == 20 and source[3]["tokens"][0] == 2003 and source[3]["row"] == 3
+
+
+def test_expand_marks_documents_and_padding(directory: Path) -> None:
+    row = rows.expand(rows.open_split(directory, "a")[7], source=4)
+    assert row["segment_ids"].tolist() == [1] * 12 + [2] * 8 + [0] * 12
+    assert row["positions"].tolist() == [*range(12), *range(8), *[0] * 12]
+    # The first token of a document has no predecessor, so the second document's is no target although its loss byte is set.
+    assert np.flatnonzero(row["loss_mask"]).tolist() == [*range(2, 12), *range(13, 20)]
+    assert (row["source"], row["row"]) == (4, 7)
+
+
+def all_batches(directory: Path, first: int, last: int, shard: loader.Shard | None = None, **kwargs: Any) -> list[np.ndarray]:
+    stream = loader.stream(directory, {"a": 0.75, "b": 0.25}, seed=3)
+    found = loader.batches(stream, 8, first, last, shard or loader.Shard(), **kwargs)
+    return [batch["tokens"][:, 0] for batch in found]
+
+
+def test_any_step_can_be_reached_at_once(directory: Path) -> None:
+    whole = all_batches(directory, 0, 30)
+    assert len(whole) == 30
+    for start in (1, 13, 29):
+        np.testing.assert_array_equal(all_batches(directory, start, 30), whole[start:])
+
+
+def test_hosts_share_the_same_global_batch(directory: Path) -> None:
+    whole = all_batches(directory, 5, 9)
+    parts = [all_batches(directory, 5, 9, loader.Shard(index=i, count=4)) for i in range(4)]
+    for step, expected in enumerate(whole):
+        got = np.stack([parts[i][step] for i in range(4)], axis=1).reshape(-1)
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_an_epoch_of_a_source_sees_every_row_once(directory: Path) -> None:
+    stream = loader.stream(directory, {"a": 1.0}, seed=0)
+    first, second = ([int(stream[i]["tokens"][0]) for i in range(k * 50, k * 50 + 50)] for k in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(1000, 1050))
+    assert first != second
+
+
+def test_shares_are_kept(directory: Path) -> None:
+    seen = np.concatenate(all_batches(directory, 0, 50))
+    assert abs((seen < 2000).mean() - 0.75) < 0.01
+
+
+def test_the_annealing_phase_has_an_order_of_its_own(directory: Path) -> None:
+    a = loader.stream(directory, {"a": 1.0}, seed=0)[0]["tokens"]
+    b = loader.stream(directory, {"a": 1.0}, seed=0, prefix=10)[0]["tokens"]
+    assert not np.array_equal(a, b)
+
+
+def test_damage_is_a_clear_error(tmp_path: Path) -> None:
+    rows.write(tmp_path, T, {"a": made(5, 0)})
+    shard = next(tmp_path.glob("*.array_record*"))
+    shards = {shard.name: file_sha256(shard)}
+    rows.check_shards(tmp_path, shards)
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    with pytest.raises(UserError, match="not the file that was packed"):
+        rows.check_shards(tmp_path, shards)
+    (tmp_path / "dataset_info.json").write_text("{")
+    with pytest.raises(UserError, match="split 'a' cannot be read"):
+        rows.open_split(tmp_path, "a")
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (MixtureSpec(), {"a": 0.6, "b": 0.2, "mixed": 0.2}),
+        (MixtureSpec(temperature=0.0), {"a": 1 / 3, "b": 1 / 3, "mixed": 1 / 3}),
+        (MixtureSpec(mixed_share=0.5), {"a": 0.375, "b": 0.125, "mixed": 0.5}),
+        (MixtureSpec(mixed_share=0.0), {"a": 0.75, "b": 0.25}),
+        (MixtureSpec(weights={"a": 0.0}), {"b": 0.5, "mixed": 0.5}),
+    ],
+)
+def test_proportions(spec: MixtureSpec, expected: dict[str, float]) -> None:
+    found = proportions(spec, {"a": 60, "b": 20, "mixed": 20, "empty": 0})
+    assert found == pytest.approx(expected)
+
+
+def test_mixture_mistakes() -> None:
+    with pytest.raises(UserError, match="did you mean 'Games'"):
+        proportions(MixtureSpec(weights={"Gamse": 1.0}), {"Games": 3})
+    with pytest.raises(UserError, match="give at least one a weight"):
+        proportions(MixtureSpec(weights={"Games": 0.0}), {"Games": 3})
+    with pytest.raises(ValueError, match="mixed_share"):
+        MixtureSpec(mixed_share=1.5)

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+
+from cprec_jax.errors import UserError
+from cprec_jax.text import tokenizer
+from cprec_jax.text.catalogue import Catalogue
+from cprec_jax.text.template import Template, TemplateSpec
+
+TITLES = ["Halo", "Halo 2", "Zelda", "Mario Kart 8"]
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> tokenizer.Tokenizer:
+    return tokenizer.train([t + "\n" for t in TITLES], [1] * 4, 300, tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def catalogue(tokens: tokenizer.Tokenizer) -> Catalogue:
+    return Catalogue.build(tokens, TITLES, "\n")
+
+
+def test_gather_concatenates_items(tokens: tokenizer.Tokenizer, catalogue: Catalogue) -> None:
+    flat, offsets = catalogue.gather(np.array([2, 0, 2]))
+    assert tokens.decode(flat) == "Zelda\nHalo\nZelda\n"
+    assert offsets[-1] == len(flat) == 2 * catalogue.lengths[2] + catalogue.lengths[0]
+    assert catalogue.gather(np.array([], np.int64))[0].size == 0
+
+
+def test_a_title_with_the_end_of_item_is_refused(tokens: tokenizer.Tokenizer) -> None:
+    with pytest.raises(UserError, match="end-of-item"):
+        Catalogue.build(tokens, ["a\nb"], "\n")
+
+
+def test_a_tokenizer_that_loses_the_end_is_refused(tmp_path: Path) -> None:
+    """Splitting at white space drops the line break: "Halo" becomes a prefix of "Halo 2" and would always score higher."""
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"Halo": 0, "2": 1, "?": 2}, unk_token="?"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    backend.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match="item 0 .* a prefix of item 1 .*Halo 2"):
+        Catalogue.build(tokenizer.load(tmp_path), ["Halo", "Halo 2"], "\n")
+
+
+def test_prompt_keeps_the_most_recent_items_whole(tokens: tokenizer.Tokenizer, catalogue: Catalogue) -> None:
+    template = Template(TemplateSpec(header="{scope}:\n"), tokens)
+    full = template.prompt("Games", np.array([3, 1, 0]), catalogue, 1000)
+    assert tokens.decode(full.tokens) == "<|endoftext|>Games:\nMario Kart 8\nHalo 2\nHalo\n" and full.dropped_items == 0
+    assert full.tokens[0] == tokens.bos_id
+    short = template.prompt("Games", np.array([3, 1, 0]), catalogue, len(full.tokens) - 1)
+    assert tokens.decode(short.tokens) == "<|endoftext|>Games:\nHalo 2\nHalo\n" and short.dropped_items == 1
+    exact = template.prompt("Games", np.array([3, 1, 0]), catalogue, len(full.tokens))
+    assert exact.dropped_items == 0
+    nothing = template.prompt("Games", np.array([3]), catalogue, len(template.header("Games")))
+    assert nothing.dropped_items == 1 and tokens.decode(nothing.tokens).endswith("Games:\n")
+
+
+def test_mixed_scope_has_its_own_words(tokens: tokenizer.Tokenizer) -> None:
+    template = Template(TemplateSpec(header="In {scope}:\n", all_domains="everything"), tokens)
+    assert tokens.decode(template.header(None)) == "<|endoftext|>In everything:\n"
+
+
+def test_template_mistakes() -> None:
+    with pytest.raises(ValueError, match="end_of_item is empty"):
+        TemplateSpec(end_of_item="")
+    with pytest.raises(ValueError, match="scope"):
+        TemplateSpec(header="Hello {user}\n")
+
+
+def test_every_shared_title_of_a_domain_is_kept_apart(shared_data: Path, shared_models: Path) -> None:
+    """stories260k falls back to bytes, so it keeps any two different titles apart."""
+    import gzip
+
+    lines = gzip.open(shared_data / "scientific18" / "item.tsv.gz", "rt", encoding="utf-8").read().splitlines()[1:]
+    titles = sorted({line.split("\t")[1] for line in lines})
+    built = Catalogue.build(tokenizer.load(shared_models / "hf-stories260k"), titles, "\n")
+    assert len({built.item(i).tobytes() for i in range(len(built))}) == len(titles)

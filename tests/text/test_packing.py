@@ -1,0 +1,85 @@
+"""Documents, bins and rows: nothing is lost, nothing overlaps."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cprec_jax.text import documents, ragged
+from cprec_jax.text.best_fit import best_fit
+from cprec_jax.text.catalogue import Catalogue
+
+
+def catalogue_of(lengths: list[int]) -> Catalogue:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Catalogue(tokens=np.arange(100, 100 + offsets[-1], dtype=np.int32), offsets=offsets, unknown_tokens=0)
+
+
+@given(st.lists(st.integers(1, 64), max_size=300), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_best_fit_places_every_document_within_capacity(lengths: list[int], seed: int) -> None:
+    array = np.array(lengths, np.int64)
+    row_of, rows = best_fit(array, 64, np.random.default_rng(seed))
+    used = np.bincount(row_of, weights=array, minlength=rows) if len(array) else np.zeros(0)
+    assert (used <= 64).all() and (used > 0).all() and len(used) == rows
+    # Best fit decreasing never leaves two rows that could be one.
+    assert rows < 2 or np.sort(used)[:2].sum() > 64
+
+
+def test_best_fit_fills_real_lengths() -> None:
+    lengths = np.clip(np.random.default_rng(0).lognormal(4, 1, 20_000).astype(np.int64), 8, 2048)
+    _, rows = best_fit(lengths, 2048, np.random.default_rng(0))
+    assert lengths.sum() / (rows * 2048) > 0.99
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 4), max_size=30), min_size=1, max_size=20),
+    st.lists(st.integers(1, 12), min_size=5, max_size=5),
+    st.integers(14, 40),
+)
+@settings(max_examples=60, deadline=None)
+def test_documents_hold_every_item_once_in_order(sequences: list[list[int]], lengths: list[int], capacity: int) -> None:
+    catalogue = catalogue_of(lengths)
+    items = np.array([i for s in sequences for i in s], np.int64)
+    offsets = np.concatenate([[0], np.cumsum([len(s) for s in sequences])]).astype(np.int64)
+    headers = [np.array([1, 2], np.int32), np.array([3], np.int32)]
+    header_of = np.arange(len(sequences)) % 2
+    cut = documents.cut(items, offsets, header_of, headers, catalogue, capacity)
+    assert (cut.lengths <= capacity).all() and cut.dropped_items == 0
+    # Documents come out round by round; each holds its sequence's items from where the one before stopped.
+    tokens, is_item = cut.tokens(np.arange(len(cut)))
+    assert len(tokens) == cut.lengths.sum()
+    np.testing.assert_array_equal(np.sort(tokens[is_item]), np.sort(catalogue.gather(items)[0]))
+    ends = np.cumsum(cut.lengths)
+    for start, end in zip(ends - cut.lengths, ends, strict=True):
+        size = 2 if tokens[start] == 1 else 1
+        assert not is_item[start : start + size].any() and is_item[start + size : end].all() and end - start > size
+
+
+def test_an_item_longer_than_a_row_is_counted() -> None:
+    catalogue = catalogue_of([5, 50, 5])
+    cut = documents.cut(np.array([0, 1, 2]), np.array([0, 3]), np.array([0]), [np.array([9], np.int32)], catalogue, 32)
+    assert cut.dropped_items == 1
+    assert cut.lengths.tolist() == [6, 6]
+
+
+def test_no_sequences_make_no_documents() -> None:
+    cut = documents.cut(np.array([], np.int64), np.array([0]), np.array([], np.int64), [np.array([9], np.int32)], catalogue_of([2]), 32)
+    assert len(cut) == 0
+    assert best_fit(cut.lengths, 32, np.random.default_rng(0))[1] == 0
+
+
+def test_ragged_gather_equals_slicing() -> None:
+    values, offsets = np.arange(10), np.array([0, 3, 3, 7, 10])
+    rows = np.array([3, 0, 1, 3])
+    flat, out = ragged.gather(values, offsets, rows)
+    assert flat.tolist() == [7, 8, 9, 0, 1, 2, 7, 8, 9]
+    assert out.tolist() == [0, 3, 6, 6, 9]
+
+
+@pytest.mark.parametrize("length", [33, 16])
+def test_row_length_is_checked(length: int) -> None:
+    from cprec_jax.text.packing import PackSpec
+
+    with pytest.raises(ValueError, match="multiple of 8"):
+        PackSpec(row_length=length)
