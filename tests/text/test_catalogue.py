@@ -39,7 +39,7 @@ def test_a_tokenizer_that_loses_the_end_is_refused(tmp_path: Path) -> None:
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"Halo": 0, "2": 1, "?": 2}, unk_token="?"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     backend.save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(UserError, match="item 0 .* a prefix of item 1 .*Halo 2"):
+    with pytest.raises(UserError, match=r"item 0 .* a prefix of item 1 .*Halo 2"):
         Catalogue.build(tokenizer.load(tmp_path), ["Halo", "Halo 2"], "\n")
 
 
@@ -72,7 +72,8 @@ def test_every_shared_title_of_a_domain_is_kept_apart(shared_data: Path, shared_
     """stories260k falls back to bytes, so it keeps any two different titles apart."""
     import gzip
 
-    lines = gzip.open(shared_data / "scientific18" / "item.tsv.gz", "rt", encoding="utf-8").read().splitlines()[1:]
+    with gzip.open(shared_data / "scientific18" / "item.tsv.gz", "rt", encoding="utf-8") as stream:
+        lines = stream.read().splitlines()[1:]
     titles = sorted({line.split("\t")[1] for line in lines})
     built = Catalogue.build(tokenizer.load(shared_models / "hf-stories260k"), titles, "\n")
     assert len({built.item(i).tobytes() for i in range(len(built))}) == len(titles)
