@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from cprec_jax.errors import UserError
 from cprec_jax.model.config import DecoderConfig
@@ -26,6 +27,7 @@ does not know them fails instead of ignoring them.
 
 BACKENDS = ("xla",)
 NO_WINDOW = 2**30  # larger than any row
+ATTENTION_OUTPUT = "attention_output"  # for policies of `jax.checkpoint`
 
 
 def packed_attention(backend: str = "xla") -> AttendFn:
@@ -134,7 +136,7 @@ class Attention(nn.Module):
         extra = {} if window is None else {"window": window}
         if c.attention_softcap is not None:
             extra["softcap"] = c.attention_softcap
-        o_BTHh = self.attend(q_BTHh, k_BTKh, v_BTKh, past, context, **extra)
+        o_BTHh = checkpoint_name(self.attend(q_BTHh, k_BTKh, v_BTKh, past, context, **extra), ATTENTION_OUTPUT)
         o_BTHh = constrain(o_BTHh, "batch", "length", "heads", "head_dim")
         o_HhD = self.param("o", weight(residual_std(c), "heads", "head_dim", "embed"), (H, h, D))
         out_BTD = jnp.einsum("BTHh,HhD->BTD", o_BTHh, o_HhD.astype(self.dtype))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cprec_jax.model.attention import NO_WINDOW, AttendFn, Attention, packed_attention
+from cprec_jax.model.attention import ATTENTION_OUTPUT, NO_WINDOW, AttendFn, Attention, packed_attention
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.layers import MLP, norm_scale, rms_norm, rope_frequencies, rope_tables, weight
 from cprec_jax.parallel.rules import constrain
@@ -20,7 +20,11 @@ Params = Mapping[str, Any]
 
 _REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keeps projections, recomputes attention scores
+    # the products of weights, and what attention gives: nothing is left to do again but element-wise work and scores
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT),
+    ),
 }
 
 
