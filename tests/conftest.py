@@ -33,3 +33,20 @@ def shared_models() -> Path:
 @pytest.fixture(scope="session")
 def shared_tokenizers() -> Path:
     return shared_directory("tokenizers")
+
+
+@pytest.fixture(scope="session")
+def tiny_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work directory with the corpus and the rows of `tests.road.CONFIG`. Copy what a test changes."""
+    from tests.road import make_rows
+
+    return make_rows(tmp_path_factory.mktemp("road"))
+
+
+@pytest.fixture
+def workdir(tiny_rows: Path, tmp_path: Path) -> Path:
+    """A copy of `tiny_rows` that a test may write into."""
+    import shutil
+
+    shutil.copytree(tiny_rows, tmp_path / "road")
+    return tmp_path / "road"

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from cprec_jax.train.schedule import ScheduleSpec, decay, phases, wsa
+
+SHAPES = ("linear", "cosine", "exponential", "sqrt")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_three_phases(shape: str) -> None:
+    spec = ScheduleSpec(peak=2.0, warmup=0.1, anneal=0.2, shape=shape, end=0.25)  # type: ignore[arg-type]
+    lr = np.array([float(wsa(spec, 100)(s)) for s in range(101)])
+    np.testing.assert_allclose(lr[:10], 2.0 * np.arange(10) / 10, rtol=1e-6)
+    np.testing.assert_allclose(lr[10:81], 2.0, rtol=1e-6)
+    assert lr[100] == pytest.approx(0.5)
+    assert (np.diff(lr[80:]) < 0).all()
+    f = decay(spec.shape)(np.arange(21) / 20)
+    np.testing.assert_allclose(lr[80:], 0.5 + 1.5 * np.asarray(f), rtol=1e-5)
+    assert phases(spec, 100) == (10, 80)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_decay_runs_from_one_to_zero(shape: str) -> None:
+    f = decay(shape)  # type: ignore[arg-type]
+    assert float(f(np.float32(0.0))) == pytest.approx(1.0)
+    assert float(f(np.float32(1.0))) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_annealing_from_a_stable_checkpoint_starts_at_the_peak() -> None:
+    lr = wsa(ScheduleSpec(peak=1.0, start="anneal", shape="linear"), 10)
+    np.testing.assert_allclose([float(lr(s)) for s in range(11)], 1 - np.arange(11) / 10, atol=1e-6)
+
+
+def test_no_warmup_starts_at_the_peak() -> None:
+    assert float(wsa(ScheduleSpec(peak=1.0, warmup=0.0), 10)(0)) == 1.0
+
+
+def test_mistakes() -> None:
+    for wrong in ({"peak": 0.0}, {"warmup": 0.6, "anneal": 0.6}, {"end": 2.0}):
+        with pytest.raises(ValueError):
+            ScheduleSpec(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,114 @@
+"""The train step: micro-batches, sharding and the optimizer change nothing that they should not."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cprec_jax.model.decoder import Decoder, abstract_params, init_params
+from cprec_jax.parallel import rules
+from cprec_jax.parallel.mesh import make_mesh
+from cprec_jax.train import run
+from cprec_jax.train.objectives import cpt
+from cprec_jax.train.optimizer import OptimizerSpec, adamw, decayed
+from cprec_jax.train.schedule import ScheduleSpec, wsa
+from cprec_jax.train.step import TrainState, train_step
+
+B, T, V = 8, 32, 64
+
+
+def decoder_of(dropout: float = 0.0) -> Decoder:
+    spec = run.ModelSpec(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, num_kv_heads=2, dropout=dropout)
+    return run.make_decoder(spec, run.decoder_config(spec, V))
+
+
+def make_batch() -> dict[str, jax.Array]:
+    rng = np.random.default_rng(0)
+    segments = np.repeat([[1] * 10 + [2] * 15 + [0] * 7], B, axis=0).astype(np.int32)
+    segments[3:, 20:] = 0  # uneven rows: the classic bug is dividing by each micro-batch's own weight
+    positions = np.repeat([[*range(10), *range(15), *range(7)]], B, axis=0).astype(np.int32)
+    tokens = rng.integers(0, V, (B, T)).astype(np.int32)
+    made = {"tokens": tokens, "segment_ids": segments, "positions": positions, "loss_mask": np.ones((B, T), np.float32)}
+    return {name: jnp.asarray(value) for name, value in made.items()}
+
+
+def one_step(micro_batches: int = 1, dropout: float = 0.0, steps: int = 1) -> tuple[TrainState, dict[str, Any]]:
+    decoder = decoder_of(dropout)
+    schedule = wsa(ScheduleSpec(peak=0.01, warmup=0.0), 100)
+    optimizer = adamw(OptimizerSpec(), schedule)
+    params = init_params(decoder, jax.random.key(1))
+    state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
+
+    def loss_sum(params: Any, batch: Any, key: Any) -> Any:
+        return cpt.loss_sum(params, batch, decoder, 16, key)
+
+    step = jax.jit(
+        functools.partial(
+            train_step,
+            loss_sum=loss_sum,
+            optimizer=optimizer,
+            schedule=schedule,
+            micro_batches=micro_batches,
+            dropout_seed=0 if dropout else None,
+        )
+    )
+    for _ in range(steps):
+        state, metrics = step(state, make_batch())
+    return state, metrics
+
+
+def test_micro_batches_give_the_same_step() -> None:
+    whole, whole_metrics = one_step(1)
+    parts, parts_metrics = one_step(4)
+    assert float(parts_metrics["loss"]) == pytest.approx(float(whole_metrics["loss"]), rel=1e-6)
+    assert float(parts_metrics["tokens"]) == float(whole_metrics["tokens"]) == 3 * 23 + 5 * 18
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), parts.params, whole.params)
+
+
+def test_the_loss_falls_and_starts_at_the_uniform_one() -> None:
+    _, first = one_step()
+    _, last = one_step(steps=40)
+    assert abs(float(first["loss"]) - np.log(V)) < 0.1
+    assert float(last["loss"]) < 0.5 * float(first["loss"])
+
+
+def test_dropout_changes_with_the_step_and_repeats_with_the_seed() -> None:
+    _, a = one_step(dropout=0.3)
+    _, b = one_step(dropout=0.3)
+    _, without = one_step()
+    assert float(a["loss"]) == float(b["loss"]) != float(without["loss"])
+
+
+def test_only_matrices_are_decayed() -> None:
+    decoder = decoder_of()
+    flags = decayed(abstract_params(decoder)[0])
+    named = {jax.tree_util.keystr(path): flag for path, flag in jax.tree_util.tree_leaves_with_path(flags)}
+    assert all(flag != ("norm" in name) for name, flag in named.items())
+    assert sum(named.values()) == 8  # embedding, q, k, v, o, gate, up, down
+
+
+@pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 2, "fsdp": 4}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_a_sharded_step_equals_the_unsharded_one(sizes: dict[str, int]) -> None:
+    expected, _ = one_step()
+    mesh = make_mesh(**sizes)
+    decoder = decoder_of()
+    schedule = wsa(ScheduleSpec(peak=0.01, warmup=0.0), 100)
+    optimizer = adamw(OptimizerSpec(), schedule)
+    with jax.set_mesh(mesh):
+        shardings = rules.param_shardings(mesh, *abstract_params(decoder))
+        params = jax.device_put(init_params(decoder, jax.random.key(1)), shardings)
+        state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
+        batch = jax.device_put(make_batch(), rules.batch_shardings(mesh, make_batch()))
+        step = functools.partial(
+            train_step,
+            loss_sum=lambda p, b, k: cpt.loss_sum(p, b, decoder, 16, k),
+            optimizer=optimizer,
+            schedule=schedule,
+            micro_batches=1,
+            dropout_seed=None,
+        )
+        found, _ = jax.jit(step)(state, batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), jax.device_get(found.params), jax.device_get(expected.params))
