@@ -18,8 +18,8 @@ def get_config() -> ConfigDict:
     config.corpus = {
         "sources": [{"name": name, "role": "pretrain", "adapter": "synthetic", "platform": "synthetic"} for name in DOMAINS]
         + [{"name": UNSEEN, "role": "downstream", "adapter": "synthetic", "platform": "synthetic"}],
+        "k_core": 0,
         "max_test_users": 800,
-        "seed": 0,
     }
     config.text = {"tokenizer": "train", "vocab_size": 768, "across_words": False}
     config.pack = {"row_length": 256}
@@ -33,8 +33,9 @@ def get_config() -> ConfigDict:
     }
     config.train = {
         "global_batch": 8,
-        "epochs": 3.0,
+        "epochs": 2.0,
         "schedule": {"peak": 4e-3, "warmup": 0.05, "anneal": 0.3},
+        "loss_chunk": 64,
         "log_every": 10,
         "checkpoint_every": 200,
     }
@@ -47,8 +48,9 @@ def get_config() -> ConfigDict:
             "oracle": {"kind": "oracle"},
         },
         "protocols": ["full", "u20", "u100"],
+        "validation_users": 300,
         "prompt_tokens": 192,
     }
     config.export = {"dtype": "float32"}
-    config.report = {"title": "Quickstart: synthetic world"}
+    config.report = {"title": "Quickstart: synthetic world", "order": ("random", "popularity", "untrained", "cpt", "oracle")}
     return config
