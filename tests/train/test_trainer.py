@@ -1,0 +1,145 @@
+"""A run survives what happens to runs: kills, preemption, damage, changed inputs, other devices."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cprec_jax.errors import Diverged, UserError
+from cprec_jax.train.trainer import train
+from tests import road
+from tests.conftest import ROOT
+
+
+def digest(workdir: Path) -> str:
+    return json.loads((workdir / "runs/cpt/manifest.json").read_text())["params_sha256"]
+
+
+def curve(workdir: Path) -> list[tuple[int, float, float]]:
+    lines = (workdir / "runs/cpt/metrics.jsonl").read_text().splitlines()
+    return [(r["step"], r["loss"], r["tokens"]) for r in map(json.loads, lines)]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that every other must equal."""
+    workdir = tmp_path_factory.mktemp("unbroken") / "road"
+    shutil.copytree(tiny_rows, workdir)
+    train(road.CONFIG, workdir)
+    return workdir
+
+
+def launch_train(workdir: Path, config: dict[str, Any]) -> subprocess.Popen:
+    file = workdir / "config.py"
+    file.write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(config))})\n")
+    command = [sys.executable, "launch.py", "train", f"--config={file}", f"--workdir={workdir}"]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
+    path = workdir / "runs/cpt/metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.read_text().count("\n") >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} was not reached: {process.stderr.read() if process.stderr else ''}")
+
+
+def test_all_steps_are_logged(unbroken: Path) -> None:
+    found = curve(unbroken)
+    assert [step for step, _, _ in found] == list(range(1, 13))
+    assert found[-1][1] < found[0][1]
+    assert sorted(int(p.name) for p in (unbroken / "runs/cpt/checkpoints").iterdir() if p.name.isdigit()) == [0, 6, 10, 12]
+
+
+def test_killed_in_the_middle_it_ends_with_the_same_bits(unbroken: Path, workdir: Path) -> None:
+    process = launch_train(workdir, road.CONFIG)
+    wait_for_step(process, workdir, 8)  # after the checkpoint of step 5 (and 6), before the end
+    process.kill()
+    process.wait()
+    assert not (workdir / "runs/cpt/manifest.json").exists()
+    again = launch_train(workdir, road.CONFIG)
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    assert "going on from step" in errors
+    assert digest(workdir) == digest(unbroken)
+    assert curve(workdir) == curve(unbroken)
+
+
+def test_sigterm_saves_and_exits_with_75(unbroken: Path, workdir: Path) -> None:
+    process = launch_train(workdir, road.CONFIG)
+    wait_for_step(process, workdir, 2)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 75, errors
+    assert "run the same command to go on" in errors
+    train(road.CONFIG, workdir)
+    assert digest(workdir) == digest(unbroken)
+    assert curve(workdir) == curve(unbroken)
+
+
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workdir = tmp_path / "copy"
+    shutil.copytree(unbroken, workdir)
+    (workdir / "runs/cpt/manifest.json").unlink()
+    for path in (workdir / "runs/cpt/checkpoints/12/params").rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(path.read_bytes()[:500])
+    shutil.rmtree(workdir / "runs/cpt/checkpoints/10/opt_state")
+    train(road.CONFIG, workdir)
+    told = capsys.readouterr().err
+    assert "checkpoints/12 is damaged" in told and "going on from step 6" in told
+    assert digest(workdir) == digest(unbroken)
+
+
+def test_another_config_or_other_rows_are_refused(unbroken: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "copy"
+    shutil.copytree(unbroken, workdir)
+    with pytest.raises(UserError, match=r"other inputs \(train.seed\)"):
+        train(road.config(train={"seed": 1}), workdir)
+    manifest = workdir / "rows/cpt/manifest.json"
+    record = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**record, "rows_hash": "0" * 64}))
+    with pytest.raises(UserError, match=r"other inputs \(rows\)"):
+        train(road.CONFIG, workdir)
+    shard = next((workdir / "rows/cpt").glob("*.array_record*"))
+    shard.write_bytes(shard.read_bytes() + b"x")
+    with pytest.raises(UserError, match="not the file that was packed"):
+        train(road.CONFIG, workdir)
+
+
+def test_logging_more_often_is_the_same_run(unbroken: Path) -> None:
+    train(road.config(train={"log_every": 3}), unbroken)  # would be refused if it counted as another run
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(workdir: Path) -> None:
+    wild = road.config(train={"schedule": {"peak": 1e30, "warmup": 0.0}, "optimizer": {"clip_norm": 1e30}})
+    with pytest.raises(Diverged, match=r"at step \d+, rows \(source:row\) \d:\d+.*last good checkpoint"):
+        train(wild, workdir)
+
+
+def test_a_base_model_that_does_not_fit_the_tokenizer(workdir: Path, shared_models: Path) -> None:
+    small = road.config(model={"init_from": str(shared_models / "hf-stories260k")}, text={"vocab_size": 600})
+    from cprec_jax import jobs
+
+    jobs.pack(small, workdir)
+    with pytest.raises(UserError, match=r"has 600 tokens, but the embedding of .* has 512 rows"):
+        train(small, workdir)
+
+
+def test_a_batch_that_does_not_divide_over_the_devices(workdir: Path) -> None:
+    with pytest.raises(UserError, match="6 rows a micro-batch do not divide over 8 devices"):
+        train(road.config(train={"global_batch": 6}), workdir)
+
+
+def test_too_many_devices_asked_for(workdir: Path) -> None:
+    with pytest.raises(UserError, match="does not fit 8 device"):
+        train({**road.CONFIG, "mesh": {"data": 3}}, workdir)
