@@ -71,7 +71,7 @@ def get_config(size: str = "small") -> ConfigDict:
             "max_position_embeddings": 512,
             "unroll": True,
         }
-        epochs, peak, prompt = 1.0, 4e-3, 192
+        epochs, peak, prompt = 0.5, 4e-3, 192
     elif size == "stories":
         stories = "../shared/models/hf-stories260k"
         config.text = {"tokenizer": stories, "template": {"header": "{scope} one user bought:\n"}}
