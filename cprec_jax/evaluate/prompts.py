@@ -9,7 +9,7 @@ from cprec_jax.corpus import Targets
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.template import Template
 
-LENGTHS = (32, 64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 8192)
+LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # few: each is compiled once for every catalogue
 
 
 @dataclass(frozen=True, kw_only=True)

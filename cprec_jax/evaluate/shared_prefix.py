@@ -8,30 +8,38 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cprec_jax.evaluate.prompt_cache import PromptCache, encode_prompts, prompt_scores, two_part_softmax
+from cprec_jax.evaluate.prompt_cache import PromptCache, attend_keys, attend_prompt, encode_prompts, merge
 from cprec_jax.model.decoder import Decoder, head_weight
 
 HEAD_CHUNK = 512
 
 
-def _candidate_attend(q_BNHh: jax.Array, k_BNKh: jax.Array, v_BNKh: jax.Array, past: Any, context: Any) -> jax.Array:
-    """Tokens see their user's prompt and the earlier tokens of their own candidate; N = C * t. `context` ends with an array [C, t, 0]."""
+def _candidate_attend(
+    q_BNHh: jax.Array,
+    k_BNKh: jax.Array,
+    v_BNKh: jax.Array,
+    past: Any,
+    context: Any,
+    window: int | jax.Array | None = None,
+    softcap: float | None = None,
+) -> jax.Array:
+    """Tokens see their user's prompt and the earlier tokens of their own candidate, in one softmax; N = C * t."""
     keys_BPKh, values_BPKh = past
-    visible_BP, shape = context
+    length_B, position_BN, shape_Ct = context
     B, N, H, h = q_BNHh.shape
-    C, t = shape.shape[:2]
+    C, t = shape_Ct.shape
     K = k_BNKh.shape[2]
     q_BNKGh = (q_BNHh * h**-0.5).reshape(B, N, K, H // K, h)
-    on_prompt = prompt_scores(q_BNKGh, keys_BPKh, visible_BP)
-    own = (B, C, t, K)
-    q, k, v = q_BNKGh.reshape(*own, H // K, h), k_BNKh.reshape(*own, h), v_BNKh.reshape(*own, h)
-    on_self = jnp.einsum("BCtKGh,BCsKh->BKGCts", q, k, preferred_element_type=jnp.float32)
-    on_self = jnp.where(jnp.tril(jnp.ones((t, t), bool)), on_self, jnp.finfo(jnp.float32).min)
-    p_prompt, p_self = two_part_softmax(on_prompt, on_self.reshape(*on_self.shape[:3], N, t))
-    o = jnp.einsum("BKGNP,BPKh->BNKGh", p_prompt.astype(v.dtype), values_BPKh)
-    p_self = p_self.reshape(on_self.shape).astype(v.dtype)
-    o = o + jnp.einsum("BKGCts,BCsKh->BCtKGh", p_self, v).reshape(o.shape)
-    return o.reshape(B, N, H, h)
+    on_prompt = attend_prompt(q_BNKGh, keys_BPKh, values_BPKh, length_B, position_BN, window, softcap)
+    apart = jnp.arange(t)[:, None] - jnp.arange(t)
+    visible_tt = apart >= 0
+    if window is not None:
+        visible_tt &= apart < window
+    # each candidate is a row of its own
+    q, k, v = (x.reshape(B * C, t, *x.shape[2:]) for x in (q_BNKGh, k_BNKh, v_BNKh))
+    on_self = attend_keys(q, k, v, visible_tt[None, :, None, None], softcap)
+    on_self = jax.tree.map(lambda x: x.reshape(B, N, *x.shape[2:]), on_self)
+    return merge(on_prompt, on_self).astype(v_BNKh.dtype).reshape(B, N, H, h)
 
 
 def candidate_log_likelihoods(
@@ -57,9 +65,9 @@ def score_after(decoder: Decoder, params: Any, cache: PromptCache, candidates_BC
     steps = t - 1  # a candidate's last token predicts nothing
     positions_BN = jnp.broadcast_to(cache.length_B[:, None, None] + jnp.arange(steps), (B, C, steps)).reshape(B, C * steps)
     tokens_BN = candidates_BCt[:, :, :-1].reshape(B, C * steps)
-    context = (cache.visible_BP, jnp.zeros((C, steps, 0)))
+    context = (cache.length_B, positions_BN, jnp.zeros((C, steps)))  # the last for its shape
     scorer = decoder.clone(attend=_candidate_attend)
-    x_BND: Any = scorer.apply({"params": params}, tokens_BN, positions_BN.astype(jnp.int32), context, (cache.keys, cache.values))
+    x_BND: Any = scorer.apply({"params": params}, tokens_BN, positions_BN, context, (cache.keys, cache.values))
     picked_BN = _label_log_probs(x_BND.reshape(B * C * steps, -1), w_VD, candidates_BCt[:, :, 1:].reshape(-1)).reshape(B, C, steps)
     counted = jnp.arange(1, t) < lengths_BC[:, :, None]
     return total_BC + jnp.sum(jnp.where(counted, picked_BN, 0.0), axis=-1)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["random", "popularity", "oracle", "untrained", "checkpoint", "hf"]
+Kind = Literal["random", "popularity", "oracle", "untrained", "checkpoint", "hf", "scores"]
 Rule = Literal["trie", "sum", "mean"]
 
 
@@ -14,7 +14,7 @@ class MethodSpec:
 
     kind: `random` (closed form), `popularity` (training counts), `oracle` (the known distribution of a synthetic corpus), `untrained`
     (step 0 of the run), `checkpoint` (`step`, or the one nearest to `fraction` of the run; default the newest), `hf` (the Hugging Face
-    directory `path`, with its own tokenizer).
+    directory `path`, with its own tokenizer), `scores` (a file `path` of another system's scores: columns user, item, score).
     """
 
     kind: Kind
@@ -23,8 +23,8 @@ class MethodSpec:
     path: str | None = None
 
     def __post_init__(self) -> None:
-        if (self.kind == "hf") != (self.path is not None):
-            raise ValueError("path belongs to kind 'hf', which needs it")
+        if (self.kind in ("hf", "scores")) != (self.path is not None):
+            raise ValueError("path belongs to the kinds 'hf' and 'scores', which need it")
         if self.step is not None and self.fraction is not None:
             raise ValueError("give step or fraction, not both")
 
@@ -45,7 +45,9 @@ class EvaluateSpec:
     rule: `trie` (exact over the catalogue), `sum` or `mean` (log-likelihood of the title's tokens). temperature: a number, or
     "validation": the one of `temperatures` with the lowest NLL on the validation split, chosen a set (rule `trie` only).
     mask_history: `auto` leaves items of the history out of the ranking where no user of the set ever repeats one, alike for every
-    method. batch_nodes: users are batched so that users x skeleton nodes (or candidate tokens) stay below it, which bounds memory.
+    method. node_chunk: skeleton nodes (or tokens of candidates) that go through the model at a time. batch_users, batch_tokens: at most so
+    many users, and prompt tokens + nodes of all of them, a device and batch (None: what suits the device); these bound memory and change
+    no result. devices: how many local devices share the users (None: all). bootstrap: resamples for the intervals, 0 = none.
     """
 
     names: Mapping[str, MethodSpec] = field(default_factory=_default_names)
@@ -58,8 +60,10 @@ class EvaluateSpec:
     max_users: int | None = None
     validation_users: int = 500
     prompt_tokens: int = 256
+    node_chunk: int = 4096
     batch_users: int = 32
-    batch_nodes: int = 32768
+    batch_tokens: int | None = None
+    devices: int | None = None
     mask_history: Literal["auto", "never"] = "auto"
     bootstrap: int = 1000
     seed: int = 0
@@ -70,10 +74,12 @@ class EvaluateSpec:
         for name in self.names:
             if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
                 raise ValueError(f"name {name!r} becomes a directory: use letters, digits, '-', '_' and '.'")
-        if "full" not in self.protocols:
-            raise ValueError("protocols must contain 'full', the primary one")
+        if not self.protocols or (self.rule == "trie" and "full" not in self.protocols):
+            raise ValueError("protocols must contain 'full', the primary one (rules 'sum' and 'mean' can do without)")
         if isinstance(self.temperature, float) and self.temperature <= 0:
             raise ValueError(f"temperature {self.temperature} must be above 0")
-        for name in ("validation_users", "prompt_tokens", "batch_users", "batch_nodes"):
-            if getattr(self, name) < 1:
+        if not self.temperatures or min(self.temperatures) <= 0:
+            raise ValueError(f"temperatures {self.temperatures} must be above 0, and at least one")
+        for name in ("validation_users", "prompt_tokens", "node_chunk", "batch_users", "batch_tokens", "devices", "max_users"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")

@@ -3,7 +3,6 @@
 B users, P prompt length, n skeleton nodes, A ancestors of a node (itself included), E edges, N titles; H, K, G, h as in `prompt_cache`.
 """
 
-import itertools
 from typing import Any
 
 import flax.struct
@@ -11,50 +10,60 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cprec_jax.evaluate.prompt_cache import PromptCache, encode_prompts, prompt_scores, two_part_softmax
+from cprec_jax.evaluate.prompt_cache import Attended, PromptCache, attend_keys, attend_prompt, encode_prompts, merge
 from cprec_jax.evaluate.title_trie import TitleTrie
+from cprec_jax.evaluate.trie_groups import group_skeleton
 from cprec_jax.model.decoder import Decoder, head_weight
 
-# Nodes are sorted by depth; a bucket holds those with at most so many ancestors, so padding stays small and shapes static.
-BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
+NODE_CHUNK = 4096
+
+
+@flax.struct.dataclass
+class NodeGroups:
+    """The arrays of `SkeletonGroups` that are cut by group."""
+
+    token: jax.Array
+    depth: jax.Array
+    ancestors: tuple[jax.Array, ...]
+    edge_slot: jax.Array
+    edge_token: jax.Array
 
 
 @flax.struct.dataclass
 class DeviceTrie:
     """`TitleTrie` as device arrays, laid out for gathers (a scatter runs on one core of a CPU, one element after the other).
 
-    ancestors: one int32[nodes, A] a depth bucket. siblings: one int32[branching nodes, children] a bucket of like numbers of children,
-    -1 = none. edge_place int32[E]: where an edge lands when those are flattened and joined. title_path int32[N, levels]: the edges on a
-    title's way, E = none.
+    groups: the skeleton (None: only the root branches). below_place: `SkeletonGroups.edge_place`. root_token int32: the tokens of the
+    edges that leave the root. siblings: one
+    int32[branching nodes, children] a bucket of like numbers of children, -1 = none. edge_place int32[E]: where an edge lands when those
+    are flattened and joined. title_path int32[N, levels]: the edges on a title's way, E = none.
     """
 
-    node_token: jax.Array
-    node_depth: jax.Array
-    ancestors: tuple[jax.Array, ...]
-    edge_parent: jax.Array
-    edge_token: jax.Array
+    groups: NodeGroups | None
+    below_place: jax.Array | None
+    root_token: jax.Array
     siblings: tuple[jax.Array, ...]
     edge_place: jax.Array
     title_path: jax.Array
     title_copies: jax.Array
-    root_edges: int = flax.struct.field(pytree_node=False)
 
 
-def to_device(trie: TitleTrie) -> DeviceTrie:
-    ends = [0, *np.searchsorted(trie.node_depth, BUCKETS, side="right").tolist()]
-    assert ends[-1] == trie.nodes, "a title has over 512 tokens before its last branch"
+def to_device(trie: TitleTrie, node_chunk: int = NODE_CHUNK) -> DeviceTrie:
+    """`node_chunk`: how many skeleton nodes go through the decoder at a time (memory grows with users x node_chunk)."""
     siblings, edge_place = _siblings(trie)
+    groups = place = None
+    if trie.nodes:
+        arrays = jax.tree.map(jnp.asarray, vars(group_skeleton(trie, node_chunk)))
+        place = arrays.pop("edge_place")
+        groups = NodeGroups(**arrays)
     return DeviceTrie(
-        node_token=jnp.asarray(trie.node_token),
-        node_depth=jnp.asarray(trie.node_depth),
-        ancestors=tuple(jnp.asarray(trie.ancestors(a, b)) for a, b in itertools.pairwise(ends) if b > a),
-        edge_parent=jnp.asarray(trie.edge_parent),
-        edge_token=jnp.asarray(trie.edge_token),
+        groups=groups,
+        below_place=place,
+        root_token=jnp.asarray(trie.edge_token[trie.edge_parent == 0]),
         siblings=tuple(map(jnp.asarray, siblings)),
         edge_place=jnp.asarray(edge_place),
         title_path=jnp.asarray(_title_paths(trie)),
         title_copies=jnp.asarray(trie.title_copies),
-        root_edges=int(np.count_nonzero(trie.edge_parent == 0)),
     )
 
 
@@ -85,48 +94,63 @@ def _title_paths(trie: TitleTrie) -> np.ndarray:
     return path
 
 
-def _tree_attend(q_BnHh: jax.Array, k_BnKh: jax.Array, v_BnKh: jax.Array, past: Any, context: Any) -> jax.Array:
+def _tree_attend(
+    q_BnHh: jax.Array,
+    k_BnKh: jax.Array,
+    v_BnKh: jax.Array,
+    past: Any,
+    context: Any,
+    window: int | jax.Array | None = None,
+    softcap: float | None = None,
+) -> jax.Array:
     """Every node attends to its user's prompt and to its own ancestors, in one softmax."""
     keys_BPKh, values_BPKh = past
-    visible_BP, ancestors = context
-    B, _, H, h = q_BnHh.shape
+    length_B, position_Bn, ancestors = context
+    B, n, H, h = q_BnHh.shape
     K = k_BnKh.shape[2]
-    outputs = []
+    q_BnKGh = (q_BnHh * h**-0.5).reshape(B, n, K, H // K, h)
+    on_prompt = attend_prompt(q_BnKGh, keys_BPKh, values_BPKh, length_B, position_Bn, window, softcap)
+    paths: list[Attended] = []
     first = 0
     for ancestors_nA in ancestors:
-        size = ancestors_nA.shape[0]
-        q = (q_BnHh[:, first : first + size] * h**-0.5).reshape(B, size, K, H // K, h)
-        on_prompt = prompt_scores(q, keys_BPKh, visible_BP)
-        if ancestors_nA.shape[1] == 1:  # only itself: no gather
-            k_up, v_up = k_BnKh[:, first : first + size, None], v_BnKh[:, first : first + size, None]
+        size, width = ancestors_nA.shape
+        here = slice(first, first + size)
+        first += size
+        visible_nA = ancestors_nA >= 0
+        if window is not None:
+            visible_nA &= jnp.sum(visible_nA, axis=1, keepdims=True) - 1 - jnp.arange(width) < window
+        if width == 1:  # only itself: no gather
+            k_up, v_up = k_BnKh[:, here, None], v_BnKh[:, here, None]
         else:
             k_up, v_up = (jnp.take(x, jnp.maximum(ancestors_nA, 0), axis=1) for x in (k_BnKh, v_BnKh))
-        on_path = jnp.einsum("BnKGh,BnAKh->BKGnA", q, k_up, preferred_element_type=jnp.float32)
-        on_path = jnp.where((ancestors_nA >= 0)[None, None, None], on_path, jnp.finfo(jnp.float32).min)
-        p_prompt, p_path = two_part_softmax(on_prompt, on_path)
-        o = jnp.einsum("BKGnP,BPKh->BnKGh", p_prompt.astype(v_BnKh.dtype), values_BPKh)
-        o = o + jnp.einsum("BKGnA,BnAKh->BnKGh", p_path.astype(v_BnKh.dtype), v_up)
-        outputs.append(o.reshape(B, size, H, h))
-        first += size
-    return jnp.concatenate(outputs, axis=1)
+        paths.append(attend_keys(q_BnKGh[:, here], k_up, v_up, visible_nA[None, :, None, None], softcap, own="n"))
+    on_path = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *paths)
+    return merge(on_prompt, on_path).astype(v_BnKh.dtype).reshape(B, n, H, h)
 
 
 def _edge_logits(decoder: Decoder, params: Any, trie: DeviceTrie, cache: PromptCache) -> jax.Array:
     """float32 [B, E]: the logit of each edge's token at the node it leaves; never the whole head."""
     w_VD = head_weight(params, decoder.config).astype(cache.last_BD.dtype)
-    root = trie.root_edges
-    at_root = jnp.einsum("BD,ED->BE", cache.last_BD, w_VD[trie.edge_token[:root]], preferred_element_type=jnp.float32)
-    n = trie.node_token.shape[0]
-    if n == 0:
+    at_root = jnp.einsum("BD,ED->BE", cache.last_BD, w_VD[trie.root_token], preferred_element_type=jnp.float32)
+    if trie.groups is None or trie.below_place is None:
         return at_root
     B = cache.last_BD.shape[0]
-    tokens_Bn = jnp.broadcast_to(trie.node_token, (B, n))
-    positions_Bn = cache.length_B[:, None] + trie.node_depth[None, :] - 1
     tree = decoder.clone(attend=_tree_attend)
-    x_BnD: Any = tree.apply({"params": params}, tokens_Bn, positions_Bn, (cache.visible_BP, trie.ancestors), (cache.keys, cache.values))
-    x_BED = jnp.take(x_BnD, trie.edge_parent[root:] - 1, axis=1)
-    below = jnp.einsum("BED,ED->BE", x_BED, w_VD[trie.edge_token[root:]], preferred_element_type=jnp.float32)
-    return jnp.concatenate([at_root, below], axis=1)
+
+    def one_group(group: NodeGroups) -> jax.Array:
+        tokens_Bn = jnp.broadcast_to(group.token, (B, *group.token.shape))
+        positions_Bn = cache.length_B[:, None] + group.depth - 1
+        context = (cache.length_B, positions_Bn, group.ancestors)
+        x_BnD: Any = tree.apply({"params": params}, tokens_Bn, positions_Bn, context, (cache.keys, cache.values))
+        x_BED = jnp.take(x_BnD, group.edge_slot, axis=1)
+        return jnp.einsum("BED,ED->BE", x_BED, w_VD[group.edge_token], preferred_element_type=jnp.float32)
+
+    if len(trie.groups.token) == 1:  # needs no loop
+        found_GBE = one_group(jax.tree.map(lambda x: x[0], trie.groups))[None]
+    else:
+        found_GBE = jax.lax.map(one_group, trie.groups)
+    below_BE = jnp.take(jnp.moveaxis(found_GBE, 1, 0).reshape(B, -1), trie.below_place, axis=1)
+    return jnp.concatenate([at_root, below_BE], axis=1)
 
 
 def title_log_probs(trie: DeviceTrie, logits_BE: jax.Array, temperature: jax.Array) -> jax.Array:

@@ -1,0 +1,136 @@
+"""Scores of one method on one set -> ranks by protocol, NLL, and the set's entry in results.json."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy import stats
+
+from cprec_jax.evaluate.methods import Method, Scored
+from cprec_jax.evaluate.metrics import per_user, summary
+from cprec_jax.evaluate.ranks import Ranks, check_finite, rank
+from cprec_jax.evaluate.sets import EvalSet
+from cprec_jax.evaluate.spec import EvaluateSpec
+
+TOP = 10
+FULL, UNMASKED = "full", "full_unmasked"
+
+
+@dataclass(kw_only=True)
+class Collected:
+    """By protocol int64[n] each: better, tied and all candidates. `nll` float64[n] (NaN: the method has no probabilities). `top`
+    int64[n, 10]: the columns of the ten best visible items; `score_sum` float64[N]: over all users; `flat`: every score was alike."""
+
+    n_better: dict[str, np.ndarray] = field(default_factory=dict)
+    n_tied: dict[str, np.ndarray] = field(default_factory=dict)
+    n_candidates: dict[str, np.ndarray] = field(default_factory=dict)
+    nll: np.ndarray
+    top: np.ndarray
+    score_sum: np.ndarray
+    flat: bool = True
+
+    def add(self, protocol: str, users: np.ndarray, ranks: Ranks) -> None:
+        for columns, values in ((self.n_better, ranks.n_better), (self.n_tied, ranks.n_tied), (self.n_candidates, ranks.n_candidates)):
+            columns.setdefault(protocol, np.zeros(len(self.nll), np.int64))[users] = values
+
+    def table(self, data: EvalSet, seed: int) -> pa.Table:
+        """`ranks.parquet` rows of this set, as in DESIGN section 2; `nll` is null where the method has no probabilities."""
+        n = len(data)
+        return pa.concat_tables(
+            pa.table(
+                {
+                    "set": pa.array([data.name] * n, pa.string()),
+                    "protocol": pa.array([protocol] * n, pa.string()),
+                    "user": pa.array(data.targets.user, pa.int64()),
+                    "target": pa.array(data.targets.target, pa.int32()),
+                    "n_better": pa.array(self.n_better[protocol], pa.int32()),
+                    "n_tied": pa.array(self.n_tied[protocol], pa.int32()),
+                    "n_candidates": pa.array(self.n_candidates[protocol], pa.int32()),
+                    "nll": pa.array(self.nll, pa.float32(), from_pandas=True),
+                    "seed": pa.array(np.full(n, seed), pa.int32()),
+                }
+            )
+            for protocol in self.n_better
+        )
+
+
+def collect(method: Method, data: EvalSet, name: str) -> Collected:
+    """Rank every user of a set under every protocol. Scores that are not finite are a `UserError`."""
+    n = len(data)
+    found = Collected(nll=np.full(n, np.nan), top=np.zeros((n, min(TOP, len(data.items))), np.int64), score_sum=np.zeros(len(data.items)))
+    done = np.zeros(n, np.int64)
+    for batch in method.score(data):
+        done[batch.users] += 1
+        target = data.target[batch.users]
+        if batch.scores is not None:
+            check_finite(batch.scores, f"{name} on {data.name}")
+            _add_full(found, data, batch, batch.scores)
+        for protocol, columns in data.candidates.items():
+            chosen = columns[batch.users]
+            scores = batch.by_protocol.get(protocol)
+            if scores is None:
+                assert batch.scores is not None
+                scores = np.take_along_axis(batch.scores, chosen, axis=1)
+            check_finite(scores, f"{name} on {data.name}, {protocol}")
+            found.add(protocol, batch.users, rank(scores, np.argmax(chosen == target[:, None], axis=1)))
+        if batch.log_probs is not None:
+            found.nll[batch.users] = -batch.log_probs[np.arange(len(target)), target]
+    assert (done == 1).all(), "a method must score every user once"
+    return found
+
+
+def _add_full(found: Collected, data: EvalSet, batch: Scored, scores: np.ndarray) -> None:
+    target = data.target[batch.users]
+    excluded = data.excluded(batch.users)
+    found.add(FULL, batch.users, rank(scores, target, excluded))
+    if excluded is not None:
+        found.add(UNMASKED, batch.users, rank(scores, target))
+    visible = scores if excluded is None else np.where(excluded, -np.inf, scores)
+    width = found.top.shape[1]
+    found.top[batch.users] = np.argpartition(-visible, width - 1, axis=1)[:, :width]
+    found.flat &= bool((scores == scores[:, :1]).all())
+    found.score_sum += scores.sum(axis=0, dtype=np.float64)
+
+
+def set_results(data: EvalSet, found: Collected, facts: dict[str, Any], spec: EvaluateSpec) -> dict[str, Any]:
+    """The entry of one set in results.json. The NLL is over the whole unmasked catalogue, so it stands with `full` alone."""
+    nll = None if np.isnan(found.nll).any() else found.nll
+    result = {
+        "users": len(data),
+        "items": len(data.items),
+        "too_small": data.too_small,
+        "history_masked": data.history_masked,
+        "uniform_nll": float(np.log(len(data.items))),
+        "protocols": {
+            protocol: summary(
+                found.n_better[protocol], found.n_tied[protocol], nll if protocol == FULL else None, samples=spec.bootstrap, seed=spec.seed
+            )
+            for protocol in found.n_better
+        },
+        "slices": {},
+        **facts,
+    }
+    if FULL not in found.n_better:
+        return result
+    values = per_user(found.n_better[FULL], found.n_tied[FULL])
+    if nll is not None:
+        values["nll"] = nll
+    result["slices"] = {
+        name: {"users": int(mask.sum()), **{metric: float(value[mask].mean()) for metric, value in values.items()}}
+        for name, mask in data.slices().items()
+    }
+    if not found.flat:  # which ten of equals are the top would be an accident
+        result |= _top_facts(data, found)
+    return result
+
+
+def _top_facts(data: EvalSet, found: Collected) -> dict[str, float]:
+    percentile = stats.rankdata(data.train_count, method="average") / len(data.train_count)
+    length = [len(title) for title in data.titles]
+    constant = len(set(length)) == 1 or np.ptp(found.score_sum) == 0
+    return {
+        "coverage@10": float(len(np.unique(found.top)) / len(data.items)),
+        "popularity_percentile@10": float(percentile[found.top].mean()),
+        "score_length_correlation": 0.0 if constant else float(stats.spearmanr(found.score_sum, length).statistic),
+    }
