@@ -43,7 +43,9 @@ def test_large_logits_stay_finite() -> None:
 def test_bfloat16_head_gradient_is_summed_in_float32(inputs: tuple[jax.Array, ...]) -> None:
     x, w, labels, weights = inputs
     grad = jax.grad(lambda w: cross_entropy_sum(x.astype(jnp.bfloat16), w, labels, weights, 1))(w)
-    exact = jax.grad(lambda w: naive(x.astype(jnp.bfloat16).astype(jnp.float32), w.astype(jnp.bfloat16).astype(jnp.float32), labels, weights))(w)
+    exact = jax.grad(
+        lambda w: naive(x.astype(jnp.bfloat16).astype(jnp.float32), w.astype(jnp.bfloat16).astype(jnp.float32), labels, weights)
+    )(w)
     assert grad.dtype == jnp.float32
     np.testing.assert_allclose(grad, exact, atol=0.05)
 

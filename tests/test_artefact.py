@@ -1,0 +1,61 @@
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from cprec_jax import artefact
+from cprec_jax.errors import UserError
+
+
+def test_a_directory_appears_whole(tmp_path: Path) -> None:
+    with artefact.new_directory(tmp_path / "a" / "b") as directory:
+        (directory / "x").write_text("1")
+        assert not (tmp_path / "a" / "b").exists()
+    assert (tmp_path / "a" / "b" / "x").read_text() == "1"
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
+
+
+def test_a_failure_leaves_the_one_before(tmp_path: Path) -> None:
+    final = tmp_path / "b"
+    with artefact.new_directory(final) as directory:
+        (directory / "x").write_text("old")
+    with pytest.raises(RuntimeError), artefact.new_directory(final) as directory:
+        (directory / "x").write_text("half")
+        raise RuntimeError
+    assert (final / "x").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".b.12345.tmp").mkdir()
+    with artefact.new_directory(tmp_path / "b"):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the disk is full"), artefact.new_directory(tmp_path / "b"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_current_means_made_from_these_inputs(tmp_path: Path) -> None:
+    assert not artefact.is_current(tmp_path, {"a": 1})
+    artefact.write_json(tmp_path / artefact.MANIFEST, {"inputs_hash": artefact.fingerprint({"a": 1, "b": (2, 3)})})
+    assert artefact.is_current(tmp_path, {"b": [2, 3], "a": 1})
+    assert not artefact.is_current(tmp_path, {"b": [2, 4], "a": 1})
+    (tmp_path / artefact.MANIFEST).write_text("{")
+    assert not artefact.is_current(tmp_path, {"a": 1})
+
+
+def test_json_is_read_or_explained(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run `launch\.py pack`"):
+        artefact.read_json(tmp_path / "m.json", "pack")
+    (tmp_path / "m.json").write_text("[1,")
+    with pytest.raises(UserError, match="damaged"):
+        artefact.read_json(tmp_path / "m.json", "pack")
+    artefact.write_json(tmp_path / "m.json", {"título": "ñ"})
+    assert json.loads((tmp_path / "m.json").read_text(encoding="utf-8")) == {"título": "ñ"}
+    with pytest.raises(UserError, match="cannot be read"):
+        artefact.file_sha256(tmp_path / "none")
