@@ -163,9 +163,8 @@ def _start_jax(options: Mapping[str, str]) -> None:
 def check(config: Mapping[str, Any]) -> None:
     """Build every section's spec, so that a mistake in the last one shows before the first job has run for hours."""
     from cprec_jax.evaluate.spec import EvaluateSpec
-    from cprec_jax.report.report import ReportSpec
-
     from cprec_jax.hf.export import ExportSpec
+    from cprec_jax.report.report import ReportSpec
     from cprec_jax.spec import build
     from cprec_jax.text.packing import specs as text_specs
     from cprec_jax.train import run
