@@ -203,6 +203,6 @@ def _run_job(job: str, config: Mapping[str, Any], workdir: Path, options: Mappin
 
 
 if __name__ == "__main__":
-    # A compiled step is kept for the next start; JAX_COMPILATION_CACHE_DIR moves it, "" turns it off.
+    # XLA prints its start-up notes through this; its errors still come through.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.exit(main(sys.argv[1:]))
