@@ -78,6 +78,8 @@ class ScoreFile:
         if not np.isfinite(score).all():
             row = int(np.flatnonzero(~np.isfinite(score))[0])
             raise UserError(f"{path}: row {row + 1}: score {score[row]} of user {user[row]}, item {item[row]}; scores must be finite")
+        if not len(score):
+            raise UserError(f"{path}: holds no scores")
         order = np.lexsort((item, user))
         self._user, self._item, self._score = user[order], item[order], score[order]
         twice = (np.diff(self._user) == 0) & (np.diff(self._item) == 0)
@@ -93,8 +95,7 @@ class ScoreFile:
             raise UserError(f"{self._path}: no score for user {data.targets.user[np.flatnonzero(first == last)[0]]} of set {data.name}")
         given = 0
         for users in user_batches(len(data)):
-            # Finite and below every score, so that what is missing ties.
-            scores = np.full((len(users), len(data.items)), np.finfo(np.float64).min)
+            scores = np.full((len(users), len(data.items)), self._score.min() - 1)  # what is missing ties below everything
             for row, user in enumerate(users):
                 item, score = self._item[first[user] : last[user]], self._score[first[user] : last[user]]
                 column = np.minimum(np.searchsorted(data.items, item), len(data.items) - 1)

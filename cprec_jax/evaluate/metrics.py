@@ -26,6 +26,12 @@ def per_user(n_better: np.ndarray, n_tied: np.ndarray) -> dict[str, np.ndarray]:
     return values
 
 
+def random_ranker(n: int) -> dict[str, float]:
+    """The random ranking of n candidates in closed form, and log n, the NLL of the uniform distribution."""
+    values = per_user(np.zeros(1, np.int64), np.full(1, n - 1))
+    return {name: float(value[0]) for name, value in values.items()} | {"nll": float(np.log(n))}
+
+
 def summary(n_better: np.ndarray, n_tied: np.ndarray, nll: np.ndarray | None, samples: int, seed: int = 0) -> dict:
     """Means over users, and `ci95`: the 2.5 % and 97.5 % quantiles over `samples` bootstrap resamples of the users.
 
@@ -44,12 +50,14 @@ def summary(n_better: np.ndarray, n_tied: np.ndarray, nll: np.ndarray | None, sa
 
 
 def _bootstrap_means(matrix: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """Means of the columns of float64[n, m] over resamples of its rows: float64[samples, m]."""
     rng = np.random.default_rng(seed)
     n = len(matrix)
     means = np.empty((samples, matrix.shape[1]))
     for start in range(0, samples, 50):
         size = min(50, samples - start)
-        # How often each user is drawn is multinomial; a weight matrix turns all resamples into one product.
-        weights = rng.multinomial(n, np.full(n, 1 / n), size=size)
+        drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
+        # How often each user is drawn turns all resamples into one product.
+        weights = np.bincount(drawn.reshape(-1), minlength=size * n).reshape(size, n)
         means[start : start + size] = weights @ matrix / n
     return means

@@ -31,26 +31,28 @@ def prompts(seed: int, lengths: tuple[int, ...], width: int) -> tuple[np.ndarray
 
 
 def token_log_probs(decoder: Decoder, params: Any, prompt: np.ndarray, titles: list[tuple[int, ...]]) -> list[np.ndarray]:
-    """For each title float32[t + 1, V]: log-softmax over the vocabulary at each of its steps, the end's included. No cache, no trie."""
-    longest = max(map(len, titles)) + 1
-    rows = np.zeros((len(titles), max(20, len(prompt) + longest)), np.int32)  # one width: compiled once
+    """For each title float32[t, V]: log-softmax over the vocabulary at each of its steps. No cache, no trie."""
+    longest = max(map(len, titles))
+    rows = np.zeros((len(titles), -(-(len(prompt) + longest) // 20) * 20), np.int32)  # few widths: few are compiled
     for row, title in zip(rows, titles, strict=True):
         row[: len(prompt) + len(title)] = [*prompt, *title]
     x = hidden(decoder, params, one_segment(rows))
     scores = np.asarray(jax.nn.log_softmax(logits(params, decoder.config, jnp.asarray(x)), axis=-1))
     first = len(prompt) - 1
-    return [scores[row, first : first + len(title) + 1] for row, title in enumerate(titles)]
+    return [scores[row, first : first + len(title)] for row, title in enumerate(titles)]
 
 
-def by_brute_force(decoder: Decoder, params: Any, prompt: np.ndarray, titles: list[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
-    """(log p under the rule `trie`, sum of log p of the tokens) of every title, float64[N] each."""
-    ended = [(*title, END) for title in titles]
+def by_brute_force(
+    decoder: Decoder, params: Any, prompt: np.ndarray, titles: list[tuple[int, ...]], end: int | None = END
+) -> tuple[np.ndarray, np.ndarray]:
+    """(log p under the rule `trie`, sum of log p of the tokens) of every title, float64[N] each. `end` None: titles have their own."""
+    ended = titles if end is None else [(*title, end) for title in titles]
     children: dict[tuple[int, ...], set[int]] = {}
     for title in ended:
         for depth in range(len(title)):
             children.setdefault(title[:depth], set()).add(title[depth])
     trie, total = np.zeros(len(titles)), np.zeros(len(titles))
-    for index, (title, log_p) in enumerate(zip(ended, token_log_probs(decoder, params, prompt, titles), strict=True)):
+    for index, (title, log_p) in enumerate(zip(ended, token_log_probs(decoder, params, prompt, ended), strict=True)):
         for depth, token in enumerate(title):
             here = log_p[depth].astype(np.float64)
             total[index] += here[token]

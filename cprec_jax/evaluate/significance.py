@@ -1,0 +1,174 @@
+"""Is one method better than another? Paired tests over users and seeds, corrected for the number of comparisons.
+
+Wilcoxon and sign tests have inflated error on such data (arXiv 2305.02461); the randomisation test has not, and needs no distribution.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+from scipy import stats
+
+from cprec_jax.artefact import read_json
+from cprec_jax.errors import UserError
+from cprec_jax.evaluate.metrics import per_user
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """`method` against `reference` on one set and metric: means over users, their difference with its 95 % bootstrap interval, the paired
+    randomisation test's p, p after Holm's correction over all comparisons of one call, the t-test over seeds (None with one seed), and
+    the effect size (mean difference over its standard deviation)."""
+
+    method: str
+    reference: str
+    set_name: str
+    metric: str
+    users: int
+    value: float
+    reference_value: float
+    difference: float
+    ci95: tuple[float, float]
+    p: float
+    p_holm: float
+    p_seeds: float | None
+    effect: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserMetrics:
+    """One results directory under one protocol. By set: users int64[n] ascending, and by metric float64[seeds, n]."""
+
+    name: str
+    corpus_hash: str
+    users: Mapping[str, np.ndarray]
+    values: Mapping[str, Mapping[str, np.ndarray]]
+
+
+def paired_randomisation(a: np.ndarray, b: np.ndarray, samples: int = 10_000, seed: int = 0) -> float:
+    """Two-sided p of the mean of a - b (float[n], one entry a user) when each user's two values are swapped at random.
+
+    The observed assignment counts as one of the samples, so p is never 0.
+    """
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    difference = difference[difference != 0]  # equal pairs change nothing when swapped
+    if not len(difference):
+        return 1.0
+    rng = np.random.default_rng(seed)
+    observed = abs(difference.sum())
+    limit = observed - 1e-12 * np.abs(difference).sum()  # sums in another order differ in the last digits
+    extreme = 0
+    for start in range(0, samples, 500):
+        signs = rng.integers(0, 2, (min(500, samples - start), len(difference)), np.int8)
+        # sum of +-d is the total minus twice what is swapped
+        extreme += int(np.count_nonzero(np.abs(difference.sum() - 2 * (signs @ difference)) >= limit))
+    return (extreme + 1) / (samples + 1)
+
+
+def t_test_over_seeds(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Two-sided p of a paired t-test over seeds (float[seeds] means); None with fewer than two."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if len(a) != len(b):
+        raise UserError(f"a paired test needs the same seeds on both sides, got {len(a)} and {len(b)}; evaluate both with the same seeds")
+    if len(a) < 2:
+        return None
+    if np.ptp(a - b) == 0:  # no variance to test against
+        return 1.0 if a[0] == b[0] else 0.0
+    return float(stats.ttest_rel(a, b).pvalue)
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Holm's step-down correction: float64[m], in the order given; rejecting what is below alpha keeps the family-wise error below it."""
+    values = np.asarray(p, np.float64)
+    order = np.argsort(values, kind="stable")
+    adjusted = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    out = np.empty_like(values)
+    out[order] = np.minimum(adjusted, 1)
+    return out
+
+
+def effect_size(a: np.ndarray, b: np.ndarray) -> float:
+    """Cohen's d of paired values: mean of a - b over its standard deviation; 0 when they are equal everywhere."""
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    deviation = difference.std(ddof=1) if len(difference) > 1 else 0.0
+    return float(difference.mean() / deviation) if deviation else 0.0
+
+
+def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
+    """Per-user metrics of WORKDIR/results/NAME. No such protocol in it: `UserError`."""
+    record = read_json(directory / "results.json", "evaluate")
+    table = pq.read_table(directory / "ranks.parquet", filters=[("protocol", "=", protocol)])
+    if not len(table):
+        raise UserError(f"{directory}: has no ranks under protocol {protocol!r}; evaluate it with that protocol")
+    names = np.asarray(table["set"].to_pylist())
+    columns = {name: table[name].to_numpy() for name in ("user", "n_better", "n_tied", "nll", "seed")}
+    users: dict[str, np.ndarray] = {}
+    values: dict[str, dict[str, np.ndarray]] = {}
+    for set_name in dict.fromkeys(names.tolist()):
+        here = {key: column[names == set_name] for key, column in columns.items()}
+        order = np.lexsort((here["user"], here["seed"]))
+        seeds = len(np.unique(here["seed"]))
+        shape = (seeds, len(order) // seeds)
+        ranked = per_user(here["n_better"][order], here["n_tied"][order])
+        if not np.isnan(here["nll"]).any():
+            ranked["nll"] = here["nll"][order].astype(np.float64)
+        by_seed = here["user"][order].reshape(shape)
+        if (by_seed != by_seed[0]).any():
+            raise UserError(f"{directory / 'ranks.parquet'}: set {set_name}: seeds were evaluated on different users; evaluate it again")
+        users[set_name] = by_seed[0]
+        values[set_name] = {metric: value.reshape(shape) for metric, value in ranked.items()}
+    return UserMetrics(name=record["name"], corpus_hash=record["corpus_hash"], users=users, values=values)
+
+
+def compare(
+    method: UserMetrics,
+    references: Sequence[UserMetrics],
+    metrics: Sequence[str] = ("hr@10", "ndcg@10"),
+    samples: int = 10_000,
+    seed: int = 0,
+) -> list[Comparison]:
+    """`method` against every reference on every set that both have, Holm-corrected over all of them, a metric at a time.
+
+    Results of another corpus, or of other users, are a `UserError`: they cannot be paired.
+    """
+    rows: list[Comparison] = []
+    for metric in metrics:
+        found: list[dict] = []
+        for reference in references:
+            _check_pair(method, reference)
+            for set_name in method.values:
+                if metric in method.values[set_name] and metric in reference.values.get(set_name, {}):
+                    pair = (method.values[set_name][metric], reference.values[set_name][metric])
+                    names = {"method": method.name, "reference": reference.name, "set_name": set_name, "metric": metric}
+                    found.append(names | _compare_pair(*pair, samples, seed))
+        corrected = holm([row["p"] for row in found])
+        rows += [Comparison(**row, p_holm=float(p)) for row, p in zip(found, corrected, strict=True)]
+    return rows
+
+
+def _check_pair(a: UserMetrics, b: UserMetrics) -> None:
+    if a.corpus_hash != b.corpus_hash:
+        raise UserError(f"results {a.name!r} and {b.name!r} are of different corpora; evaluate both on the same one")
+    for name in a.users:
+        if name in b.users and not np.array_equal(a.users[name], b.users[name]):
+            raise UserError(f"results {a.name!r} and {b.name!r} ranked different users of set {name}; use the same max_users and seed")
+
+
+def _compare_pair(a: np.ndarray, b: np.ndarray, samples: int, seed: int) -> dict:
+    """Two float64[seeds, n]. The tests over users are on each user's mean over seeds."""
+    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
+    difference = mean_a - mean_b
+    draws = np.random.default_rng(seed).integers(0, len(difference), (min(samples, 2000), len(difference)), np.int32)
+    low, high = np.quantile(difference[draws].mean(axis=1), [0.025, 0.975])
+    return {
+        "users": len(difference),
+        "value": float(mean_a.mean()),
+        "reference_value": float(mean_b.mean()),
+        "difference": float(difference.mean()),
+        "ci95": (float(low), float(high)),
+        "p": paired_randomisation(mean_a, mean_b, samples, seed),
+        "p_seeds": t_test_over_seeds(a.mean(axis=1), b.mean(axis=1)) if len(a) == len(b) else None,
+        "effect": effect_size(mean_a, mean_b),
+    }

@@ -1,0 +1,264 @@
+"""The job on a tiny corpus with a random model: exact, and untouched by how users are batched, ordered or spread over devices."""
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from cprec_jax.corpus import Corpus
+from cprec_jax.errors import UserError
+from cprec_jax.evaluate import harness, methods
+from cprec_jax.evaluate.metrics import METRICS, random_ranker
+from cprec_jax.evaluate.models import LoadedModel
+from cprec_jax.evaluate.sets import open_set
+from cprec_jax.text import tokenizer
+from cprec_jax.text.catalogue import Catalogue
+from cprec_jax.text.template import Template, TemplateSpec
+from tests.evaluate.titles import by_brute_force
+from tests.model.tiny import tiny
+
+EVALUATE: dict[str, Any] = {
+    "names": {"model": {"kind": "checkpoint"}},
+    "sets": ("Books",),
+    "protocols": ("full", "u20"),
+    "temperature": 1.0,
+    "max_users": 12,
+    "prompt_tokens": 40,
+    "bootstrap": 20,
+    "devices": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tiny_rows: Path) -> Corpus:
+    return Corpus.open(tiny_rows / "corpus")
+
+
+@pytest.fixture(scope="module")
+def model(corpus: Corpus, tiny_rows: Path) -> LoadedModel:
+    words = tokenizer.load(tiny_rows / "rows" / "cpt" / "tokenizer")
+    decoder, params = tiny(vocab_size=448, num_layers=2, max_position_embeddings=64)
+    template = TemplateSpec(header="{scope}:\n")
+    catalogue = Catalogue.build(words, corpus.items.title, template.end_of_item)
+    return LoadedModel(decoder=decoder, params=params, catalogue=catalogue, template=Template(template, words), step=7)
+
+
+@pytest.fixture
+def evaluated(corpus: Corpus, model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs the job with `model` in place of a checkpoint; gives results.json and ranks.parquet of one name."""
+    (tmp_path / "corpus").symlink_to(corpus.path)
+    (tmp_path / "runs" / "cpt").mkdir(parents=True)
+    (tmp_path / "runs" / "cpt" / "manifest.json").write_text('{"params_sha256": "x"}')
+
+    def run(name: str = "model", using: LoadedModel | None = None, **changes: Any) -> tuple[dict[str, Any], Any]:
+        monkeypatch.setattr(harness, "load_model", lambda *_: using or model)
+        harness.evaluate({"evaluate": {**EVALUATE, **changes}}, tmp_path)
+        directory = tmp_path / "results" / name
+        return json.loads((directory / "results.json").read_text()), pq.read_table(directory / "ranks.parquet")
+
+    return run
+
+
+def column(ranks: Any, name: str, protocol: str = "full") -> np.ndarray:
+    return ranks.filter(np.asarray(ranks["protocol"].to_pylist()) == protocol)[name].to_numpy()
+
+
+def brute(model: LoadedModel, corpus: Corpus, users: int) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Scores float64[users, N] by the rules `trie` and `sum` for the first users of the set, one sequence a title."""
+    data = open_set(corpus, "Books", "test", ("full", "u20"), True, EVALUATE["max_users"], 0)
+    titles = [tuple(int(t) for t in model.catalogue.item(i)) for i in data.items]
+    trie, total = [], []
+    for user in range(users):
+        history = data.targets.items[data.targets.offsets[user] : data.targets.offsets[user + 1]]
+        prompt = model.template.prompt("Books", history, model.catalogue, EVALUATE["prompt_tokens"]).tokens
+        a, b = by_brute_force(model.decoder, model.params, prompt, titles, end=None)
+        trie.append(a)
+        total.append(b)
+    return np.stack(trie), np.stack(total), data
+
+
+def test_ranks_and_nll_are_those_of_brute_force(evaluated, model: LoadedModel, corpus: Corpus) -> None:
+    result, ranks = evaluated()
+    trie, _, data = brute(model, corpus, users=4)
+    rows = np.arange(4)
+    np.testing.assert_allclose(column(ranks, "nll")[:4], -trie[rows, data.target[:4]], atol=1e-4)
+    assert np.array_equal(column(ranks, "user"), data.targets.user) and np.array_equal(column(ranks, "target"), data.targets.target)
+    for user in rows:
+        here = data.candidates["u20"][user]
+        better = trie[user] > trie[user, data.target[user]] + 1e-4
+        assert column(ranks, "n_better", "u20")[user] == better[here].sum()
+        assert column(ranks, "n_candidates", "u20")[user] == 20
+    assert result["step"] == 7 and result["scoring_rule"] == "trie" and result["sets"]["Books"]["temperature"] == 1.0
+    assert result["cost"]["users_per_second"] > 0 and result["sets"]["Books"]["skeleton_nodes"] > 0
+
+
+@pytest.mark.parametrize("rule", ["sum", "mean"])
+def test_the_other_rules(evaluated, model: LoadedModel, corpus: Corpus, rule: str) -> None:
+    _, ranks = evaluated(rule=rule, node_chunk=64)
+    _, total, data = brute(model, corpus, users=4)
+    rows = np.arange(4)
+    scores = total / model.catalogue.lengths[data.items] if rule == "mean" else total
+    for user in rows:
+        better = scores[user] > scores[user, data.target[user]] + 1e-4
+        assert column(ranks, "n_better", "u20")[user] == better[data.candidates["u20"][user]].sum()
+    # the NLL is that of the whole catalogue, whatever the rule ranks by
+    expected = np.logaddexp.reduce(total, axis=1) - total[rows, data.target[:4]]
+    np.testing.assert_allclose(column(ranks, "nll")[:4], expected, atol=1e-3)
+    only, sampled = evaluated(rule=rule, protocols=("u20",))
+    assert set(only["sets"]["Books"]["protocols"]) == {"u20"}
+    assert np.array_equal(column(sampled, "n_better", "u20"), column(ranks, "n_better", "u20"))
+    assert sampled["nll"].null_count == len(sampled)
+
+
+@pytest.mark.parametrize("changes", [{"batch_users": 5, "node_chunk": 30}, {"devices": 8}, {"batch_tokens": 100_000}])
+def test_batches_groups_and_devices_change_nothing(evaluated, changes: dict[str, Any]) -> None:
+    expected, ranks = evaluated()
+    found, others = evaluated(**changes)
+    for name in ("n_better", "n_tied", "target"):
+        assert np.array_equal(column(ranks, name), column(others, name))
+    np.testing.assert_allclose(column(others, "nll"), column(ranks, "nll"), atol=1e-4)
+    assert found["sets"]["Books"]["users"] == expected["sets"]["Books"]["users"]
+
+
+def test_fewer_users_are_part_of_more(evaluated) -> None:
+    _, many = evaluated(max_users=None)
+    _, few = evaluated(max_users=5)
+    at = np.searchsorted(column(many, "user"), column(few, "user"))
+    assert np.array_equal(column(many, "n_better")[at], column(few, "n_better")) and len(at) == 5
+
+
+def test_temperature_is_the_best_of_the_grid_on_validation(evaluated) -> None:
+    grid = (0.5, 1.0, 4.0, 50.0)
+    result, ranks = evaluated(temperature="validation", temperatures=grid, validation_users=10)
+    values = result["sets"]["Books"]
+    by_temperature = {t: values["validation_nll"][str(t)] for t in grid}
+    assert values["temperature"] == min(by_temperature, key=by_temperature.get) > 1, "a random model is overconfident"
+    _, fixed = evaluated(temperature=values["temperature"])
+    np.testing.assert_allclose(column(fixed, "nll"), column(ranks, "nll"), atol=1e-5)
+
+
+def test_a_model_of_nan_is_refused(evaluated, model: LoadedModel) -> None:
+    params = {**model.params, "final_norm": jnp.full_like(model.params["final_norm"], jnp.nan)}
+    broken = LoadedModel(decoder=model.decoder, params=params, catalogue=model.catalogue, template=model.template, step=1)
+    with pytest.raises(UserError, match=r"model on Books: score nan .* must be finite"):
+        evaluated(using=broken)
+
+
+def test_equal_scores_are_the_random_row(evaluated) -> None:
+    result, ranks = evaluated(name="chance", names={"chance": {"kind": "random"}})
+    values = result["sets"]["Books"]
+    for protocol, n in (("full_unmasked", 60), ("u20", 20)):
+        found = {name: values["protocols"][protocol][name] for name in METRICS}
+        assert found == pytest.approx({name: random_ranker(n)[name] for name in METRICS})
+    assert values["protocols"]["full"]["nll"] == pytest.approx(np.log(60)) == values["uniform_nll"]
+    assert set(column(ranks, "n_better")) == {0} and "coverage@10" not in values
+
+
+def test_cut_histories_are_counted(evaluated, capsys: pytest.CaptureFixture[str]) -> None:
+    result, _ = evaluated(prompt_tokens=14)
+    values = result["sets"]["Books"]
+    assert values["users_with_dropped_history"] > 0 and values["items_dropped"] >= values["users_with_dropped_history"]
+    assert "oldest items were dropped" in capsys.readouterr().err
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(evaluated) -> None:
+    with pytest.raises(UserError, match="do not fit the model's context of 64; use at most"):
+        evaluated(prompt_tokens=64)
+
+
+def test_histories_are_masked_only_where_nobody_repeats(evaluated, corpus: Corpus, tmp_path: Path) -> None:
+    assert corpus.sets["Books"].repeats is False
+    masked, ranks = evaluated()
+    never, unmasked = evaluated(mask_history="never")
+    assert masked["sets"]["Books"]["history_masked"] and not never["sets"]["Books"]["history_masked"]
+    assert np.array_equal(column(ranks, "n_better", "full_unmasked"), column(unmasked, "n_better"))
+    assert (column(ranks, "n_candidates") < 60).all() and (column(unmasked, "n_candidates") == 60).all()
+    assert (column(ranks, "n_better") <= column(unmasked, "n_better")).all()
+    np.testing.assert_allclose(column(ranks, "nll"), column(unmasked, "nll"), atol=1e-6)
+    assert "full_unmasked" not in never["sets"]["Books"]["protocols"]
+
+
+def test_slices_partition_the_users(evaluated) -> None:
+    result, ranks = evaluated(max_users=None)
+    slices, n = result["sets"]["Books"]["slices"], result["sets"]["Books"]["users"]
+    size = {name: part["users"] for name, part in slices.items()}
+    assert sum(size[name] for name in size if name.startswith("history")) == n
+    assert size.get("never seen", 0) + size.get("cold", 0) + size["warm"] == n
+    assert size.get("seen users", 0) + size.get("unseen users", 0) == n
+    total = sum(slices[name]["nll"] * size[name] for name in ("never seen", "cold", "warm") if name in size)
+    assert total / n == pytest.approx(column(ranks, "nll").mean(), rel=1e-4)
+
+
+def test_settings_that_change_no_result_leave_it_current(corpus: Corpus, evaluated, tmp_path: Path) -> None:
+    inputs = lambda **changes: harness.evaluate_inputs({"evaluate": {**EVALUATE, **changes}}, tmp_path, "model")  # noqa: E731
+    assert inputs() == inputs(batch_users=3, node_chunk=9, devices=2, names={**EVALUATE["names"], "other": {"kind": "random"}})
+    assert inputs() != inputs(prompt_tokens=39) and inputs() != inputs(temperature=2.0)
+
+
+def test_a_target_outside_its_catalogue_is_refused(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = corpus.targets("test", "Books")
+    changed = copy.copy(vars(targets)) | {"target": np.where(np.arange(len(targets)) == 3, 100, targets.target)}
+    monkeypatch.setattr(Corpus, "targets", lambda *_: type(targets)(**changed))
+    with pytest.raises(UserError, match="target 100 is not in its catalogue"):
+        open_set(corpus, "Books", "test", ("full",), True, None, 0)
+
+
+def write_scores(path: Path, corpus: Corpus, change: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A file of random scores of every user of Books for 50 of its 60 items."""
+    targets, items = corpus.targets("test", "Books"), corpus.catalogue("Books")[:50]
+    user, item = np.repeat(targets.user, 50), np.tile(items, len(targets))
+    score = np.random.default_rng(0).normal(size=len(user))
+    columns: dict[str, Any] = {"user": user, "item": item, "score": score} | dict(change or {})
+    lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+    path.write_text("\n".join(lines) + "\n")
+    return user, item, score
+
+
+def test_scores_of_another_system(evaluated, corpus: Corpus, tmp_path: Path) -> None:
+    _, _, score = write_scores(tmp_path / "scores.csv", corpus)
+    names = {"theirs": {"kind": "scores", "path": str(tmp_path / "scores.csv")}}
+    result, ranks = evaluated(name="theirs", names=names, max_users=None, mask_history="never")
+    targets = corpus.targets("test", "Books")
+    table = score.reshape(len(targets), 50)
+    target = targets.target - corpus.catalogue("Books")[0]
+    for user in range(len(targets)):
+        expected = (table[user] > table[user, target[user]]).sum() if target[user] < 50 else 50
+        assert column(ranks, "n_better")[user] == expected
+        assert column(ranks, "n_tied")[user] == (0 if target[user] < 50 else 9)
+    assert result["sets"]["Books"]["pairs_without_score"] == 10 * len(targets)
+    assert "nll" not in result["sets"]["Books"]["protocols"]["full"] and ranks["nll"].null_count == len(ranks)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": [float("nan")]}, "row 1: score nan"),
+        ({"user": [5]}, "no score for user"),
+        ({"item": ["B00x"]}, "must be the corpus's numbers"),
+    ],
+)
+def test_bad_scores_are_refused(corpus: Corpus, tmp_path: Path, change: dict[str, list], message: str) -> None:
+    n = len(corpus.targets("test", "Books")) * 50
+    write_scores(
+        tmp_path / "s.csv", corpus, {key: value * n for key, value in change.items()} | ({"item": range(n)} if "user" in change else {})
+    )
+    data = open_set(corpus, "Books", "test", ("full",), True, None, 0)
+    with pytest.raises(UserError, match=message):
+        list(methods.ScoreFile(tmp_path / "s.csv").score(data))
+
+
+def test_a_file_without_scores_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("user,item\n1,2\n")
+    with pytest.raises(UserError, match="no column 'score'"):
+        methods.ScoreFile(tmp_path / "s.csv")
+    (tmp_path / "t.csv").write_text("user,item,score\n1,2,.5\n1,2,.6\n")
+    with pytest.raises(UserError, match="user 1 has two scores for item 2"):
+        methods.ScoreFile(tmp_path / "t.csv")
+    with pytest.raises(UserError, match="no such file of scores"):
+        methods.ScoreFile(tmp_path / "none.csv")
