@@ -42,6 +42,14 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def _read_csv(path: Path, dialect: str, columns: str, gzipped: bool) -> str:
+    """The table function for a delimited file; lines it cannot split go to the table `reject_errors`."""
+    return (
+        f"read_csv({quoted(str(path))}, auto_detect = false, {dialect}, compression = '{'gzip' if gzipped else 'none'}', "
+        f"columns = {{{columns}}}, store_rejects = true, rejects_limit = 0)"
+    )
+
+
 class Engine:
     """An embedded DuckDB with its file and its spill folder in `scratch`."""
 
@@ -88,9 +96,9 @@ class Engine:
         """The single value of a query."""
         return self.rows(sql)[0][0]
 
-    def batches(self, sql: str) -> Iterator[pa.RecordBatch]:
+    def batches(self, sql: str, n_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """A query's result in pieces, for data that must not sit in memory whole. Other queries may run between them."""
-        yield from self._connection.cursor().sql(sql).to_arrow_reader(BATCH_ROWS)
+        yield from self._connection.cursor().sql(sql).to_arrow_reader(n_rows)
 
     def insert(self, name: str, columns: Sequence[str], data: pa.Table | pa.RecordBatch) -> None:
         """Append Arrow columns to an existing table."""
@@ -110,26 +118,47 @@ class Engine:
         self._stage(f"read_parquet({quoted(str(path))})", columns)
 
     def stage_delimited(
-        self, path: Path, columns: Mapping[str, str], header: Sequence[str], delimiter: str, quote: str, gzipped: bool
+        self,
+        path: Path,
+        columns: Mapping[str, str],
+        header: Sequence[str],
+        delimiter: str,
+        quote: str,
+        gzipped: bool,
+        has_header: bool = True,
+        encoding: str = "utf-8",
     ) -> list[tuple[str, int, list[str]]]:
-        """The same for delimited text with this header. Returns malformed lines as (what, how many, first few as "line 7: text")."""
+        """The same for delimited text with these columns. Returns malformed lines as (what, how many, first few as "line 7: text")."""
         names = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in header)
-        self._stage(
-            f"read_csv({quoted(str(path))}, auto_detect = false, header = true, delim = {quoted(delimiter)}, quote = {quoted(quote)}, "
-            f"escape = {quoted(quote)}, compression = '{'gzip' if gzipped else 'none'}', columns = {{{names}}}, "
-            "store_rejects = true, rejects_limit = 0)",
-            columns,
-        )
+        dialect = f"header = {has_header}, delim = {quoted(delimiter)}, quote = {quoted(quote)}, escape = {quoted(quote)}"
+        self._stage(_read_csv(path, f"{dialect}, encoding = {quoted(encoding)}", names, gzipped), columns)
+        return self._malformed()[0]
+
+    def stage_lines(self, path: Path, select: str, values: str, gzipped: bool) -> tuple[list[tuple[str, int, list[str]]], list[int]]:
+        """Read a text file line by line into `staged`: the expressions `select` over the columns `line` (NULL if empty) and `values`.
+
+        Returns malformed lines as `stage_delimited` does, and the numbers of the lines that made no row, at most a million of them.
+        """
+        self.execute("DROP TABLE IF EXISTS staged")
+        # The delimiter is a control character, which JSON and Python literals write escaped: it cuts a line that holds it.
+        # Not strict: a carriage return amid lines that end otherwise would stop the reader.
+        dialect = f"header = false, delim = {quoted(chr(1))}, quote = '', escape = '', strict_mode = false"
+        reader = _read_csv(path, dialect, "'line': 'VARCHAR'", gzipped)
+        self.execute(f"CREATE TABLE staged AS SELECT {select} FROM (SELECT line, {values} FROM {reader}) AS lines")
+        return self._malformed()
+
+    def _malformed(self) -> tuple[list[tuple[str, int, list[str]]], list[int]]:
         kind = "lower(CAST(error_type AS VARCHAR))"
         malformed = []
         for what, n in self.rows(f"SELECT {kind}, count(DISTINCT line) FROM reject_errors GROUP BY 1 ORDER BY 1"):
             first = self.rows(
                 f"SELECT DISTINCT line, csv_line FROM reject_errors WHERE {kind} = {quoted(what)} ORDER BY line LIMIT {SAMPLES}"
             )
-            malformed.append((what, n, [f"line {line}: {text}" for line, text in first]))
+            malformed.append((what, n, [f"line {line}: {text.strip()}" for line, text in first]))
+        lines = [line for (line,) in self.rows("SELECT DISTINCT line FROM reject_errors ORDER BY line LIMIT 1000000")]
         self.execute("DROP TABLE reject_errors")
         self.execute("DROP TABLE reject_scans")
-        return malformed
+        return malformed, lines
 
     def _stage(self, reader: str, columns: Mapping[str, str]) -> None:
         chosen = ", ".join(f"CAST({identifier(theirs)} AS VARCHAR) AS {ours}" for ours, theirs in columns.items())

@@ -31,7 +31,8 @@ class SourceSpec:
     """One domain: where its interactions and titles are, and what it is for.
 
     Users are the same person over all sources of one `platform` that share a raw user id. `order` says what the time column holds
-    ("auto": a column called `position` holds order only). `split` and `k_core` override the corpus-wide value.
+    ("auto": a column called `position` holds order only). `split` and `k_core` override the corpus-wide value. `language` chooses between
+    the titles of a platform that publishes several (NineRec; default English).
     """
 
     name: str
@@ -46,6 +47,7 @@ class SourceSpec:
     time_unit: Literal["s", "ms"] = "s"
     split: Literal["auto", "time", "leave_one_out"] | None = None
     k_core: int | None = None
+    language: Literal["en", "zh"] | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not all(c.isalnum() or c in "-_" for c in self.name):
@@ -195,6 +197,8 @@ class CorpusSpec:
             del fields[name]
         for source in fields["sources"]:
             del source["interactions"], source["items"]
+            if source["language"] is None:  # so that corpora of platforms with one language keep their hash
+                del source["language"]
         return fields
 
 
@@ -215,7 +219,7 @@ def source_path(root: str, source: SourceSpec, which: Literal["interactions", "i
     where = f"config.corpus.sources.{source.name}.{which}"
     given = getattr(source, which)
     if not given:
-        raise UserError(f"{where}: missing; give the path of a CSV, TSV or Parquet file")
+        raise UserError(f"{where}: missing; give the path of the file")
     path = Path(root).expanduser() / Path(given).expanduser()
     if not path.is_file():
         raise UserError(f"{where}: {path} is not a file; check the path and config.corpus.root")

@@ -33,10 +33,15 @@ class Adapter(Protocol):
 
 def make_adapters(spec: CorpusSpec) -> dict[str, Adapter]:
     """The adapters that `spec` names. An unknown name is a `UserError`."""
+    from data_prep.adapters.amazon import RELEASES, AmazonAdapter
     from data_prep.adapters.synthetic import SyntheticAdapter
     from data_prep.adapters.table import TableAdapter
 
-    known: dict[str, Callable[[CorpusSpec], Adapter]] = {"table": TableAdapter, "synthetic": SyntheticAdapter}
+    known: dict[str, Callable[[CorpusSpec], Adapter]] = {
+        "table": TableAdapter,
+        "synthetic": SyntheticAdapter,
+        **dict.fromkeys(RELEASES, AmazonAdapter),
+    }
     adapters: dict[str, Adapter] = {}
     for source in spec.sources:
         if source.adapter not in known:

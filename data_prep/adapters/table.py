@@ -8,8 +8,9 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import BinaryIO, Protocol, TextIO, cast
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -39,12 +40,13 @@ class TableAdapter:
         files = self.files(source)
         items = TableFile(files["items"], source, "items")
         items.stage({"item_id": source.columns.item, "title": source.columns.title}, engine, rejects)
-        _load_items(items, domain, source, engine, rejects)
+        load_items(items, domain, source.columns.item, engine, rejects)
         interactions = TableFile(files["interactions"], source, "interactions")
         time_column, order = _time_column(interactions, source)
         wanted = {"user_id": source.columns.user, "item_id": source.columns.item, "time_text": time_column}
         interactions.stage(wanted, engine, rejects)
-        _load_interactions(interactions, domain, order, source, engine, rejects)
+        names = {"user_id": source.columns.user, "item_id": source.columns.item, "time_text": time_column}
+        load_interactions(interactions.examples(names), domain, order, source.time_unit, engine, rejects)
         engine.execute("DROP TABLE staged")
         return order
 
@@ -54,13 +56,28 @@ class TableAdapter:
         return None
 
 
-class TableFile:
-    """One delimited or Parquet file: its header, and how DuckDB reads it."""
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A delimited file without a header line, as a platform publishes it."""
 
-    def __init__(self, path: Path, source: SourceSpec, which: str):
-        self.path, self.which = path, which
+    columns: tuple[str, ...]
+    delimiter: str
+    quote: str = ""
+    encoding: str = "utf-8"
+
+
+class TableFile:
+    """One delimited or Parquet file: its header (or the `layout` that stands for it), and how DuckDB reads it."""
+
+    def __init__(self, path: Path, source: SourceSpec, which: str, layout: Layout | None = None):
+        self.path, self.which, self.layout = path, which, layout
         self.where = f"config.corpus.sources.{source.name}"
-        self.format = source.format if source.format != "auto" else self._format_of_name()
+        if layout is not None:
+            self.format = "text"
+            self.delimiter, self.quote, self.encoding = layout.delimiter, layout.quote, layout.encoding
+        else:
+            self.format = source.format if source.format != "auto" else self._format_of_name()
+            self.delimiter, self.quote, self.encoding = _DELIMITERS.get(self.format, ""), _QUOTES.get(self.format, ""), "utf-8"
         try:
             with open(path, "rb") as stream:
                 self.gzipped = stream.read(2) == _GZIP_MAGIC
@@ -77,16 +94,16 @@ class TableFile:
 
     def open_text(self) -> TextIO:
         stream = gzip.open(self.path, "rb") if self.gzipped else open(self.path, "rb")  # noqa: SIM115
-        return io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig", errors="replace", newline="")
+        return io.TextIOWrapper(cast(BinaryIO, stream), self.encoding.replace("utf-8", "utf-8-sig"), errors="replace", newline="")
 
     def records(self) -> Iterator[tuple[int, list[str]]]:
         """(line number from 1, fields) of a delimited file, header included."""
         with self.open_text() as stream:
             lines = (line.replace("\0", "") for line in stream)
-            if self.format == "csv":
-                reader = csv.reader(lines, delimiter=",", quoting=csv.QUOTE_MINIMAL)
-            else:
-                reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+            if len(self.delimiter) > 1:
+                yield from ((n, line.rstrip("\r\n").split(self.delimiter)) for n, line in enumerate(lines, 1))
+                return
+            reader = csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_MINIMAL if self.quote else csv.QUOTE_NONE)
             for fields in reader:
                 yield reader.line_num, fields
 
@@ -98,7 +115,10 @@ class TableFile:
         except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
             raise UserError(f"{self.path}: damaged or not a {self.format} file ({one_line(error)})") from error
         if header is None or not any(header[1]):
-            raise UserError(f"{self.path}: the file is empty; expected a header line with column names")
+            expected = "a header line with column names" if self.layout is None else "one record a line"
+            raise UserError(f"{self.path}: the file is empty; expected {expected}")
+        if self.layout is not None:
+            return list(self.layout.columns)
         names = header[1]
         for name in names:
             if names.count(name) > 1:
@@ -117,15 +137,17 @@ class TableFile:
                 engine.stage_parquet(self.path, wanted)
                 malformed = []
             else:
+                named = self.layout is None
                 malformed = engine.stage_delimited(
-                    self.path, wanted, self.columns, _DELIMITERS[self.format], _QUOTES[self.format], self.gzipped
+                    self.path, wanted, self.columns, self.delimiter, self.quote, self.gzipped, named, self.encoding
                 )
         except EngineError as error:
             raise UserError(f"{self.path}: cannot be read; truncated or not a {self.format} file? ({one_line(error)[:200]})") from error
         for what, n, samples in malformed:
             rejects.bad_lines(f"malformed line: {what}", n, str(self.path), samples)
         if not engine.value("SELECT count(*) FROM staged"):
-            raise UserError(f"{self.path}: no readable rows after the header; an empty {self.which} file makes no corpus")
+            after = " after the header" if self.layout is None else ""
+            raise UserError(f"{self.path}: no readable rows{after}; an empty {self.which} file makes no corpus")
 
     def line_of(self, wanted: Mapping[str, str | None]) -> str:
         """ "line 12: fields" of the first record with these texts (file's columns -> text); for messages, so it may scan the file."""
@@ -134,8 +156,38 @@ class TableFile:
         index = {self.columns.index(name): text or "" for name, text in wanted.items()}
         for line, fields in self.records():
             if len(fields) == len(self.columns) and all(fields[i] == text.replace("\0", "") for i, text in index.items()):
-                return f"line {line}: {_DELIMITERS[self.format].join(fields)}"
+                return f"line {line}: {self.delimiter.join(fields)}"
         return str(wanted)
+
+    def examples(self, names: Mapping[str, str]) -> "Examples":
+        """For messages: finds refused rows of `parsed` in this file by the columns `names` (ours -> the file's)."""
+        return _TableExamples(self, names)
+
+
+class Examples(Protocol):
+    """Where rows come from, and how to show some of them."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def of(self, engine: Engine, condition: str) -> list[str]:
+        """The first few rows of `parsed` that meet `condition`, as "line 12: text"."""
+        ...
+
+
+@dataclass(frozen=True)
+class _TableExamples:
+    file: TableFile
+    names: Mapping[str, str]
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
+
+    def of(self, engine: Engine, condition: str) -> list[str]:
+        ours = ", ".join(self.names)
+        shown = engine.rows(f"SELECT DISTINCT {ours} FROM parsed WHERE {condition} ORDER BY ALL LIMIT {SAMPLES}")
+        return [self.file.line_of(dict(zip(self.names.values(), texts, strict=True))) for texts in shown]
 
 
 def _time_column(file: TableFile, source: SourceSpec) -> tuple[str, Order]:
@@ -150,35 +202,35 @@ def _time_column(file: TableFile, source: SourceSpec) -> tuple[str, Order]:
     return name, "position" if name == "position" else "timestamp"
 
 
-def _load_items(file: TableFile, domain: int, source: SourceSpec, engine: Engine, rejects: Rejects) -> None:
+def load_items(file: TableFile, domain: int, id_column: str, engine: Engine, rejects: Rejects) -> None:
+    """Rows of `staged` (item_id, title) -> `raw_items`."""
     without_id = "item_id IS NULL OR item_id = ''"
     n = engine.value(f"SELECT count(*) FROM staged WHERE {without_id}")
     if n:
-        rejects.bad_lines("item without id", n, str(file.path), [file.line_of({source.columns.item: None})])
+        rejects.bad_lines("item without id", n, str(file.path), [file.line_of({id_column: None})])
     engine.execute(f"INSERT INTO raw_items SELECT {domain}, item_id, title FROM staged WHERE NOT ({without_id})")
 
 
-def _load_interactions(file: TableFile, domain: int, order: Order, source: SourceSpec, engine: Engine, rejects: Rejects) -> None:
-    per_second = 1000 if source.time_unit == "ms" and order == "timestamp" else 1
+def load_interactions(
+    examples: Examples, domain: int, order: Order, time_unit: str, engine: Engine, rejects: Rejects, rows: str | None = None
+) -> None:
+    """Rows with text columns (place, user_id, item_id, time_text) -> `raw_interactions`; `rows` is a query, by default all of `staged`."""
+    rows = rows or "SELECT rowid AS place, user_id, item_id, time_text FROM staged"
+    per_second = 1000 if time_unit == "ms" and order == "timestamp" else 1
     # Whole numbers, numbers with a fraction (cut off), or ISO dates such as a Parquet TIMESTAMP column gives.
     number = "coalesce(TRY_CAST(time_text AS BIGINT), TRY_CAST(floor(TRY_CAST(time_text AS DOUBLE)) AS BIGINT))"
     date = "TRY_CAST(floor(epoch(TRY_CAST(time_text AS TIMESTAMP))) AS BIGINT)" if order == "timestamp" else "NULL"
     engine.execute("DROP TABLE IF EXISTS parsed")
     engine.execute(f"""
-        CREATE TABLE parsed AS SELECT user_id, item_id, time_text, time // {per_second} AS time, CASE
+        CREATE TABLE parsed AS SELECT place, user_id, item_id, time_text, time // {per_second} AS time, CASE
             WHEN user_id IS NULL OR user_id = '' THEN 'missing user'
             WHEN item_id IS NULL OR item_id = '' THEN 'missing item'
             WHEN time IS NULL THEN 'unparsable {order}'
             WHEN time < 0 THEN 'negative {order}'
             WHEN {order == "timestamp"} AND time // {per_second} > {LATEST_SECONDS} THEN 'timestamp after the year 2100 (time_unit wrong?)'
         END AS defect
-        FROM (SELECT user_id, item_id, time_text, coalesce({number}, {date} * {per_second}) AS time FROM staged) AS timed""")
+        FROM (SELECT *, coalesce({number}, {date} * {per_second}) AS time FROM ({rows}) AS given) AS timed""")
     for defect, n in engine.rows("SELECT defect, count(*) FROM parsed WHERE defect IS NOT NULL GROUP BY 1 ORDER BY 1"):
-        shown = engine.rows(
-            f"SELECT DISTINCT user_id, item_id, time_text FROM parsed WHERE defect = {quoted(defect)} ORDER BY ALL LIMIT {SAMPLES}"
-        )
-        names = (source.columns.user, source.columns.item, _time_column(file, source)[0])
-        samples = [file.line_of(dict(zip(names, texts, strict=True))) for texts in shown]
-        rejects.bad_lines(defect, n, str(file.path), samples)
+        rejects.bad_lines(defect, n, str(examples.path), examples.of(engine, f"defect = {quoted(defect)}"))
     engine.execute(f"INSERT INTO raw_interactions SELECT {domain}, user_id, item_id, time FROM parsed WHERE defect IS NULL")
     engine.execute("DROP TABLE parsed")

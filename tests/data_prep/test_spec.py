@@ -72,6 +72,6 @@ def test_fingerprint_ignores_places_and_memory_but_nothing_else():
 def test_paths_are_checked(tmp_path: Path):
     spec = spec_of(sources={"books": {"role": "pretrain", "items": str(tmp_path / "no.tsv")}})
     with pytest.raises(UserError, match=r"config.corpus.sources.books.interactions: missing"):
-        source_path(spec.sources[0], "interactions")
+        source_path(".", spec.sources[0], "interactions")
     with pytest.raises(UserError, match=r"no.tsv is not a file"):
-        source_path(spec.sources[0], "items")
+        source_path(".", spec.sources[0], "items")
