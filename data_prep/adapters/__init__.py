@@ -34,6 +34,8 @@ class Adapter(Protocol):
 def make_adapters(spec: CorpusSpec) -> dict[str, Adapter]:
     """The adapters that `spec` names. An unknown name is a `UserError`."""
     from data_prep.adapters.amazon import RELEASES, AmazonAdapter
+    from data_prep.adapters.movielens import MovieLensAdapter
+    from data_prep.adapters.ninerec import NineRecAdapter
     from data_prep.adapters.synthetic import SyntheticAdapter
     from data_prep.adapters.table import TableAdapter
 
@@ -41,6 +43,8 @@ def make_adapters(spec: CorpusSpec) -> dict[str, Adapter]:
         "table": TableAdapter,
         "synthetic": SyntheticAdapter,
         **dict.fromkeys(RELEASES, AmazonAdapter),
+        "movielens": MovieLensAdapter,
+        "ninerec": NineRecAdapter,
     }
     adapters: dict[str, Adapter] = {}
     for source in spec.sources:
