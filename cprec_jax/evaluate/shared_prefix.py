@@ -68,12 +68,12 @@ def score_after(decoder: Decoder, params: Any, cache: PromptCache, candidates_BC
     context = (cache.length_B, positions_BN, jnp.zeros((C, steps)))  # the last for its shape
     scorer = decoder.clone(attend=_candidate_attend)
     x_BND: Any = scorer.apply({"params": params}, tokens_BN, positions_BN, context, (cache.keys, cache.values))
-    picked_BN = _label_log_probs(x_BND.reshape(B * C * steps, -1), w_VD, candidates_BCt[:, :, 1:].reshape(-1)).reshape(B, C, steps)
+    picked_BN = label_log_probs(x_BND.reshape(B * C * steps, -1), w_VD, candidates_BCt[:, :, 1:].reshape(-1)).reshape(B, C, steps)
     counted = jnp.arange(1, t) < lengths_BC[:, :, None]
     return total_BC + jnp.sum(jnp.where(counted, picked_BN, 0.0), axis=-1)
 
 
-def _label_log_probs(x_ND: jax.Array, w_VD: jax.Array, labels_N: jax.Array) -> jax.Array:
+def label_log_probs(x_ND: jax.Array, w_VD: jax.Array, labels_N: jax.Array) -> jax.Array:
     """log softmax(x @ w.T)[label], float32 [N], a chunk of rows at a time, so that N x V logits never exist."""
     n = x_ND.shape[0]
     chunk = min(HEAD_CHUNK, n)
