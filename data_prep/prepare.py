@@ -10,10 +10,13 @@ import numpy as np
 from cprec_jax.artefact import MANIFEST, file_sha256, fingerprint, new_directory, write_json
 from cprec_jax.corpus import VERSION, Corpus, EvalSplit
 from cprec_jax.progress import say
+from cprec_jax.spec import build
+from cprec_jax.text.template import TemplateSpec
 from data_prep.adapters import Adapter, make_adapters
 from data_prep.candidates import draw_candidates
 from data_prep.corpus import corpus_hash, describe_files, write_lists
 from data_prep.engine import Engine
+from data_prep.explain import explain
 from data_prep.spec import CorpusSpec, corpus_spec
 from data_prep.steps import Preparation
 
@@ -44,6 +47,8 @@ def prepare(config: Mapping[str, Any], workdir: Path) -> None:
         engine = Engine(scratch, spec.memory_limit, spec.threads)
         try:
             manifest = Preparation(spec, adapters, engine).run(folder)
+            if spec.explain:
+                _write_explanation(config, engine, manifest, folder)
         finally:
             engine.close()
         shutil.rmtree(scratch)
@@ -57,6 +62,14 @@ def prepare(config: Mapping[str, Any], workdir: Path) -> None:
             f"corpus {manifest['corpus_hash'][:12]}: "
             + ", ".join(f"{name} {info['n_test_users']} test users" for name, info in manifest["sets"].items())
         )
+
+
+def _write_explanation(config: Mapping[str, Any], engine: Engine, manifest: Mapping[str, Any], folder: Path) -> None:
+    """explain.md, also printed; sequences are rendered with the words of `config.text.template`."""
+    template = build(TemplateSpec, dict(config.get("text", {})).get("template", {}), "config.text.template")
+    text = explain(engine, manifest, template)
+    (folder / "explain.md").write_text(text, encoding="utf-8")
+    print(text)
 
 
 def _add_source_hashes(manifest: dict[str, Any], inputs: Mapping[str, Any]) -> None:

@@ -138,7 +138,7 @@ class SyntheticSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSpec:
-    """The whole section; paths of the sources are relative to `root`. See `docs/data-formats.md`."""
+    """The whole section; paths of the sources are relative to `root`, `explain` adds explain.md. See `docs/data-formats.md`."""
 
     sources: tuple[SourceSpec, ...]
     root: str = "."
@@ -157,6 +157,7 @@ class CorpusSpec:
     seed: int = 0
     memory_limit: str = "4GB"
     threads: int | None = None
+    explain: bool = False
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -193,7 +194,7 @@ class CorpusSpec:
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything that decides the corpus's content: not where files lie, nor how much memory is used."""
         fields = dataclasses.asdict(self)
-        for name in ("root", "memory_limit", "threads"):
+        for name in ("root", "memory_limit", "threads", "explain"):
             del fields[name]
         for source in fields["sources"]:
             del source["interactions"], source["items"]
