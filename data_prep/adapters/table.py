@@ -149,18 +149,22 @@ class TableFile:
             after = " after the header" if self.layout is None else ""
             raise UserError(f"{self.path}: no readable rows{after}; an empty {self.which} file makes no corpus")
 
-    def line_of(self, wanted: Mapping[str, str | None]) -> str:
-        """ "line 12: fields" of the first record with these texts (file's columns -> text); for messages, so it may scan the file."""
+    def lines_of(self, columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> list[str]:
+        """For each row of texts the first record with these in `columns`, as "line 12: fields"; for messages: it scans the file, once."""
         if self.format == "parquet":
-            return str(wanted)
-        index = {self.columns.index(name): text or "" for name, text in wanted.items()}
+            return [str(dict(zip(columns, row, strict=True))) for row in rows]
+        places = [self.columns.index(name) for name in columns]
+        wanted = [tuple((text or "").replace("\0", "") for text in row) for row in rows]
+        found: dict[tuple[str, ...], str] = {}
         try:
             for line, fields in self.records():
-                if len(fields) == len(self.columns) and all(fields[i] == text.replace("\0", "") for i, text in index.items()):
-                    return f"line {line}: {self.delimiter.join(fields)}"
+                if len(fields) == len(self.columns) and (key := tuple(fields[place] for place in places)) in wanted and key not in found:
+                    found[key] = f"line {line}: {self.delimiter.join(fields)}"
+                    if len(found) == len(set(wanted)):
+                        break
         except csv.Error:  # a field beyond the limit of Python's reader
             pass
-        return str(wanted)
+        return [found.get(key, str(dict(zip(columns, row, strict=True)))) for key, row in zip(wanted, rows, strict=True)]
 
     def examples(self, names: Mapping[str, str]) -> "Examples":
         """For messages: finds refused rows of `parsed` in this file by the columns `names` (ours -> the file's)."""
@@ -190,7 +194,7 @@ class _TableExamples:
     def of(self, engine: Engine, condition: str) -> list[str]:
         ours = ", ".join(self.names)
         shown = engine.rows(f"SELECT DISTINCT {ours} FROM parsed WHERE {condition} ORDER BY ALL LIMIT {SAMPLES}")
-        return [self.file.line_of(dict(zip(self.names.values(), texts, strict=True))) for texts in shown]
+        return self.file.lines_of(list(self.names.values()), shown)
 
 
 def _time_column(file: TableFile, source: SourceSpec) -> tuple[str, Order]:
@@ -210,7 +214,7 @@ def load_items(file: TableFile, domain: int, id_column: str, engine: Engine, rej
     without_id = "item_id IS NULL OR item_id = ''"
     n = engine.value(f"SELECT count(*) FROM staged WHERE {without_id}")
     if n:
-        rejects.bad_lines("item without id", n, str(file.path), [file.line_of({id_column: None})])
+        rejects.bad_lines("item without id", n, str(file.path), file.lines_of([id_column], [[None]]))
     engine.execute(f"INSERT INTO raw_items SELECT {domain}, item_id, title FROM staged WHERE NOT ({without_id})")
 
 
