@@ -43,7 +43,7 @@ def token_log_probs(decoder: Decoder, params: Any, prompt: np.ndarray, titles: l
 
 
 def by_brute_force(
-    decoder: Decoder, params: Any, prompt: np.ndarray, titles: list[tuple[int, ...]], end: int | None = END
+    decoder: Decoder, params: Any, prompt: np.ndarray, titles: list[tuple[int, ...]], end: int | None = END, temperature: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """(log p under the rule `trie`, sum of log p of the tokens) of every title, float64[N] each. `end` None: titles have their own."""
     ended = titles if end is None else [(*title, end) for title in titles]
@@ -56,6 +56,6 @@ def by_brute_force(
         for depth, token in enumerate(title):
             here = log_p[depth].astype(np.float64)
             total[index] += here[token]
-            trie[index] += here[token] - np.logaddexp.reduce(here[sorted(children[title[:depth]])])
+            trie[index] += here[token] / temperature - np.logaddexp.reduce(here[sorted(children[title[:depth]])] / temperature)
         trie[index] -= np.log(ended.count(title))
     return trie, total
