@@ -173,6 +173,14 @@ def test_truncated_gzip(tmp_path: Path, which):
     assert "\n" not in str(caught.value)
 
 
+def test_a_line_without_end(tmp_path: Path):
+    good = json.dumps(review23("AU1", "B1", 7000))
+    reviews = write(tmp_path / "X.jsonl.gz", [good, b"\x00" * 2_100_000, good])
+    loaded = Loaded("amazon2023", reviews, write(tmp_path / "meta_X.jsonl.gz", GOOD_META))
+    assert loaded.interactions == [("AU1", "B1", 7)] * 2
+    assert loaded.rejected == {"malformed line: line size over maximum": 1}
+
+
 def test_files_that_make_no_corpus(tmp_path: Path):
     meta = write(tmp_path / "meta_X.jsonl", GOOD_META)
     with pytest.raises(UserError, match=r"X.jsonl: no readable records; an empty interactions file"):
