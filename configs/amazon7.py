@@ -98,8 +98,8 @@ def get_config(size: str = "small") -> ConfigDict:
             "cpt": {"kind": "checkpoint"},
         },
         "protocols": ["full", "u20", "u100"],
-        "max_users": 200,
-        "validation_users": 60,
+        "max_users": 100,
+        "validation_users": 30,
         "prompt_tokens": prompt,
     }
     config.export = {"dtype": "float32"}
