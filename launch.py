@@ -27,6 +27,7 @@ jobs
 examples
   python launch.py run --config=configs/quickstart.py --workdir=runs/quickstart
   python launch.py run --config=configs/ml1m.py --workdir=runs/ml1m --config.train.epochs=2
+  python launch.py prepare --config=configs/ml1m.py --workdir=runs/ml1m --config.corpus.explain=true     (a picture of the corpus)
   python launch.py evaluate --config=configs/amazon7.py:small --workdir=runs/amazon7 --only=popularity
 
 options
