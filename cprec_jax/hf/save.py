@@ -19,17 +19,8 @@ from cprec_jax.hf.checkpoint_files import INDEX, SINGLE, CheckpointFiles
 from cprec_jax.hf.config import unparse_config
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder, Params, abstract_params
+from cprec_jax.text.tokenizer import TOKENIZER_FILES
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
 NUMPY_DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 _TOKENS = ("bos_token", "eos_token", "pad_token")
 
