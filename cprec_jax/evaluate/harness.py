@@ -20,6 +20,7 @@ from cprec_jax.evaluate.methods import Method, Oracle, ScoreFile
 from cprec_jax.evaluate.models import load_model
 from cprec_jax.evaluate.sets import EvalSet, open_set
 from cprec_jax.evaluate.spec import EvaluateSpec
+from cprec_jax.hf.hub import locate
 from cprec_jax.progress import say
 from cprec_jax.spec import build, nearest
 
@@ -46,7 +47,8 @@ def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict
     if spec.names[name].kind in ("untrained", "checkpoint"):
         inputs["model"] = artefact.read_json(workdir / "runs" / "cpt" / artefact.MANIFEST, "train")["params_sha256"]
     elif spec.names[name].path is not None:
-        inputs["model"] = _files(Path(str(spec.names[name].path)))
+        path = str(spec.names[name].path)
+        inputs["model"] = _files(locate(path) if spec.names[name].kind == "hf" else Path(path))
         inputs["template"] = dict(config.get("text", {})).get("template") if spec.names[name].kind == "hf" else None
     return inputs
 

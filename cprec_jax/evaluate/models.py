@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.spec import MethodSpec
+from cprec_jax.hf.hub import locate
 from cprec_jax.hf.load import load_params, read_config
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.spec import build
@@ -38,7 +39,7 @@ def load_model(spec: MethodSpec, config: Mapping[str, Any], workdir: Path, corpu
     """The model of a method of kind `untrained`, `checkpoint` or `hf`. Raises `UserError` when it is absent or does not fit."""
     if spec.kind == "hf":
         assert spec.path is not None
-        directory = Path(spec.path)
+        directory = locate(spec.path)
         decoder = Decoder(config=read_config(directory), dtype=jnp.float32)
         words, _ = text_specs(config)
         return _bound(decoder, load_params(directory, decoder.config), directory, words.template, corpus, None)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +17,6 @@ from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder, Params, abstract_params
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-
-
-def locate(source: str) -> Path:
-    """A local directory as it is, or the local copy of a hub id `owner/name` (downloaded if need be: JSON and safetensors only)."""
-    if Path(source).is_dir():
-        return Path(source)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        raise UserError(f"{source}: no such directory, and not a hub id of the form owner/name")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "tokenizer.model", "merges.txt"]))
-    except Exception as error:  # network, rights and missing repositories have a dozen types there
-        raise UserError(f"{source}: no such directory, and not to be had from the hub ({one_line(error)[:200]})") from error
 
 
 def read_config(directory: Path) -> DecoderConfig:

@@ -12,6 +12,7 @@ from cprec_jax import artefact
 from cprec_jax.corpus import Corpus
 from cprec_jax.data import rows
 from cprec_jax.errors import UserError
+from cprec_jax.hf.hub import locate
 from cprec_jax.progress import Progress, say
 from cprec_jax.spec import build
 from cprec_jax.text import best_fit, documents, tokenizer
@@ -24,7 +25,7 @@ ROWS_A_CHUNK = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class TextSpec:
-    """`config.text`: which tokenizer ("train", or a Hugging Face directory) and which words."""
+    """`config.text`: which tokenizer ("train", a Hugging Face directory, or a hub id `owner/name[@revision]`) and which words."""
 
     tokenizer: str = "train"
     vocab_size: int = 8192
@@ -53,7 +54,7 @@ def pack_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     text, _ = specs(config)
     files = {}
     if text.tokenizer != "train":
-        directory = Path(text.tokenizer)
+        directory = locate(text.tokenizer)
         files = {f: artefact.file_sha256(directory / f) for f in tokenizer.TOKENIZER_FILES if (directory / f).exists()}
     corpus_hash = artefact.read_json(workdir / "corpus" / artefact.MANIFEST, "prepare")["corpus_hash"]
     return {"job": "pack", "text": config.get("text", {}), "pack": config.get("pack", {}), "corpus": corpus_hash, "tokenizer": files}
@@ -107,8 +108,9 @@ def _sources(corpus: Corpus) -> list[str]:
 
 def _tokenizer(text: TextSpec, corpus: Corpus, directory: Path) -> tokenizer.Tokenizer:
     if text.tokenizer != "train":
-        tokenizer.copy_files(Path(text.tokenizer), directory)
-        return tokenizer.load(Path(text.tokenizer))
+        source = locate(text.tokenizer)
+        tokenizer.copy_files(source, directory)
+        return tokenizer.load(source)
     # Only what pre-training sees: titles of its domains, as often as they occur there (downstream titles stay unseen).
     domains = [info.domain_id for info in corpus.sets.values() if info.role == "pretrain"]
     counts = np.where(np.isin(corpus.items.domain, domains), corpus.items.train_count, 0)

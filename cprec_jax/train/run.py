@@ -21,8 +21,9 @@ from cprec_jax.train.schedule import ScheduleSpec
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """`config.model`: a Hugging Face directory to start from (`init_from`), or the shape of a new Llama; and how it computes.
+    """`config.model`: what to start from (`init_from`), or the shape of a new Llama; and how it computes.
 
+    init_from: a Hugging Face directory or a hub id `owner/name[@revision]`.
     The vocabulary of a new model is the tokenizer's, rounded up to a multiple of 64. With `init_from` the shape fields are not used.
     """
 
@@ -105,9 +106,10 @@ class MeshSpec:
 def decoder_config(spec: ModelSpec, vocab_size: int) -> DecoderConfig:
     """The architecture of a run, for a tokenizer of `vocab_size`. A base model whose embedding is too small is a `UserError`."""
     if spec.init_from is not None:
+        from cprec_jax.hf.hub import locate
         from cprec_jax.hf.load import read_config
 
-        config = read_config(Path(spec.init_from))
+        config = read_config(locate(spec.init_from))
         if config.vocab_size < vocab_size:
             raise UserError(
                 f"config.text.tokenizer has {vocab_size} tokens, but the embedding of {spec.init_from} has {config.vocab_size} rows; "

@@ -23,6 +23,7 @@ from cprec_jax.data import loader
 from cprec_jax.data import rows as rows_on_disk
 from cprec_jax.data.mixture import proportions
 from cprec_jax.errors import Diverged, Preempted, UserError
+from cprec_jax.hf.hub import locate
 from cprec_jax.model.decoder import Decoder, abstract_params, init_params
 from cprec_jax.parallel import rules
 from cprec_jax.parallel.mesh import make_mesh
@@ -45,7 +46,7 @@ def train_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     rows = artefact.read_json(workdir / "rows" / STAGE / artefact.MANIFEST, "pack")
     base = {}
     if config.get("model", {}).get("init_from"):
-        directory = Path(config["model"]["init_from"])
+        directory = locate(config["model"]["init_from"])
         base = {path.name: artefact.file_sha256(path) for path in sorted(directory.glob("*.safetensors"))}
     # How often it logs, saves and reads ahead changes no parameter.
     ignored = ("log_every", "checkpoint_every", "keep", "loader_workers")
@@ -174,7 +175,7 @@ def _initial_state(plan: Plan, mesh: jax.sharding.Mesh, optimizer: optax.Gradien
     else:
         from cprec_jax.hf.load import load_params
 
-        params = load_params(Path(plan.init_from), plan.decoder.config, shardings=param_shardings)
+        params = load_params(locate(plan.init_from), plan.decoder.config, shardings=param_shardings)
     opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(params)
     state = TrainState(step=jax.device_put(jnp.zeros((), jnp.int32), replicated), params=params, opt_state=opt_state)
     return state, TrainState(step=cast(Any, replicated), params=param_shardings, opt_state=opt_shardings)

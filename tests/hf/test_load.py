@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cprec_jax.errors import UserError
-from cprec_jax.hf.load import load_params, locate, read_config
+from cprec_jax.hf.load import load_params, read_config
 from cprec_jax.hf.save import save
 from tests.model.tiny import tiny
 
@@ -148,27 +148,3 @@ def test_tokenizer_larger_than_the_embedding(directory, tokenizer):
 def test_tokenizer_smaller_than_the_embedding_is_fine(directory):
     (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 63}}}))
     load_params(directory, read_config(directory))
-
-
-def test_locate(tmp_path, monkeypatch):
-    assert locate(str(tmp_path)) == tmp_path
-    with pytest.raises(UserError, match="not a hub id"):
-        locate(str(tmp_path / "absent"))
-    import huggingface_hub
-
-    asked = {}
-
-    def download(source, allow_patterns):
-        asked[source] = allow_patterns
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert locate("owner/name") == tmp_path
-    assert not any("bin" in pattern or "py" in pattern or "pt" in pattern for pattern in asked["owner/name"])
-
-    def fail(*_, **__):
-        raise OSError("no route\nto host")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(UserError, match=r"owner/name.*no route to host"):
-        locate("owner/name")
