@@ -1,0 +1,133 @@
+"""`prepare` on many generated interactions, and side by side with the straightforward pandas script on a tenth of them.
+
+    python benchmarks/prepare.py [--quick] [--json FILE] [--interactions N] [--memory-limit 4GB] [--repeats 3] [--no-pandas] [--work DIR]
+
+Needs requirements-bench.txt for the comparison. Every measurement is a process of its own: `launch.py prepare` from CSV files to a corpus,
+with the 5-core filter and at most 10,000 test users a set, as in configs/corpora/amazon2023_seven.py; `benchmarks/prepare_pandas.py` for
+pandas. In the comparison no candidates are drawn, because the pandas script draws none; the large run draws them. That both made the same
+corpus is checked by its counts. The generated files (`benchmarks/interactions.py`) are not part of any measurement.
+
+Names: prepare_speedup_vs_pandas, prepare_memory_share_of_pandas (smaller is better), prepare_rows_per_second, prepare_peak_memory and
+prepare_peak_disk (of the large run; smaller is better).
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import interactions, measure
+
+ROOT = Path(__file__).resolve().parents[1]
+
+CONFIG = """\
+from ml_collections import ConfigDict
+
+def get_config():
+    config = ConfigDict()
+    config.corpus = {corpus!r}
+    return config
+"""
+
+
+def ours(data: Path, work: Path, memory_limit: str, candidates: bool) -> tuple[measure.Run, dict[str, int]]:
+    """`launch.py prepare`, and the counts of what it made."""
+    sources = [
+        {"name": name, "role": role, "platform": "made-up", "interactions": f"{name}.csv", "items": f"{name}_items.csv"}
+        for name, role in interactions.ROLES.items()
+    ]
+    corpus = {"root": str(data), "sources": sources, "k_core": 5, "max_test_users": 10_000, "max_valid_users": 2_000}
+    corpus |= {"memory_limit": memory_limit}
+    if not candidates:
+        corpus |= {"candidates": {"protocols": ()}}
+    config = work / "config.py"
+    config.write_text(CONFIG.format(corpus=corpus), encoding="utf-8")
+    folder = work / "ours"
+    command = [sys.executable, str(ROOT / "launch.py"), "prepare", f"--config={config}", f"--workdir={folder}"]
+    run = measure.run(command, folder, {"JAX_PLATFORMS": "cpu"})
+    manifest = json.loads((folder / "corpus" / "manifest.json").read_text(encoding="utf-8"))
+    shutil.rmtree(folder)
+    rows = {name: entry["rows"] for name, entry in manifest["files"].items()}
+    made = {
+        "items": manifest["n_items"],
+        "train": sum(counts["after k-core"]["interactions"] for counts in manifest["counts"].values()),
+        "sequences": sum(n for name, n in rows.items() if name.startswith(("sequences/domain", "sequences/sft"))),
+        "mixed": manifest["mixed"]["users"],
+        "rounds": manifest["filters"]["k_core_rounds"],
+    }
+    return run, made
+
+
+def pandas_script(data: Path, work: Path) -> tuple[measure.Run, dict[str, int]]:
+    folder = work / "pandas"
+    folder.mkdir()
+    run = measure.run([sys.executable, str(ROOT / "benchmarks" / "prepare_pandas.py"), str(data), str(folder)], folder)
+    made = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
+    shutil.rmtree(folder)
+    return run, made
+
+
+def compare(total: int, repeats: int, memory_limit: str, work: Path, results: measure.Results) -> None:
+    """Paired runs, ours and pandas in turn."""
+    data = work / "tenth"
+    interactions.generate(data, total)
+    pairs = []
+    for _ in range(repeats):
+        (mine, made), (theirs, expected) = ours(data, work, memory_limit, False), pandas_script(data, work)
+        # Ties are broken differently, which moves a few consecutive repeats.
+        for name in expected:
+            assert abs(made[name] - expected[name]) <= 1e-3 * expected[name] + 2, f"{name}: {made[name]}, pandas {expected[name]}"
+        pairs.append((mine, theirs))
+        print(
+            f"  ours {mine.seconds:.1f} s (all cores {mine.cpu_seconds:.1f} s), {mine.memory_mib:.0f} MiB; "
+            f"pandas {theirs.seconds:.1f} s ({theirs.cpu_seconds:.1f} s), {theirs.memory_mib:.0f} MiB",
+            flush=True,
+        )
+    shutil.rmtree(data)
+    against = "straightforward pandas script"
+    detail = f"{total:,} interactions, {repeats} pairs, median; k-core in {made['rounds']} rounds"
+    results.add("prepare_speedup_vs_pandas", statistics.median(b.seconds / a.seconds for a, b in pairs), "x", against, detail)
+    share = statistics.median(a.memory_mib / b.memory_mib for a, b in pairs)
+    results.add("prepare_memory_share_of_pandas", share, "x", against, f"{detail}; smaller is better")
+
+
+def large(total: int, memory_limit: str, work: Path, results: measure.Results) -> None:
+    data = work / "whole"
+    interactions.generate(data, total)
+    read = measure.folder_bytes(data) / 2**30
+    run, made = ours(data, work, memory_limit, True)
+    shutil.rmtree(data)
+    detail = f"{total:,} interactions ({read:.2f} GiB of CSV) in {run.seconds:.0f} s, memory_limit {memory_limit}, {made}"
+    results.add("prepare_rows_per_second", total / run.seconds, "interactions/s", "nothing", detail)
+    results.add("prepare_peak_memory", run.memory_mib / 1024, "GiB", "nothing", "resident set of the whole process; smaller is better")
+    results.add("prepare_peak_disk", run.disk_mib / 1024, "GiB", "nothing", "files it wrote, spill included; smaller is better")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="under two minutes on two cores")
+    parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument("--interactions", type=int, help="of the large run; the comparison takes a tenth (default 40,000,000)")
+    parser.add_argument("--memory-limit", default="4GB", help="config.corpus.memory_limit")
+    parser.add_argument("--repeats", type=int, help="pairs of the comparison (default 3)")
+    parser.add_argument("--no-pandas", action="store_true", help="only the large run")
+    parser.add_argument("--work", type=Path, help="folder for generated files and corpora (default: a temporary one)")
+    options = parser.parse_args(arguments)
+    total = options.interactions or (1_000_000 if options.quick else 40_000_000)
+    tenth = 500_000 if options.quick and not options.interactions else total // 10
+    print(measure.machine(), flush=True)
+    results = measure.Results()
+    with tempfile.TemporaryDirectory(dir=options.work) as folder:
+        if not options.no_pandas:
+            compare(tenth, options.repeats or (1 if options.quick else 3), options.memory_limit, Path(folder), results)
+        large(total, options.memory_limit, Path(folder), results)
+    results.write(options.json)
+
+
+if __name__ == "__main__":
+    main()
