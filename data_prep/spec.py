@@ -138,7 +138,11 @@ class SyntheticSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSpec:
-    """The whole section; paths of the sources are relative to `root`, `explain` adds explain.md. See `docs/data-formats.md`."""
+    """The whole section; paths of the sources are relative to `root`, `explain` adds explain.md. See `docs/data-formats.md`.
+
+    ties: how interactions of one user at one time are ordered; `hash` by a seeded hash, `file` as the source lists them, which leaks
+    wherever that order knows something (Amazon 2014: ascending item ids) and is there to reproduce published figures.
+    """
 
     sources: tuple[SourceSpec, ...]
     root: str = "."
@@ -148,6 +152,7 @@ class CorpusSpec:
     times: dict[str, TimesSpec] = field(default_factory=dict)
     k_core: int | KCoreSpec = KCoreSpec()
     min_history: int = 1
+    ties: Literal["hash", "file"] = "hash"
     titles: TitlesSpec = TitlesSpec()
     candidates: CandidatesSpec = CandidatesSpec()
     max_test_users: int | None = None
@@ -196,6 +201,8 @@ class CorpusSpec:
         fields = dataclasses.asdict(self)
         for name in ("root", "memory_limit", "threads", "explain"):
             del fields[name]
+        if self.ties == "hash":  # so that corpora made before there was a choice keep their hash
+            del fields["ties"]
         for source in fields["sources"]:
             del source["interactions"], source["items"]
             if source["language"] is None:  # so that corpora of platforms with one language keep their hash

@@ -54,6 +54,7 @@ class Preparation:
             "NULL",
             *map(str, (self.spec.k_core_of(source), self.spec.seed, self.spec.min_history)),
             *(str(NO_LIMIT if most is None else most) for most in (self.spec.max_valid_users, self.spec.max_test_users)),
+            quoted(self.spec.ties),
         ]
         self.engine.execute(f"INSERT INTO sources VALUES ({', '.join(values)})")
         rows = self.engine.value(f"SELECT count(*) FROM raw_interactions WHERE domain = {domain}")

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from cprec_jax import artefact
 from cprec_jax.baselines.popularity import Popularity
 from cprec_jax.baselines.random import Random
+from cprec_jax.baselines.registry import is_tuned, make_baseline
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.collect import FULL, collect, set_results
@@ -27,6 +28,7 @@ from cprec_jax.spec import build, nearest
 PROTOCOL_VERSION = 1
 MODEL_KINDS = ("untrained", "checkpoint", "hf")
 NO_RESULT = ("names", "node_chunk", "batch_users", "batch_tokens", "devices")  # keys of the spec that change no result
+LATER_KEYS = (("fit", "train"),)  # keys of a method, at their defaults, that came later: results made before them stay current
 
 
 def evaluate_spec(config: Mapping[str, Any]) -> EvaluateSpec:
@@ -43,7 +45,8 @@ def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict
     spec = evaluate_spec(config)
     settings = {key: value for key, value in dataclasses.asdict(spec).items() if key not in NO_RESULT}
     corpus = artefact.read_json(workdir / "corpus" / artefact.MANIFEST, "prepare")["corpus_hash"]
-    inputs = {"job": "evaluate", "method": dataclasses.asdict(spec.names[name]), "settings": settings, "corpus": corpus, "model": None}
+    method = {key: value for key, value in dataclasses.asdict(spec.names[name]).items() if (key, value) not in LATER_KEYS}
+    inputs = {"job": "evaluate", "method": method, "settings": settings, "corpus": corpus, "model": None}
     if spec.names[name].kind in ("untrained", "checkpoint"):
         inputs["model"] = artefact.read_json(workdir / "runs" / "cpt" / artefact.MANIFEST, "train")["params_sha256"]
     elif spec.names[name].path is not None:
@@ -77,7 +80,8 @@ def evaluate(config: Mapping[str, Any], workdir: Path, names: Sequence[str] | No
     if not data:
         raise UserError(f"{corpus.path}: no set has {spec.split} users; look at t1 and t2 in its manifest.json")
     validation = {}
-    if spec.rule == "trie" and spec.temperature == "validation":
+    tuned = any(is_tuned(spec.names[name]) for name in names or spec.names)
+    if tuned or (spec.rule == "trie" and spec.temperature == "validation"):
         validation = {one.name: _open(corpus, spec, one.name, "valid", spec.validation_users) for one in data}
     for name in names or list(spec.names):
         _evaluate_one(name, spec, config, workdir, corpus, data, validation)
@@ -85,7 +89,8 @@ def evaluate(config: Mapping[str, Any], workdir: Path, names: Sequence[str] | No
 
 def _open(corpus: Corpus, spec: EvaluateSpec, name: str, split: Any, users: int | None) -> EvalSet:
     protocols = spec.protocols if split == spec.split else ("full",)
-    return open_set(corpus, name, split, protocols, spec.mask_history == "auto", users, spec.seed)
+    mask, always = spec.mask_history != "never", spec.mask_history == "always"
+    return open_set(corpus, name, split, protocols, mask, users, spec.seed, mask_repeats=always)
 
 
 def _evaluate_one(
@@ -142,6 +147,8 @@ def _method(
     if chosen.kind in MODEL_KINDS:
         model = load_model(chosen, config, workdir, corpus)
         return TitleModel(model, spec, validation), model.step
+    if is_tuned(chosen):
+        return make_baseline(chosen, corpus, validation), None
     if chosen.kind == "scores":
         return ScoreFile(Path(str(chosen.path))), None
     simple: dict[str, type[Method]] = {"random": Random, "popularity": Popularity, "oracle": Oracle}

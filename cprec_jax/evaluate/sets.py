@@ -17,10 +17,11 @@ class EvalSet:
     """n users over a catalogue of N items (columns, ascending item number).
 
     `target` int64[n] is the target's column. `candidates` holds, by protocol, columns int64[n, C]. `history_masked` says whether items of
-    the history are no candidates of `full`: only where no user of the set ever repeats an item. `train_count` int64[N].
+    the history are no candidates of `full`: by default only where no user of the set ever repeats an item. `train_count` int64[N].
     """
 
     name: str
+    split: EvalSplit
     targets: Targets
     items: np.ndarray
     target: np.ndarray
@@ -60,9 +61,19 @@ class EvalSet:
 
 
 def open_set(
-    corpus: Corpus, name: str, split: EvalSplit, protocols: tuple[str, ...], mask_history: bool, max_users: int | None, seed: int
+    corpus: Corpus,
+    name: str,
+    split: EvalSplit,
+    protocols: tuple[str, ...],
+    mask_history: bool,
+    max_users: int | None,
+    seed: int,
+    mask_repeats: bool = False,
 ) -> EvalSet:
-    """Read a set of the corpus. A target that is not in its catalogue is a `UserError`."""
+    """Read a set of the corpus. A target that is not in its catalogue is a `UserError`.
+
+    `mask_history` leaves histories out of the ranking where nobody repeats an item; with `mask_repeats` where somebody does, too.
+    """
     info = corpus.set_info(name)
     targets = corpus.targets(split, name)
     items = corpus.catalogue(name)
@@ -81,11 +92,12 @@ def open_set(
         raise UserError(f"{corpus.path}: set {name}: target {lost} is not in its catalogue; run `launch.py prepare` again")
     return EvalSet(
         name=name,
+        split=split,
         targets=targets,
         items=items,
         target=target,
         candidates=candidates,
-        history_masked=mask_history and not info.repeats,
+        history_masked=mask_history and (mask_repeats or not info.repeats),
         train_count=corpus.items.train_count[items],
         titles=[corpus.items.title[i] for i in items],
         oracle=None if oracle is None else oracle[chosen],

@@ -4,7 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["random", "popularity", "oracle", "untrained", "checkpoint", "hf", "scores"]
+Kind = Literal[
+    "random",
+    "popularity",
+    "popularity_decayed",
+    "last_items",
+    "markov",
+    "item_knn",
+    "oracle",
+    "untrained",
+    "checkpoint",
+    "hf",
+    "scores",
+]
+COUNTED = ("popularity", "popularity_decayed", "last_items", "markov", "item_knn")
 Rule = Literal["trie", "sum", "mean"]
 
 
@@ -15,14 +28,20 @@ class MethodSpec:
     kind: `random` (closed form), `popularity` (training counts), `oracle` (the known distribution of a synthetic corpus), `untrained`
     (step 0 of the run), `checkpoint` (`step`, or the one nearest to `fraction` of the run; default the newest), `hf` (the Hugging Face
     directory `path`, with its own tokenizer), `scores` (a file `path` of another system's scores: columns user, item, score).
+    Baselines that count (`baselines/counting.py`): `popularity_decayed`, `last_items`, `markov`, `item_knn`; their `fit`, and that of
+    `popularity`, says on what: the training sequences, or (`history`) with what evaluated users did before their targets, as published
+    leave-one-out figures are.
     """
 
     kind: Kind
     step: int | None = None
     fraction: float | None = None
     path: str | None = None
+    fit: Literal["train", "history"] = "train"
 
     def __post_init__(self) -> None:
+        if self.fit != "train" and self.kind not in COUNTED:
+            raise ValueError(f"fit belongs to the kinds {', '.join(COUNTED)}")
         if (self.kind in ("hf", "scores")) != (self.path is not None):
             raise ValueError("path belongs to the kinds 'hf' and 'scores', which need it")
         if self.step is not None and self.fraction is not None:
@@ -45,9 +64,10 @@ class EvaluateSpec:
     rule: `trie` (exact over the catalogue), `sum` or `mean` (log-likelihood of the title's tokens). temperature: a number, or
     "validation": the one of `temperatures` with the lowest NLL on the validation split, chosen a set (rule `trie` only).
     mask_history: `auto` leaves items of the history out of the ranking where no user of the set ever repeats one, alike for every
-    method. node_chunk: skeleton nodes (or tokens of candidates) that go through the model at a time. batch_users, batch_tokens: at most so
-    many users, and prompt tokens + nodes of all of them, a device and batch (None: what suits the device); these bound memory and change
-    no result. devices: how many local devices share the users (None: all). bootstrap: resamples for the intervals, 0 = none.
+    method; `always` everywhere (but no target), as published protocols do. node_chunk: skeleton nodes (or tokens of candidates) that go
+    through the model at a time. batch_users, batch_tokens: at most so many users, and prompt tokens + nodes of all of them, a device and
+    batch (None: what suits the device); these bound memory and change no result. devices: how many local devices share the users (None:
+    all). bootstrap: resamples for the intervals, 0 = none.
     """
 
     names: Mapping[str, MethodSpec] = field(default_factory=_default_names)
@@ -64,7 +84,7 @@ class EvaluateSpec:
     batch_users: int = 32
     batch_tokens: int | None = None
     devices: int | None = None
-    mask_history: Literal["auto", "never"] = "auto"
+    mask_history: Literal["auto", "never", "always"] = "auto"
     bootstrap: int = 1000
     seed: int = 0
 

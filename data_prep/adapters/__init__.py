@@ -21,7 +21,10 @@ class Adapter(Protocol):
         ...
 
     def load(self, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> Order:
-        """Append to `raw_interactions` (domain, user_id, item_id, time) and `raw_items` (domain, item_id, title); say what `time` is."""
+        """Append to `raw_interactions` (domain, user_id, item_id, time, place) and `raw_items` (domain, item_id, title).
+
+        Returns what `time` is. `place` is the row in the file; NULL where there is none.
+        """
         ...
 
     def oracle(

@@ -239,5 +239,5 @@ def load_interactions(
         FROM (SELECT *, coalesce({number}, {date} * {per_second}) AS time FROM ({rows}) AS given) AS timed""")
     for defect, n in engine.rows("SELECT defect, count(*) FROM parsed WHERE defect IS NOT NULL GROUP BY 1 ORDER BY 1"):
         rejects.bad_lines(defect, n, str(examples.path), examples.of(engine, f"defect = {quoted(defect)}"))
-    engine.execute(f"INSERT INTO raw_interactions SELECT {domain}, user_id, item_id, time FROM parsed WHERE defect IS NULL")
+    engine.execute(f"INSERT INTO raw_interactions SELECT {domain}, user_id, item_id, time, place FROM parsed WHERE defect IS NULL")
     engine.execute("DROP TABLE parsed")

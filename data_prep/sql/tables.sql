@@ -1,9 +1,9 @@
--- What adapters fill: one row an interaction, one row an item; ids are text as given.
+-- What adapters fill: one row an interaction (`place`: its row in the file, NULL without one), one row an item; ids are text as given.
 CREATE TABLE sources (
     domain SMALLINT, name VARCHAR, role VARCHAR, platform VARCHAR, item_order VARCHAR, split VARCHAR,
     t1 BIGINT, t2 BIGINT, k_core INTEGER, seed BIGINT, min_history INTEGER,
-    max_valid BIGINT, max_test BIGINT
+    max_valid BIGINT, max_test BIGINT, ties VARCHAR
 );
-CREATE TABLE raw_interactions (domain SMALLINT, user_id VARCHAR, item_id VARCHAR, time BIGINT);
+CREATE TABLE raw_interactions (domain SMALLINT, user_id VARCHAR, item_id VARCHAR, time BIGINT, place BIGINT);
 CREATE TABLE raw_items (domain SMALLINT, item_id VARCHAR, title VARCHAR);
 CREATE TABLE clean_items (domain SMALLINT, item_id VARCHAR, title VARCHAR)

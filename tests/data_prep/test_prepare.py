@@ -300,3 +300,18 @@ def test_real_files(shared_data: Path, tmp_path: Path):
     assert (
         info["n_items"] + corpus.manifest["titles"]["items sharing another's title"] == corpus.manifest["sources"]["ml1m"]["rows"]["items"]
     )
+
+
+def test_ties_in_the_order_of_the_file(tmp_path: Path):
+    items = [f"i{i}" for i in range(25)]
+    random.Random(3).shuffle(items)
+    interactions = [(user, item, 7) for user in ("ann", "bob") for item in items] + [("ann", items[4], 7)]  # an exact duplicate, too
+    source = table_source(tmp_path / "raw", interactions, numbered_titles())
+    by_file = corpus_of(tmp_path / "file", {"books": source}, k_core=0, split="leave_one_out", ties="file")
+    by_hash = corpus_of(tmp_path / "hash", {"books": source}, k_core=0, split="leave_one_out")
+    for corpus, order in ((by_file, {"ann": items, "bob": items}), (by_hash, ordered(interactions, "books"))):
+        targets = corpus.targets("test", "books")
+        expected = {user_key("default", user): [row if isinstance(row, str) else row[0] for row in rows] for user, rows in order.items()}
+        assert named(corpus, records(targets)) == {user: row[:-1] for user, row in expected.items()}
+        ids = [corpus.items.item_id[item] for item in targets.target]
+        assert dict(zip(targets.user.tolist(), ids, strict=True)) == {user: row[-1] for user, row in expected.items()}
