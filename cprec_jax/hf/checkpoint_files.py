@@ -4,15 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  (teaches numpy the name "bfloat16", which safetensors asks for)
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.hf.keys import few
+from cprec_jax.hf.tensor_file import TensorFile
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -37,11 +35,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class CheckpointFiles:
-    """Open safetensors files of one directory. Raises `UserError` for absent, truncated or contradicting files."""
+    """The safetensors files of one directory. Raises `UserError` for absent, truncated or contradicting files."""
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self._handles: dict[str, Any] = {}
+        self._files: dict[str, TensorFile] = {}
         self._file_of: dict[str, str] = {}
         listed = self._listed()
         for file in sorted(set(listed.values())) if listed is not None else [SINGLE]:
@@ -70,36 +68,29 @@ class CheckpointFiles:
         raise UserError(f"{self.directory}: has neither {SINGLE} nor {INDEX}")
 
     def _open(self, file: str) -> None:
-        path = self.directory / file
-        try:
-            handle = safe_open(path, framework="numpy")
-        except FileNotFoundError:
-            raise UserError(f"{path}: not found, but the index names it; download the checkpoint again") from None
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: damaged or truncated ({one_line(error)}); download the checkpoint again") from error
-        self._handles[file] = handle
-        twice = self._file_of.keys() & set(handle.keys())
+        opened = TensorFile(self.directory / file)
+        twice = self._file_of.keys() & opened.entries.keys()
         if twice:
-            raise UserError(f"{path}: holds tensors that another file of the checkpoint holds, too: {few(twice)}")
-        self._file_of |= dict.fromkeys(handle.keys(), file)
+            raise UserError(f"{opened.path}: holds tensors that another file of the checkpoint holds, too: {few(twice)}")
+        self._files[file] = opened
+        self._file_of |= dict.fromkeys(opened.entries, file)
 
     @property
     def names(self) -> set[str]:
         return set(self._file_of)
 
-    def slice_of(self, name: str) -> Any:
-        return self._handles[self._file_of[name]].get_slice(name)
+    def file(self, name: str) -> TensorFile:
+        """The file that holds a tensor."""
+        return self._files[self._file_of[name]]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self.slice_of(name).get_shape())
+        return self.file(name).entries[name].shape
 
-    def dtype(self, name: str) -> str:
+    def dtype(self, name: str) -> np.dtype:
         """float32, bfloat16 or float16; any other -> `UserError`."""
-        kind = self.slice_of(name).get_dtype()
-        if kind not in DTYPES:
-            raise UserError(f"{self.directory}: tensor {name} is {kind}; supported: {', '.join(DTYPES)}")
-        return DTYPES[kind]
+        return self.file(name).dtype(name)
 
     def read(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-        """A slice of a tensor, in its own dtype; only these bytes are read."""
-        return self.slice_of(name)[index]
+        """A slice of a tensor, in its own dtype."""
+        start, stop, _ = index[0].indices(self.shape(name)[0])
+        return self.file(name).rows(name, start, stop)[(slice(None), *index[1:])]

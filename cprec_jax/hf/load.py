@@ -1,7 +1,9 @@
 """Hugging Face directory -> `DecoderConfig` and parameters: strict, and read slice by slice into the shards of each device."""
 
 import dataclasses
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from cprec_jax.errors import UserError, one_line
 from cprec_jax.hf import keys
 from cprec_jax.hf.checkpoint_files import CheckpointFiles, read_json
 from cprec_jax.hf.config import parse_config
+from cprec_jax.hf.tensor_file import PIECE
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder, Params, abstract_params
 
@@ -32,7 +35,7 @@ def read_config(directory: Path) -> DecoderConfig:
 def source_dtype(directory: Path) -> str:
     """The dtype of the embedding as stored: what `save` needs to give the same bits back."""
     files = CheckpointFiles(Path(directory))
-    return files.dtype(EMBEDDING if EMBEDDING in files.names else HEAD)
+    return files.dtype(EMBEDDING if EMBEDDING in files.names else HEAD).name
 
 
 def load_params(directory: Path, config: DecoderConfig, shardings: Any = None) -> Params:
@@ -47,24 +50,53 @@ def load_params(directory: Path, config: DecoderConfig, shardings: Any = None) -
     _check_names(files, config)
     _check_shapes(files, config, shapes)
     _check_tokenizer(directory, config)
-    groups = keys.by_parameter(config)
-
-    def load(path: Any, leaf: jax.ShapeDtypeStruct, sharding: Any = None) -> jax.Array:
-        group = groups[tuple(entry.key for entry in path)]
-        if sharding is None:
-            return jnp.asarray(_read(files, group, leaf.shape, (slice(None),) * leaf.ndim))
-
-        def shard(index: keys.Index | None) -> np.ndarray:
-            assert index is not None
-            return _read(files, group, leaf.shape, index)
-
-        return jax.make_array_from_callback(leaf.shape, sharding, shard)
-
-    trees = (shapes,) if shardings is None else (shapes, shardings)
-    params = jax.tree_util.tree_map_with_path(load, *trees)
     if config.tie_embeddings and config.tied_tensor == "both":
         _check_tied(files)
-    return params
+    groups = keys.by_parameter(config)
+
+    def load(path: Any, leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
+        return _load_one(files, groups[tuple(entry.key for entry in path)], leaf.shape, sharding)
+
+    trees = (shapes,) if shardings is None else (shapes, shardings)
+    return jax.tree_util.tree_map_with_path(load, *trees)
+
+
+def _load_one(
+    files: CheckpointFiles, group: list[keys.Tensor], shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
+) -> jax.Array:
+    """One parameter. A stacked one is filled on the device, layer by layer, so that the host never holds more than one tensor."""
+    if group[0].layer is None:
+        array = _place(files, group[0], shape, sharding)
+        return array if array.dtype == jnp.float32 else _float32(sharding)(array)
+    stack = _zeros(shape, sharding)()
+    one_layer = sharding
+    if isinstance(sharding, jax.sharding.NamedSharding):
+        assert not sharding.spec or sharding.spec[0] is None, "layers are never sharded"
+        one_layer = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[1:]))
+    for tensor in group:
+        assert tensor.layer is not None
+        layer = _place(files, tensor, shape[1:], one_layer)
+        stack = _set_layer(sharding)(stack, layer, np.int32(tensor.layer))
+        jax.block_until_ready(stack)  # or the tensors of many layers would wait on the host
+    return stack
+
+
+@functools.cache
+def _zeros(shape: tuple[int, ...], sharding: jax.sharding.Sharding | None) -> Callable[[], jax.Array]:
+    return jax.jit(lambda: jnp.zeros(shape, jnp.float32), out_shardings=sharding)
+
+
+@functools.cache
+def _float32(sharding: jax.sharding.Sharding | None) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x.astype(jnp.float32), out_shardings=sharding)
+
+
+@functools.cache
+def _set_layer(sharding: jax.sharding.Sharding | None) -> Callable[[jax.Array, jax.Array, np.int32], jax.Array]:
+    def set_layer(stack: jax.Array, layer: jax.Array, index: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_index_in_dim(stack, layer.astype(stack.dtype), index, 0)
+
+    return jax.jit(set_layer, donate_argnums=0, out_shardings=sharding)
 
 
 def _check_names(files: CheckpointFiles, config: DecoderConfig) -> None:
@@ -87,9 +119,12 @@ def _check_shapes(files: CheckpointFiles, config: DecoderConfig, shapes: Params)
 
 
 def _check_tied(files: CheckpointFiles) -> None:
-    whole = (slice(None), slice(None))
-    if not np.array_equal(files.read(HEAD, whole), files.read(EMBEDDING, whole)):
-        raise UserError(f"{files.directory}: tie_word_embeddings is true, but {HEAD} and {EMBEDDING} differ; set it to false")
+    rows, columns = files.shape(EMBEDDING)
+    step = max(1, PIECE // (4 * columns))
+    for start in range(0, rows, step):
+        part = (slice(start, min(start + step, rows)), slice(None))
+        if not np.array_equal(files.read(HEAD, part), files.read(EMBEDDING, part)):
+            raise UserError(f"{files.directory}: tie_word_embeddings is true, but {HEAD} and {EMBEDDING} differ; set it to false")
 
 
 def _check_tokenizer(directory: Path, config: DecoderConfig) -> None:
@@ -116,18 +151,44 @@ def _leaf(tree: Any, path: keys.Path) -> Any:
     return tree
 
 
-def _read(files: CheckpointFiles, group: list[keys.Tensor], shape: tuple[int, ...], index: keys.Index) -> np.ndarray:
-    """Our slice `index` of one parameter, float32, from the tensors that make it up."""
-    if group[0].layer is None:
-        return _read_one(files, group[0], shape, index)
-    bounds = [part.indices(size)[:2] for part, size in zip(index, shape, strict=True)]
-    result = np.empty([stop - start for start, stop in bounds], np.float32)
-    for row, tensor in enumerate(group[slice(*bounds[0])]):
-        result[row] = _read_one(files, tensor, shape[1:], index[1:])
+def _place(files: CheckpointFiles, tensor: keys.Tensor, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None) -> jax.Array:
+    """One tensor of theirs in our layout, on its devices, in the dtype it is stored in."""
+    if sharding is None:
+        return jax.device_put(_read(files, tensor, shape, (slice(None),) * len(shape)))
+    pieces: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
+
+    def shard(index: keys.Index | None) -> np.ndarray:
+        assert index is not None
+        bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        if bounds not in pieces:  # replicas share a piece
+            pieces[bounds] = _read(files, tensor, shape, index)
+        return pieces[bounds]
+
+    return jax.make_array_from_callback(shape, sharding, shard)
+
+
+def _read(files: CheckpointFiles, tensor: keys.Tensor, shape: tuple[int, ...], index: keys.Index) -> np.ndarray:
+    """Our slice `index` of one tensor, in the dtype it is stored in; a few megabytes of the file at a time."""
+    layout, file = tensor.layout, files.file(tensor.name)
+    theirs = layout.their_index(index, shape)
+    sizes = [stop - start for start, stop in (part.indices(size)[:2] for part, size in zip(index, shape, strict=True))]
+    result = _aligned_empty(sizes, file.dtype(tensor.name))
+    axis = layout.order[0]  # ours, along which the rows of the file run; in whole heads where it is merged with head_dim
+    inner = shape[layout.order[1]] if layout.merged == 0 else 1
+    row_bytes = result.itemsize * int(np.prod(files.shape(tensor.name)[1:]))
+    step = max(1, PIECE // (row_bytes * inner)) * inner
+    for start in range(theirs[0].start, theirs[0].stop, step):
+        stop = min(start + step, theirs[0].stop)
+        rows = file.rows(tensor.name, start, stop)[(slice(None), *theirs[1:])]
+        done = slice((start - theirs[0].start) // inner, (stop - theirs[0].start) // inner)
+        part = result[(slice(None),) * axis + (done,)]
+        part[...] = layout.to_ours(rows, part.shape)
     return result
 
 
-def _read_one(files: CheckpointFiles, tensor: keys.Tensor, shape: tuple[int, ...], index: keys.Index) -> np.ndarray:
-    theirs = files.read(tensor.name, tensor.layout.their_index(index, shape))
-    part = [stop - start for start, stop in (i.indices(size)[:2] for i, size in zip(index, shape, strict=True))]
-    return tensor.layout.to_ours(theirs, part).astype(np.float32)
+def _aligned_empty(shape: list[int], dtype: np.dtype, alignment: int = 64) -> np.ndarray:
+    """An array that the CPU backend takes as it is, where it would copy one of numpy's own alignment."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + size].view(dtype).reshape(shape)

@@ -1,20 +1,21 @@
 """Parameters -> Hugging Face directory, written whole or not at all, and read back before it gets its name."""
 
+import functools
+import itertools
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from cprec_jax.artefact import new_directory, write_json
 from cprec_jax.errors import UserError
-from cprec_jax.hf import keys
+from cprec_jax.hf import keys, tensor_file
 from cprec_jax.hf.checkpoint_files import INDEX, SINGLE, CheckpointFiles
 from cprec_jax.hf.config import unparse_config
 from cprec_jax.model.config import DecoderConfig
@@ -36,7 +37,8 @@ def save(
 ) -> None:
     """Write a directory that `transformers` loads: weights, config.json, generation_config.json, tokenizer files, README.md.
 
-    `params` as the decoder has them, sharded or not (every process of a run must call; process 0 writes). dtype: float32, bfloat16 or
+    `params` as the decoder has them, sharded or not (every process of a run must call; process 0 writes). One tensor is on the host at a
+    time. dtype: float32, bfloat16 or
     float16 of the stored weights. A file holds at most about `shard_bytes`; more than one get an index. tokenizer_dir: where tokenizer
     files and generation_config.json are copied from (None: a model without a tokenizer). Raises `UserError` if the parameters do not
     fit the config, the family cannot express the config, or float16 would overflow.
@@ -47,14 +49,15 @@ def save(
     _check_params(params, config)
     token_ids = {} if tokenizer_dir is None else special_token_ids(Path(tokenizer_dir))
     raw = unparse_config(config, dtype, token_ids)
-    files = _shards(params, config, dtype, shard_bytes)
+    stored = np.dtype(NUMPY_DTYPES[dtype])
+    files = _plan(config, shard_bytes, stored)
     if jax.process_index() != 0:  # takes part in gathering only
-        for _ in files:
-            pass
+        for tensor in itertools.chain.from_iterable(files.values()):
+            _gather(params, tensor, stored)
         return
     with new_directory(directory) as temporary:
         write_json(temporary / "config.json", raw)
-        _write_weights(temporary, files, (temporary / "config.json").stat().st_mode)
+        _write_weights(temporary, params, files, stored)
         if tokenizer_dir is not None:
             for name in TOKENIZER_FILES:
                 if (Path(tokenizer_dir) / name).exists():
@@ -98,72 +101,65 @@ def _check_params(params: Params, config: DecoderConfig) -> None:
         raise UserError(f"the parameters do not fit the model config: {keys.few(wrong)}")
 
 
-def _whole(leaf: Any) -> np.ndarray:
-    """The whole array on this host, whatever devices and processes it is spread over."""
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+def _plan(config: DecoderConfig, shard_bytes: int, dtype: np.dtype) -> dict[str, list[keys.Tensor]]:
+    """Which tensors go to which file; a file holds at most `shard_bytes`, or one tensor."""
+    shapes, _ = abstract_params(Decoder(config))
+    files: list[list[keys.Tensor]] = [[]]
+    size = 0
+    for tensor in keys.tensors(config):
+        bytes_ = dtype.itemsize * int(np.prod(_their_shape(shapes, tensor)))
+        if files[-1] and size + bytes_ > shard_bytes:
+            files.append([])
+            size = 0
+        files[-1].append(tensor)
+        size += bytes_
+    if len(files) == 1:
+        return {SINGLE: files[0]}
+    return {f"model-{number:05d}-of-{len(files):05d}.safetensors": tensors for number, tensors in enumerate(files, start=1)}
+
+
+def _leaf(params: Params, tensor: keys.Tensor) -> Any:
+    leaf: Any = params
+    for key in tensor.path:
+        leaf = leaf[key]
+    return leaf
+
+
+def _their_shape(params: Params, tensor: keys.Tensor) -> tuple[int, ...]:
+    shape = _leaf(params, tensor).shape
+    return tensor.layout.their_shape(shape if tensor.layer is None else shape[1:])
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _pick(leaf: jax.Array, layer: Any, dtype: np.dtype) -> tuple[jax.Array, jax.Array]:
+    """One layer (or all of a parameter that is not stacked) in `dtype`, and whether all of it is finite."""
+    picked = (leaf if layer is None else jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)).astype(dtype)
+    return picked, jnp.isfinite(picked).all()
+
+
+def _gather(params: Params, tensor: keys.Tensor, dtype: np.dtype) -> np.ndarray:
+    """One tensor, whole on this host, whatever devices and processes it is spread over. Every process must call it."""
+    picked, finite = _pick(_leaf(params, tensor), None if tensor.layer is None else np.int32(tensor.layer), dtype)
+    if not finite:
+        raise UserError(f"tensor {tensor.name} has values that are not finite in {dtype}; export another dtype, or look for a diverged run")
+    if not picked.is_fully_addressable:
         from jax.experimental import multihost_utils
 
-        leaf = multihost_utils.process_allgather(leaf, tiled=True)
-    return np.asarray(leaf)
+        picked = multihost_utils.process_allgather(picked, tiled=True)
+    return tensor.layout.to_theirs(np.asarray(picked))
 
 
-def _cast(array: np.ndarray, dtype: str, name: str) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        result = array.astype(NUMPY_DTYPES[dtype])
-    if not np.isfinite(result.astype(np.float32)).all():
-        raise UserError(f"tensor {name} has values that are not finite in {dtype}; export another dtype, or look for a diverged run")
-    return result
-
-
-def _shards(params: Params, config: DecoderConfig, dtype: str, shard_bytes: int) -> Iterator[dict[str, np.ndarray]]:
-    """The tensors in files of at most `shard_bytes` (or one tensor). One stacked parameter is on the host at a time."""
-    shard: dict[str, np.ndarray] = {}
-    size = 0
-    for path, group in keys.by_parameter(config).items():
-        leaf: Any = params
-        for key in path:
-            leaf = leaf[key]
-        whole = _whole(leaf)
-        for tensor in group:
-            theirs = tensor.layout.to_theirs(whole if tensor.layer is None else whole[tensor.layer])
-            theirs = _cast(theirs, dtype, tensor.name)
-            if shard and size + theirs.nbytes > shard_bytes:
-                yield shard
-                shard, size = {}, 0
-            shard[tensor.name] = theirs
-            size += theirs.nbytes
-    yield shard
-
-
-def _write_weights(directory: Path, shards: Iterator[dict[str, np.ndarray]], mode: int) -> None:
-    written: list[tuple[Path, list[str]]] = []
+def _write_weights(directory: Path, params: Params, files: Mapping[str, list[keys.Tensor]], dtype: np.dtype) -> None:
+    weight_map: dict[str, str] = {}
     total = 0
-    for shard in shards:
-        path = directory / f"part-{len(written)}.safetensors"
-        save_file(shard, path, metadata={"format": "pt"})
-        path.chmod(mode)  # safetensors makes files that only their owner can read
-        _check_written(path, shard)
-        written.append((path, sorted(shard)))
-        total += sum(array.nbytes for array in shard.values())
-    if len(written) == 1:
-        written[0][0].rename(directory / SINGLE)
-    else:
-        weight_map: dict[str, str] = {}
-        for number, (path, names) in enumerate(written, start=1):
-            file = f"model-{number:05d}-of-{len(written):05d}.safetensors"
-            path.rename(directory / file)
-            weight_map |= dict.fromkeys(names, file)
+    for file, tensors in files.items():
+        described = [(tensor.name, dtype, _their_shape(params, tensor)) for tensor in tensors]
+        tensor_file.write(directory / file, described, (_gather(params, tensor, dtype) for tensor in tensors))
+        weight_map |= dict.fromkeys((tensor.name for tensor in tensors), file)
+        total += sum(dtype.itemsize * int(np.prod(shape)) for _, _, shape in described)
+    if len(files) > 1:
         write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
     CheckpointFiles(directory)  # index and files agree
-
-
-def _check_written(path: Path, shard: dict[str, np.ndarray]) -> None:
-    with safe_open(path, framework="numpy") as handle:
-        assert set(handle.keys()) == set(shard), f"{path}: other tensors came back"
-        for name, array in shard.items():
-            same = handle.get_tensor(name).tobytes() == array.tobytes()
-            if not same:
-                raise OSError(f"{path}: tensor {name} read back differently; is the disk sound?")
 
 
 def _write_generation_config(directory: Path, tokenizer_dir: Path | None, token_ids: Mapping[str, Any]) -> None:

@@ -82,7 +82,7 @@ def test_dtype(tmp_path, dtype, kind):
     raw = json.loads((tmp_path / "out" / "config.json").read_text())
     assert raw["dtype"] == raw["torch_dtype"] == dtype
     loaded = load_params(tmp_path / "out", read_config(tmp_path / "out"))
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(kind).astype(jnp.float32)), loaded, params)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, np.asarray(b).astype(kind).astype(np.float32)), loaded, params)
 
 
 def test_what_cannot_be_saved_leaves_nothing(tmp_path):
