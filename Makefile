@@ -12,7 +12,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 EXTRA := $(if $(filter-out cpu,$(DEVICE)),"jax[$(DEVICE)]",)
 PYTEST := $(PY) -m pytest
 
-.PHONY: help quickstart test test-slow test-torch lint format environment python
+.PHONY: help quickstart test test-slow test-torch test-spark lint format environment python
 
 help:
 	@sed -n '1,4p' Makefile; $(PYTHON) launch.py
@@ -21,7 +21,7 @@ quickstart: $(STAMP)
 	$(PY) launch.py run --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: $(DEV_STAMP)
-	$(PYTEST) -n 2 -m "not slow and not gpu and not tpu and not network and not torch"
+	$(PYTEST) -n 2 -m "not slow and not gpu and not tpu and not network and not torch and not spark"
 
 test-slow: $(DEV_STAMP)
 	$(PYTEST) -m slow
@@ -29,6 +29,10 @@ test-slow: $(DEV_STAMP)
 test-torch: $(DEV_STAMP)
 	$(PY) -m pip install -q -r requirements-torch.txt
 	$(PYTEST) -m torch
+
+test-spark: $(DEV_STAMP)
+	$(PY) -m pip install -q -r requirements-spark.txt
+	$(PYTEST) -m spark
 
 lint: $(DEV_STAMP)
 	$(PY) -m ruff check .

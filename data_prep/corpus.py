@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cprec_jax.artefact import file_sha256
-from data_prep.engine import Engine
+from data_prep.engine import Relational
 
 
-def write_items(engine: Engine, folder: Path) -> None:
+def write_items(engine: Relational, folder: Path) -> None:
     """items.parquet: one row an item, in the order of the item numbers."""
     engine.write_parquet(
         "SELECT c.item, c.item_id, c.domain, c.title, CAST(coalesce(n.train_count, 0) AS BIGINT) AS train_count "
@@ -21,7 +21,7 @@ def write_items(engine: Engine, folder: Path) -> None:
     )
 
 
-def write_sequences(engine: Engine, folder: Path) -> None:
+def write_sequences(engine: Relational, folder: Path) -> None:
     """sequences/: everything sorted by user, so that the files do not depend on the engine's scheduling."""
     for domain, name, role in engine.rows("SELECT domain, name, role FROM sources ORDER BY domain"):
         split = "domain" if role == "pretrain" else "sft"

@@ -1,14 +1,15 @@
-"""Runs the plain SQL of `sql/`. The only importer of DuckDB, so that another engine can take its place.
+"""Runs the plain SQL of `sql/` on DuckDB, of which this is the only importer; `spark_engine.py` runs the same SQL on Spark.
 
-The SQL keeps to what `sqlglot` carries over to Spark SQL: window functions, joins, `list_sort(array_agg(struct_pack(...)))`; parameters
-live in the table `sources`. An engine must supply one function of its own: `hash60(text)`, the first 60 bits of the MD5 of the UTF-8 text
-as a BIGINT, which every engine can compute alike (see `hash60` below for the same in Python).
+The SQL, and that of the steps and of `explain`, keeps to what `sqlglot` carries over to Spark SQL: window functions, joins,
+`list_sort(array_agg(struct_pack(...)))`, `array_length`; parameters live in the table `sources`. An engine must supply one function of its
+own: `hash60(text)`, the first 60 bits of the MD5 of the UTF-8 text as a BIGINT, which every engine can compute alike (see `hash60` below
+for the same in Python).
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 import pyarrow as pa
@@ -50,6 +51,44 @@ def _read_csv(path: Path, dialect: str, columns: str, gzipped: bool) -> str:
     )
 
 
+def statements(name: str) -> list[str]:
+    """The statements of `sql/NAME.sql` in order."""
+    lines = (SQL_FOLDER / f"{name}.sql").read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.startswith("--")).split(";")
+
+
+class Relational(Protocol):
+    """What the steps ask of an engine. `loader` is the DuckDB in which adapters fill the tables of `sql/tables.sql`."""
+
+    loader: "Engine"
+
+    def share(self, *tables: str) -> None:
+        """Make tables of the loader, as they are now, visible to the SQL of the steps."""
+        ...
+
+    def execute(self, sql: str) -> None:
+        """Run one statement. Too little memory or disk is a `UserError`."""
+        ...
+
+    def script(self, name: str) -> None:
+        """Run the statements of `sql/NAME.sql` in order."""
+        ...
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """All rows of a SMALL query."""
+        ...
+
+    def value(self, sql: str) -> Any:
+        """The single value of a query."""
+        ...
+
+    def write_parquet(self, sql: str, path: Path) -> None:
+        """Write a query's result as one Parquet file, in the query's order, without passing through Python."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Engine:
     """An embedded DuckDB with its file and its spill folder in `scratch`."""
 
@@ -66,8 +105,13 @@ class Engine:
         self._connection.execute("SET enable_progress_bar = false")
         self._connection.execute("CREATE MACRO hash60(x) AS ('0x' || substr(md5(x), 1, 15))::BIGINT")
 
+        self.loader = self
+
     def close(self) -> None:
         self._connection.close()
+
+    def share(self, *tables: str) -> None:
+        """Nothing to do: loader and steps are one."""
 
     def execute(self, sql: str) -> None:
         """Run one statement. Too little memory or disk is a `UserError`."""
@@ -84,8 +128,7 @@ class Engine:
 
     def script(self, name: str) -> None:
         """Run the statements of `sql/NAME.sql` in order."""
-        lines = (SQL_FOLDER / f"{name}.sql").read_text(encoding="utf-8").splitlines()
-        for statement in "\n".join(line for line in lines if not line.startswith("--")).split(";"):
+        for statement in statements(name):
             self.execute(statement)
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:

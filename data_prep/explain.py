@@ -4,11 +4,12 @@ Everything is counted by the engine, so a large corpus never sits in Python's me
 """
 
 import datetime
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cprec_jax.text.template import TemplateSpec
-from data_prep.engine import Engine
+from data_prep.engine import Relational
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 TOP_SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -18,7 +19,7 @@ EXAMPLES = 2  # sequences shown a domain
 EXAMPLE_ITEMS = 8  # the most recent ones
 
 
-def explain(engine: Engine, manifest: Mapping[str, Any], template: TemplateSpec) -> str:
+def explain(engine: Relational, manifest: Mapping[str, Any], template: TemplateSpec) -> str:
     """The picture, from the tables that `Preparation.run` left in the engine and the manifest that it returned."""
     parts = [
         ["# The corpus"],
@@ -78,19 +79,31 @@ def _refused(manifest: Mapping[str, Any]) -> list[str]:
     return ["## Refused", "", *_table(("reason", "cases", "first"), rows)] if rows else []
 
 
-def _lengths(engine: Engine, manifest: Mapping[str, Any]) -> list[str]:
+def _lengths(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
     names = manifest["domains"]
-    found = f"count(*), avg(len(events)), quantile_disc(len(events), [{', '.join(map(str, QUANTILES))}])"
     rows: list[list[object]] = []
     for what, table in (("training", "domain_sequences"), ("mixed", "mixed_sequences"), ("test history", "histories")):
         where = "WHERE phase = 2" if table == "histories" else ""
-        for domain, n, mean, quantiles in engine.rows(f"SELECT domain, {found} FROM {table} {where} GROUP BY domain ORDER BY domain"):
-            rows.append([f"{names[domain]}: {what}" if domain >= 0 else what, n, float(mean), *quantiles])
+        lengths = f"SELECT domain, array_length(events) AS length FROM {table} {where}"
+        found = engine.rows(f"SELECT domain, length, count(*) FROM ({lengths}) AS l GROUP BY domain, length ORDER BY domain, length")
+        for domain, own in itertools.groupby(found, lambda row: row[0]):
+            counts = [(length, n) for _, length, n in own]
+            total = sum(n for _, n in counts)
+            mean = sum(length * n for length, n in counts) / total
+            name = f"{names[domain]}: {what}" if domain >= 0 else what
+            rows.append([name, total, mean, *(_quantile(counts, q) for q in QUANTILES)])
     head = ("sequences", "number", "mean length", *(("shortest", *(f"{q:.0%}" for q in QUANTILES[1:-1]), "longest")))
     return ["## Lengths of sequences, in items", "", *_table(head, rows)]
 
 
-def _domains_of_users(engine: Engine) -> list[str]:
+def _quantile(counts: Sequence[tuple[int, int]], q: float) -> int:
+    """The smallest of the (value, how often), in rising order, that at least a share `q` of all does not exceed."""
+    wanted = q * sum(n for _, n in counts)
+    upto = itertools.accumulate(n for _, n in counts)
+    return next(value for (value, _), so_far in zip(counts, upto, strict=True) if so_far >= wanted - 1e-9)
+
+
+def _domains_of_users(engine: Relational) -> list[str]:
     per_user = "SELECT user, count(*) AS n FROM domain_sequences GROUP BY user"
     found = engine.rows(f"SELECT n, count(*) FROM ({per_user}) AS u GROUP BY n ORDER BY n")
     users = sum(count for _, count in found)
@@ -98,7 +111,7 @@ def _domains_of_users(engine: Engine) -> list[str]:
     return ["## Users by the number of domains they train in", "", *_table(("domains", "users", "share"), rows)]
 
 
-def _overlap(engine: Engine, manifest: Mapping[str, Any]) -> list[str]:
+def _overlap(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
     names = manifest["domains"]
     shared = (
         "SELECT a.domain, b.domain, count(*) FROM domain_sequences a JOIN domain_sequences b ON a.user = b.user GROUP BY a.domain, b.domain"
@@ -112,7 +125,7 @@ def _overlap(engine: Engine, manifest: Mapping[str, Any]) -> list[str]:
     return ["## Overlap of users", "", text, "", *_table(("domain", "users", *names), rows)]
 
 
-def _popularity(engine: Engine, manifest: Mapping[str, Any]) -> list[str]:
+def _popularity(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
     """How training interactions, before the k-core filter, spread over the items."""
     counted = "SELECT c.domain, coalesce(t.train_count, 0) AS n FROM catalogue c LEFT JOIN train_counts t ON c.item = t.item"
     ranked = (
@@ -129,7 +142,7 @@ def _popularity(engine: Engine, manifest: Mapping[str, Any]) -> list[str]:
     return ["## Popularity", "", "The share of a domain's training interactions that its most popular items have.", "", *_table(head, rows)]
 
 
-def _times(engine: Engine, manifest: Mapping[str, Any]) -> list[str]:
+def _times(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
     """A histogram of all interactions a platform, with t1 and t2 where they fall."""
     lines = ["## Interactions over time", ""]
     for (platform,) in engine.rows("SELECT DISTINCT platform FROM sources WHERE item_order = 'timestamp' ORDER BY platform"):
@@ -174,7 +187,7 @@ def _moment(seconds: int) -> str:
         return str(seconds)
 
 
-def _examples(engine: Engine, manifest: Mapping[str, Any], template: TemplateSpec) -> list[str]:
+def _examples(engine: Relational, manifest: Mapping[str, Any], template: TemplateSpec) -> list[str]:
     """A few sequences as a model reads them: of the users with the smallest keys, which are hashes."""
     lines = ["## Examples"]
     for domain, name in enumerate(manifest["domains"]):
@@ -187,11 +200,13 @@ def _examples(engine: Engine, manifest: Mapping[str, Any], template: TemplateSpe
     return lines
 
 
-def _rendered(engine: Engine, title: str, source: str, scope: str, template: TemplateSpec, target: str = "NULL") -> list[str]:
-    items = f"list_transform(events, lambda e: e.item)[-{EXAMPLE_ITEMS}:]"
-    found = engine.rows(f"SELECT {items}, len(events), {target} FROM {source} ORDER BY user LIMIT {EXAMPLES}")
+def _rendered(engine: Relational, title: str, source: str, scope: str, template: TemplateSpec, target: str = "NULL") -> list[str]:
+    items = "list_transform(events, lambda e: e.item)"
+    # `user` is selected because Spark takes a bare `user` that only ORDER BY names for its function of that name.
+    found = engine.rows(f"SELECT user, {items}, array_length(events), {target} FROM {source} ORDER BY user LIMIT {EXAMPLES}")
     lines = []
-    for recent, length, wanted in found:
+    for _, every, length, wanted in found:
+        recent = every[-EXAMPLE_ITEMS:]
         shown = [*recent, *([] if wanted is None else [wanted])]
         titles = dict(engine.rows(f"SELECT item, title FROM catalogue WHERE item IN ({', '.join(map(str, shown))})"))
         text = template.header.format(scope=scope)

@@ -15,7 +15,7 @@ from cprec_jax.text.template import TemplateSpec
 from data_prep.adapters import Adapter, make_adapters
 from data_prep.candidates import draw_candidates
 from data_prep.corpus import corpus_hash, describe_files, write_lists
-from data_prep.engine import Engine
+from data_prep.engine import Engine, Relational
 from data_prep.explain import explain
 from data_prep.spec import CorpusSpec, corpus_spec
 from data_prep.steps import Preparation
@@ -44,9 +44,9 @@ def prepare(config: Mapping[str, Any], workdir: Path) -> None:
     inputs = _inputs(spec, adapters)
     with new_directory(Path(workdir) / CORPUS_FOLDER) as folder:
         scratch = folder / "scratch"
-        engine = Engine(scratch, spec.memory_limit, spec.threads)
+        engine = _open_engine(spec, scratch)
         try:
-            manifest = Preparation(spec, adapters, engine).run(folder)
+            manifest = {"engine": spec.engine, **Preparation(spec, adapters, engine).run(folder)}
             if spec.explain:
                 _write_explanation(config, engine, manifest, folder)
         finally:
@@ -64,7 +64,15 @@ def prepare(config: Mapping[str, Any], workdir: Path) -> None:
         )
 
 
-def _write_explanation(config: Mapping[str, Any], engine: Engine, manifest: Mapping[str, Any], folder: Path) -> None:
+def _open_engine(spec: CorpusSpec, scratch: Path) -> Relational:
+    if spec.engine == "duckdb":
+        return Engine(scratch, spec.memory_limit, spec.threads)
+    from data_prep.spark_engine import SparkEngine
+
+    return SparkEngine(scratch, spec.spark, spec.memory_limit, spec.threads)
+
+
+def _write_explanation(config: Mapping[str, Any], engine: Relational, manifest: Mapping[str, Any], folder: Path) -> None:
     """explain.md, also printed; sequences are rendered with the words of `config.text.template`."""
     template = build(TemplateSpec, dict(config.get("text", {})).get("template", {}), "config.text.template")
     text = explain(engine, manifest, template)

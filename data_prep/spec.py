@@ -137,9 +137,34 @@ class SyntheticSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusSpec:
-    """The whole section; paths of the sources are relative to `root`, `explain` adds explain.md. See `docs/data-formats.md`.
+class SparkSpec:
+    """Where Spark runs with `engine="spark"`: `master` is `local[*]`, `local[4]` or `spark://HOST:PORT`.
 
+    `conf` are further settings as "spark.key=value"; they win over ours. `memory_limit` is the driver's heap.
+    """
+
+    master: str = "local[*]"
+    conf: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.master.startswith(("local", "spark://", "yarn", "k8s://")):
+            raise ValueError(f"master {self.master!r}: write local[*], spark://HOST:PORT, yarn or k8s://...")
+        for setting in self.conf:
+            key, equals, _ = setting.partition("=")
+            if not equals or not key.startswith("spark."):
+                raise ValueError(f"conf {setting!r}: write 'spark.key=value'")
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return dict(setting.split("=", 1) for setting in self.conf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSpec:
+    """The whole section. See `docs/data-formats.md`.
+
+    Paths of the sources are relative to `root`; `explain` adds explain.md; `engine` runs the relational steps and changes nothing in the
+    result.
     ties: how interactions of one user at one time are ordered; `hash` by a seeded hash, `file` as the source lists them, which leaks
     wherever that order knows something (Amazon 2014: ascending item ids) and is there to reproduce published figures.
     """
@@ -163,6 +188,8 @@ class CorpusSpec:
     memory_limit: str = "4GB"
     threads: int | None = None
     explain: bool = False
+    engine: Literal["duckdb", "spark"] = "duckdb"
+    spark: SparkSpec = SparkSpec()
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -197,9 +224,9 @@ class CorpusSpec:
         return wanted
 
     def fingerprint_fields(self) -> dict[str, Any]:
-        """Everything that decides the corpus's content: not where files lie, nor how much memory is used."""
+        """Everything that decides the corpus's content: not where files lie, nor which engine runs with how much memory."""
         fields = dataclasses.asdict(self)
-        for name in ("root", "memory_limit", "threads", "explain"):
+        for name in ("root", "memory_limit", "threads", "explain", "engine", "spark"):
             del fields[name]
         if self.ties == "hash":  # so that corpora made before there was a choice keep their hash
             del fields["ties"]

@@ -11,7 +11,7 @@ from cprec_jax.errors import UserError
 from cprec_jax.progress import say
 from data_prep.adapters import Adapter
 from data_prep.corpus import write_items, write_sequences
-from data_prep.engine import Engine, quoted
+from data_prep.engine import Relational, quoted
 from data_prep.rejects import SAMPLES, Rejects
 from data_prep.spec import CorpusSpec, Order
 from data_prep.titles import clean_titles
@@ -24,7 +24,7 @@ NO_LIMIT = 2**62
 class Preparation:
     """One run over one engine. Steps only ever add to the manifest's counts, so that nothing is lost silently."""
 
-    def __init__(self, spec: CorpusSpec, adapters: Mapping[str, Adapter], engine: Engine):
+    def __init__(self, spec: CorpusSpec, adapters: Mapping[str, Adapter], engine: Relational):
         self.spec, self.adapters, self.engine = spec, adapters, engine
         self.rejects = Rejects(spec.max_bad_lines)
         self.title_counts: Counter[str] = Counter()
@@ -32,7 +32,7 @@ class Preparation:
 
     def run(self, folder: Path) -> dict[str, Any]:
         """Load, clean, split, filter, write items and sequences below `folder`; returns the manifest so far."""
-        self.engine.script("tables")
+        self.engine.loader.script("tables")
         orders = [self._load(domain) for domain in range(len(self.spec.sources))]
         self._clean_items()
         self._interactions()
@@ -45,7 +45,8 @@ class Preparation:
 
     def _load(self, domain: int) -> Order:
         source = self.spec.sources[domain]
-        order = self.adapters[source.adapter].load(source, domain, self.engine, self.rejects)
+        loader = self.engine.loader
+        order = self.adapters[source.adapter].load(source, domain, loader, self.rejects)
         split = self.spec.split_of(source, order)
         values = [
             str(domain),
@@ -56,16 +57,18 @@ class Preparation:
             *(str(NO_LIMIT if most is None else most) for most in (self.spec.max_valid_users, self.spec.max_test_users)),
             quoted(self.spec.ties),
         ]
-        self.engine.execute(f"INSERT INTO sources VALUES ({', '.join(values)})")
-        rows = self.engine.value(f"SELECT count(*) FROM raw_interactions WHERE domain = {domain}")
+        loader.execute(f"INSERT INTO sources VALUES ({', '.join(values)})")
+        rows = loader.value(f"SELECT count(*) FROM raw_interactions WHERE domain = {domain}")
         say(f"{source.name}: {rows} interactions, order by {order}, split {split}")
         return order
 
     def _clean_items(self) -> None:
-        for batch in self.engine.batches("SELECT domain, item_id, title FROM raw_items"):
+        loader = self.engine.loader
+        for batch in loader.batches("SELECT domain, item_id, title FROM raw_items"):
             titles = clean_titles(batch["title"].to_pylist(), self.spec.titles.max_length, self.title_counts)
             cleaned = pa.table({"domain": batch["domain"], "item_id": batch["item_id"], "title": pa.array(titles, pa.string())})
-            self.engine.insert("clean_items", cleaned.column_names, cleaned)
+            loader.insert("clean_items", cleaned.column_names, cleaned)
+        self.engine.share("sources", "raw_interactions", "raw_items", "clean_items")
         self._reject(
             "item without a usable title",
             "SELECT s.name || ' ' || i.item_id FROM clean_items i JOIN sources s ON i.domain = s.domain WHERE i.title IS NULL",
@@ -118,7 +121,8 @@ class Preparation:
         for (platform,) in self.engine.rows("SELECT DISTINCT platform FROM sources WHERE split = 'time' ORDER BY platform"):
             t1, t2 = self._split_times(platform)
             times[platform] = {"t1": t1, "t2": t2}
-            self.engine.execute(f"UPDATE sources SET t1 = {t1}, t2 = {t2} WHERE platform = {quoted(platform)} AND split = 'time'")
+            self.engine.loader.execute(f"UPDATE sources SET t1 = {t1}, t2 = {t2} WHERE platform = {quoted(platform)} AND split = 'time'")
+        self.engine.share("sources")
         self.engine.script("split")
         self._count("training period", "train")
         if self.spec.exclude_test_users:
@@ -246,5 +250,5 @@ class Preparation:
 
     def _mixed_entry(self) -> dict[str, Any]:
         left_out = self.engine.rows("SELECT name FROM sources WHERE role = 'pretrain' AND item_order = 'position' ORDER BY domain")
-        users, interactions = self.engine.rows("SELECT count(*), coalesce(sum(len(events)), 0) FROM mixed_sequences")[0]
+        users, interactions = self.engine.rows("SELECT count(*), coalesce(sum(array_length(events)), 0) FROM mixed_sequences")[0]
         return {"users": users, "interactions": int(interactions), "left out (order only)": [name for (name,) in left_out]}

@@ -1,0 +1,157 @@
+"""The same corpus from both engines. Needs requirements-spark.txt and Java (make test-spark)."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from cprec_jax.corpus import Corpus
+from cprec_jax.errors import UserError
+from data_prep.engine import hash60
+from data_prep.prepare import prepare, prepare_inputs
+from data_prep.spark_engine import SparkEngine, _heap
+from data_prep.spec import SparkSpec
+from tests.data_prep.tables import numbered_titles, random_interactions, table_source
+
+TIMES = {"t1": 25, "t2": 33}
+PROTOCOLS = {"candidates": {"protocols": ["u3"]}, "spark": {"conf": ["spark.sql.shuffle.partitions=2"]}}
+
+
+def both(sources: dict, workdir: Path, **section) -> tuple[Corpus, Corpus]:
+    """The corpus by DuckDB and the corpus by Spark."""
+    made = []
+    for engine in ("duckdb", "spark"):
+        config = {"corpus": {"sources": sources, **PROTOCOLS, **section, "engine": engine}}
+        prepare(config, workdir / engine)
+        made.append(Corpus.open(workdir / engine / "corpus"))
+    return made[0], made[1]
+
+
+def assert_alike(duckdb: Corpus, spark: Corpus) -> None:
+    assert spark.hash == duckdb.hash
+    assert (duckdb.manifest["engine"], spark.manifest["engine"]) == ("duckdb", "spark")
+    for key in duckdb.manifest.keys() - {"engine", "files"}:
+        assert spark.manifest[key] == duckdb.manifest[key], key
+    rows = [{name: entry["rows"] for name, entry in corpus.manifest["files"].items()} for corpus in (duckdb, spark)]
+    assert rows[0] == rows[1]
+
+
+def generated(folder: Path) -> dict[str, dict]:
+    """Many ties in time, repeats, duplicates, unknown items, titles that agree after cleaning, an order-only domain, odd characters."""
+    titles = {**numbered_titles(), "i3": "Title 2", "i4": "", "i5": "Café &amp; 😀", "ï6": "Žluťoučký"}
+    odd = [("ü1", "ï6", 3), ("ü1", "i5", 3), ("u1", "nowhere", 5), ("u1", "i4", 6), ("ü1", "i5", 3)]
+    return {
+        "books": table_source(folder / "books", [*random_interactions(1, span=40), *odd], titles),
+        "films": table_source(folder / "films", random_interactions(2, users=90, span=40), titles),
+        "plays": table_source(folder / "plays", random_interactions(3, span=40), titles, "pretrain", "position"),
+        "songs": table_source(folder / "songs", random_interactions(4, span=40), titles, "downstream"),
+    }
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"k_core": 3, "explain": True, "max_test_users": 20},
+        {"k_core": 0, "exclude_test_users": True, "ties": "file", "titles": {"policy": "distinguish"}, "times": {"default": TIMES}},
+    ],
+)
+def test_one_hash_on_generated_data(tmp_path: Path, section):
+    duckdb, spark = both(generated(tmp_path), tmp_path, **section)
+    assert_alike(duckdb, spark)
+    if "explain" in section:
+        pictures = [(tmp_path / engine / "corpus" / "explain.md").read_text() for engine in ("duckdb", "spark")]
+        assert pictures[0] == pictures[1]
+    assert not list(tmp_path.rglob("scratch"))
+
+
+@pytest.mark.spark
+def test_one_hash_on_real_data(shared_data: Path, tmp_path: Path):
+    """Two Amazon domains with days for times, hence many ties, and a downstream set with order only."""
+    sources = {
+        name: {
+            "role": role,
+            "platform": "amazon",
+            "interactions": str(shared_data / folder / "inter.tsv.gz"),
+            "items": str(shared_data / folder / "item.tsv.gz"),
+        }
+        for name, role, folder in (
+            ("Food", "pretrain", "amazon7/Food"),
+            ("Kitchen", "pretrain", "amazon7/Kitchen"),
+            ("scientific18", "downstream", "scientific18"),
+        )
+    }
+    split = {"amazon": {"t1": "2014-01-05", "t2": "2014-04-04"}}
+    duckdb, spark = both(sources, tmp_path, k_core={"pretrain": 0, "downstream": 5}, times=split)
+    assert_alike(duckdb, spark)
+    assert len(spark.sequences("mixed")) > 1000
+
+
+@pytest.mark.spark
+def test_the_hash_function_is_the_same(tmp_path: Path):
+    engine = SparkEngine(tmp_path, SparkSpec(conf=("spark.sql.shuffle.partitions=2",)), threads=1)
+    try:
+        for text in ("", "a", "Žluť 😀", "1:amazon\x1fA1"):
+            assert engine.value(f"SELECT hash60('{text}')") == hash60(text)
+    finally:
+        engine.close()
+
+
+class NoSession:
+    """Stands for pyspark's SparkSession whose start fails with `message`."""
+
+    def __init__(self, message: str):
+        self.message = message
+        self.builder = self
+
+    def master(self, name: str) -> "NoSession":
+        return self
+
+    def appName(self, name: str) -> "NoSession":
+        return self
+
+    def config(self, key: str, value: str) -> "NoSession":
+        return self
+
+    def getOrCreate(self) -> None:
+        raise RuntimeError(self.message)
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        ("[JAVA_GATEWAY_EXITED] Java gateway process exited", r"config.corpus.engine: Spark did not start; is Java 17 there"),
+        ("All masters are\nunresponsive", r"config.corpus.spark.master: no session on 'spark://x:7077' \(All masters are unresponsive"),
+    ],
+)
+def test_spark_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure, message):
+    monkeypatch.setattr("data_prep.spark_engine._sessions", lambda: NoSession(failure))
+    with pytest.raises(UserError, match=message):
+        prepare({"corpus": {"sources": generated(tmp_path), "engine": "spark", "spark": {"master": "spark://x:7077"}}}, tmp_path)
+    assert not list(tmp_path.glob("*corpus*"))
+
+
+def test_the_engine_is_no_input(tmp_path: Path):
+    sources = generated(tmp_path)
+    inputs = [prepare_inputs({"corpus": {"sources": sources, "engine": engine}}, tmp_path) for engine in ("duckdb", "spark")]
+    assert inputs[0] == inputs[1]
+
+
+def test_without_pyspark_the_message_names_the_requirements(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pyspark", None)
+    monkeypatch.setitem(sys.modules, "pyspark.sql", None)
+    monkeypatch.setitem(sys.modules, "sqlglot", None)
+    with pytest.raises(UserError, match=r"config.corpus.engine: 'spark' needs .*pip install -r requirements-spark.txt"):
+        prepare({"corpus": {"sources": generated(tmp_path), "engine": "spark"}}, tmp_path)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_settings():
+    assert SparkSpec(conf=("spark.executor.extraJavaOptions=-Da=b",)).settings == {"spark.executor.extraJavaOptions": "-Da=b"}
+    with pytest.raises(ValueError, match=r"write 'spark.key=value'"):
+        SparkSpec(conf=("executor.memory",))
+    with pytest.raises(ValueError, match=r"write local\[\*\], spark://HOST:PORT"):
+        SparkSpec(master="sprak://x:1")
+    assert [_heap(size) for size in ("4GB", "1.5 GiB", "100MB")] == ["4096m", "1536m", "1024m"]
+    with pytest.raises(UserError, match="'much' is not a size"):
+        _heap("much")
