@@ -90,11 +90,14 @@ class Relational(Protocol):
 
 
 class Engine:
-    """An embedded DuckDB with its file and its spill folder in `scratch`."""
+    """An embedded DuckDB in memory; what goes beyond `memory_limit` is spilled to `scratch`.
+
+    Tables of a database file would be compressed as they are written, which took half of the time of `prepare`.
+    """
 
     def __init__(self, scratch: Path, memory_limit: str = "4GB", threads: int | None = None):
         scratch.mkdir(parents=True, exist_ok=True)
-        self._connection = duckdb.connect(str(scratch / "prepare.duckdb"))
+        self._connection = duckdb.connect(":memory:")
         try:
             self._connection.execute(f"SET memory_limit = {quoted(memory_limit)}")
         except duckdb.Error as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from cprec_jax.artefact import MANIFEST, file_sha256, fingerprint, new_directory, write_json
 from cprec_jax.corpus import VERSION, Corpus, EvalSplit
@@ -94,12 +95,12 @@ def _opened(folder: Path, manifest: Mapping[str, Any]) -> Corpus:
 def _write_candidates(spec: CorpusSpec, corpus: Corpus, folder: Path) -> dict[str, Any]:
     """candidates/SPLIT.SET.PROTOCOL.parquet for every set with users; returns how many candidates each list has."""
     sizes: dict[str, Any] = {}
+    # Numbers that are equal where titles are.
+    title_id = pa.array(corpus.items.title).dictionary_encode().indices.to_numpy()
     for name, split in [(name, split) for name in corpus.sets for split in EVAL_SPLITS]:
         targets, catalogue = corpus.targets(split, name), corpus.catalogue(name)
         if not len(targets):
             continue
-        titles = np.array([corpus.items.title[item] for item in catalogue], object)
-        title_id = np.unique(titles, return_inverse=True)[1]
         for protocol in spec.candidates.protocols:
             lists = draw_candidates(
                 protocol,
@@ -111,7 +112,7 @@ def _write_candidates(spec: CorpusSpec, corpus: Corpus, folder: Path) -> dict[st
                 offsets=targets.offsets,
                 history=np.searchsorted(catalogue, targets.items),
                 train_count=corpus.items.train_count[catalogue],
-                title_id=title_id,
+                title_id=title_id[catalogue],
             )
             entry = sizes.setdefault(name, {}).setdefault(protocol, {"asked": int(protocol[1:])})
             entry[split] = lists.shape[1]

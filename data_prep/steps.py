@@ -103,12 +103,15 @@ class Preparation:
         )
         self._count("read", "raw_interactions", user="user_id", item="item_id")
         self.engine.script("interactions")
-        known = "SELECT count(DISTINCT s.platform || chr(31) || r.user_id) FROM raw_interactions r JOIN sources s ON r.domain = s.domain"
-        known += " JOIN item_numbers n ON r.domain = n.domain AND r.item_id = n.item_id"
-        assert self.engine.value(known) == self.engine.value("SELECT count(DISTINCT user) FROM known"), "two users share a 60-bit hash"
-        self._count("with a known title", "known")
-        self._count("without exact duplicates", "deduplicated")
-        self._count("without consecutive repeats", "interactions")
+        users = "SELECT DISTINCT s.platform, r.user_id FROM raw_interactions r JOIN sources s ON r.domain = s.domain"
+        clashes = f"SELECT count(*) - count(DISTINCT hash60(u.platform || chr(31) || u.user_id)) FROM ({users}) AS u"
+        assert self.engine.value(clashes) == 0, "two users share a 60-bit hash"
+        self._count("with a known title", "ordered")
+        # Neither of these two steps takes a user's last interaction with an item, so users and items stay as they are.
+        same = "with a known title"
+        self._count("without exact duplicates", "ordered WHERE previous IS NULL OR previous <> item OR previous_time <> time", same_as=same)
+        self._count("without consecutive repeats", "interactions", same_as=same)
+        self.engine.execute("DROP TABLE ordered")
         if not self.engine.value("SELECT count(*) FROM interactions"):
             refused = ", ".join(f"{reason} ({entry['n']})" for reason, entry in self.rejects.as_dict().items())
             raise UserError(
@@ -166,12 +169,18 @@ class Preparation:
             if left < was * MUCH_LOST:
                 say(f"{name}: the k-core filter leaves {left} of {was} training interactions; config.corpus.k_core = 0 keeps all")
 
-    def _count(self, step: str, table: str, user: str = "user", item: str = "item") -> None:
-        query = f"SELECT domain, count(*), count(DISTINCT {user}), count(DISTINCT {item}) FROM {table} GROUP BY domain"
-        found = {domain: numbers for domain, *numbers in self.engine.rows(query)}
+    def _count(self, step: str, table: str, user: str = "user", item: str = "item", same_as: str | None = None) -> None:
+        """Count a table by domain; `same_as` names a step whose numbers of users and items still hold, since distinct counts are dear."""
+        distinct = "" if same_as else f", count(DISTINCT {user}), count(DISTINCT {item})"
+        found = {
+            domain: numbers for domain, *numbers in self.engine.rows(f"SELECT domain, count(*){distinct} FROM {table} GROUP BY domain")
+        }
         for domain, source in enumerate(self.spec.sources):
-            interactions, users, items = found.get(domain, (0, 0, 0))
-            self.counts[source.name][step] = {"interactions": interactions, "users": users, "items": items}
+            numbers = found.get(domain, [0, 0, 0])
+            if same_as:
+                before = self.counts[source.name][same_as]
+                numbers = [numbers[0], before["users"], before["items"]]
+            self.counts[source.name][step] = dict(zip(("interactions", "users", "items"), numbers, strict=True))
 
     def _reject(self, reason: str, query: str) -> None:
         """Count the rows of a one-column query as refused for `reason`."""

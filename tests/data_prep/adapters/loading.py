@@ -27,7 +27,6 @@ class Loaded:
             self.left_over = engine.rows("SELECT table_name FROM information_schema.tables WHERE table_name IN ('staged', 'parsed')")
         finally:
             engine.close()
-            (scratch / "prepare.duckdb").unlink()
         self.samples = {reason: entry["samples"] for reason, entry in rejects.as_dict().items()}
         self.rejected = {reason: entry["n"] for reason, entry in rejects.as_dict().items()}
 

@@ -32,7 +32,6 @@ class Loaded:
             self.items = sorted(engine.rows("SELECT item_id, title FROM raw_items"), key=str)
         finally:
             engine.close()
-            (interactions.parent / "scratch" / "prepare.duckdb").unlink()
         self.rejected = rejects.as_dict()
 
     @property
