@@ -21,6 +21,7 @@ jobs
   train      rows -> WORKDIR/runs/cpt (goes on from the newest checkpoint)
   evaluate   checkpoints and baselines -> WORKDIR/results/NAME
   export     newest checkpoint -> WORKDIR/export/cpt, a Hugging Face directory
+  generate   newest checkpoint (or --model=DIR) and a prompt, a history or a user -> text, or titles ranked, printed here
   report     all results -> WORKDIR/report (Markdown, HTML, CSV, PNG) and a table here
   run        all of these; does only what is missing or out of date
 
@@ -29,18 +30,22 @@ examples
   python launch.py run --config=configs/ml1m.py --workdir=runs/ml1m --config.train.epochs=2
   python launch.py prepare --config=configs/ml1m.py --workdir=runs/ml1m --config.corpus.explain=true     (a picture of the corpus)
   python launch.py evaluate --config=configs/amazon7.py:small --workdir=runs/amazon7 --only=popularity
+  python launch.py generate --workdir=runs/quickstart --set=Games --history="Silver Castle | Old Castle"
+  python launch.py generate --model=runs/quickstart/export/cpt --prompt="Items one user chose" --config.generate.new_tokens=40
 
 options
   --only=NAME,NAME         evaluate only these results
+  --prompt=TEXT --history="TITLE | TITLE" --user=ID[,ID] --set=NAME --model=DIR   for generate (no --config needed; @FILE: one a line)
   --distributed            several hosts: jax.distributed finds the others (Cloud TPU pods, Slurm)
   --coordinator=HOST:PORT --processes=N --process=I   several processes, named by hand
 
 exit codes: 0 done, 2 a mistake in config or input (one line says which), 75 preempted with a checkpoint saved (run again), 1 anything else
 """
 
-JOBS = ("prepare", "pack", "train", "evaluate", "export", "report", "run")
-SECTIONS = ("name", "corpus", "text", "pack", "model", "train", "mesh", "evaluate", "export", "report")
-OPTIONS = ("config", "workdir", "only", "distributed", "coordinator", "processes", "process")
+JOBS = ("prepare", "pack", "train", "evaluate", "export", "generate", "report", "run")
+SECTIONS = ("name", "corpus", "text", "pack", "model", "train", "mesh", "evaluate", "export", "generate", "report")
+ASKED = ("model", "prompt", "history", "user", "set")  # options of `generate`
+OPTIONS = ("config", "workdir", "only", *ASKED, "distributed", "coordinator", "processes", "process")
 
 
 def main(argv: list[str]) -> int:
@@ -50,6 +55,8 @@ def main(argv: list[str]) -> int:
         return 0
     try:
         job, options, overrides = parse(argv)
+        if job == "generate":
+            return _generate(options, overrides)
         config = load_config(options.get("config", ""), overrides)
         workdir = Path(options.get("workdir", "") or _missing("--workdir=DIR"))
         _start_jax(options)
@@ -120,6 +127,10 @@ def load_config(location: str, overrides: Mapping[str, str]) -> dict[str, Any]:
     for section in config:
         if section not in SECTIONS:
             raise UserError(f"config.{section}: unknown section{nearest(section, SECTIONS)}")
+    return _overridden(config, overrides)
+
+
+def _overridden(config: dict[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
     for key, text in overrides.items():
         _override(config, key, text)
     return config
@@ -164,6 +175,7 @@ def _start_jax(options: Mapping[str, str]) -> None:
 def check(config: Mapping[str, Any]) -> None:
     """Build every section's spec, so that a mistake in the last one shows before the first job has run for hours."""
     from cprec_jax.evaluate.spec import EvaluateSpec
+    from cprec_jax.generate.spec import GenerateSpec
     from cprec_jax.hf.export import ExportSpec
     from cprec_jax.report.report import ReportSpec
     from cprec_jax.spec import build
@@ -179,11 +191,24 @@ def check(config: Mapping[str, Any]) -> None:
         "mesh": run.MeshSpec,
         "evaluate": EvaluateSpec,
         "export": ExportSpec,
+        "generate": GenerateSpec,
         "report": ReportSpec,
     }
     for name, cls in sections.items():
         if name in config:
             build(cls, config[name], f"config.{name}")
+
+
+def _generate(options: Mapping[str, str], overrides: Mapping[str, str]) -> int:
+    """`generate` needs no config (a run describes itself), and with --model no work directory either."""
+    config = load_config(options["config"], overrides) if "config" in options else _overridden({}, overrides)
+    check(config)
+    from cprec_jax import jobs
+
+    workdir = Path(options["workdir"]) if options.get("workdir") else None
+    _start_jax(options)
+    jobs.generate(config, workdir, {name: options[name] for name in ASKED if name in options})
+    return 0
 
 
 def _run_job(job: str, config: Mapping[str, Any], workdir: Path, options: Mapping[str, str]) -> None:

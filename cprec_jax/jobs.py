@@ -42,6 +42,12 @@ def export(config: Config, workdir: Path) -> None:
     export(config, workdir)
 
 
+def generate(config: Config, workdir: Path | None, asked: Mapping[str, str]) -> None:
+    from cprec_jax.generate.job import Request, generate
+
+    generate(config, workdir, Request(**asked))
+
+
 def report(config: Config, workdir: Path) -> None:
     from cprec_jax.report.report import report
 

@@ -1,0 +1,219 @@
+"""Job `generate`: a prompt, a history or users of a set in; text or ranked titles out. For people to look at what a model says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cprec_jax.corpus import Corpus
+from cprec_jax.errors import UserError, one_line
+from cprec_jax.evaluate.title_trie import build_trie
+from cprec_jax.evaluate.trie_scoring import to_device, trie_log_probs
+from cprec_jax.generate.source import Source, open_source
+from cprec_jax.generate.spec import GenerateSpec
+from cprec_jax.generate.tokens import generate as generate_tokens
+from cprec_jax.generate.tokens import pad
+from cprec_jax.progress import say
+from cprec_jax.spec import build, nearest
+from cprec_jax.text.catalogue import Catalogue
+
+ASK = "--prompt=TEXT, --history='TITLE | TITLE' or --user=ID"
+_rank = jax.jit(trie_log_probs, static_argnums=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """The command line's part: who is asked what. Exactly one of `prompt`, `history` and `user` is given.
+
+    model: a Hugging Face directory or hub id instead of the work directory's checkpoint. set: whose titles are ranked, and the scope
+    that a history's header names. `prompt=@FILE` and `history=@FILE` hold one a line, `user` is ID or ID,ID.
+    """
+
+    model: str | None = None
+    prompt: str | None = None
+    history: str | None = None
+    user: str | None = None
+    set: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("prompt", "history", "user") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise UserError(f"generate: give exactly one of {ASK} (now: {', '.join(given) or 'none'})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One prompt. `title` is printed above its answer; `seen` are titles that are no candidates; `target` is what came next."""
+
+    title: str
+    tokens: np.ndarray
+    seen: frozenset[str] = frozenset()
+    target: str | None = None
+
+
+def generate(config: Mapping[str, Any], workdir: Path | None, request: Request) -> None:
+    """Print what the model says, on standard output."""
+    spec = build(GenerateSpec, config.get("generate", {}), "config.generate")
+    output = spec.output or ("text" if request.prompt is not None else "titles")
+    corpus = Corpus.open(workdir / "corpus") if workdir is not None and (workdir / "corpus").exists() else None
+    if corpus is None and (request.user is not None or output == "titles"):
+        raise UserError("generate: ranked titles and --user need a corpus; give the --workdir it was prepared in (or output='text')")
+    set_name = _set_name(request, corpus, output)
+    lines = _lines(request)  # before the model is loaded: a mistake in them shows at once
+    source = open_source(config, spec, workdir, request.model)
+    say(f"generate: {source.name}")
+    if request.prompt is not None:
+        questions = [Question(title=f"prompt: {line!r}", tokens=source.encode(line)) for line in lines]
+    elif request.history is not None:
+        questions = [_from_history(source, spec, set_name, corpus, line) for line in lines]
+    else:
+        assert corpus is not None
+        questions = _from_users(source, spec, set_name, corpus, lines)
+    if output == "text":
+        _write_text(source, spec, questions)
+    else:
+        assert corpus is not None
+        _write_titles(source, spec, set_name, corpus, questions)
+
+
+def _lines(request: Request) -> list[str]:
+    """The prompts, histories or user ids that were given; none is empty."""
+    name = next(name for name in ("prompt", "history", "user") if getattr(request, name) is not None)
+    text = getattr(request, name)
+    if name == "user":
+        lines = [part.strip() for part in text.split(",")]
+    elif text.startswith("@"):
+        try:
+            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--{name}={text}: cannot be read ({one_line(error)})") from error
+        lines = [line for line in lines if line.strip()]
+    else:
+        lines = [text]
+    if not lines or not all(line.strip() for line in lines):
+        raise UserError(f"--{name}={text}: is empty; give {ASK}")
+    return lines
+
+
+def _set_name(request: Request, corpus: Corpus | None, output: str) -> str:
+    """The set that was named, or the only one there is; without a corpus any name will do as a scope."""
+    if request.prompt is not None and output == "text":
+        return ""
+    if corpus is None:
+        if request.set is None:
+            raise UserError("generate: --set=NAME is missing: the domain that the history's header names")
+        return request.set
+    if request.set is not None:
+        return corpus.set_info(request.set).name
+    if len(corpus.sets) > 1:
+        raise UserError(f"generate: --set=NAME is missing{nearest('', corpus.sets)}")
+    return next(iter(corpus.sets))
+
+
+def _from_history(source: Source, spec: GenerateSpec, set_name: str, corpus: Corpus | None, line: str) -> Question:
+    titles = [" ".join(title.split()) for title in line.split("|")]
+    if not all(titles):
+        raise UserError(f"--history={line}: an empty title; write 'TITLE | TITLE'")
+    if corpus is not None:
+        known = {corpus.items.title[item] for item in corpus.catalogue(set_name)}
+        unknown = [title for title in titles if title not in known]
+        if unknown:
+            say(f"generate: not in the catalogue of {set_name}, and read as plain text: {'; '.join(unknown)}")
+    return _question(source, spec, set_name, corpus, titles, f"{set_name}: {' | '.join(titles)}", None)
+
+
+def _from_users(source: Source, spec: GenerateSpec, set_name: str, corpus: Corpus, lines: Sequence[str]) -> list[Question]:
+    targets = corpus.targets(spec.split, set_name)
+    if not len(targets):
+        raise UserError(f"generate: set {set_name} has no users in its {spec.split} split")
+    title = corpus.items.title
+    questions = []
+    for line in lines:
+        try:
+            rows = np.flatnonzero(targets.user == int(line))
+        except (ValueError, OverflowError):
+            rows = np.zeros(0, np.int64)
+        if not len(rows):
+            raise UserError(
+                f"--user={line}: no such user in the {spec.split} split of {set_name}; "
+                f"results/*/ranks.parquet lists them (for example {targets.user[0]})"
+            )
+        for row in rows:
+            history = [title[item] for item in targets.items[targets.offsets[row] : targets.offsets[row + 1]]]
+            what = f"{set_name}, user {line}: {' | '.join(history)}"
+            questions.append(_question(source, spec, set_name, corpus, history, what, title[targets.target[row]]))
+    return questions
+
+
+def _question(
+    source: Source, spec: GenerateSpec, set_name: str, corpus: Corpus | None, titles: list[str], what: str, target: str | None
+) -> Question:
+    """The template's prompt. As in evaluation, the history is no candidate where no user of the set meets an item twice."""
+    catalogue = Catalogue.build(source.tokenizer, titles, source.template.spec.end_of_item)
+    prompt = source.template.prompt(set_name, np.arange(len(titles)), catalogue, min(spec.prompt_tokens, source.context))
+    if prompt.dropped_items == len(titles):
+        raise UserError(f"config.generate.prompt_tokens: {spec.prompt_tokens} hold not one title of the history; give more")
+    if prompt.dropped_items:
+        what += f" (the oldest {prompt.dropped_items} do not fit {spec.prompt_tokens} tokens and were left out)"
+    masked = corpus is not None and not corpus.set_info(set_name).repeats
+    return Question(title=what, tokens=prompt.tokens, seen=frozenset(titles) if masked else frozenset(), target=target)
+
+
+def _write_text(source: Source, spec: GenerateSpec, questions: Sequence[Question]) -> None:
+    longest = max(len(question.tokens) for question in questions)
+    if min(len(question.tokens) for question in questions) == 0:
+        raise UserError("--prompt: the tokenizer makes no token of it")
+    if longest + spec.new_tokens > source.context:
+        raise UserError(
+            f"config.generate.new_tokens: {spec.new_tokens} after a prompt of {longest} tokens exceed the model's context of "
+            f"{source.context}; shorten one of them"
+        )
+    found = generate_tokens(
+        source.decoder,
+        source.params,
+        [question.tokens for question in questions],
+        new_tokens=spec.new_tokens,
+        end_ids=source.end_ids,
+        temperature=spec.temperature,
+        seed=spec.seed,
+        batch=spec.batch,
+    )
+    for question, tokens in zip(questions, found, strict=True):
+        ended = len(tokens) > 0 and int(tokens[-1]) in source.end_ids
+        print(question.title)
+        print(source.tokenizer.decode(tokens[:-1] if ended else tokens))
+        print(f"-- {len(tokens)} tokens, {'ended by the model' if ended else 'cut at new_tokens'}\n", flush=True)
+
+
+def _write_titles(source: Source, spec: GenerateSpec, set_name: str, corpus: Corpus, questions: Sequence[Question]) -> None:
+    """The exact distribution over the set's catalogue (rule `trie`), best first."""
+    titles = [corpus.items.title[item] for item in corpus.catalogue(set_name)]
+    catalogue = Catalogue.build(source.tokenizer, titles, source.template.spec.end_of_item)
+    trie = build_trie(catalogue.tokens, catalogue.offsets)
+    longest = max(len(question.tokens) for question in questions) + int(catalogue.lengths.max())
+    if longest > source.context:
+        raise UserError(
+            f"config.generate.prompt_tokens: a prompt and a title take {longest} tokens, the model's context is {source.context}; "
+            f"use at most {source.context - int(catalogue.lengths.max())}"
+        )
+    device_trie = to_device(trie)
+    for question in questions:  # one at a time: the nodes of a large trie fill the batch already
+        tokens, length = pad([question.tokens])
+        found = _rank(source.decoder, source.params, device_trie, tokens, length, np.float32(spec.title_temperature))
+        log_probs = np.asarray(found, np.float64)[0]
+        masked = np.array([title in question.seen and title != question.target for title in titles])
+        shown = np.where(masked, -np.inf, log_probs)
+        order = np.argsort(-shown, kind="stable")[: min(spec.titles, int((~masked).sum()))]
+        print(question.title)
+        for place, column in enumerate(order, start=1):
+            print(f"{place:4d}  {np.exp(log_probs[column]):8.4f}  {titles[column]}")
+        left_out = f", {masked.sum()} of the history left out" if masked.any() else ""
+        if question.target is not None:
+            target = titles.index(question.target)
+            rank = 1 + int((shown > shown[target]).sum())
+            print(f"-- next was {question.target!r}: place {rank} of {int((~masked).sum())}, {np.exp(log_probs[target]):.4f}{left_out}\n")
+        else:
+            print(f"-- {len(titles)} titles{left_out}\n", flush=True)

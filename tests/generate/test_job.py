@@ -1,0 +1,94 @@
+"""`launch.py generate`: from a run and from an exported directory; mistakes are one line."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import launch
+from cprec_jax import jobs
+from cprec_jax.corpus import Corpus
+from tests import road
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps, exported."""
+    workdir = road.make_rows(tmp_path_factory.mktemp("generate"))
+    config = road.config(train={"steps": 2, "milestones": []})
+    jobs.train(config, workdir)
+    jobs.export(config, workdir)
+    return workdir
+
+
+def ask(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    code = launch.main(["generate", *arguments])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return captured.out
+
+
+def test_titles_after_a_user(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = Corpus.open(workdir / "corpus")
+    targets = corpus.targets("test", "Games")
+    user = f"--user={targets.user[0]},{targets.user[1]}"
+    out = ask(capsys, f"--workdir={workdir}", "--set=Games", user, "--config.generate.titles=1000")
+    assert out.count("-- next was") == 2
+    lines = [line.split(maxsplit=2) for line in out.split("-- next was")[0].splitlines() if re.match(r" +\d+  ", line)]
+    titles = {corpus.items.title[item] for item in corpus.catalogue("Games")}
+    seen = {corpus.items.title[item] for item in targets.items[: targets.offsets[1]]}
+    hidden = seen - {corpus.items.title[targets.target[0]]} if not corpus.set_info("Games").repeats else set()
+    assert [line[2] for line in lines] != sorted(line[2] for line in lines)
+    assert {line[2] for line in lines} == titles - hidden
+    probabilities = np.array([float(line[1]) for line in lines])
+    assert np.all(np.diff(probabilities) <= 0) and 0 < probabilities.sum() < 1.01
+    target = corpus.items.title[targets.target[0]]
+    place = int(re.search(r"place (\d+) of", out).group(1))  # type: ignore[union-attr]
+    assert abs(probabilities[place - 1] - probabilities[[line[2] for line in lines].index(target)]) < 1e-3
+
+
+def test_a_run_and_its_export_say_the_same(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = Corpus.open(workdir / "corpus")
+    titles = " | ".join(corpus.items.title[item] for item in corpus.catalogue("Books")[:3])
+    asked = ["--set=Books", f"--history={titles} | Nothing like it", "--config.generate.output=text", "--config.generate.new_tokens=6"]
+    run = ask(capsys, f"--workdir={workdir}", *asked)
+    exported = ask(capsys, f"--model={workdir / 'export' / 'cpt'}", *asked, "--config.text.template.header={scope}:\n")
+    assert run == exported and "Nothing like it" in run and "6 tokens" in run
+
+
+def test_prompts_from_a_file_and_drawn_text(workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prompts.txt").write_text("Books:\n\nGames:\n")
+    asked = [f"--workdir={workdir}", f"--prompt=@{tmp_path / 'prompts.txt'}", "--config.generate.new_tokens=6"]
+    drawn = [ask(capsys, *asked, "--config.generate.temperature=2.0", f"--config.generate.seed={seed}") for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[0].index("'Books:'") < drawn[0].index("'Games:'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give exactly one of --prompt"),
+        (["--prompt=a", "--user=3"], "now: prompt, user"),
+        (["--prompt="], "--prompt=: is empty"),
+        (["--prompt=@/nowhere/prompts.txt"], "cannot be read"),
+        (["--prompt=a", "--model=/nowhere/at all"], "/nowhere/at all"),
+        (["--prompt=a", "--config.generate.temperature=-1"], "config.generate: temperature -1"),
+        (["--prompt=a", "--config.generate.new_token=3"], "did you mean 'new_tokens'"),
+        (["--prompt=a", "--config.generate.new_tokens=5000"], "exceed the model's context of 4096"),
+        (["--history=A | B"], "--set=NAME is missing; known: Books, Games, Garden"),
+        (["--history=A | | B", "--set=Games"], "an empty title"),
+        (["--history=A", "--set=Gamse"], "did you mean 'Games'"),
+        (["--user=abc", "--set=Games"], "no such user in the test split of Games"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], message: str, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(["generate", f"--workdir={workdir}", *arguments]) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_without_a_run_it_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(["generate", "--prompt=a"]) == 2
+    assert "--workdir=DIR (its newest checkpoint) or --model=DIR" in capsys.readouterr().err
+    assert launch.main(["generate", f"--workdir={tmp_path}", "--prompt=a"]) == 2
+    assert "launch.py train" in capsys.readouterr().err
