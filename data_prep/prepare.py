@@ -16,6 +16,7 @@ from cprec_jax.text.template import TemplateSpec
 from data_prep.adapters import Adapter, make_adapters
 from data_prep.candidates import draw_candidates
 from data_prep.corpus import corpus_hash, describe_files, write_lists
+from data_prep.download import download_missing
 from data_prep.engine import Engine, Relational
 from data_prep.explain import explain
 from data_prep.spec import CorpusSpec, corpus_spec
@@ -28,6 +29,8 @@ EVAL_SPLITS: tuple[EvalSplit, ...] = ("valid", "test")
 def prepare_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     """What the corpus is made from: the section without paths and memory settings, and the SHA-256 of every source file."""
     spec = corpus_spec(config)
+    if spec.download:
+        download_missing(spec)
     return _inputs(spec, make_adapters(spec))
 
 
@@ -41,6 +44,8 @@ def _inputs(spec: CorpusSpec, adapters: Mapping[str, Adapter]) -> dict[str, Any]
 def prepare(config: Mapping[str, Any], workdir: Path) -> None:
     """Make WORKDIR/corpus, whole or not at all. Users' mistakes and files beyond repair are `UserError`s."""
     spec = corpus_spec(config)
+    if spec.download:
+        download_missing(spec)
     adapters = make_adapters(spec)
     inputs = _inputs(spec, adapters)
     with new_directory(Path(workdir) / CORPUS_FOLDER) as folder:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from cprec_jax.spec import build
 Role = Literal["pretrain", "downstream"]
 Order = Literal["timestamp", "position"]
 Split = Literal["time", "leave_one_out"]
+FILES = ("interactions", "items")
 PROTOCOLS = ("u20", "u100", "p20")
 
 
@@ -27,12 +29,37 @@ class ColumnsSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RemoteSpec:
+    """Where a file can be had with `config.corpus.download=true`.
+
+    `sha256` or `md5` is that of what lies at `url`, or `checksum_url` leads to a small text that holds it; without any the file is taken as
+    it comes and its SHA-256 is printed. `member` is the file to take out of a zip archive.
+    """
+
+    url: str
+    sha256: str | None = None
+    md5: str | None = None
+    checksum_url: str | None = None
+    member: str | None = None
+
+    def __post_init__(self) -> None:
+        for url in (self.url, self.checksum_url):
+            if url is not None and not url.startswith(("http://", "https://")):
+                raise ValueError(f"url {url!r}: only http:// and https:// can be fetched")
+        for name, digits in (("sha256", 64), ("md5", 32)):
+            value = getattr(self, name)
+            if value is not None and not re.fullmatch(f"[0-9a-fA-F]{{{digits}}}", value):
+                raise ValueError(f"{name} {value!r}: {digits} hexadecimal digits are needed")
+
+
+@dataclass(frozen=True, kw_only=True)
 class SourceSpec:
     """One domain: where its interactions and titles are, and what it is for.
 
     Users are the same person over all sources of one `platform` that share a raw user id. `order` says what the time column holds
     ("auto": a column called `position` holds order only). `split` and `k_core` override the corpus-wide value. `language` chooses between
-    the titles of a platform that publishes several (NineRec; default English).
+    the titles of a platform that publishes several (NineRec; default English). `urls` says where the files `interactions` and `items` can
+    be had.
     """
 
     name: str
@@ -48,8 +75,12 @@ class SourceSpec:
     split: Literal["auto", "time", "leave_one_out"] | None = None
     k_core: int | None = None
     language: Literal["en", "zh"] | None = None
+    urls: dict[str, RemoteSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for which in self.urls:
+            if which not in FILES or not getattr(self, which):
+                raise ValueError(f"urls.{which}: urls are for 'interactions' and 'items', where the source names such a file")
         if not self.name or not all(c.isalnum() or c in "-_" for c in self.name):
             raise ValueError(f"name {self.name!r} becomes a file name: use letters, digits, '-' and '_'")
         if self.split == "time" and self.order == "position":
@@ -163,8 +194,8 @@ class SparkSpec:
 class CorpusSpec:
     """The whole section. See `docs/data-formats.md`.
 
-    Paths of the sources are relative to `root`; `explain` adds explain.md; `engine` runs the relational steps and changes nothing in the
-    result.
+    Paths of the sources are relative to `root`; `explain` adds explain.md; `download` fetches missing files that have a URL, otherwise
+    nothing touches the network; `engine` runs the relational steps and changes nothing in the result.
     ties: how interactions of one user at one time are ordered; `hash` by a seeded hash, `file` as the source lists them, which leaks
     wherever that order knows something (Amazon 2014: ascending item ids) and is there to reproduce published figures.
     """
@@ -188,6 +219,7 @@ class CorpusSpec:
     memory_limit: str = "4GB"
     threads: int | None = None
     explain: bool = False
+    download: bool = False
     engine: Literal["duckdb", "spark"] = "duckdb"
     spark: SparkSpec = SparkSpec()
 
@@ -226,12 +258,12 @@ class CorpusSpec:
     def fingerprint_fields(self) -> dict[str, Any]:
         """Everything that decides the corpus's content: not where files lie, nor which engine runs with how much memory."""
         fields = dataclasses.asdict(self)
-        for name in ("root", "memory_limit", "threads", "explain", "engine", "spark"):
+        for name in ("root", "memory_limit", "threads", "explain", "download", "engine", "spark"):
             del fields[name]
         if self.ties == "hash":  # so that corpora made before there was a choice keep their hash
             del fields["ties"]
         for source in fields["sources"]:
-            del source["interactions"], source["items"]
+            del source["interactions"], source["items"], source["urls"]
             if source["language"] is None:  # so that corpora of platforms with one language keep their hash
                 del source["language"]
         return fields
@@ -249,13 +281,19 @@ def corpus_spec(config: Mapping[str, Any]) -> CorpusSpec:
     return build(CorpusSpec, section, "config.corpus")
 
 
-def source_path(root: str, source: SourceSpec, which: Literal["interactions", "items"]) -> Path:
-    """The path a source gives for one of its files, below `root`, `~` expanded; absent in the config or on disk is a `UserError`."""
-    where = f"config.corpus.sources.{source.name}.{which}"
+def target_path(root: str, source: SourceSpec, which: str) -> Path:
+    """The path a source gives for one of its files, below `root`, `~` expanded; absent in the config is a `UserError`."""
     given = getattr(source, which)
     if not given:
-        raise UserError(f"{where}: missing; give the path of the file")
-    path = Path(root).expanduser() / Path(given).expanduser()
+        raise UserError(f"config.corpus.sources.{source.name}.{which}: missing; give the path of the file")
+    return Path(root).expanduser() / Path(given).expanduser()
+
+
+def source_path(root: str, source: SourceSpec, which: Literal["interactions", "items"]) -> Path:
+    """`target_path` of a file that must be there; absent on disk is a `UserError`."""
+    path = target_path(root, source, which)
     if not path.is_file():
-        raise UserError(f"{where}: {path} is not a file; check the path and config.corpus.root")
+        where = f"config.corpus.sources.{source.name}.{which}"
+        fetched = f", or fetch it with config.corpus.download=true from {source.urls[which].url}" if which in source.urls else ""
+        raise UserError(f"{where}: {path} is not a file; check the path and config.corpus.root{fetched}")
     return path

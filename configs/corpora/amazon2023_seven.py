@@ -5,7 +5,9 @@
 DIR holds, as published, `DOMAIN.jsonl.gz` and `meta_DOMAIN.jsonl.gz` of https://amazon-reviews-2023.github.io for the ten categories below,
 and `Bili_Food/Bili_Food_{pair,item}.csv`, `Bili_Movie/Bili_Movie_{pair,item}.csv` of https://github.com/westlake-repl/NineRec. The argument
 `csv` (`--config=configs/corpora/amazon2023_seven.py:csv`) takes the reviews from the much smaller `DOMAIN.csv.gz` with the columns
-`user_id,parent_asin,rating,timestamp`.
+`user_id,parent_asin,rating,timestamp`. `--config.corpus.download=true` fetches what is missing of Amazon (no
+checksums are published, so the SHA-256 of what came is printed and kept in the manifest). NineRec lies behind links for browsers: its four
+files have to be put in place by hand.
 """
 
 from ml_collections import ConfigDict
@@ -20,6 +22,8 @@ PRETRAIN = (
     "Movies_and_TV",
 )
 DOWNSTREAM = {"Scientific": "Industrial_and_Scientific", "Instruments": "Musical_Instruments", "Office": "Office_Products"}
+AMAZON = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023"
+REVIEWS = {"jsonl": f"{AMAZON}/raw/review_categories", "csv": f"{AMAZON}/benchmark/0core/rating_only"}
 BILIBILI = ("Bili_Food", "Bili_Movie")
 
 
@@ -37,6 +41,10 @@ def get_config(reviews: str = "jsonl") -> ConfigDict:
             "platform": "amazon",
             "interactions": f"{file}.{reviews}.gz",
             "items": f"meta_{file}.jsonl.gz",
+            "urls": {
+                "interactions": {"url": f"{REVIEWS[reviews]}/{file}.{reviews}.gz"},
+                "items": {"url": f"{AMAZON}/raw/meta_categories/meta_{file}.jsonl.gz"},
+            },
         }
         for name, role, file in categories
     ]

@@ -14,6 +14,7 @@ from launch import load_config
 from tests.data_prep.adapters.loading import write
 
 SEVEN = str(Path(__file__).parents[2] / "configs" / "corpora" / "amazon2023_seven.py")
+MOVIELENS = str(Path(SEVEN).with_name("movielens_1m.py"))
 CATEGORIES = [
     "Automotive",
     "Cell_Phones_and_Accessories",
@@ -36,6 +37,8 @@ def test_seven_domains_of_amazon_2023():
     assert {source.platform for source in spec.sources[:10]} == {"amazon"}
     assert {source.platform for source in spec.sources[10:]} == {"bilibili"}
     assert set(make_adapters(spec)) == {"amazon2023", "ninerec"}
+    names = {source.urls[which].url.rpartition("/")[2] for source in spec.sources[:10] for which in ("interactions", "items")}
+    assert names == {f"{prefix}{category}.jsonl.gz" for category in CATEGORIES for prefix in ("", "meta_")}
     with pytest.raises(UserError, match="choose jsonl or csv"):
         load_config(SEVEN + ":parquet", {})
 
@@ -62,3 +65,15 @@ def test_seven_domains_from_files_as_published(tmp_path: Path, reviews):
     assert len(corpus.sequences("mixed")) == 6
     assert {name: len(corpus.targets("test", name)) for name in ("Scientific", "Bili_Movie")} == {"Scientific": 6, "Bili_Movie": 6}
     assert corpus.items.title[-1] == "Bili_Movie 6"
+
+
+def test_movielens_1m_from_its_archive(tmp_path: Path):
+    """Both files are members of one archive; once they are there, nothing is fetched."""
+    (source,) = corpus_spec(load_config(MOVIELENS, {})).sources
+    assert {remote.url for remote in source.urls.values()} == {"https://files.grouplens.org/datasets/movielens/ml-1m.zip"}
+    assert [remote.member for remote in source.urls.values()] == ["ml-1m/ratings.dat", "ml-1m/movies.dat"]
+    write(tmp_path / "ratings.dat", [f"{n % 7}::{n % 6}::5::{978_300_000 + n}" for n in range(60)])
+    write(tmp_path / "movies.dat", [f"{n}::Film {n} (1999)::Drama" for n in range(6)])
+    overrides = {"corpus.root": str(tmp_path), "corpus.download": "true", "corpus.candidates": "{'protocols': ('u3',)}"}
+    prepare(load_config(MOVIELENS, overrides), tmp_path)
+    assert len(Corpus.open(tmp_path / "corpus").targets("test", "ml1m")) == 7
