@@ -15,7 +15,7 @@ from cprec_jax.errors import UserError
 from cprec_jax.hf.hub import locate
 from cprec_jax.progress import Progress, say
 from cprec_jax.spec import build
-from cprec_jax.text import best_fit, documents, tokenizer
+from cprec_jax.text import best_fit, documents, new_tokens, tokenizer
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.template import Template, TemplateSpec
 
@@ -25,12 +25,21 @@ ROWS_A_CHUNK = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class TextSpec:
-    """`config.text`: which tokenizer ("train", a Hugging Face directory, or a hub id `owner/name[@revision]`) and which words."""
+    """`config.text`: which tokenizer ("train", a Hugging Face directory, or a hub id `owner/name[@revision]`) and which words.
+
+    new_tokens: texts that become one token each, for example markers of domains; `{scope}` in one stands for every domain and for the
+    mixed sequences, as in the template's header. A base model gets rows for them (`hf/vocabulary.py`).
+    """
 
     tokenizer: str = "train"
     vocab_size: int = 8192
     across_words: bool = True
+    new_tokens: tuple[str, ...] = ()
     template: TemplateSpec = field(default_factory=TemplateSpec)
+
+    def __post_init__(self) -> None:
+        if any(not text.strip() for text in self.new_tokens):
+            raise ValueError(f"new_tokens {self.new_tokens!r} holds an empty text")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +76,15 @@ def pack(config: Mapping[str, Any], workdir: Path) -> None:
     corpus = Corpus.open(workdir / "corpus")
     with artefact.new_directory(workdir / "rows" / "cpt") as directory:
         tokens = _tokenizer(text, corpus, directory / "tokenizer")
+        base_vocab_size = tokens.size
+        tokens, added = new_tokens.add(
+            directory / "tokenizer", new_tokens.texts(text.new_tokens, [*corpus.domains, text.template.all_domains])
+        )
         catalogue = Catalogue.build(tokens, corpus.items.title, text.template.end_of_item)
         template = Template(text.template, tokens)
-        say(f"pack: {len(catalogue)} items, {catalogue.lengths.mean():.2f} tokens an item, vocabulary {tokens.size}")
+        say(
+            f"pack: {len(catalogue)} items, {catalogue.lengths.mean():.2f} tokens an item, vocabulary {tokens.size}, {len(added)} of it new"
+        )
         statistics: dict[str, dict[str, Any]] = {}
         rng = np.random.default_rng(pack_spec.seed)
         splits = {
@@ -88,6 +103,8 @@ def pack(config: Mapping[str, Any], workdir: Path) -> None:
             "corpus_hash": corpus.hash,
             "row_length": pack_spec.row_length,
             "vocab_size": tokens.size,
+            "base_vocab_size": base_vocab_size,
+            "new_tokens": added,
             "unknown_tokens": catalogue.unknown_tokens,
             "tokens_per_item": float(catalogue.lengths.mean()),
             "template": dataclasses.asdict(text.template),

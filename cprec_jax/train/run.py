@@ -10,7 +10,6 @@ import jax.numpy as jnp
 
 from cprec_jax import artefact
 from cprec_jax.data.mixture import MixtureSpec
-from cprec_jax.errors import UserError
 from cprec_jax.model.attention import packed_attention
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder
@@ -103,19 +102,18 @@ class MeshSpec:
     tensor: int = 1
 
 
-def decoder_config(spec: ModelSpec, vocab_size: int) -> DecoderConfig:
-    """The architecture of a run, for a tokenizer of `vocab_size`. A base model whose embedding is too small is a `UserError`."""
+def decoder_config(spec: ModelSpec, vocab_size: int, base_vocab_size: int | None = None) -> DecoderConfig:
+    """The architecture of a run, for a tokenizer of `vocab_size`, `base_vocab_size` of them not new (default: all).
+
+    A base model whose embedding is too small for its own tokenizer is a `UserError`; new tokens get rows (`hf/vocabulary.py`).
+    """
     if spec.init_from is not None:
         from cprec_jax.hf.hub import locate
         from cprec_jax.hf.load import read_config
+        from cprec_jax.hf.vocabulary import with_room
 
         config = read_config(locate(spec.init_from))
-        if config.vocab_size < vocab_size:
-            raise UserError(
-                f"config.text.tokenizer has {vocab_size} tokens, but the embedding of {spec.init_from} has {config.vocab_size} rows; "
-                "use the tokenizer of that model"
-            )
-        return config
+        return with_room(config, vocab_size if base_vocab_size is None else base_vocab_size, vocab_size, spec.init_from)
     return DecoderConfig(
         vocab_size=-(-vocab_size // 64) * 64,
         hidden_size=spec.hidden_size,

@@ -67,6 +67,8 @@ class Plan:
     total_steps: int
     inputs_hash: str
     init_from: str | None
+    base_vocab_size: int
+    vocab_size: int
 
 
 def make_plan(config: Mapping[str, Any], workdir: Path) -> Plan:
@@ -78,7 +80,8 @@ def make_plan(config: Mapping[str, Any], workdir: Path) -> Plan:
     rows_on_disk.check_shards(rows, manifest["shards"])
     sizes = {name: split["rows"] for name, split in manifest["splits"].items()}
     total_steps = train_spec.total_steps(sum(sizes.values()), manifest["row_length"])
-    decoder_config = run.decoder_config(model_spec, manifest["vocab_size"])
+    base_vocab_size = manifest.get("base_vocab_size", manifest["vocab_size"])
+    decoder_config = run.decoder_config(model_spec, manifest["vocab_size"], base_vocab_size)
     if decoder_config.max_position_embeddings < manifest["row_length"]:
         say(f"warning: rows have {manifest['row_length']} tokens, the base model was made for {decoder_config.max_position_embeddings}")
     return Plan(
@@ -91,6 +94,8 @@ def make_plan(config: Mapping[str, Any], workdir: Path) -> Plan:
         total_steps=total_steps,
         inputs_hash=artefact.fingerprint(train_inputs(config, workdir)),
         init_from=model_spec.init_from,
+        base_vocab_size=base_vocab_size,
+        vocab_size=manifest["vocab_size"],
     )
 
 
@@ -173,9 +178,10 @@ def _initial_state(plan: Plan, mesh: jax.sharding.Mesh, optimizer: optax.Gradien
         make = jax.jit(functools.partial(init_params, plan.decoder), out_shardings=param_shardings)
         params = make(jax.random.key(plan.train.seed))
     else:
-        from cprec_jax.hf.load import load_params
+        from cprec_jax.hf.vocabulary import load_with_room
 
-        params = load_params(locate(plan.init_from), plan.decoder.config, shardings=param_shardings)
+        base = locate(plan.init_from)
+        params = load_with_room(base, plan.decoder.config, plan.base_vocab_size, plan.vocab_size, shardings=param_shardings)
     opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(params)
     state = TrainState(step=jax.device_put(jnp.zeros((), jnp.int32), replicated), params=params, opt_state=opt_state)
     return state, TrainState(step=cast(Any, replicated), params=param_shardings, opt_state=opt_shardings)
