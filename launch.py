@@ -24,6 +24,7 @@ jobs
   generate   newest checkpoint (or --model=DIR) and a prompt, a history or a user -> text, or titles ranked, printed here
   report     all results -> WORKDIR/report (Markdown, HTML, CSV, PNG) and a table here
   run        all of these; does only what is missing or out of date
+  compare    RESULTS ...: any results of one corpus in one table, with significance tests (needs no --config and no --workdir)
 
 examples
   python launch.py run --config=configs/quickstart.py --workdir=runs/quickstart
@@ -32,10 +33,14 @@ examples
   python launch.py evaluate --config=configs/amazon7.py:small --workdir=runs/amazon7 --only=popularity
   python launch.py generate --workdir=runs/quickstart --set=Games --history="Silver Castle | Old Castle"
   python launch.py generate --model=runs/quickstart/export/cpt --prompt="Items one user chose" --config.generate.new_tokens=40
+  python launch.py compare runs/ml1m --method=cpt --out=comparison.md
+  python launch.py compare runs/ml1m/results/cpt runs/ml1m/results/sasrec --metrics=hr@10,mrr --protocol=u100
 
 options
   --only=NAME,NAME         evaluate only these results
   --prompt=TEXT --history="TITLE | TITLE" --user=ID[,ID] --set=NAME --model=DIR   for generate (no --config needed; @FILE: one a line)
+  --method=NAME            compare: the result that is tested against all others (default: the first)
+  --protocol=NAME --metrics=NAME,NAME --out=FILE.md|FILE.csv   compare: full; hr@10,ndcg@10,nll; also written to a file
   --distributed            several hosts: jax.distributed finds the others (Cloud TPU pods, Slurm)
   --coordinator=HOST:PORT --processes=N --process=I   several processes, named by hand
 
@@ -45,6 +50,7 @@ exit codes: 0 done, 2 a mistake in config or input (one line says which), 75 pre
 JOBS = ("prepare", "pack", "train", "evaluate", "export", "generate", "report", "run")
 SECTIONS = ("name", "corpus", "text", "pack", "model", "train", "mesh", "evaluate", "export", "generate", "report")
 ASKED = ("model", "prompt", "history", "user", "set")  # options of `generate`
+COMPARE_OPTIONS = ("method", "protocol", "metrics", "out")
 OPTIONS = ("config", "workdir", "only", *ASKED, "distributed", "coordinator", "processes", "process")
 
 
@@ -54,6 +60,8 @@ def main(argv: list[str]) -> int:
         print(HELP)
         return 0
     try:
+        if argv[0] == "compare":
+            return _compare(argv[1:])
         job, options, overrides = parse(argv)
         if job == "generate":
             return _generate(options, overrides)
@@ -80,7 +88,7 @@ def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, str]]:
     """Split the command line into the job, its options, and the overrides of config keys."""
     job = argv[0]
     if job not in JOBS:
-        raise UserError(f"{job!r} is not a job{nearest(job, JOBS)}")
+        raise UserError(f"{job!r} is not a job{nearest(job, (*JOBS, 'compare'))}")
     options: dict[str, str] = {}
     overrides: dict[str, str] = {}
     for argument in argv[1:]:
@@ -98,6 +106,33 @@ def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, str]]:
         else:
             raise UserError(f"--{name}: unknown option{nearest(name, [*OPTIONS, 'config.section.key'])}")
     return job, options, overrides
+
+
+def _compare(arguments: list[str]) -> int:
+    """`compare RESULTS ... [--option=value]`: paths and options in any order."""
+    from cprec_jax.report import compare
+
+    options: dict[str, str] = {}
+    paths: list[Path] = []
+    for argument in arguments:
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--"):
+            paths.append(Path(argument))
+        elif name not in COMPARE_OPTIONS:
+            raise UserError(f"--{name}: unknown option of compare{nearest(name, COMPARE_OPTIONS)}")
+        elif not equals or not value:
+            raise UserError(f"{argument}: expected --{name}=VALUE")
+        else:
+            options[name] = value
+    if not paths:
+        raise UserError("compare: name the results, such as `launch.py compare runs/ml1m/results/cpt runs/ml1m/results/popularity`")
+    chosen: dict[str, Any] = {key: options[key] for key in ("method", "protocol") if key in options}
+    if "metrics" in options:
+        chosen["metrics"] = tuple(options["metrics"].split(","))
+    if "out" in options:
+        chosen["out"] = Path(options["out"])
+    print(compare.run(compare.Request(paths=tuple(paths), **chosen)), end="", flush=True)
+    return 0
 
 
 def _missing(option: str) -> str:

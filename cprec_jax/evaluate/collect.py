@@ -1,5 +1,6 @@
 """Scores of one method on one set -> ranks by protocol, NLL, and the set's entry in results.json."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,9 +94,13 @@ def _add_full(found: Collected, data: EvalSet, batch: Scored, scores: np.ndarray
     found.score_sum += scores.sum(axis=0, dtype=np.float64)
 
 
-def set_results(data: EvalSet, found: Collected, facts: dict[str, Any], spec: EvaluateSpec) -> dict[str, Any]:
-    """The entry of one set in results.json. The NLL is over the whole unmasked catalogue, so it stands with `full` alone."""
-    nll = None if np.isnan(found.nll).any() else found.nll
+def set_results(data: EvalSet, seeds: Sequence[Collected], facts: dict[str, Any], spec: EvaluateSpec) -> dict[str, Any]:
+    """The entry of one set in results.json, from what each seed of the method collected; what is no mean is that of the first seed.
+
+    The NLL is over the whole unmasked catalogue, so it stands with `full` alone.
+    """
+    found = seeds[0]
+    nll = None if any(np.isnan(one.nll).any() for one in seeds) else np.stack([one.nll for one in seeds])
     result = {
         "users": len(data),
         "items": len(data.items),
@@ -104,7 +109,11 @@ def set_results(data: EvalSet, found: Collected, facts: dict[str, Any], spec: Ev
         "uniform_nll": float(np.log(len(data.items))),
         "protocols": {
             protocol: summary(
-                found.n_better[protocol], found.n_tied[protocol], nll if protocol == FULL else None, samples=spec.bootstrap, seed=spec.seed
+                np.stack([one.n_better[protocol] for one in seeds]),
+                np.stack([one.n_tied[protocol] for one in seeds]),
+                nll if protocol == FULL else None,
+                samples=spec.bootstrap,
+                seed=spec.seed,
             )
             for protocol in found.n_better
         },
@@ -113,9 +122,10 @@ def set_results(data: EvalSet, found: Collected, facts: dict[str, Any], spec: Ev
     }
     if FULL not in found.n_better:
         return result
-    values = per_user(found.n_better[FULL], found.n_tied[FULL])
+    better, tied = (np.stack([getattr(one, name)[FULL] for one in seeds]) for name in ("n_better", "n_tied"))
+    values = {metric: value.mean(axis=0) for metric, value in per_user(better, tied).items()}
     if nll is not None:
-        values["nll"] = nll
+        values["nll"] = nll.mean(axis=0)
     result["slices"] = {
         name: {"users": int(mask.sum()), **{metric: float(value[mask].mean()) for metric, value in values.items()}}
         for name, mask in data.slices().items()

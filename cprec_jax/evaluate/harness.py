@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from cprec_jax.baselines.random import Random
 from cprec_jax.baselines.registry import is_tuned, make_baseline
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.collect import FULL, collect, set_results
+from cprec_jax.evaluate.collect import FULL, Collected, collect, set_results
 from cprec_jax.evaluate.language_model import TitleModel
 from cprec_jax.evaluate.methods import Method, Oracle, ScoreFile
-from cprec_jax.evaluate.models import load_model
+from cprec_jax.evaluate.models import load_model, run_directories
 from cprec_jax.evaluate.sets import EvalSet, open_set
 from cprec_jax.evaluate.spec import EvaluateSpec
 from cprec_jax.hf.hub import locate
@@ -28,7 +28,7 @@ from cprec_jax.spec import build, nearest
 PROTOCOL_VERSION = 1
 MODEL_KINDS = ("untrained", "checkpoint", "hf")
 NO_RESULT = ("names", "node_chunk", "batch_users", "batch_tokens", "devices")  # keys of the spec that change no result
-LATER_KEYS = (("fit", "train"),)  # keys of a method, at their defaults, that came later: results made before them stay current
+LATER_KEYS = (("fit", "train"), ("seeds", 1))  # keys, at their defaults, that came later: results made before them stay current
 
 
 def evaluate_spec(config: Mapping[str, Any]) -> EvaluateSpec:
@@ -43,12 +43,14 @@ def result_names(config: Mapping[str, Any]) -> list[str]:
 def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict[str, Any]:
     """What one result is made from: the evaluate section without the other methods, the corpus, and the model's parameters."""
     spec = evaluate_spec(config)
-    settings = {key: value for key, value in dataclasses.asdict(spec).items() if key not in NO_RESULT}
+    settings = {key: value for key, value in dataclasses.asdict(spec).items() if key not in NO_RESULT and (key, value) not in LATER_KEYS}
     corpus = artefact.read_json(workdir / "corpus" / artefact.MANIFEST, "prepare")["corpus_hash"]
     method = {key: value for key, value in dataclasses.asdict(spec.names[name]).items() if (key, value) not in LATER_KEYS}
     inputs = {"job": "evaluate", "method": method, "settings": settings, "corpus": corpus, "model": None}
     if spec.names[name].kind in ("untrained", "checkpoint"):
-        inputs["model"] = artefact.read_json(workdir / "runs" / "cpt" / artefact.MANIFEST, "train")["params_sha256"]
+        runs = run_directories(workdir, spec.seeds)
+        params = [artefact.read_json(directory / artefact.MANIFEST, "train")["params_sha256"] for directory in runs]
+        inputs["model"] = params[0] if len(params) == 1 else params
     elif spec.names[name].path is not None:
         path = str(spec.names[name].path)
         inputs["model"] = _files(locate(path) if spec.names[name].kind == "hf" else Path(path))
@@ -104,27 +106,35 @@ def _evaluate_one(
 ) -> None:
     started = time.monotonic()
     kind = spec.names[name].kind
-    method, step = _method(spec, name, config, workdir, corpus, validation)
+    methods = _methods(spec, name, config, workdir, corpus, validation)
+    found: dict[str, list[Collected]] = {one.name: [] for one in data}
+    facts: dict[str, dict[str, Any]] = {}
+    cost = dict.fromkeys(found, 0.0)
+    steps = []
+    for method, step in methods:
+        steps.append(step)
+        for one in data:
+            begun = time.monotonic()
+            found[one.name].append(collect(method, one, name))
+            cost[one.name] += time.monotonic() - begun
+            facts.setdefault(one.name, method.facts())
     results: dict[str, Any] = {}
     rows: list[pa.Table] = []
-    cost: dict[str, float] = {}
+    seeds = list(range(len(steps))) if len(steps) > 1 else [spec.seed]
     for one in data:
-        begun = time.monotonic()
-        collected = collect(method, one, name)
-        cost[one.name] = time.monotonic() - begun
-        results[one.name] = set_results(one, collected, method.facts(), spec)
-        rows.append(collected.table(one, spec.seed))
+        results[one.name] = set_results(one, found[one.name], facts[one.name], spec)
+        rows += [collected.table(one, seed) for seed, collected in zip(seeds, found[one.name], strict=True)]
         _say_result(name, one, results[one.name]["protocols"], cost[one.name])
     users = sum(len(one) for one in data)
     record = {
         "name": name,
         "kind": kind,
-        "step": step,
+        "step": steps[0],
         "protocol_version": PROTOCOL_VERSION,
         "corpus_hash": corpus.hash,
         "scoring_rule": spec.rule if kind in MODEL_KINDS else kind,
         "split": spec.split,
-        "seeds": [spec.seed],
+        "seeds": seeds,
         "sets": results,
         "cost": {
             "seconds": time.monotonic() - started,
@@ -139,20 +149,31 @@ def _evaluate_one(
         artefact.write_json(directory / artefact.MANIFEST, {"version": 1, "inputs_hash": artefact.fingerprint(inputs), "inputs": inputs})
 
 
-def _method(
+def _methods(
     spec: EvaluateSpec, name: str, config: Mapping[str, Any], workdir: Path, corpus: Corpus, validation: dict[str, EvalSet]
-) -> tuple[Method, int | None]:
-    """The method behind a name, and the training step it is of (None: none)."""
+) -> Iterator[tuple[Method, int | None]]:
+    """What stands behind a name, once a seed, with the training step it is of (None: none)."""
     chosen = spec.names[name]
-    if chosen.kind in MODEL_KINDS:
+    if chosen.kind in ("untrained", "checkpoint"):
+        for directory in run_directories(workdir, spec.seeds):
+            model = load_model(chosen, config, workdir, corpus, directory)
+            yield TitleModel(model, spec, validation), model.step
+    elif chosen.kind == "hf":
         model = load_model(chosen, config, workdir, corpus)
-        return TitleModel(model, spec, validation), model.step
+        yield TitleModel(model, spec, validation), model.step
+    else:
+        yield _simple(spec, name, corpus, validation), None
+
+
+def _simple(spec: EvaluateSpec, name: str, corpus: Corpus, validation: dict[str, EvalSet]) -> Method:
+    """A method without training."""
+    chosen = spec.names[name]
     if is_tuned(chosen):
-        return make_baseline(chosen, corpus, validation), None
+        return make_baseline(chosen, corpus, validation)
     if chosen.kind == "scores":
-        return ScoreFile(Path(str(chosen.path))), None
+        return ScoreFile(Path(str(chosen.path)))
     simple: dict[str, type[Method]] = {"random": Random, "popularity": Popularity, "oracle": Oracle}
-    return simple[chosen.kind](), None
+    return simple[chosen.kind]()
 
 
 def _say_result(name: str, data: EvalSet, protocols: Mapping[str, Any], seconds: float) -> None:

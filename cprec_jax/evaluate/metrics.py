@@ -35,18 +35,24 @@ def random_ranker(n: int) -> dict[str, float]:
 def summary(n_better: np.ndarray, n_tied: np.ndarray, nll: np.ndarray | None, samples: int, seed: int = 0) -> dict:
     """Means over users, and `ci95`: the 2.5 % and 97.5 % quantiles over `samples` bootstrap resamples of the users.
 
-    `nll` float64[n] in nats may be None (a method without probabilities); then there is no `nll` entry.
+    Ranks are [n], or [seeds, n] for a method trained with several seeds: then each user's mean over seeds is what is averaged, and
+    `by_seed` lists the means of the seeds. `nll` in nats, of the same shape, may be None (a method without probabilities); then there is
+    no `nll` entry.
     """
     values = per_user(n_better, n_tied)
     if nll is not None:
         values["nll"] = np.asarray(nll, np.float64)
+    by_seed = {}
+    if np.ndim(n_better) == 2:
+        by_seed = {name: [float(mean) for mean in value.mean(axis=1)] for name, value in values.items()} if len(n_better) > 1 else {}
+        values = {name: value.mean(axis=0) for name, value in values.items()}
     names = list(values)
     matrix = np.stack([values[name] for name in names], axis=1)
     result: dict = {name: float(mean) for name, mean in zip(names, matrix.mean(axis=0), strict=True)}
     if samples and len(matrix) > 1:
         low, high = np.quantile(_bootstrap_means(matrix, samples, seed), [0.025, 0.975], axis=0)
         result["ci95"] = {name: [float(a), float(b)] for name, a, b in zip(names, low, high, strict=True)}
-    return result
+    return result | ({"by_seed": by_seed} if by_seed else {})
 
 
 def _bootstrap_means(matrix: np.ndarray, samples: int, seed: int) -> np.ndarray:

@@ -35,15 +35,28 @@ class LoadedModel:
     step: int | None
 
 
-def load_model(spec: MethodSpec, config: Mapping[str, Any], workdir: Path, corpus: Corpus) -> LoadedModel:
-    """The model of a method of kind `untrained`, `checkpoint` or `hf`. Raises `UserError` when it is absent or does not fit."""
+def run_directories(workdir: Path, seeds: int) -> list[Path]:
+    """The runs to evaluate: runs/cpt/seed-0, seed-1, ... where there are any of them, else runs/cpt alone. Some missing: `UserError`."""
+    base = workdir / "runs" / STAGE
+    wanted = [base / f"seed-{seed}" for seed in range(seeds)]
+    present = [directory for directory in wanted if directory.is_dir()]
+    if not present or (seeds == 1 and (base / "config.json").is_file()):
+        return [base]
+    if len(present) < len(wanted):
+        missing = next(directory for directory in wanted if directory not in present)
+        raise UserError(f"{missing}: not there; train that seed, or lower config.evaluate.seeds = {seeds}")
+    return wanted
+
+
+def load_model(spec: MethodSpec, config: Mapping[str, Any], workdir: Path, corpus: Corpus, directory: Path | None = None) -> LoadedModel:
+    """The model of a method of kind `untrained`, `checkpoint` (of the run `directory`) or `hf`. Absent or unfit: `UserError`."""
     if spec.kind == "hf":
         assert spec.path is not None
         directory = locate(spec.path)
         decoder = Decoder(config=read_config(directory), dtype=jnp.float32)
         words, _ = text_specs(config)
         return _bound(decoder, load_params(directory, decoder.config), directory, words.template, corpus, None)
-    directory = workdir / "runs" / STAGE
+    directory = directory or workdir / "runs" / STAGE
     restored = restore_decoder(directory, step=0 if spec.kind == "untrained" else spec.step, fraction=spec.fraction)
     template = build(TemplateSpec, run.read_description(directory)["template"], f"{directory / 'config.json'}: template")
     return _bound(restored.decoder, restored.params, workdir / "rows" / STAGE / "tokenizer", template, corpus, restored.step)

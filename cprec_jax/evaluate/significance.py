@@ -3,6 +3,7 @@
 Wilcoxon and sign tests have inflated error on such data (arXiv 2305.02461); the randomisation test has not, and needs no distribution.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from scipy import stats
 from cprec_jax.artefact import read_json
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.metrics import per_user
+
+DETERMINISTIC = ("random", "popularity", "popularity_decayed", "last_items", "markov", "item_knn", "oracle")  # kinds without a seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +42,14 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class UserMetrics:
-    """One results directory under one protocol. By set: users int64[n] ascending, and by metric float64[seeds, n]."""
+    """One results directory under one protocol. By set: users int64[n] ascending, and by metric float64[seeds, n].
+
+    `deterministic`: another seed could not have given anything else.
+    """
 
     name: str
     corpus_hash: str
+    deterministic: bool
     users: Mapping[str, np.ndarray]
     values: Mapping[str, Mapping[str, np.ndarray]]
 
@@ -119,7 +126,27 @@ def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
             raise UserError(f"{directory / 'ranks.parquet'}: set {set_name}: seeds were evaluated on different users; evaluate it again")
         users[set_name] = by_seed[0]
         values[set_name] = {metric: value.reshape(shape) for metric, value in ranked.items()}
-    return UserMetrics(name=record["name"], corpus_hash=record["corpus_hash"], users=users, values=values)
+    return UserMetrics(
+        name=record["name"],
+        corpus_hash=record["corpus_hash"],
+        deterministic=record.get("kind") in DETERMINISTIC,
+        users=users,
+        values=values,
+    )
+
+
+def on_common_users(results: Sequence[UserMetrics]) -> list[UserMetrics]:
+    """The results, cut to the users of each set that all results with that set have ranked; sets without such users are left out."""
+    common: dict[str, np.ndarray] = {}
+    for result in results:
+        for name, user in result.users.items():
+            common[name] = np.intersect1d(common[name], user) if name in common else user
+    cut = []
+    for result in results:
+        places = {name: np.searchsorted(user, common[name]) for name, user in result.users.items() if len(common[name])}
+        values = {name: {metric: v[:, place] for metric, v in result.values[name].items()} for name, place in places.items()}
+        cut.append(dataclasses.replace(result, users={name: common[name] for name in places}, values=values))
+    return cut
 
 
 def compare(
@@ -142,7 +169,9 @@ def compare(
                 if metric in method.values[set_name] and metric in reference.values.get(set_name, {}):
                     pair = (method.values[set_name][metric], reference.values[set_name][metric])
                     names = {"method": method.name, "reference": reference.name, "set_name": set_name, "metric": metric}
-                    found.append(names | _compare_pair(*pair, samples, seed))
+                    by_seed = _seeds(method, reference, *pair)
+                    p_seeds = None if by_seed is None else t_test_over_seeds(*by_seed)
+                    found.append(names | _compare_pair(*pair, samples, seed) | {"p_seeds": p_seeds})
         corrected = holm([row["p"] for row in found])
         rows += [Comparison(**row, p_holm=float(p)) for row, p in zip(found, corrected, strict=True)]
     return rows
@@ -154,6 +183,17 @@ def _check_pair(a: UserMetrics, b: UserMetrics) -> None:
     for name in a.users:
         if name in b.users and not np.array_equal(a.users[name], b.users[name]):
             raise UserError(f"results {a.name!r} and {b.name!r} ranked different users of set {name}; use the same max_users and seed")
+
+
+def _seeds(method: UserMetrics, reference: UserMetrics, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The means of the seeds of both, paired; None where they have different seeds. What has no seed is the same for all."""
+    seeds = max(len(a), len(b))
+    means = []
+    for result, values in ((method, a), (reference, b)):
+        if len(values) < seeds and not (result.deterministic and len(values) == 1):
+            return None
+        means.append(np.broadcast_to(values.mean(axis=1), seeds))
+    return means[0], means[1]
 
 
 def _compare_pair(a: np.ndarray, b: np.ndarray, samples: int, seed: int) -> dict:
@@ -169,6 +209,5 @@ def _compare_pair(a: np.ndarray, b: np.ndarray, samples: int, seed: int) -> dict
         "difference": float(difference.mean()),
         "ci95": (float(low), float(high)),
         "p": paired_randomisation(mean_a, mean_b, samples, seed),
-        "p_seeds": t_test_over_seeds(a.mean(axis=1), b.mean(axis=1)) if len(a) == len(b) else None,
         "effect": effect_size(mean_a, mean_b),
     }

@@ -67,7 +67,9 @@ class EvaluateSpec:
     method; `always` everywhere (but no target), as published protocols do. node_chunk: skeleton nodes (or tokens of candidates) that go
     through the model at a time. batch_users, batch_tokens: at most so many users, and prompt tokens + nodes of all of them, a device and
     batch (None: what suits the device); these bound memory and change no result. devices: how many local devices share the users (None:
-    all). bootstrap: resamples for the intervals, 0 = none.
+    all). bootstrap: resamples for the intervals, 0 = none. seed: of the choice of users and the bootstrap. seeds: how many seeds 0, 1, ...
+    of each method that is trained are evaluated: baselines are trained so often, checkpoints are those of runs/cpt/seed-N where there are
+    any. Metrics are means over seeds; `launch.py compare` tests over seeds, too.
     """
 
     names: Mapping[str, MethodSpec] = field(default_factory=_default_names)
@@ -87,6 +89,7 @@ class EvaluateSpec:
     mask_history: Literal["auto", "never", "always"] = "auto"
     bootstrap: int = 1000
     seed: int = 0
+    seeds: int = 1
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -100,6 +103,6 @@ class EvaluateSpec:
             raise ValueError(f"temperature {self.temperature} must be above 0")
         if not self.temperatures or min(self.temperatures) <= 0:
             raise ValueError(f"temperatures {self.temperatures} must be above 0, and at least one")
-        for name in ("validation_users", "prompt_tokens", "node_chunk", "batch_users", "batch_tokens", "devices", "max_users"):
+        for name in ("validation_users", "prompt_tokens", "node_chunk", "batch_users", "batch_tokens", "devices", "max_users", "seeds"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")

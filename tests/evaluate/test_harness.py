@@ -17,6 +17,7 @@ from cprec_jax.evaluate import harness, methods
 from cprec_jax.evaluate.metrics import METRICS, random_ranker
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.evaluate.sets import open_set
+from cprec_jax.evaluate.significance import read_user_metrics
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.template import Template, TemplateSpec
@@ -262,3 +263,31 @@ def test_a_file_without_scores_is_refused(tmp_path: Path) -> None:
         methods.ScoreFile(tmp_path / "t.csv")
     with pytest.raises(UserError, match="no such file of scores"):
         methods.ScoreFile(tmp_path / "none.csv")
+
+
+def test_seeds_of_runs(evaluated, corpus: Corpus, model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs of two seeds: metrics are means over both, ranks are those of each."""
+    alone, single = evaluated()
+    other = LoadedModel(
+        decoder=model.decoder,
+        params={**model.params, "final_norm": -model.params["final_norm"]},
+        catalogue=model.catalogue,
+        template=model.template,
+        step=7,
+    )
+    for seed in (0, 1):
+        (tmp_path / "runs" / "cpt" / f"seed-{seed}").mkdir()
+        (tmp_path / "runs" / "cpt" / f"seed-{seed}" / "manifest.json").write_text(f'{{"params_sha256": "{seed}"}}')
+    load = lambda *arguments: other if arguments[-1].name == "seed-1" else model  # noqa: E731
+    monkeypatch.setattr(harness, "load_model", load)
+    harness.evaluate({"evaluate": {**EVALUATE, "seeds": 2}}, tmp_path)
+    result = json.loads((tmp_path / "results" / "model" / "results.json").read_text())
+    ranks = pq.read_table(tmp_path / "results" / "model" / "ranks.parquet")
+    full = result["sets"]["Books"]["protocols"]["full"]
+    assert result["seeds"] == [0, 1] and len(full["by_seed"]["mrr"]) == 2
+    assert full["mrr"] == pytest.approx(np.mean(full["by_seed"]["mrr"]))
+    assert full["by_seed"]["mrr"][0] == pytest.approx(alone["sets"]["Books"]["protocols"]["full"]["mrr"]) != full["by_seed"]["mrr"][1]
+    assert np.array_equal(column(ranks, "n_better")[:12], column(single, "n_better")) and len(column(ranks, "seed")) == 24
+    assert read_user_metrics(tmp_path / "results" / "model").values["Books"]["mrr"].mean() == pytest.approx(full["mrr"])
+    with pytest.raises(UserError, match=r"seed-2: not there; train that seed, or lower config.evaluate.seeds = 3"):
+        harness.evaluate({"evaluate": {**EVALUATE, "seeds": 3}}, tmp_path)

@@ -1,0 +1,163 @@
+"""Command `compare`: any results of one corpus in one table, with the tests that say which differences are real."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cprec_jax.errors import UserError
+from cprec_jax.evaluate.metrics import METRICS
+from cprec_jax.evaluate.significance import Comparison, UserMetrics, compare, on_common_users, read_user_metrics
+from cprec_jax.report.render import markdown_table, plain_text
+from cprec_jax.report.results import RESULTS_FILE, Measured
+from cprec_jax.report.tables import NOTHING, Cell, Column, Entry, Row, Table, metric_cells, number
+from cprec_jax.spec import nearest
+
+ALPHA = 0.05
+BETTER, WORSE = "▲", "▼"
+LEGEND = (
+    f"{BETTER} significantly better than {{method}}, {WORSE} significantly worse (paired randomisation test over users of seed-averaged "
+    f"metrics, p < {ALPHA} after Holm's correction over all sets and rows of a metric); no mark: no difference shown. The 95 % bootstrap "
+    "interval is that of the difference. p seeds: t-test over seeds. Effect: mean difference over its standard deviation."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """`paths`: result directories, their files, folders of them, or work directories. `method`: the one compared with all others (default:
+    the first). `out`: a file to write, .md or .csv."""
+
+    paths: tuple[Path, ...]
+    method: str | None = None
+    protocol: str = "full"
+    metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "nll")
+    samples: int = 10_000
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        for metric in self.metrics:
+            if metric not in (*METRICS, "nll"):
+                raise UserError(f"--metrics={metric}: unknown metric{nearest(metric, (*METRICS, 'nll'))}")
+        if self.out is not None and self.out.suffix not in (".md", ".csv"):
+            raise UserError(f"--out={self.out}: end it with .md or .csv")
+
+
+def run(request: Request) -> str:
+    """The table as text; also written to `request.out`. Results that cannot be paired are a `UserError`."""
+    results = read(request.paths, request.protocol)
+    method = pick(results, request.method)
+    others = [result for result in results if result is not method]
+    if not others:
+        raise UserError("compare needs at least two results; name more result directories")
+    counted = {name: {len(result.users[name]) for result in results if name in result.users} for name in method.users}
+    cut = on_common_users(results)
+    found = compare(cut[results.index(method)], [cut[results.index(other)] for other in others], request.metrics, request.samples)
+    if not found:
+        raise UserError(f"{method.name} shares no set and metric with the others")
+    pairs = dict.fromkeys((row.set_name, row.metric) for name in method.users for row in found if row.set_name == name)
+    tables = [metric_table(name, metric, method.name, cut, found, request.protocol, counted[name]) for name, metric in pairs]
+    legend = LEGEND.format(method=method.name)
+    if request.out is not None:
+        text = csv_text(found) if request.out.suffix == ".csv" else "\n".join([*map(markdown_table, tables), legend, ""])
+        request.out.parent.mkdir(parents=True, exist_ok=True)
+        request.out.write_text(text, encoding="utf-8")
+    return plain_text(tables) + legend + "\n"
+
+
+def read(paths: Sequence[Path], protocol: str) -> list[UserMetrics]:
+    """Every result once, in the order given. Equal names get the name of their work directory in front."""
+    directories = list(dict.fromkeys(directory.resolve() for path in paths for directory in expand(path)))
+    results = [read_user_metrics(directory, protocol) for directory in directories]
+    names = [result.name for result in results]
+    return [
+        UserMetrics(**{**vars(result), "name": f"{directory.parent.parent.name}/{result.name}"}) if names.count(result.name) > 1 else result
+        for directory, result in zip(directories, results, strict=True)
+    ]
+
+
+def expand(path: Path) -> list[Path]:
+    """The result directories a path stands for."""
+    if path.is_file():
+        path = path.parent
+    if (path / RESULTS_FILE).is_file():
+        return [path]
+    for folder in (path, path / "results"):
+        found = sorted(file.parent for file in folder.glob(f"*/{RESULTS_FILE}") if not file.parent.name.startswith("."))
+        if found:
+            return found
+    raise UserError(f"{path}: no results here; give WORKDIR/results/NAME, WORKDIR/results or WORKDIR")
+
+
+def pick(results: Sequence[UserMetrics], name: str | None) -> UserMetrics:
+    if name is None:
+        return results[0]
+    for result in results:
+        if result.name == name:
+            return result
+    raise UserError(f"--method={name}: no such result{nearest(name, [result.name for result in results])}")
+
+
+def metric_table(
+    set_name: str, metric: str, method: str, results: Sequence[UserMetrics], found: Sequence[Comparison], protocol: str, counted: set[int]
+) -> Table:
+    """One set and metric, a row a result: its value (best and second marked), and how the method differs from it."""
+    here = [result for result in results if metric in result.values.get(set_name, {})]
+    users = len(here[0].users[set_name])
+    entries = [
+        Entry(name=one.name, kind="method", measured=Measured(users=users, values={metric: float(one.values[set_name][metric].mean())}))
+        for one in here
+    ]
+    by_reference = {row.reference: row for row in found if (row.set_name, row.metric) == (set_name, metric)}
+    rows = []
+    for entry, (cell,) in zip(entries, metric_cells([(metric, metric)], entries), strict=True):
+        row = by_reference.get(entry.name)
+        rows.append(Row(cells=(Cell(text=entry.name), _marked(cell, row), *_details(row))))
+    notes = (f"Only the {users:,} users that all results have ranked; one has {max(counted):,}",) if len(counted) > 1 else ()
+    columns = ("Method", metric.upper(), f"{method} minus it", "95 % interval", "p", "p Holm", "p seeds", "effect")
+    return Table(
+        title=f"{set_name}, {metric.upper()}",
+        subtitle=f"{users:,} users, {protocol}",
+        columns=tuple(Column(name=name) for name in columns),
+        rows=tuple(rows),
+        notes=notes,
+    )
+
+
+def verdict(row: Comparison) -> str:
+    """What the reference of a comparison is to the method: better, worse, or not told apart."""
+    if row.p_holm >= ALPHA:
+        return ""
+    method_better = (row.difference > 0) != (row.metric == "nll")
+    return WORSE if method_better else BETTER
+
+
+def _marked(cell: Cell, row: Comparison | None) -> Cell:
+    return cell if row is None else Cell(text=f"{cell.text}{verdict(row)}", mark=cell.mark)
+
+
+def _details(row: Comparison | None) -> list[Cell]:
+    if row is None:
+        return [Cell(text=NOTHING)] * 6
+    low, high = (number(row.metric, value) for value in row.ci95)
+    sign = "+" if row.difference > 0 else ""
+    tests = (_p(row.p), _p(row.p_holm), NOTHING if row.p_seeds is None else _p(row.p_seeds))
+    return [Cell(text=text) for text in (f"{sign}{number(row.metric, row.difference)}", f"{low} to {high}", *tests, f"{row.effect:+.3f}")]
+
+
+def _p(p: float) -> str:
+    return "<.001" if p < 0.001 else f"{p:.3f}"
+
+
+def csv_text(found: Sequence[Comparison]) -> str:
+    """Every comparison as one line in full precision."""
+    stream = io.StringIO()
+    fields = ("set_name", "metric", "method", "reference", "users", "value", "reference_value", "difference")
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([*fields, "ci_low", "ci_high", "p", "p_holm", "p_seeds", "effect", "reference_is"])
+    words = {BETTER: "better", WORSE: "worse", "": ""}
+    for row in found:
+        p_seeds = "" if row.p_seeds is None else row.p_seeds
+        tests = (*row.ci95, row.p, row.p_holm, p_seeds, row.effect, words[verdict(row)])
+        writer.writerow([*(getattr(row, name) for name in fields), *tests])
+    return stream.getvalue()

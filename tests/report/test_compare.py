@@ -1,0 +1,106 @@
+"""`launch.py compare` on results of real rank files."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import launch
+from cprec_jax.evaluate.metrics import per_user
+
+
+def write_result(directory: Path, better: np.ndarray, kind: str = "checkpoint", corpus: str = "c", users: np.ndarray | None = None) -> Path:
+    """Ranks [seeds, n] of one set."""
+    seeds, n = better.shape
+    users = np.arange(n) if users is None else users
+    directory.mkdir(parents=True)
+    record = {"name": directory.name, "kind": kind, "corpus_hash": corpus, "sets": {"Books": {}}}
+    (directory / "results.json").write_text(json.dumps(record))
+    columns = {
+        "set": ["Books"] * better.size,
+        "protocol": ["full"] * better.size,
+        "user": np.tile(users, seeds),
+        "n_better": better.reshape(-1),
+        "n_tied": np.zeros(better.size, int),
+        "nll": np.log(2.0 + better.reshape(-1)),
+        "seed": np.repeat(np.arange(seeds), n),
+    }
+    pq.write_table(pa.table(columns), directory / "ranks.parquet")
+    return directory
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """`good` (5 seeds) is far better than `counts` (no seeds), and `alike` (5 seeds) is not told apart from it."""
+    rng = np.random.default_rng(0)
+    good = rng.integers(0, 30, (5, 400))
+    write_result(tmp_path / "w" / "results" / "good", good)
+    write_result(tmp_path / "w" / "results" / "alike", np.roll(good, 1, axis=1))
+    write_result(tmp_path / "w" / "results" / "counts", rng.integers(0, 300, (1, 400)), kind="markov")
+    return tmp_path / "w" / "results"
+
+
+def rows_of(path: Path) -> dict[tuple[str, str], dict[str, str]]:
+    with open(path, newline="") as stream:
+        return {(row["reference"], row["metric"]): row for row in csv.DictReader(stream)}
+
+
+def test_a_table_with_marks(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = results.parent / "out" / "compare.csv"
+    assert launch.main(["compare", str(results), "--method=good", f"--out={out}", "--metrics=hr@10,nll"]) == 0
+    text = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in text.splitlines() if line and line.split()[0] in ("good", "alike", "counts")}
+    assert "▼" in lines["counts"] and "▼" not in lines["alike"] and "Books, NLL" in text
+    rows = rows_of(out)
+    assert rows["counts", "hr@10"]["reference_is"] == "worse" == rows["counts", "nll"]["reference_is"]
+    assert rows["alike", "hr@10"]["reference_is"] == ""
+    # seeds: a t-test, also against a method that has none
+    assert float(rows["counts", "hr@10"]["p_seeds"]) < 0.01 and float(rows["counts", "hr@10"]["effect"]) > 0
+    hits = [per_user(pq.read_table(results / name / "ranks.parquet")["n_better"].to_numpy(), 0)["hr@10"] for name in ("good", "counts")]
+    assert float(rows["counts", "hr@10"]["difference"]) == pytest.approx(hits[0].mean() - hits[1].mean())
+
+
+def test_the_other_way_round(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = results.parent / "compare.md"
+    assert launch.main(["compare", str(results / "counts"), str(results / "good" / "results.json"), f"--out={out}"]) == 0
+    text = out.read_text()
+    assert "### Books, HR@10" in text and "| **" in text and "▲" in text and "▼" not in text.split("▲ significantly")[0]
+    assert capsys.readouterr().out.count("▲") >= 3  # HR, NDCG, NLL, and the legend
+
+
+def test_only_common_users_are_paired(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = write_result(tmp_path / "few", np.zeros((1, 200), int), users=np.arange(300, 500))
+    assert launch.main(["compare", str(results / "good"), str(few), "--metrics=mrr"]) == 0
+    assert "100 users" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "compare: name the results"),
+        (["{good}"], "at least two results"),
+        (["{results}", "--method=god"], "no such result; did you mean 'good'"),
+        (["{results}", "--metrics=hr@11"], "unknown metric; did you mean 'hr@1"),
+        (["{results}", "--out=x.txt"], "end it with .md or .csv"),
+        (["{results}", "--protocol=u20"], "no ranks under protocol 'u20'"),
+        (["{results}", "--metod=good"], "unknown option of compare; did you mean 'method'"),
+        (["{good}", "{other}"], "different corpora"),
+        (["{results}/nothing"], "no results here"),
+    ],
+)
+def test_mistakes(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    write_result(tmp_path / "other", np.zeros((1, 400), int), corpus="d")
+    places = {"good": results / "good", "results": results, "other": tmp_path / "other"}
+    assert launch.main(["compare", *(argument.format(**places) for argument in arguments)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_equal_names_are_told_apart_by_their_work_directory(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_result(tmp_path / "v" / "results" / "good", np.zeros((5, 400), int))
+    assert launch.main(["compare", str(results / "good"), str(tmp_path / "v"), "--metrics=mrr"]) == 0
+    text = capsys.readouterr().out
+    assert "w/good" in text and "v/good" in text
