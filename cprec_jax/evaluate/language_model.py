@@ -18,7 +18,15 @@ from cprec_jax.evaluate.sets import EvalSet
 from cprec_jax.evaluate.shared_prefix import score_after
 from cprec_jax.evaluate.spec import EvaluateSpec
 from cprec_jax.evaluate.title_trie import build_trie
-from cprec_jax.evaluate.trie_scoring import DeviceTrie, title_log_probs, to_device, trie_edge_logits
+from cprec_jax.evaluate.trie_scoring import (
+    DeviceTrie,
+    block_edge_logits,
+    encode_for_trie,
+    join_edges,
+    root_edge_logits,
+    title_log_probs,
+    to_device,
+)
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.parallel.rules import batch_shardings, replicated
@@ -27,7 +35,10 @@ from cprec_jax.progress import Progress, say
 # At module level, so that all methods and sets with like shapes share what is compiled.
 _encode = jax.jit(encode_prompts, static_argnums=0)
 _score_after = jax.jit(score_after, static_argnums=0)
-_edge_logits = jax.jit(trie_edge_logits, static_argnums=0)
+_encode_for_trie = jax.jit(encode_for_trie, static_argnums=0)
+_block_logits = jax.jit(block_edge_logits, static_argnums=0)
+_root_logits = jax.jit(root_edge_logits, static_argnums=0)
+_join = jax.jit(join_edges)
 _finish = jax.jit(title_log_probs)
 
 CANDIDATES = 32  # of a user, scored together when only sampled protocols are asked for
@@ -86,8 +97,12 @@ class TitleModel:
     def _logits(self, trie: DeviceTrie, prompts: Prompts, batch_users: int, label: str) -> Iterator[tuple[PromptBatch, jax.Array]]:
         """The edge logits [B, E] of every batch of users."""
         progress = Progress(label, len(prompts.tokens), "users")
+        chunks = trie.chunks()
         for batch in prompts.batches(batch_users):
-            yield batch, _edge_logits(self._decoder, self._params, trie, *self._placed(batch))
+            cache = _encode_for_trie(self._decoder, self._params, *self._placed(batch))
+            at_root = _root_logits(self._decoder, self._params, trie.root_token, cache)
+            # a chunk a call: what is compiled depends on no catalogue
+            yield batch, _join(trie.below_place, at_root, [_block_logits(self._decoder, self._params, cache, c) for c in chunks])
             progress.advance(len(batch.users))
 
     def _placed(self, batch: PromptBatch) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cprec_jax.evaluate.prompt_cache import PromptCache, attend_keys, attend_prompt, encode_prompts, merge
+from cprec_jax.evaluate.prompt_cache import PromptCache, attend_keys, attend_prompt, by_head, by_position, encode_prompts, join_rows, merge
 from cprec_jax.model.decoder import Decoder, head_weight
 
 HEAD_CHUNK = 512
@@ -26,20 +26,19 @@ def _candidate_attend(
     """Tokens see their user's prompt and the earlier tokens of their own candidate, in one softmax; N = C * t."""
     keys_BPKh, values_BPKh = past
     length_B, position_BN, shape_Ct = context
-    B, N, H, h = q_BNHh.shape
+    B = len(q_BNHh)
     C, t = shape_Ct.shape
     K = k_BNKh.shape[2]
-    q_BNKGh = (q_BNHh * h**-0.5).reshape(B, N, K, H // K, h)
-    on_prompt = attend_prompt(q_BNKGh, keys_BPKh, values_BPKh, length_B, position_BN, window, softcap)
+    q_BKGNh = by_head(q_BNHh, K)
+    on_prompt = attend_prompt(q_BKGNh, keys_BPKh, values_BPKh, length_B, position_BN - length_B[:, None], window, softcap)
     apart = jnp.arange(t)[:, None] - jnp.arange(t)
     visible_tt = apart >= 0
     if window is not None:
         visible_tt &= apart < window
     # each candidate is a row of its own
-    q, k, v = (x.reshape(B * C, t, *x.shape[2:]) for x in (q_BNKGh, k_BNKh, v_BNKh))
-    on_self = attend_keys(q, k, v, visible_tt[None, :, None, None], softcap)
-    on_self = jax.tree.map(lambda x: x.reshape(B, N, *x.shape[2:]), on_self)
-    return merge(on_prompt, on_self).astype(v_BNKh.dtype).reshape(B, N, H, h)
+    q, k, v = (x.reshape(B * C, t, *x.shape[2:]) for x in (q_BNHh, k_BNKh, v_BNKh))
+    on_self = join_rows(attend_keys(by_head(q, K), k, v, visible_tt[None], softcap), B)
+    return by_position(merge(on_prompt, on_self)).astype(v_BNKh.dtype)
 
 
 def candidate_log_likelihoods(

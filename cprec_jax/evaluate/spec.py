@@ -82,7 +82,7 @@ class EvaluateSpec:
     max_users: int | None = None
     validation_users: int = 500
     prompt_tokens: int = 256
-    node_chunk: int = 4096
+    node_chunk: int = 1024
     batch_users: int = 32
     batch_tokens: int | None = None
     devices: int | None = None

@@ -1,8 +1,10 @@
-"""Exact log-probabilities of a whole catalogue: one pass over the skeleton of its title trie with tree attention.
+"""Exact log-probabilities of a whole catalogue: the skeleton of its title trie in blocks with tree attention.
 
-B users, P prompt length, n skeleton nodes, A ancestors of a node (itself included), E edges, N titles; H, K, G, h as in `prompt_cache`.
+B users, P prompt length, c blocks of M rows together (n = c * M), Q rows of a block whose children are asked for, X edges of a block,
+E edges, N titles; H, K, G, h as in `prompt_cache`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -10,22 +12,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cprec_jax.evaluate.prompt_cache import Attended, PromptCache, attend_keys, attend_prompt, encode_prompts, merge
+from cprec_jax.evaluate.layerwise import through_layers
+from cprec_jax.evaluate.prompt_cache import PromptCache, attend_keys, attend_prompt, by_head, by_position, encode_prompts, join_rows, merge
 from cprec_jax.evaluate.title_trie import TitleTrie
-from cprec_jax.evaluate.trie_groups import group_skeleton
+from cprec_jax.evaluate.trie_blocks import ROWS, cut_skeleton
 from cprec_jax.model.decoder import Decoder, head_weight
 
-NODE_CHUNK = 4096
+NODE_CHUNK = 1024
 
 
 @flax.struct.dataclass
-class NodeGroups:
-    """The arrays of `SkeletonGroups` that are cut by group."""
+class NodeBlocks:
+    """Arrays of `SkeletonBlocks`, cut by block: [chunks, c, ...] for a whole skeleton, [c, ...] for a chunk of it."""
 
     token: jax.Array
     depth: jax.Array
-    ancestors: tuple[jax.Array, ...]
-    edge_slot: jax.Array
+    visible: jax.Array
+    asked: jax.Array
+    edge_query: jax.Array
     edge_token: jax.Array
 
 
@@ -33,13 +37,13 @@ class NodeGroups:
 class DeviceTrie:
     """`TitleTrie` as device arrays, laid out for gathers (a scatter runs on one core of a CPU, one element after the other).
 
-    groups: the skeleton (None: only the root branches). below_place: `SkeletonGroups.edge_place`. root_token int32: the tokens of the
-    edges that leave the root. siblings: one
-    int32[branching nodes, children] a bucket of like numbers of children, -1 = none. edge_place int32[E]: where an edge lands when those
-    are flattened and joined. title_path int32[N, levels]: the edges on a title's way, E = none.
+    blocks: the skeleton (None: only the root branches). below_place: `SkeletonBlocks.edge_place`. root_token int32: the tokens of the
+    edges that leave the root. siblings: one int32[branching nodes, children] a bucket of like numbers of children, -1 = none.
+    edge_place int32[E]: where an edge lands when those are flattened and joined. title_path int32[N, levels]: the edges on a title's way,
+    E = none.
     """
 
-    groups: NodeGroups | None
+    blocks: NodeBlocks | None
     below_place: jax.Array | None
     root_token: jax.Array
     siblings: tuple[jax.Array, ...]
@@ -47,17 +51,27 @@ class DeviceTrie:
     title_path: jax.Array
     title_copies: jax.Array
 
+    def chunks(self) -> list[NodeBlocks]:
+        """The blocks that go through the model together."""
+        if self.blocks is None:
+            return []
+        blocks = self.blocks
+        return [jax.tree.map(lambda x, i=i: x[i], blocks) for i in range(len(blocks.token))]
+
 
 def to_device(trie: TitleTrie, node_chunk: int = NODE_CHUNK) -> DeviceTrie:
-    """`node_chunk`: how many skeleton nodes go through the decoder at a time (memory grows with users x node_chunk)."""
+    """`node_chunk`: how many skeleton nodes of a user go through the decoder at a time (memory grows with users x node_chunk)."""
     siblings, edge_place = _siblings(trie)
-    groups = place = None
+    blocks = place = None
     if trie.nodes:
-        arrays = jax.tree.map(jnp.asarray, vars(group_skeleton(trie, node_chunk)))
-        place = arrays.pop("edge_place")
-        groups = NodeGroups(**arrays)
+        cut = vars(cut_skeleton(trie, min(ROWS, node_chunk)))
+        place = jnp.asarray(cut.pop("edge_place"))
+        n, rows = cut["token"].shape
+        # a power of two for small catalogues, so that few shapes are compiled
+        size = min(max(1, node_chunk // rows), 1 << int(n - 1).bit_length())
+        blocks = NodeBlocks(**{name: jnp.asarray(_chunked(x, size)) for name, x in cut.items()})
     return DeviceTrie(
-        groups=groups,
+        blocks=blocks,
         below_place=place,
         root_token=jnp.asarray(trie.edge_token[trie.edge_parent == 0]),
         siblings=tuple(map(jnp.asarray, siblings)),
@@ -84,6 +98,12 @@ def _siblings(trie: TitleTrie) -> tuple[list[np.ndarray], np.ndarray]:
     return blocks, place
 
 
+def _chunked(blocks: np.ndarray, size: int) -> np.ndarray:
+    """[n, ...] -> [chunks, size, ...]; the last chunk is filled up with copies of the last block, which nobody reads."""
+    index = np.minimum(np.arange(-(-len(blocks) // size) * size), len(blocks) - 1)
+    return blocks[index].reshape(-1, size, *blocks.shape[1:])
+
+
 def _title_paths(trie: TitleTrie) -> np.ndarray:
     levels = int(trie.edge_level.max(initial=-1)) + 1
     path = np.full((len(trie.title_edge), levels), trie.edges, np.int32)
@@ -95,62 +115,71 @@ def _title_paths(trie: TitleTrie) -> np.ndarray:
 
 
 def _tree_attend(
-    q_BnHh: jax.Array,
-    k_BnKh: jax.Array,
-    v_BnKh: jax.Array,
+    q_bnHh: jax.Array,
+    k_bnKh: jax.Array,
+    v_bnKh: jax.Array,
     past: Any,
     context: Any,
     window: int | jax.Array | None = None,
     softcap: float | None = None,
 ) -> jax.Array:
-    """Every node attends to its user's prompt and to its own ancestors, in one softmax."""
-    keys_BPKh, values_BPKh = past
-    length_B, position_Bn, ancestors = context
-    B, n, H, h = q_BnHh.shape
-    K = k_BnKh.shape[2]
-    q_BnKGh = (q_BnHh * h**-0.5).reshape(B, n, K, H // K, h)
-    on_prompt = attend_prompt(q_BnKGh, keys_BPKh, values_BPKh, length_B, position_Bn, window, softcap)
-    paths: list[Attended] = []
-    first = 0
-    for ancestors_nA in ancestors:
-        size, width = ancestors_nA.shape
-        here = slice(first, first + size)
-        first += size
-        visible_nA = ancestors_nA >= 0
-        if window is not None:
-            visible_nA &= jnp.sum(visible_nA, axis=1, keepdims=True) - 1 - jnp.arange(width) < window
-        if width == 1:  # only itself: no gather
-            k_up, v_up = k_BnKh[:, here, None], v_BnKh[:, here, None]
-        else:
-            k_up, v_up = (jnp.take(x, jnp.maximum(ancestors_nA, 0), axis=1) for x in (k_BnKh, v_BnKh))
-        paths.append(attend_keys(q_BnKGh[:, here], k_up, v_up, visible_nA[None, :, None, None], softcap, own="n"))
-    on_path = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *paths)
-    return merge(on_prompt, on_path).astype(v_BnKh.dtype).reshape(B, n, H, h)
+    """Every node attends to its user's prompt and, in its block, to itself and its ancestors, in one softmax.
+
+    The leading axis of the nodes is 1 as long as all users share them (in the first layer), else B.
+    """
+    keys_BPKh, values_BPKh = past[:2]
+    if len(past) > 2:  # the queries are some of the nodes; these are the keys of all
+        k_bnKh, v_bnKh = past[2:]
+    length_B, depth_cq, depth_cM, visible_cqM = context
+    (b, _, H, h), K = q_bnHh.shape, k_bnKh.shape[2]
+    B, c = keys_BPKh.shape[0], len(depth_cq)
+    after_Bn = jnp.broadcast_to(depth_cq.reshape(-1) - 1, (B, depth_cq.size))
+    q_BKGnh = jnp.broadcast_to(by_head(q_bnHh, K), (B, K, H // K, depth_cq.size, h))
+    on_prompt = attend_prompt(q_BKGnh, keys_BPKh, values_BPKh, length_B, after_Bn, window, softcap)
+    if window is not None:
+        visible_cqM &= depth_cq[:, :, None] - depth_cM[:, None] < window
+    q, k, v = (x.reshape(b * c, -1, *x.shape[2:]) for x in (q_bnHh, k_bnKh, v_bnKh))
+    visible = jnp.broadcast_to(visible_cqM, (b, *visible_cqM.shape)).reshape(b * c, *visible_cqM.shape[1:])
+    on_path = join_rows(attend_keys(by_head(q, K), k, v, visible, softcap), b)
+    return by_position(merge(on_prompt, on_path)).astype(v_bnKh.dtype)
 
 
-def _edge_logits(decoder: Decoder, params: Any, trie: DeviceTrie, cache: PromptCache) -> jax.Array:
-    """float32 [B, E]: the logit of each edge's token at the node it leaves; never the whole head."""
+def block_edge_logits(decoder: Decoder, params: Any, cache: PromptCache, blocks: NodeBlocks) -> jax.Array:
+    """float32 [B, c, X]: the logit of the token of each edge that leaves nodes of the blocks [c, ...]; never the whole head."""
     w_VD = head_weight(params, decoder.config).astype(cache.last_BD.dtype)
-    at_root = jnp.einsum("BD,ED->BE", cache.last_BD, w_VD[trie.root_token], preferred_element_type=jnp.float32)
-    if trie.groups is None or trie.below_place is None:
-        return at_root
-    B = cache.last_BD.shape[0]
-    tree = decoder.clone(attend=_tree_attend)
+    c, Q = blocks.asked.shape
+    offset = jnp.arange(c)[:, None] * blocks.token.shape[1]
+    asked_depth = jnp.take_along_axis(blocks.depth, blocks.asked, axis=1)
+    asked_visible = jnp.take_along_axis(blocks.visible, blocks.asked[:, :, None], axis=1)
+    x_BqD = through_layers(
+        decoder.clone(attend=_tree_attend),
+        params,
+        blocks.token.reshape(1, -1),
+        blocks.depth.reshape(1, -1) - 1,
+        (cache.length_B, blocks.depth, blocks.depth, blocks.visible),
+        (cache.keys, cache.values),
+        (offset + blocks.asked).reshape(-1),
+        (cache.length_B, asked_depth, blocks.depth, asked_visible),
+    )
+    # All products of a block's queries and children, of which one a child is wanted, are cheaper than a gather of the queries.
+    x_BcQD = x_BqD.reshape(-1, c, Q, x_BqD.shape[-1])
+    all_BcQX = jnp.einsum("BcQD,cXD->BcQX", x_BcQD, w_VD[blocks.edge_token], preferred_element_type=jnp.float32)
+    picked = jnp.broadcast_to(blocks.edge_query[:, None], (len(x_BcQD), c, 1, blocks.edge_query.shape[1]))
+    return jnp.take_along_axis(all_BcQX, picked, axis=2)[:, :, 0]
 
-    def one_group(group: NodeGroups) -> jax.Array:
-        tokens_Bn = jnp.broadcast_to(group.token, (B, *group.token.shape))
-        positions_Bn = cache.length_B[:, None] + group.depth - 1
-        context = (cache.length_B, positions_Bn, group.ancestors)
-        x_BnD: Any = tree.apply({"params": params}, tokens_Bn, positions_Bn, context, (cache.keys, cache.values))
-        x_BED = jnp.take(x_BnD, group.edge_slot, axis=1)
-        return jnp.einsum("BED,ED->BE", x_BED, w_VD[group.edge_token], preferred_element_type=jnp.float32)
 
-    if len(trie.groups.token) == 1:  # needs no loop
-        found_GBE = one_group(jax.tree.map(lambda x: x[0], trie.groups))[None]
-    else:
-        found_GBE = jax.lax.map(one_group, trie.groups)
-    below_BE = jnp.take(jnp.moveaxis(found_GBE, 1, 0).reshape(B, -1), trie.below_place, axis=1)
-    return jnp.concatenate([at_root, below_BE], axis=1)
+def root_edge_logits(decoder: Decoder, params: Any, root_token_E: jax.Array, cache: PromptCache) -> jax.Array:
+    """float32 [B, edges of the root]."""
+    w_VD = head_weight(params, decoder.config).astype(cache.last_BD.dtype)
+    return jnp.einsum("BD,ED->BE", cache.last_BD, w_VD[root_token_E], preferred_element_type=jnp.float32)
+
+
+def join_edges(below_place: jax.Array | None, at_root_BE: jax.Array, found: Sequence[jax.Array]) -> jax.Array:
+    """float32 [B, E] in the order of the trie, from the logits at the root and those of the chunks, [B, c, X] each."""
+    if below_place is None:
+        return at_root_BE
+    flat_BE = jnp.concatenate([x.reshape(len(at_root_BE), -1) for x in found], axis=1)
+    return jnp.concatenate([at_root_BE, jnp.take(flat_BE, below_place, axis=1)], axis=1)
 
 
 def title_log_probs(trie: DeviceTrie, logits_BE: jax.Array, temperature: jax.Array) -> jax.Array:
@@ -170,9 +199,22 @@ def title_log_probs(trie: DeviceTrie, logits_BE: jax.Array, temperature: jax.Arr
     return sum(jnp.take(padded, trie.title_path[:, level], axis=1) for level in range(trie.title_path.shape[1])) - copies_N
 
 
+def encode_for_trie(decoder: Decoder, params: Any, tokens_BP: jax.Array, length_B: jax.Array) -> PromptCache:
+    """Prompts int32[B, P], padded on the right, as the scoring of a trie wants them."""
+    return encode_prompts(decoder, params, tokens_BP, length_B, from_end=True)
+
+
 def trie_edge_logits(decoder: Decoder, params: Any, trie: DeviceTrie, tokens_BP: jax.Array, length_B: jax.Array) -> jax.Array:
-    """Logits of all edges, float32 [B, E], for prompts int32[B, P] padded on the right. Jit it: shapes depend on B, P and the trie only."""
-    return _edge_logits(decoder, params, trie, encode_prompts(decoder, params, tokens_BP, length_B))
+    """Logits of all edges, float32 [B, E], for prompts int32[B, P] padded on the right, as one function to be jitted.
+
+    Shapes depend on B, P and the trie only. Calling its parts for each of `DeviceTrie.chunks` compiles once for all catalogues.
+    """
+    cache = encode_for_trie(decoder, params, tokens_BP, length_B)
+    found: list[jax.Array] = []
+    if trie.blocks is not None:
+        chunks_GBcX = jax.lax.map(lambda blocks: block_edge_logits(decoder, params, cache, blocks), trie.blocks)
+        found = [jnp.moveaxis(chunks_GBcX, 1, 0)]
+    return join_edges(trie.below_place, root_edge_logits(decoder, params, trie.root_token, cache), found)
 
 
 def trie_log_probs(

@@ -101,21 +101,26 @@ class Decoder(nn.Module):
         embed_VD = self.param("embed", weight(c.initializer_range, "vocab", "embed"), (c.vocab_size, c.hidden_size))
         if not c.tie_embeddings:  # made here, applied by `logits` or by the chunked loss
             self.param("lm_head", weight(c.initializer_range, "vocab", "embed"), (c.vocab_size, c.hidden_size))
-        # gathered over fsdp first: a lookup in a table that is split along D makes the partitioner replicate its result
-        # (in float32, so that the gradients of frequent tokens add up in float32)
-        x_BTD = constrain(embed_VD, "vocab", None)[tokens_BT].astype(self.dtype)
-        if c.scale_embeddings:  # the factor is rounded to the compute dtype, as in the reference code
-            x_BTD *= jnp.asarray(c.hidden_size**0.5, self.dtype)
+        x_BTD = self.embed_tokens(embed_VD, tokens_BT)
         if self.dropout and not deterministic:
             x_BTD = nn.Dropout(self.dropout, deterministic=False)(x_BTD)
         x_BTD = constrain(x_BTD, "batch", "length", None)
 
         layers = self._scanned()(c, self.dtype, self.attend, self.dropout, deterministic, return_kv, name="layers")
         layer_L = None if c.sliding_layers is None else np.asarray(c.sliding_layers)
-        x_BTD, kv = layers(x_BTD, past, layer_L, self._rope(positions_BT), context)
+        x_BTD, kv = layers(x_BTD, past, layer_L, self.rope(positions_BT), context)
 
         x_BTD = rms_norm(x_BTD, self.param("final_norm", norm_scale(c), (c.hidden_size,)), c)
         return (x_BTD, kv) if return_kv else x_BTD
+
+    def embed_tokens(self, embed_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
+        """What goes into the first layer, x_BTD in `dtype`."""
+        # gathered over fsdp first: a lookup in a table that is split along D makes the partitioner replicate its result
+        # (in float32, so that the gradients of frequent tokens add up in float32)
+        x_BTD = constrain(embed_VD, "vocab", None)[tokens_BT].astype(self.dtype)
+        if self.config.scale_embeddings:  # the factor is rounded to the compute dtype, as in the reference code
+            x_BTD *= jnp.asarray(self.config.hidden_size**0.5, self.dtype)
+        return x_BTD
 
     def _scanned(self) -> Any:
         block: Any = Block
@@ -131,7 +136,7 @@ class Decoder(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
 
-    def _rope(self, positions_BT: jax.Array) -> Any:
+    def rope(self, positions_BT: jax.Array) -> Any:
         """Tables for all layers at once; a pair (global, local) where local layers have their own theta."""
         c = self.config
         tables = rope_tables(positions_BT, rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cprec_jax.evaluate.title_trie import TitleTrie, build_trie
-from cprec_jax.evaluate.trie_groups import group_skeleton
+from cprec_jax.evaluate.trie_blocks import ROWS, cut_skeleton
 from tests.evaluate.titles import END, ragged, random_titles
 
 
@@ -53,35 +53,35 @@ def test_probabilities_sum_to_one(seed: int) -> None:
     assert np.exp(trie.log_probs(logits)).sum() == pytest.approx(1, abs=1e-12)
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 50, 10_000])
-def test_groups_hold_every_node_with_its_ancestors(chunk: int) -> None:
+@pytest.mark.parametrize("rows", [1, 16, 64, 10_000])
+def test_blocks_hold_every_edge_at_a_row_that_sees_just_its_ancestors(rows: int) -> None:
     trie = build_trie(*ragged(random_titles(3, 400, tokens=7)))
-    groups = group_skeleton(trie, chunk)
-    tokens = [groups.token[g] for g in range(len(groups.token))]
+    blocks = cut_skeleton(trie, rows)
     prefixes = prefixes_of(trie)
 
-    def prefix(group: int, slot: int) -> tuple[int, ...]:
-        first = 0
-        for block in groups.ancestors:
-            if slot < first + block.shape[1]:
-                way = block[group, slot - first]
-                way = way[way >= 0]
-                assert way[-1] == slot and len(way) == groups.depth[group, slot]
-                return tuple(int(t) for t in tokens[group][way])
-            first += block.shape[1]
-        raise AssertionError(slot)
+    def prefix(block: int, row: int) -> tuple[int, ...]:
+        way = np.flatnonzero(blocks.visible[block, row])
+        assert way[-1] == row and blocks.depth[block, way].tolist() == list(range(1, len(way) + 1))
+        return tuple(int(t) for t in blocks.token[block, way])
 
     below = np.flatnonzero(trie.edge_parent > 0)
-    width = groups.edge_slot.shape[1]
-    assert len(np.unique(groups.edge_place)) == len(below)
-    for edge, place in zip(below, groups.edge_place, strict=True):
-        group, column = divmod(int(place), width)
-        assert prefix(group, int(groups.edge_slot[group, column])) == prefixes[trie.edge_parent[edge]]
-        assert groups.edge_token[group, column] == trie.edge_token[edge]
-    if chunk >= trie.nodes:
-        assert groups.token.shape == (1, trie.nodes)
-    else:
-        assert len(groups.token) == -(-trie.nodes // chunk)
+    width = blocks.edge_token.shape[1]
+    assert len(np.unique(blocks.edge_place)) == len(below) == len(blocks.edge_place)
+    for edge, place in zip(below, blocks.edge_place, strict=True):
+        block, column = divmod(int(place), width)
+        row = int(blocks.asked[block, blocks.edge_query[block, column]])
+        assert prefix(block, row) == prefixes[trie.edge_parent[edge]]
+        assert blocks.edge_token[block, column] == trie.edge_token[edge]
+    assert len(blocks.token) == 1 if rows > 2 * trie.nodes else len(blocks.token) > 1
+
+
+def test_children_beyond_a_block_go_on_in_the_next() -> None:
+    titles = [(1, t) for t in range(2, 60)] + [(2, t) for t in range(3)] + [(t, t, s) for t in range(3, 40) for s in (1, 2)]
+    trie = build_trie(*ragged(titles))
+    blocks = cut_skeleton(trie, 8)
+    assert blocks.edge_token.shape[1] < 58
+    assert len(np.unique(blocks.edge_place)) == np.count_nonzero(trie.edge_parent)
+    assert np.array_equal(blocks.edge_token.reshape(-1)[blocks.edge_place], trie.edge_token[trie.edge_parent > 0])
 
 
 def test_one_title_and_titles_all_alike_have_no_edges() -> None:
@@ -99,7 +99,7 @@ def test_a_hundred_thousand_titles_take_seconds() -> None:
     tokens[offsets[1:] - 1] = END
     begun = time.monotonic()
     trie = build_trie(tokens, offsets)
-    groups = group_skeleton(trie, 4096)
+    blocks = cut_skeleton(trie)
     assert time.monotonic() - begun < 30, "building takes a fraction of a second on an idle core"
-    assert len(groups.token) == -(-trie.nodes // 4096) > 1
+    assert trie.nodes < blocks.token.size < 1.5 * trie.nodes and blocks.token.shape[1] == ROWS
     assert len(np.unique(trie.title_edge)) == round(np.sum(1 / trie.title_copies))
