@@ -5,6 +5,7 @@ a damaged or truncated corpus gives a `UserError` and never a wrong figure.
 """
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from cprec_jax.spec import nearest
 
 VERSION = 1
 ITEMS_FILE = "items.parquet"
+RECORDS_A_BATCH = 16_384
 TrainSplit = Literal["domain", "mixed", "sft"]
 EvalSplit = Literal["valid", "test"]
 
@@ -203,15 +205,55 @@ class Corpus:
             raise UserError(f"{self.path / file}: does not fit the split's users or the catalogue; run `launch.py prepare` again")
         return scores.reshape(len(table), width)
 
-    def _read(self, name: str, columns: tuple[str, ...]) -> pa.Table:
+    def n_sequences(self, split: TrainSplit, name: str = "all") -> int:
+        """Records of a split, from the manifest."""
+        return int(self.manifest["files"][f"sequences/{split}/{name}.parquet"]["rows"])
+
+    def windows(self, split: TrainSplit, name: str, interactions: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The items of `sequences` as a stream: (items int32[total], offsets int64[n + 1]) of consecutive whole records.
+
+        A window ends with the record that brings it to at least `interactions`, whatever the file's layout.
+        """
+        file = f"sequences/{split}/{name}.parquet"
+        path = self._verified_path(file)
+        parts: list[np.ndarray] = []
+        lengths: list[np.ndarray] = []
+        held = rows = 0
+        try:
+            with pq.ParquetFile(path, memory_map=True) as parquet:
+                for batch in parquet.iter_batches(batch_size=RECORDS_A_BATCH, columns=["items"]):
+                    rows += len(batch)
+                    offsets, items = flat_lists(pa.chunked_array([batch.column(0)]))
+                    self._check_items(items, file)
+                    first = 0
+                    while first < len(batch):
+                        last = min(int(np.searchsorted(offsets, offsets[first] + interactions - held)), len(batch))
+                        parts.append(items[offsets[first] : offsets[last]])
+                        lengths.append(np.diff(offsets[first : last + 1]))
+                        held += len(parts[-1])
+                        first = last
+                        if held >= interactions:
+                            yield _joined(parts, lengths)
+                            parts, lengths, held = [], [], 0
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{path}: damaged ({one_line(error)[:160]}); run `launch.py prepare` again") from error
+        if rows != self.manifest["files"][file]["rows"]:
+            raise UserError(f"{path}: {rows} rows, expected {self.manifest['files'][file]['rows']}; run `launch.py prepare` again")
+        if lengths:
+            yield _joined(parts, lengths)
+
+    def _verified_path(self, name: str) -> Path:
         path = self.path / name
         if name not in self.manifest["files"]:
             known = [record for record in self.manifest["files"] if record.rsplit("/", 1)[0] == name.rsplit("/", 1)[0]]
             raise UserError(f"{path}: not part of this corpus{nearest(name, known) if known else ''}")
-        expected = self.manifest["files"][name]
-        if name not in self._verified and file_sha256(path) != expected["sha256"]:
+        if name not in self._verified and file_sha256(path) != self.manifest["files"][name]["sha256"]:
             raise UserError(f"{path}: not the file the manifest describes (damaged, truncated or changed); run `launch.py prepare` again")
         self._verified.add(name)
+        return path
+
+    def _read(self, name: str, columns: tuple[str, ...]) -> pa.Table:
+        path, expected = self._verified_path(name), self.manifest["files"][name]
         try:
             table = pq.read_table(path, columns=list(columns), partitioning=None, memory_map=True)
         except (OSError, pa.ArrowException) as error:
@@ -246,6 +288,12 @@ def flat_lists(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     np.cumsum(offsets, out=offsets)
     empty = np.zeros(0, column.type.value_type.to_pandas_dtype())
     return offsets, np.concatenate([empty, *values])
+
+
+def _joined(parts: list[np.ndarray], lengths: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    offsets = np.concatenate([np.zeros(1, np.int64), *lengths])
+    np.cumsum(offsets, out=offsets)
+    return np.concatenate(parts), offsets
 
 
 def _numbers(table: pa.Table, column: str) -> np.ndarray:

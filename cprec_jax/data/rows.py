@@ -1,11 +1,11 @@
-"""Rows on disk: a TFDS dataset of array_record files with one split a source, written and read without TensorFlow.
+"""Rows on disk: a TFDS dataset of array_record files with one split a source, written (see `shards.py`) and read without TensorFlow.
 
 A row is stored compactly (`tokens` int32[T], `lengths` int32[documents], `loss` bytes[T], `row` its number) and expanded on load.
 Anyone can read it: ``tfds.builder_from_directory(DIR).as_data_source(SPLIT)``.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,24 @@ import numpy as np
 from cprec_jax.artefact import file_sha256
 from cprec_jax.errors import UserError, one_line
 
+NAME = "cprec_rows"
 VERSION = "1.0.0"
-ROWS_A_SHARD = 32_768
-CITATION = "Ma et al., Large Language Model Empowered Recommendation Meets All-domain Continual Pre-Training, arXiv 2504.08949"
+DESCRIPTION = """\
+Users' behaviour as text, tokenised and packed for the pre-training of language models: every row holds whole documents (a header and the
+titles one user chose, oldest first), one split a source: a domain, `mixed` (all domains of a user merged by time) or `text` (plain text).
+
+tokens: the row, padded with 0 behind the last document. lengths: tokens of each document in it; documents never attend to each other.
+loss: 1 where a token counts as a target (the first of a document never does). row: its number in the split.
+The tokenizer, the template and what the rows were made from are in manifest.json and tokenizer/ beside this file.
+"""
+HOMEPAGE = "https://arxiv.org/abs/2504.08949"
+CITATION = """\
+@article{ma2025cprec,
+  title = {Large Language Model Empowered Recommendation Meets All-domain Continual Pre-Training},
+  author = {Ma and others},
+  journal = {arXiv preprint arXiv:2504.08949},
+  year = {2025}
+}"""
 
 
 def features(row_length: int) -> Any:
@@ -33,32 +48,42 @@ def features(row_length: int) -> Any:
     )
 
 
-def write(directory: Path, row_length: int, splits: Mapping[str, Iterable[dict[str, Any]]]) -> dict[str, int]:
-    """Write one TFDS dataset; returns the number of rows of each split."""
+def shard_path(directory: Path, split: str, shard: int) -> Path:
+    """Where shard number `shard` of a split lies, as TFDS names it."""
+    return directory / f"{NAME}-{split}.array_record-{shard:05d}"
+
+
+def write_info(directory: Path, row_length: int, splits: Mapping[str, Sequence[tuple[int, int]]]) -> None:
+    """Write what makes shards a TFDS dataset (dataset_info.json, features.json); `splits`: (rows, bytes of examples) of each shard."""
     import tensorflow_datasets as tfds
 
     info = tfds.core.DatasetInfo(
         builder=tfds.core.DatasetIdentity(
-            name="cprec_rows", version=tfds.core.Version(VERSION), data_dir=os.fspath(directory), module_name="cprec_jax.data.rows"
+            name=NAME, version=tfds.core.Version(VERSION), data_dir=os.fspath(directory), module_name="cprec_jax.data.rows"
         ),
-        description="Packed behavioural sequences: each row holds whole documents, which never attend to each other.",
+        description=DESCRIPTION,
         features=features(row_length),
+        homepage=HOMEPAGE,
         citation=CITATION,
     )
-    writer = tfds.core.SequentialWriter(info, max_examples_per_shard=ROWS_A_SHARD, file_format="array_record")
-    writer.initialize_splits(list(splits))
-    counts = {}
-    for name, rows in splits.items():
-        counts[name] = 0
-
-        def counted(rows: Iterable[dict[str, Any]] = rows, name: str = name) -> Iterable[dict[str, Any]]:
-            for row in rows:
-                yield {**row, "row": counts[name]}
-                counts[name] += 1
-
-        writer.add_examples({name: counted()})
-    writer.close_all()
-    return counts
+    info.set_file_format("array_record")
+    records = [
+        tfds.core.SplitInfo(
+            name=name,
+            shard_lengths=[rows for rows, _ in shards],
+            num_bytes=sum(size for _, size in shards),
+            filename_template=tfds.core.ShardedFileTemplate(
+                dataset_name=NAME,
+                data_dir=directory,
+                split=name,
+                filetype_suffix="array_record",
+                template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",
+            ),
+        )
+        for name, shards in splits.items()
+    ]
+    info.set_splits(tfds.core.splits.SplitDict(records))
+    info.write_to_directory(os.fspath(directory))
 
 
 def open_split(directory: Path, split: str) -> Any:

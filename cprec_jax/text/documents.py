@@ -1,23 +1,17 @@
 """Behavioural sequences cut into documents that fit a row, as ragged lists of catalogue items; vectorised over all users."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from cprec_jax.text import ragged
 from cprec_jax.text.catalogue import Catalogue
 
 
 @dataclass(frozen=True, kw_only=True)
 class Documents:
-    """Documents as pieces: piece p of the table `piece_tokens`/`piece_offsets` is an item of the catalogue or, after those, a header.
+    """Documents as pieces of `piece_table`: `pieces` int32[total], `offsets` int64[n + 1] of each document's, `lengths` int64[n] tokens."""
 
-    `pieces` int64[total] and `offsets` int64[n + 1] list each document's pieces; `lengths` int64[n] are its tokens.
-    """
-
-    piece_tokens: np.ndarray
-    piece_offsets: np.ndarray
-    first_header: int
     pieces: np.ndarray
     offsets: np.ndarray
     lengths: np.ndarray
@@ -26,15 +20,15 @@ class Documents:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def tokens(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens int32[total] of `documents`, concatenated, and bool[total]: does a token belong to an item (not to a header)."""
-        pieces, _ = ragged.gather(self.pieces, self.offsets, documents)
-        tokens, piece_ends = ragged.gather(self.piece_tokens, self.piece_offsets, pieces)
-        return tokens, np.repeat(pieces < self.first_header, np.diff(piece_ends))
+
+def piece_table(catalogue: Catalogue, headers: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Flat tokens and offsets of all pieces: first the catalogue's items, then the headers."""
+    header_ends = catalogue.offsets[-1] + np.cumsum([len(h) for h in headers])
+    return np.concatenate([catalogue.tokens, *headers]), np.concatenate([catalogue.offsets, header_ends]).astype(np.int64)
 
 
 def cut(
-    items: np.ndarray, offsets: np.ndarray, header_of: np.ndarray, headers: list[np.ndarray], catalogue: Catalogue, capacity: int
+    items: np.ndarray, offsets: np.ndarray, header_of: np.ndarray, headers: Sequence[np.ndarray], catalogue: Catalogue, capacity: int
 ) -> Documents:
     """Cut every sequence into consecutive documents of at most `capacity` tokens, each beginning with its header.
 
@@ -68,16 +62,12 @@ def cut(
     count = e - s
     document_offsets = np.zeros(len(s) + 1, np.int64)
     np.cumsum(count + 1, out=document_offsets[1:])
-    pieces = np.empty(document_offsets[-1], np.int64)
+    pieces = np.empty(document_offsets[-1], np.int32)
     is_header = np.zeros(len(pieces), bool)
     is_header[document_offsets[:-1]] = True
     pieces[is_header] = len(catalogue) + header_of[sequence]
     pieces[~is_header] = items[np.arange(count.sum()) + np.repeat(s - (np.cumsum(count) - count), count)]
-    piece_offsets = np.concatenate([catalogue.offsets, catalogue.offsets[-1] + np.cumsum([len(h) for h in headers])]).astype(np.int64)
     return Documents(
-        piece_tokens=np.concatenate([catalogue.tokens, *headers]),
-        piece_offsets=piece_offsets,
-        first_header=len(catalogue),
         pieces=pieces,
         offsets=document_offsets,
         lengths=ends[e] - ends[s] + capacity - room[sequence],

@@ -1,7 +1,9 @@
 """Job `pack`: corpus + tokenizer + template -> packed rows of fixed length, one split a source."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import os
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,18 +11,20 @@ from typing import Any
 import numpy as np
 
 from cprec_jax import artefact
-from cprec_jax.corpus import Corpus
+from cprec_jax.corpus import Corpus, TrainSplit
 from cprec_jax.data import rows
+from cprec_jax.data.shards import PieceTable, ShardWriter
 from cprec_jax.errors import UserError
 from cprec_jax.hf.hub import locate
 from cprec_jax.progress import Progress, say
 from cprec_jax.spec import build
-from cprec_jax.text import best_fit, documents, new_tokens, tokenizer
+from cprec_jax.text import documents, new_tokens, tokenizer
 from cprec_jax.text.catalogue import Catalogue
+from cprec_jax.text.packer import SplitPacker, used_workers
 from cprec_jax.text.template import Template, TemplateSpec
 
 MIXED = "mixed"
-ROWS_A_CHUNK = 4096
+NO_INPUT = ("workers",)  # keys of config.pack that change no row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +48,20 @@ class TextSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class PackSpec:
-    """`config.pack`: tokens a row, and the seed of the pairing of documents."""
+    """`config.pack`: tokens a row, and the seed of the pairing of documents.
+
+    window: interactions that are held and packed at a time; memory grows with it (about 60 bytes each), rows differ only where a source
+    has more. workers: processes that write rows (None: one a core); rows do not depend on it.
+    """
 
     row_length: int = 512
     seed: int = 0
+    window: int = 8_000_000
+    workers: int | None = None
 
     def __post_init__(self) -> None:
+        if self.window < 1 or (self.workers is not None and self.workers < 1):
+            raise ValueError(f"window {self.window} and workers {self.workers} must be at least 1")
         if self.row_length < 32 or self.row_length % 8:
             raise ValueError(f"row_length {self.row_length} must be a multiple of 8, at least 32")
 
@@ -66,7 +78,8 @@ def pack_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
         directory = locate(text.tokenizer)
         files = {f: artefact.file_sha256(directory / f) for f in tokenizer.TOKENIZER_FILES if (directory / f).exists()}
     corpus_hash = artefact.read_json(workdir / "corpus" / artefact.MANIFEST, "prepare")["corpus_hash"]
-    return {"job": "pack", "text": config.get("text", {}), "pack": config.get("pack", {}), "corpus": corpus_hash, "tokenizer": files}
+    packing = {key: value for key, value in config.get("pack", {}).items() if key not in NO_INPUT}
+    return {"job": "pack", "text": config.get("text", {}), "pack": packing, "corpus": corpus_hash, "tokenizer": files}
 
 
 def pack(config: Mapping[str, Any], workdir: Path) -> None:
@@ -85,15 +98,8 @@ def pack(config: Mapping[str, Any], workdir: Path) -> None:
         say(
             f"pack: {len(catalogue)} items, {catalogue.lengths.mean():.2f} tokens an item, vocabulary {tokens.size}, {len(added)} of it new"
         )
-        statistics: dict[str, dict[str, Any]] = {}
-        rng = np.random.default_rng(pack_spec.seed)
-        splits = {
-            name: _rows_of(name, corpus, catalogue, template, pack_spec.row_length, text.template.loss_on_header, rng, statistics)
-            for name in _sources(corpus)
-        }
-        counts = rows.write(directory, pack_spec.row_length, splits)
-        assert all(counts[name] == statistics[name]["rows"] for name in counts)
-        if not sum(counts.values()):
+        statistics = _write_splits(directory, corpus, catalogue, template, pack_spec)
+        if not any(entry["rows"] for entry in statistics.values()):
             raise UserError(f"{workdir / 'corpus'}: no pre-training sequence is left to pack; see `rejected` in its manifest.json")
         shards = {p.name: artefact.file_sha256(p) for p in sorted(directory.glob("*.array_record*"))}
         manifest = {
@@ -138,46 +144,44 @@ def _tokenizer(text: TextSpec, corpus: Corpus, directory: Path) -> tokenizer.Tok
     return tokenizer.train(titles + headers, [*counts.tolist(), *[often] * len(headers)], text.vocab_size, directory, text.across_words)
 
 
-def _rows_of(
-    name: str,
-    corpus: Corpus,
-    catalogue: Catalogue,
-    template: Template,
-    row_length: int,
-    loss_on_header: bool,
-    rng: np.random.Generator,
-    statistics: dict[str, dict[str, Any]],
-) -> Iterator[dict[str, np.ndarray]]:
-    sequences = corpus.sequences("mixed", "all") if name == MIXED else corpus.sequences("domain", name)
-    header = template.header(None if name == MIXED else name)
-    header_of = np.zeros(len(sequences.user), np.int64)
-    cut = documents.cut(sequences.items, sequences.offsets, header_of, [header], catalogue, row_length)
-    row_of, n_rows = best_fit.best_fit(cut.lengths, row_length, rng)
-    tokens_total = int(cut.lengths.sum())
-    statistics[name] = {
-        "rows": n_rows,
-        "documents": len(cut),
-        "tokens": tokens_total,
-        "items": len(sequences.items) - cut.dropped_items,
-        "items_too_long": cut.dropped_items,
-        "fill": tokens_total / max(n_rows * row_length, 1),
-    }
-    order = np.argsort(row_of, kind="stable")
-    bounds = np.searchsorted(row_of[order], np.arange(n_rows + 1))
-    progress = Progress(f"pack {name}", n_rows, "rows")
-    for first in range(0, n_rows, ROWS_A_CHUNK):
-        last = min(first + ROWS_A_CHUNK, n_rows)
-        chosen = order[bounds[first] : bounds[last]]
-        tokens, is_item = cut.tokens(chosen)
-        lengths = cut.lengths[chosen]
-        ends = np.concatenate([[0], np.cumsum(lengths)])
-        for row in range(first, last):
-            a, b = bounds[row] - bounds[first], bounds[row + 1] - bounds[first]
-            used = slice(ends[a], ends[b])
-            size = int(ends[b] - ends[a])
-            padded = np.zeros(row_length, np.int32)
-            padded[:size] = tokens[used]
-            loss = np.zeros(row_length, np.uint8)
-            loss[:size] = 1 if loss_on_header else is_item[used]
-            yield {"tokens": padded, "lengths": lengths[a:b].astype(np.int32), "loss": loss}
-        progress.advance(last - first)
+def _write_splits(directory: Path, corpus: Corpus, catalogue: Catalogue, template: Template, spec: PackSpec) -> dict[str, dict[str, Any]]:
+    """Write all splits and the dataset's description; returns what the manifest says of each split."""
+    sources = _sources(corpus)
+    headers = [template.header(None if name == MIXED else name) for name in sources]
+    table = PieceTable.of(*documents.piece_table(catalogue, headers)).save(directory / "pieces")
+    rng = np.random.default_rng(spec.seed)
+    statistics: dict[str, dict[str, Any]] = {}
+    workers = used_workers(spec.workers, os.cpu_count() or 1, int(corpus.items.train_count.sum()))
+    with ShardWriter(workers) as writer:
+        for number, name in enumerate(sources):
+            packer = SplitPacker(
+                split=name,
+                directory=directory,
+                row_length=spec.row_length,
+                writer=writer,
+                rng=rng,
+                headers_from=len(catalogue) + (len(headers) if template.spec.loss_on_header else 0),
+                table=table,
+            )
+            statistics[name] = _pack_sequences(packer, corpus, catalogue, headers, number, spec.window)
+    rows.write_info(directory, spec.row_length, {name: writer.written.get(name, []) for name in statistics})
+    shutil.rmtree(table)
+    return statistics
+
+
+def _pack_sequences(
+    packer: SplitPacker, corpus: Corpus, catalogue: Catalogue, headers: list[np.ndarray], number: int, window: int
+) -> dict[str, Any]:
+    """Pack one source of behavioural sequences, whose header is `headers[number]`, window by window."""
+    kind: TrainSplit = "mixed" if packer.split == MIXED else "domain"
+    file = "all" if packer.split == MIXED else packer.split
+    progress = Progress(f"pack {packer.split}", corpus.n_sequences(kind, file), "users")
+    items = dropped = 0
+    for flat, offsets in corpus.windows(kind, file, window):
+        header_of = np.full(len(offsets) - 1, number)
+        cut = documents.cut(flat, offsets, header_of, headers, catalogue, packer.row_length)
+        packer.add(cut.pieces, cut.offsets, cut.lengths)
+        items, dropped = items + len(flat) - cut.dropped_items, dropped + cut.dropped_items
+        progress.advance(len(offsets) - 1)
+    packer.finish()
+    return {**packer.statistics(), "items": items, "items_too_long": dropped}

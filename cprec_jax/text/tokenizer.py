@@ -1,5 +1,6 @@
 """The tokenizer: a Hugging Face directory as it is, or a byte-level BPE trained on the corpus's own titles."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from cprec_jax.errors import UserError, one_line
 
 END_OF_TEXT = "<|endoftext|>"
+TEXTS_A_BATCH = 20_000
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -44,11 +46,13 @@ class Tokenizer:
 
     def encode_all(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Encode many texts on all cores. Returns flat `tokens` int32 and `offsets` int64[len(texts) + 1]."""
-        encoded = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(e.ids) for e in encoded], out=offsets[1:])
-        flat = [token for e in encoded for token in e.ids]
-        return np.asarray(flat, np.int32), offsets
+        parts, offsets = [np.zeros(0, np.int32)], np.zeros(len(texts) + 1, np.int64)
+        for first in range(0, len(texts), TEXTS_A_BATCH):  # an encoding takes many times the memory of its ids
+            ids = [e.ids for e in self.backend.encode_batch_fast(list(texts[first : first + TEXTS_A_BATCH]), add_special_tokens=False)]
+            offsets[first + 1 : first + 1 + len(ids)] = list(map(len, ids))
+            parts.append(np.fromiter(itertools.chain.from_iterable(ids), np.int32))
+        np.cumsum(offsets, out=offsets)
+        return np.concatenate(parts), offsets
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.backend.decode(list(map(int, ids)), skip_special_tokens=False)

@@ -1,6 +1,7 @@
 """Rows on disk and the loader, whose whole state is the step."""
 
-from collections.abc import Iterator
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +12,34 @@ from cprec_jax.artefact import file_sha256
 from cprec_jax.data import loader, rows
 from cprec_jax.data.mixture import MixtureSpec, proportions
 from cprec_jax.errors import UserError
-
-T = 32
-
-
-def made(n: int, first: int) -> Iterator[dict[str, Any]]:
-    for i in range(n):
-        tokens = np.zeros(T, np.int32)
-        tokens[:20] = first + i
-        loss = np.zeros(T, np.uint8)
-        loss[2:20] = 1
-        yield {"tokens": tokens, "lengths": np.array([12, 8], np.int32), "loss": loss}
+from tests.data import made_rows
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("rows")
-    assert rows.write(path, T, {"a": made(50, 1000), "b": made(20, 2000)}) == {"a": 50, "b": 20}
+    made_rows.write(path, {"a": (50, 1000), "b": (20, 2000)})
     return path
 
 
-def test_others_can_read_it_with_tfds_alone(directory: Path) -> None:
-    import tensorflow_datasets as tfds
+READER = """
+import sys, tensorflow_datasets as tfds
+builder = tfds.builder_from_directory(sys.argv[1])
+source = builder.as_data_source(split="b")
+row = source[3]
+assert len(source) == 20 and row["tokens"].tolist() == [2003] * 20 + [0] * 12 and row["lengths"].tolist() == [12, 8] and row["row"] == 3
+assert row["loss"].tolist() == [0] * 2 + [1] * 18 + [0] * 12
+info = builder.info
+assert str(info.version) == "1.0.0" and "2504.08949" in info.citation and "2504.08949" in info.homepage and "lengths" in info.description
+assert {name: split.num_examples for name, split in info.splits.items()} == {"a": 50, "b": 20}
+assert sorted(info.features) == ["lengths", "loss", "row", "tokens"] and info.features["tokens"].shape == (32,)
+assert not [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "cprec_jax")]
+"""
 
-    source = tfds.builder_from_directory(str(directory)).as_data_source(split="b")
-    assert len(source) == 20 and source[3]["tokens"][0] == 2003 and source[3]["row"] == 3
+
+def test_others_can_read_it_with_tfds_alone(directory: Path, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", READER, directory], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_expand_marks_documents_and_padding(directory: Path) -> None:
@@ -87,7 +91,7 @@ def test_the_annealing_phase_has_an_order_of_its_own(directory: Path) -> None:
 
 
 def test_damage_is_a_clear_error(tmp_path: Path) -> None:
-    rows.write(tmp_path, T, {"a": made(5, 0)})
+    made_rows.write(tmp_path, {"a": (5, 0)})
     shard = next(tmp_path.glob("*.array_record*"))
     shards = {shard.name: file_sha256(shard)}
     rows.check_shards(tmp_path, shards)

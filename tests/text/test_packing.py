@@ -1,13 +1,24 @@
 """Documents, bins and rows: nothing is lost, nothing overlaps."""
 
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cprec_jax.text import documents, ragged
+from cprec_jax import corpus
+from cprec_jax.corpus import Corpus
+from cprec_jax.data import rows
+from cprec_jax.data.shards import PieceTable, ShardWriter
+from cprec_jax.text import documents, packer, packing, ragged
 from cprec_jax.text.best_fit import best_fit
 from cprec_jax.text.catalogue import Catalogue
+from cprec_jax.text.packing import PackSpec
+from tests import road
 
 
 def catalogue_of(lengths: list[int]) -> Catalogue:
@@ -47,7 +58,9 @@ def test_documents_hold_every_item_once_in_order(sequences: list[list[int]], len
     cut = documents.cut(items, offsets, header_of, headers, catalogue, capacity)
     assert (cut.lengths <= capacity).all() and cut.dropped_items == 0
     # Documents come out round by round; each holds its sequence's items from where the one before stopped.
-    tokens, is_item = cut.tokens(np.arange(len(cut)))
+    table, table_offsets = documents.piece_table(catalogue, headers)
+    tokens, piece_ends = ragged.gather(table, table_offsets, cut.pieces)
+    is_item = np.repeat(cut.pieces < len(catalogue), np.diff(piece_ends))
     assert len(tokens) == cut.lengths.sum()
     np.testing.assert_array_equal(np.sort(tokens[is_item]), np.sort(catalogue.gather(items)[0]))
     ends = np.cumsum(cut.lengths)
@@ -79,7 +92,82 @@ def test_ragged_gather_equals_slicing() -> None:
 
 @pytest.mark.parametrize("length", [33, 16])
 def test_row_length_is_checked(length: int) -> None:
-    from cprec_jax.text.packing import PackSpec
-
     with pytest.raises(ValueError, match="multiple of 8"):
         PackSpec(row_length=length)
+
+
+def test_window_and_workers_are_checked() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        PackSpec(workers=0)
+    with pytest.raises(ValueError, match="at least 1"):
+        PackSpec(window=0)
+
+
+def packed(workdir: Path, **changes: Any) -> dict[str, Any]:
+    """The manifest of the rows of the tiny corpus, packed anew."""
+    packing.pack(road.config(pack=changes), workdir)
+    return json.loads((workdir / "rows" / "cpt" / "manifest.json").read_text(encoding="utf-8"))
+
+
+def test_rows_are_the_same_files_for_one_and_two_workers(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = packed(workdir, workers=1)
+    monkeypatch.setattr(packer, "INTERACTIONS_A_WORKER", 1)
+    monkeypatch.setattr(packer, "ROWS_A_SHARD", 16)
+    split = packed(workdir, workers=1)
+    assert packed(workdir, workers=2) == split and len(split["shards"]) > 2 * len(one["shards"])
+    assert split["splits"] == one["splits"]
+    assert not (workdir / "rows" / "cpt" / "pieces").exists()
+
+
+def test_workers_are_no_input(workdir: Path) -> None:
+    assert packing.pack_inputs(road.config(pack={"workers": 3}), workdir) == packing.pack_inputs(road.config(), workdir)
+    assert packing.pack_inputs(road.config(pack={"window": 3}), workdir) != packing.pack_inputs(road.config(), workdir)
+
+
+def test_small_windows_keep_every_document_and_number_the_rows(workdir: Path) -> None:
+    whole, cut = packed(workdir), packed(workdir, window=500)
+    for name in whole["splits"]:
+        assert {key: cut["splits"][name][key] for key in ("documents", "tokens", "items", "items_too_long")} == {
+            key: whole["splits"][name][key] for key in ("documents", "tokens", "items", "items_too_long")
+        }
+        assert cut["splits"][name]["rows"] >= whole["splits"][name]["rows"]
+        source = rows.open_split(workdir / "rows" / "cpt", name)
+        assert [row["row"] for row in source] == list(range(cut["splits"][name]["rows"]))
+        assert sum(int(row["lengths"].sum()) for row in source) == whole["splits"][name]["tokens"]
+
+
+def test_windows_depend_on_the_sequences_alone(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Corpus.open(workdir / "corpus")
+    sequences = opened.sequences("domain", "Books")
+    found = list(opened.windows("domain", "Books", 200))
+    np.testing.assert_array_equal(np.concatenate([items for items, _ in found]), sequences.items)
+    np.testing.assert_array_equal(np.concatenate([np.diff(offsets) for _, offsets in found]), np.diff(sequences.offsets))
+    assert len(found) > 3 and all(offsets[-1] >= 200 > offsets[-2] for _, offsets in found[:-1])
+    monkeypatch.setattr(corpus, "RECORDS_A_BATCH", 7)
+    again = list(opened.windows("domain", "Books", 200))
+    assert all(np.array_equal(a, b) for x, y in zip(found, again, strict=True) for a, b in zip(x, y, strict=True))
+
+
+def test_memory_is_bounded_by_the_window(tmp_path: Path) -> None:
+    catalogue = catalogue_of([10] * 50)
+    headers = [np.array([1, 2], np.int32)]
+    table = PieceTable.of(*documents.piece_table(catalogue, headers)).save(tmp_path / "pieces")
+    rng = np.random.default_rng(0)
+
+    def peak(windows: int) -> int:
+        with ShardWriter(1) as writer:
+            made = packer.SplitPacker(
+                split=f"s{windows}", directory=tmp_path, row_length=64, writer=writer, rng=rng, headers_from=50, table=table
+            )
+            tracemalloc.start()
+            for _ in range(windows):
+                items = rng.integers(0, 50, 30_000)
+                cut = documents.cut(items, np.arange(0, 30_001, 5), np.zeros(6000, np.int64), headers, catalogue, 64)
+                made.add(cut.pieces, cut.offsets, cut.lengths)
+            made.finish()
+            traced = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert made.n_rows == 6000 * windows and made.n_documents == 6000 * windows
+        return traced
+
+    assert peak(12) < 1.5 * peak(3)

@@ -1,0 +1,151 @@
+"""Writes shards of rows, in worker processes where there is enough to do. A shard is a function of its task alone, so that the files do not
+depend on the number of workers."""
+
+import functools
+import mmap
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from cprec_jax.data.serialise import example, pack_varints
+from cprec_jax.errors import UserError
+
+ROWS_A_SHARD = 8192
+ROWS_A_CHUNK = 256
+OPTIONS = "group_size:1"  # as TFDS writes it: every row can be read alone
+
+
+@dataclass(frozen=True, kw_only=True)
+class PieceTable:
+    """Runs of tokens: piece p is the packed varints `data[starts[p]:starts[p + 1]]`, `counts[p]` tokens."""
+
+    data: bytes | mmap.mmap
+    starts: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, tokens: np.ndarray, offsets: np.ndarray) -> "PieceTable":
+        """Piece p is `tokens[offsets[p]:offsets[p + 1]]`."""
+        data, starts = pack_varints(tokens)
+        return cls(data=data.tobytes(), starts=starts[offsets], counts=np.diff(offsets).astype(np.int32))
+
+    def save(self, folder: Path) -> Path:
+        """Write it once for all workers, which map it instead of getting a copy each."""
+        folder.mkdir()
+        (folder / "data").write_bytes(self.data or b"\0")
+        np.save(folder / "starts.npy", self.starts)
+        np.save(folder / "counts.npy", self.counts)
+        return folder
+
+    @classmethod
+    @functools.lru_cache(maxsize=1)
+    def load(cls, folder: Path) -> "PieceTable":
+        with open(folder / "data", "rb") as stream:
+            data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return cls(data=data, starts=np.load(folder / "starts.npy", mmap_mode="r"), counts=np.load(folder / "counts.npy", mmap_mode="r"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """n rows of a split, numbered from `first_row`, as counts: documents a row, pieces a document, and the pieces themselves.
+
+    Pieces from `headers_from` on are headers, which carry no loss. `table` is a folder (see `PieceTable.save`) or the table itself.
+    """
+
+    path: Path
+    row_length: int
+    first_row: int
+    row_documents: np.ndarray
+    document_pieces: np.ndarray
+    pieces: np.ndarray
+    headers_from: int
+    table: Path | PieceTable
+
+
+def write_shard(task: ShardTask) -> tuple[int, int]:
+    """Write one array_record file; returns its rows and the bytes of their examples."""
+    writer = ArrayRecordWriter(str(task.path), OPTIONS)
+    n_bytes = 0
+    for serialised in _examples(task):
+        writer.write(serialised)
+        n_bytes += len(serialised)
+    writer.close()
+    return len(task.row_documents), n_bytes
+
+
+def _examples(task: ShardTask) -> Iterator[bytes]:
+    table = task.table if isinstance(task.table, PieceTable) else PieceTable.load(task.table)
+    data, zeros = table.data, bytes(task.row_length)
+    document_ends = np.concatenate([[0], np.cumsum(task.row_documents, dtype=np.int64)])
+    piece_ends = np.concatenate([[0], np.cumsum(task.document_pieces, dtype=np.int64)])
+    for first in range(0, len(task.row_documents), ROWS_A_CHUNK):
+        documents = document_ends[first : first + ROWS_A_CHUNK + 1]
+        pieces = piece_ends[documents[0] : documents[-1] + 1]
+        chosen = task.pieces[pieces[0] : pieces[-1]]
+        runs = [data[a:b] for a, b in zip(table.starts[chosen].tolist(), table.starts[chosen + 1].tolist(), strict=True)]
+        counts = table.counts[chosen]
+        token_ends = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        loss = np.repeat((chosen < task.headers_from).astype(np.uint8), counts).tobytes()
+        token_bounds = token_ends[pieces - pieces[0]]
+        lengths, length_starts = pack_varints(np.diff(token_bounds))
+        lengths_bytes = lengths.tobytes()
+        rows = documents - documents[0]
+        bounds = zip(
+            (pieces - pieces[0])[rows].tolist(), token_bounds[rows].tolist(), length_starts[rows].tolist(), strict=True
+        )  # of each row, and the end of the last one
+        a, t, le = next(bounds)
+        for row, (b, u, end) in enumerate(bounds, first):
+            padding = zeros[: task.row_length - (u - t)]
+            yield example(b"".join(runs[a:b]) + padding, lengths_bytes[le:end], loss[t:u] + padding, task.first_row + row)
+            a, t, le = b, u, end
+
+
+class ShardWriter:
+    """Writes tasks as they come: here (`workers` 1), or in that many processes, with only a few tasks under way at a time."""
+
+    def __init__(self, workers: int):
+        self._pool = None
+        if workers > 1:
+            # Spawned: a fork would inherit the locks of Arrow's and the tokenizer's threads.
+            self._pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+        self._limit = workers + 1
+        self._under_way: deque[tuple[str, Future[tuple[int, int]]]] = deque()
+        self.written: dict[str, list[tuple[int, int]]] = {}
+
+    def submit(self, split: str, task: ShardTask) -> None:
+        """Hand over the next shard of a split; waits while too many are under way."""
+        self.written.setdefault(split, [])
+        if self._pool is None:
+            self.written[split].append(write_shard(task))
+            return
+        while len(self._under_way) >= self._limit:
+            self._finish_one()
+        self._under_way.append((split, self._pool.submit(write_shard, task)))
+
+    def _finish_one(self) -> None:
+        split, future = self._under_way.popleft()
+        try:
+            self.written[split].append(future.result())
+        except BrokenProcessPool as error:
+            raise UserError(
+                "pack: a worker process was killed (out of memory?); set config.pack.workers to fewer, or config.pack.window lower"
+            ) from error
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            while kind is None and self._under_way:
+                self._finish_one()
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown(cancel_futures=True)
