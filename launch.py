@@ -1,6 +1,7 @@
 """The front door: `python launch.py JOB --config=configs/FILE.py[:ARG] --workdir=DIR [--config.section.key=value ...]`."""
 
 import ast
+import importlib
 import importlib.util
 import os
 import sys
@@ -207,31 +208,28 @@ def _start_jax(options: Mapping[str, str]) -> None:
         distributed.start(options.get("coordinator"), options.get("processes"), options.get("process"))
 
 
+# What checks a section; imported only when it is there, since `prepare` needs no jax and a sixth of its memory would be jax's.
+SPECS = {
+    "corpus": ("data_prep.spec", "CorpusSpec"),
+    "text": ("cprec_jax.text.packing", "TextSpec"),
+    "pack": ("cprec_jax.text.packing", "PackSpec"),
+    "model": ("cprec_jax.train.run", "ModelSpec"),
+    "train": ("cprec_jax.train.run", "TrainSpec"),
+    "mesh": ("cprec_jax.train.run", "MeshSpec"),
+    "evaluate": ("cprec_jax.evaluate.spec", "EvaluateSpec"),
+    "export": ("cprec_jax.hf.export", "ExportSpec"),
+    "generate": ("cprec_jax.generate.spec", "GenerateSpec"),
+    "report": ("cprec_jax.report.report", "ReportSpec"),
+}
+
+
 def check(config: Mapping[str, Any]) -> None:
     """Build every section's spec, so that a mistake in the last one shows before the first job has run for hours."""
-    from cprec_jax.evaluate.spec import EvaluateSpec
-    from cprec_jax.generate.spec import GenerateSpec
-    from cprec_jax.hf.export import ExportSpec
-    from cprec_jax.report.report import ReportSpec
     from cprec_jax.spec import build
-    from cprec_jax.text.packing import specs as text_specs
-    from cprec_jax.train import run
-    from data_prep.spec import CorpusSpec
 
-    text_specs(config)
-    sections: dict[str, type] = {
-        "corpus": CorpusSpec,
-        "model": run.ModelSpec,
-        "train": run.TrainSpec,
-        "mesh": run.MeshSpec,
-        "evaluate": EvaluateSpec,
-        "export": ExportSpec,
-        "generate": GenerateSpec,
-        "report": ReportSpec,
-    }
-    for name, cls in sections.items():
+    for name, (module, cls) in SPECS.items():
         if name in config:
-            build(cls, config[name], f"config.{name}")
+            build(getattr(importlib.import_module(module), cls), config[name], f"config.{name}")
 
 
 def _generate(options: Mapping[str, str], overrides: Mapping[str, str]) -> int:
