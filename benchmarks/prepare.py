@@ -18,6 +18,7 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -25,28 +26,25 @@ from benchmarks import interactions, measure
 
 ROOT = Path(__file__).resolve().parents[1]
 
-CONFIG = """\
-from ml_collections import ConfigDict
 
-def get_config():
-    config = ConfigDict()
-    config.corpus = {corpus!r}
-    return config
-"""
-
-
-def ours(data: Path, work: Path, memory_limit: str, candidates: bool) -> tuple[measure.Run, dict[str, int]]:
-    """`launch.py prepare`, and the counts of what it made."""
+def corpus_section(data: Path, memory_limit: str, candidates: bool) -> dict[str, Any]:
+    """`config.corpus` for generated files."""
     sources = [
         {"name": name, "role": role, "platform": "made-up", "interactions": f"{name}.csv", "items": f"{name}_items.csv"}
         for name, role in interactions.ROLES.items()
     ]
-    corpus = {"root": str(data), "sources": sources, "k_core": 5, "max_test_users": 10_000, "max_valid_users": 2_000}
-    corpus |= {"memory_limit": memory_limit}
-    if not candidates:
-        corpus |= {"candidates": {"protocols": ()}}
+    section = {"root": str(data), "sources": sources, "k_core": 5, "max_test_users": 10_000, "max_valid_users": 2_000}
+    return section | {"memory_limit": memory_limit} | ({} if candidates else {"candidates": {"protocols": ()}})
+
+
+def write_config(path: Path, corpus: dict[str, Any]) -> None:
+    path.write_text(f"def get_config():\n    return {{'corpus': {corpus!r}}}\n", encoding="utf-8")
+
+
+def ours(data: Path, work: Path, memory_limit: str, candidates: bool) -> tuple[measure.Run, dict[str, int]]:
+    """`launch.py prepare`, and the counts of what it made."""
     config = work / "config.py"
-    config.write_text(CONFIG.format(corpus=corpus), encoding="utf-8")
+    write_config(config, corpus_section(data, memory_limit, candidates))
     folder = work / "ours"
     command = [sys.executable, str(ROOT / "launch.py"), "prepare", f"--config={config}", f"--workdir={folder}"]
     run = measure.run(command, folder, {"JAX_PLATFORMS": "cpu"})
