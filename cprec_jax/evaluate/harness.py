@@ -13,6 +13,7 @@ from cprec_jax import artefact
 from cprec_jax.baselines.popularity import Popularity
 from cprec_jax.baselines.random import Random
 from cprec_jax.baselines.registry import is_tuned, make_baseline
+from cprec_jax.baselines.sequential import Sequential
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.collect import FULL, Collected, collect, set_results
@@ -26,6 +27,7 @@ from cprec_jax.progress import say
 from cprec_jax.spec import build, nearest
 
 PROTOCOL_VERSION = 1
+SEQUENTIAL_KINDS = ("gru4rec", "sasrec")
 MODEL_KINDS = ("untrained", "checkpoint", "hf")
 NO_RESULT = ("names", "node_chunk", "batch_users", "batch_tokens", "devices")  # keys of the spec that change no result
 LATER_KEYS = (("fit", "train"), ("seeds", 1))  # keys, at their defaults, that came later: results made before them stay current
@@ -46,6 +48,8 @@ def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict
     settings = {key: value for key, value in dataclasses.asdict(spec).items() if key not in NO_RESULT and (key, value) not in LATER_KEYS}
     corpus = artefact.read_json(workdir / "corpus" / artefact.MANIFEST, "prepare")["corpus_hash"]
     method = {key: value for key, value in dataclasses.asdict(spec.names[name]).items() if (key, value) not in LATER_KEYS}
+    if spec.names[name].kind not in SEQUENTIAL_KINDS:
+        del settings["sequential"]
     inputs = {"job": "evaluate", "method": method, "settings": settings, "corpus": corpus, "model": None}
     if spec.names[name].kind in ("untrained", "checkpoint"):
         runs = run_directories(workdir, spec.seeds)
@@ -161,6 +165,10 @@ def _methods(
     elif chosen.kind == "hf":
         model = load_model(chosen, config, workdir, corpus)
         yield TitleModel(model, spec, validation), model.step
+    elif chosen.kind == "gru4rec" or chosen.kind == "sasrec":
+        settings: dict[str, Any] = {}  # the first seed chooses, the others train what it chose
+        for seed in range(spec.seeds):
+            yield Sequential(chosen.kind, spec.sequential, corpus, spec.temperatures, seed, settings), None
     else:
         yield _simple(spec, name, corpus, validation), None
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cprec_jax.baselines.sequential_spec import SequentialSpec
+
 Kind = Literal[
     "random",
     "popularity",
@@ -11,6 +13,8 @@ Kind = Literal[
     "last_items",
     "markov",
     "item_knn",
+    "gru4rec",
+    "sasrec",
     "oracle",
     "untrained",
     "checkpoint",
@@ -30,7 +34,7 @@ class MethodSpec:
     directory `path`, with its own tokenizer), `scores` (a file `path` of another system's scores: columns user, item, score).
     Baselines that count (`baselines/counting.py`): `popularity_decayed`, `last_items`, `markov`, `item_knn`; their `fit`, and that of
     `popularity`, says on what: the training sequences, or (`history`) with what evaluated users did before their targets, as published
-    leave-one-out figures are.
+    leave-one-out figures are. `gru4rec` and `sasrec` are trained here, as `config.evaluate.sequential` says.
     """
 
     kind: Kind
@@ -69,7 +73,7 @@ class EvaluateSpec:
     batch (None: what suits the device); these bound memory and change no result. devices: how many local devices share the users (None:
     all). bootstrap: resamples for the intervals, 0 = none. seed: of the choice of users and the bootstrap. seeds: how many seeds 0, 1, ...
     of each method that is trained are evaluated: baselines are trained so often, checkpoints are those of runs/cpt/seed-N where there are
-    any. Metrics are means over seeds; `launch.py compare` tests over seeds, too.
+    any. Metrics are means over seeds; `launch.py compare` tests over seeds, too. sequential: sizes and grid of GRU4Rec and SASRec.
     """
 
     names: Mapping[str, MethodSpec] = field(default_factory=_default_names)
@@ -90,6 +94,7 @@ class EvaluateSpec:
     bootstrap: int = 1000
     seed: int = 0
     seeds: int = 1
+    sequential: SequentialSpec = field(default_factory=SequentialSpec)
 
     def __post_init__(self) -> None:
         if not self.names:
