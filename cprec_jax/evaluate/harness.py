@@ -19,9 +19,9 @@ from cprec_jax.errors import UserError
 from cprec_jax.evaluate.collect import FULL, Collected, collect, set_results
 from cprec_jax.evaluate.language_model import TitleModel
 from cprec_jax.evaluate.methods import Method, Oracle, ScoreFile
-from cprec_jax.evaluate.models import load_model, run_directories
+from cprec_jax.evaluate.models import checkpoint_steps, load_model, run_directories
 from cprec_jax.evaluate.sets import EvalSet, open_set
-from cprec_jax.evaluate.spec import EvaluateSpec
+from cprec_jax.evaluate.spec import VALIDATION, EvaluateSpec, MethodSpec
 from cprec_jax.hf.hub import locate
 from cprec_jax.progress import say
 from cprec_jax.spec import build, nearest
@@ -30,7 +30,11 @@ PROTOCOL_VERSION = 1
 SEQUENTIAL_KINDS = ("gru4rec", "sasrec")
 MODEL_KINDS = ("untrained", "checkpoint", "hf")
 NO_RESULT = ("names", "node_chunk", "batch_users", "batch_tokens", "devices")  # keys of the spec that change no result
-LATER_KEYS = (("fit", "train"), ("seeds", 1))  # keys, at their defaults, that came later: results made before them stay current
+LATER_KEYS = (
+    ("fit", "train"),
+    ("seeds", 1),
+    ("pmi", 0.0),
+)  # keys, at their defaults, that came later: results made before them stay current
 
 
 def evaluate_spec(config: Mapping[str, Any]) -> EvaluateSpec:
@@ -87,7 +91,7 @@ def evaluate(config: Mapping[str, Any], workdir: Path, names: Sequence[str] | No
         raise UserError(f"{corpus.path}: no set has {spec.split} users; look at t1 and t2 in its manifest.json")
     validation = {}
     tuned = any(is_tuned(spec.names[name]) for name in names or spec.names)
-    if tuned or (spec.rule == "trie" and spec.temperature == "validation"):
+    if tuned or spec.validates():
         validation = {one.name: _open(corpus, spec, one.name, "valid", spec.validation_users) for one in data}
     for name in names or list(spec.names):
         _evaluate_one(name, spec, config, workdir, corpus, data, validation)
@@ -115,6 +119,7 @@ def _evaluate_one(
     facts: dict[str, dict[str, Any]] = {}
     cost = dict.fromkeys(found, 0.0)
     steps = []
+    rules = []
     for method, step in methods:
         steps.append(step)
         for one in data:
@@ -122,6 +127,7 @@ def _evaluate_one(
             found[one.name].append(collect(method, one, name))
             cost[one.name] += time.monotonic() - begun
             facts.setdefault(one.name, method.facts())
+        rules.append(method.rule if isinstance(method, TitleModel) else kind)
     results: dict[str, Any] = {}
     rows: list[pa.Table] = []
     seeds = list(range(len(steps))) if len(steps) > 1 else [spec.seed]
@@ -136,7 +142,7 @@ def _evaluate_one(
         "step": steps[0],
         "protocol_version": PROTOCOL_VERSION,
         "corpus_hash": corpus.hash,
-        "scoring_rule": spec.rule if kind in MODEL_KINDS else kind,
+        "scoring_rule": rules[0] if len(set(rules)) == 1 else rules,
         "split": spec.split,
         "seeds": seeds,
         "sets": results,
@@ -160,6 +166,9 @@ def _methods(
     chosen = spec.names[name]
     if chosen.kind in ("untrained", "checkpoint"):
         for directory in run_directories(workdir, spec.seeds):
+            if chosen.step == VALIDATION:
+                yield _best_checkpoint(spec, chosen, config, workdir, corpus, directory, validation)
+                continue
             model = load_model(chosen, config, workdir, corpus, directory)
             yield TitleModel(model, spec, validation), model.step
     elif chosen.kind == "hf":
@@ -171,6 +180,26 @@ def _methods(
             yield Sequential(chosen.kind, spec.sequential, corpus, spec.temperatures, seed, settings), None
     else:
         yield _simple(spec, name, corpus, validation), None
+
+
+def _best_checkpoint(
+    spec: EvaluateSpec,
+    chosen: MethodSpec,
+    config: Mapping[str, Any],
+    workdir: Path,
+    corpus: Corpus,
+    directory: Path,
+    validation: dict[str, EvalSet],
+) -> tuple[Method, int | None]:
+    """The checkpoint with the lowest NLL of the validation targets (each at its own best temperature); step 0 is none of them."""
+    nll: dict[int, float] = {}
+    for step in checkpoint_steps(directory):
+        model = load_model(dataclasses.replace(chosen, step=step), config, workdir, corpus, directory)
+        nll[step] = TitleModel(model, spec, validation).validation_nll()
+        say(f"evaluate: step {step}: NLL {nll[step]:.3f} on validation")
+    best = min(nll, key=nll.__getitem__)
+    model = load_model(dataclasses.replace(chosen, step=best), config, workdir, corpus, directory)
+    return TitleModel(model, spec, validation, {"validation_nll_by_step": {str(s): v for s, v in nll.items()}}), best
 
 
 def _simple(spec: EvaluateSpec, name: str, corpus: Corpus, validation: dict[str, EvalSet]) -> Method:

@@ -1,8 +1,8 @@
 """A language model as a method: the likelihood of titles after each user's prompt, by the rules `trie`, `sum` and `mean`."""
 
 import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,12 @@ from cprec_jax.errors import UserError
 from cprec_jax.evaluate.methods import Scored
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.evaluate.prompt_cache import PromptCache, encode_prompts
-from cprec_jax.evaluate.prompts import PromptBatch, Prompts, make_prompts
+from cprec_jax.evaluate.prompts import PromptBatch, Prompts, make_prompts, without_history
 from cprec_jax.evaluate.sets import EvalSet
 from cprec_jax.evaluate.shared_prefix import score_after
-from cprec_jax.evaluate.spec import EvaluateSpec
-from cprec_jax.evaluate.title_trie import build_trie
+from cprec_jax.evaluate.spec import EvaluateSpec, Rule
+from cprec_jax.evaluate.title_tokens import padded_titles
+from cprec_jax.evaluate.title_trie import TitleTrie, build_trie
 from cprec_jax.evaluate.trie_scoring import (
     DeviceTrie,
     block_edge_logits,
@@ -27,6 +28,7 @@ from cprec_jax.evaluate.trie_scoring import (
     title_log_probs,
     to_device,
 )
+from cprec_jax.evaluate.validation import Validation
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.parallel.rules import batch_shardings, replicated
@@ -47,26 +49,40 @@ CANDIDATES = 32  # of a user, scored together when only sampled protocols are as
 class TitleModel:
     """A language model that scores titles. Rule `trie`: exact distribution over the catalogue. `sum`, `mean`: likelihood of the tokens.
 
-    `validation` holds the sets on which a temperature is chosen, by name. Users are shared out to all local devices, or `devices`.
+    `validation` holds the sets on which what is open is chosen, by name; `facts` are recorded with those of every set. `rule` is what it
+    scores by, None until validation has chosen it. Users are shared out to all local devices, or `devices`.
     """
 
-    def __init__(self, model: LoadedModel, spec: EvaluateSpec, validation: dict[str, EvalSet]):
+    def __init__(self, model: LoadedModel, spec: EvaluateSpec, validation: dict[str, EvalSet], facts: Mapping[str, Any] | None = None):
         self._model, self._spec, self._validation = model, spec, validation
         # The default attend function, so that equal architectures are equal, and compiled once.
         self._decoder = Decoder(config=model.decoder.config, dtype=model.decoder.dtype)
         self._mesh = make_mesh(devices=jax.local_devices()[: spec.devices])
         self._params = jax.device_put(model.params, replicated(self._mesh)) if self._mesh.size > 1 else model.params
+        self._chosen = dict(facts or {})
         self._facts: dict[str, Any] = {}
+        self.rule: Rule | None = None if spec.rule == "validation" else spec.rule
+        self._rule_mrr: dict[str, float] = {}
 
     def facts(self) -> dict[str, Any]:
         return self._facts
 
     def score(self, data: EvalSet) -> Iterator[Scored]:
         prompts = self._prompts(data)
-        self._facts = {"users_with_dropped_history": prompts.users_cut, "items_dropped": prompts.items_dropped}
+        self._facts = self._chosen | {
+            "users_with_dropped_history": prompts.users_cut,
+            "items_dropped": prompts.items_dropped,
+            "users_without_history": int(np.count_nonzero(np.diff(data.targets.offsets) == 0)),
+        }
         if prompts.users_cut:
             say(f"evaluate: {data.name}: {prompts.users_cut} of {len(data)} histories exceed the prompt; their oldest items were dropped")
-        if self._spec.rule == "trie":
+        if self.rule is None:
+            self._rule_mrr = self._mrr_by_rule()
+            self.rule = cast(Rule, max(self._rule_mrr, key=self._rule_mrr.__getitem__))
+            say(f"evaluate: rule {self.rule}: mean reciprocal rank on validation {self._rule_mrr}")
+        if self._rule_mrr:
+            self._facts["validation_mrr_by_rule"] = self._rule_mrr
+        if self.rule == "trie":
             return self._by_trie(data, prompts)
         return self._by_likelihood(data, prompts) if "full" in self._spec.protocols else self._candidates_only(data, prompts)
 
@@ -81,18 +97,81 @@ class TitleModel:
     def _prompts(self, data: EvalSet) -> Prompts:
         return make_prompts(data.targets, data.name, self._model.catalogue, self._model.template, self._spec.prompt_tokens)
 
+    def _trie(self, data: EvalSet) -> TitleTrie:
+        return build_trie(*self._model.catalogue.gather(data.items))
+
+    def _validation_of(self, data: EvalSet, trie: TitleTrie) -> Validation:
+        return Validation(self._decoder, self._model.params, self._model, self._spec, data, trie)
+
+    def _mrr_by_rule(self) -> dict[str, float]:
+        """By rule, the mean over all sets with validation users; one rule is used for all sets."""
+        found = []
+        for data in self._validation.values():
+            if len(data):
+                validation = self._validation_of(data, self._trie(data))
+                found.append(validation.mrr_by_rule(self._fitted(validation.nll_by_temperature())))
+        if not found:
+            raise UserError("config.evaluate.rule: 'validation' needs validation users, and no set has any; choose trie, sum or mean")
+        return {rule: float(np.mean([each[rule] for each in found])) for rule in found[0]}
+
+    def validation_nll(self) -> float:
+        """NLL of the validation targets under the rule `trie`, mean over sets, each at its own best temperature."""
+        sets = [data for data in self._validation.values() if len(data)]
+        if not sets:
+            raise UserError("config.evaluate.names: step 'validation' needs validation users, and no set has any")
+        return float(np.mean([min(self._validation_of(data, self._trie(data)).nll_by_temperature().values()) for data in sets]))
+
+    def _fitted(self, nll: dict[float, float]) -> float:
+        fixed = self._spec.temperature
+        return min(nll, key=nll.__getitem__) if fixed == "validation" else float(fixed)
+
     def _by_trie(self, data: EvalSet, prompts: Prompts) -> Iterator[Scored]:
-        trie = build_trie(*self._model.catalogue.gather(data.items))
+        trie = self._trie(data)
         self._check_room(data, int(trie.node_depth.max(initial=0)))
         device_trie = to_device(trie, self._spec.node_chunk)
         batch_users = _batch_users(self._spec, min(trie.nodes, self._spec.node_chunk), self._mesh)
-        temperature = self._spec.temperature
-        if temperature == "validation":
-            temperature = self._fit_temperature(self._validation.get(data.name), device_trie, batch_users)
+        temperature, weight, unconditional = self._calibrated(data, trie, device_trie, batch_users)
         self._facts |= {"temperature": temperature, "skeleton_nodes": trie.nodes, "trie_edges": trie.edges}
+        self._facts["titles_tokenised_alike"] = int(np.count_nonzero(trie.title_copies > 1))
         for batch, logits in self._logits(device_trie, prompts, batch_users, f"score {data.name}"):
             log_probs = np.asarray(_finish(device_trie, logits, jnp.float32(temperature)))[: len(batch.users)]
+            if weight:
+                log_probs = _normalised(log_probs - weight * unconditional)
             yield Scored(users=batch.users, scores=log_probs, log_probs=log_probs)
+
+    def _calibrated(self, data: EvalSet, trie: TitleTrie, device_trie: DeviceTrie, batch_users: int) -> tuple[float, float, np.ndarray]:
+        """Temperature, weight of the unconditional log-probabilities, and those, float32[N] (at the temperature)."""
+        users = self._validation.get(data.name)
+        grid_t, grid_w = self._spec.grids(bool(users is not None and len(users)))
+        if grid_w == (0.0,):
+            temperature = grid_t[0]
+            if len(grid_t) > 1:
+                assert users is not None
+                nll = self._validation_of(users, trie).nll_by_temperature()
+                temperature = self._fitted(nll)
+                self._facts["validation_nll"] = {str(t): value for t, value in nll.items()}
+            return temperature, 0.0, np.zeros(len(data.items), np.float32)
+        nothing = make_prompts(
+            without_history(data.targets), data.name, self._model.catalogue, self._model.template, self._spec.prompt_tokens
+        )
+        _, empty = next(self._logits(device_trie, nothing, batch_users, f"empty history {data.name}"))
+        base = {t: np.asarray(_finish(device_trie, empty, jnp.float32(t)))[0] for t in grid_t}
+        total = np.zeros((len(grid_t), len(grid_w)))
+        if users is not None and total.size > 1:
+            for batch, logits in self._logits(device_trie, self._prompts(users), batch_users, f"calibrate {data.name}"):
+                rows = np.arange(len(batch.users))
+                for i, t in enumerate(grid_t):
+                    log_probs = np.asarray(_finish(device_trie, logits, jnp.float32(t)))[: len(rows)]
+                    for j, w in enumerate(grid_w):
+                        total[i, j] -= _normalised(log_probs - w * base[t])[rows, users.target[batch.users]].sum(dtype=np.float64)
+            names = [
+                (str(t), {str(w): float(v / len(users)) for w, v in zip(grid_w, row, strict=True)})
+                for t, row in zip(grid_t, total, strict=True)
+            ]
+            self._facts["validation_nll_by_pmi"] = dict(names)
+        i, j = divmod(int(np.argmin(total)), len(grid_w))
+        self._facts["pmi_weight"] = grid_w[j]
+        return grid_t[i], grid_w[j], base[grid_t[i]]
 
     def _logits(self, trie: DeviceTrie, prompts: Prompts, batch_users: int, label: str) -> Iterator[tuple[PromptBatch, jax.Array]]:
         """The edge logits [B, E] of every batch of users."""
@@ -109,27 +188,16 @@ class TitleModel:
         arrays = (batch.tokens, batch.lengths)
         return jax.device_put(arrays, batch_shardings(self._mesh, arrays)) if self._mesh.size > 1 else arrays
 
-    def _fit_temperature(self, data: EvalSet | None, trie: DeviceTrie, batch_users: int) -> float:
-        """The temperature of the grid with the lowest NLL of the validation targets; 1 without validation users."""
-        if data is None or not len(data):
-            return 1.0
-        grid = self._spec.temperatures
-        nll = np.zeros(len(grid))
-        for batch, logits in self._logits(trie, self._prompts(data), batch_users, f"temperature {data.name}"):
-            rows = np.arange(len(batch.users))
-            for index, temperature in enumerate(grid):
-                log_probs = np.asarray(_finish(trie, logits, jnp.float32(temperature)))
-                nll[index] -= log_probs[rows, data.target[batch.users]].sum(dtype=np.float64)
-        self._facts["validation_nll"] = {str(t): float(v / len(data)) for t, v in zip(grid, nll, strict=True)}
-        return grid[int(np.argmin(nll))]
-
     def _by_likelihood(self, data: EvalSet, prompts: Prompts) -> Iterator[Scored]:
         """The whole catalogue after each prompt, a chunk of titles at a time."""
         lengths = self._model.catalogue.lengths[data.items].astype(np.int32)
         self._check_room(data, int(lengths.max()))
         order = np.argsort(lengths, kind="stable")  # chunks of like lengths waste little padding
         batch_users = _batch_users(self._spec, self._spec.node_chunk, self._mesh)
-        chunks = [(order[a:b], self._tokens(data.items[order[a:b]])) for a, b in _chunks(lengths[order], self._spec.node_chunk)]
+        chunks = [
+            (order[a:b], padded_titles(self._model.catalogue, data.items[order[a:b]]))
+            for a, b in _chunks(lengths[order], self._spec.node_chunk)
+        ]
         progress = Progress(f"score {data.name}", len(data), "users")
         for batch in prompts.batches(batch_users):
             cache: PromptCache = _encode(self._decoder, self._params, *self._placed(batch))
@@ -141,7 +209,7 @@ class TitleModel:
                 )
                 scores[:, columns] = np.asarray(found)[: len(batch.users)]
             log_probs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
-            yield Scored(users=batch.users, scores=scores / lengths if self._spec.rule == "mean" else scores, log_probs=log_probs)
+            yield Scored(users=batch.users, scores=scores / lengths if self.rule == "mean" else scores, log_probs=log_probs)
             progress.advance(len(batch.users))
 
     def _candidates_only(self, data: EvalSet, prompts: Prompts) -> Iterator[Scored]:
@@ -159,20 +227,17 @@ class TitleModel:
             scores = np.zeros(order.shape)
             for first in range(0, order.shape[1], CANDIDATES):
                 block = order[:, first : first + CANDIDATES]
-                tokens = self._tokens(data.items[np.take_along_axis(columns_nC[users], block, axis=1)])
+                tokens = padded_titles(self._model.catalogue, data.items[np.take_along_axis(columns_nC[users], block, axis=1)])
                 length = np.take_along_axis(lengths_nC[users], block, axis=1)
                 found = np.asarray(_score_after(self._decoder, self._params, cache, tokens, length))
-                np.put_along_axis(scores, block, found / length if spec.rule == "mean" else found, axis=1)
+                np.put_along_axis(scores, block, found / length if self.rule == "mean" else found, axis=1)
             parts = np.split(scores[: len(batch.users)], ends[:-1], axis=1)
             yield Scored(users=batch.users, scores=None, log_probs=None, by_protocol=dict(zip(data.candidates, parts, strict=True)))
 
-    def _tokens(self, items: np.ndarray) -> np.ndarray:
-        """Tokens int32[*items.shape, t] of items, padded on the right to a multiple of 4 (few shapes are compiled)."""
-        tokens, offsets = self._model.catalogue.gather(items.reshape(-1))
-        lengths = np.diff(offsets)
-        padded = np.zeros((items.size, -(-int(lengths.max()) // 4) * 4), np.int32)
-        padded[np.arange(padded.shape[1])[None, :] < lengths[:, None]] = tokens
-        return padded.reshape(*items.shape, -1)
+
+def _normalised(scores: np.ndarray) -> np.ndarray:
+    """Scores as log-probabilities over the catalogue."""
+    return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
 
 
 def _chunks(sorted_lengths: np.ndarray, budget: int) -> Iterator[tuple[int, int]]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 
@@ -19,6 +19,7 @@ from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.packing import specs as text_specs
 from cprec_jax.text.template import Template, TemplateSpec
 from cprec_jax.train import run
+from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.restore import restore_decoder
 
 STAGE = "cpt"
@@ -48,6 +49,16 @@ def run_directories(workdir: Path, seeds: int) -> list[Path]:
     return wanted
 
 
+def checkpoint_steps(directory: Path) -> list[int]:
+    """The steps of the checkpoints of a run that saw any training."""
+    checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
+    steps = [step for step in checkpoints.steps() if step > 0]
+    checkpoints.close()
+    if not steps:
+        raise UserError(f"{directory}: no checkpoint after step 0; run `launch.py train` first")
+    return steps
+
+
 def load_model(spec: MethodSpec, config: Mapping[str, Any], workdir: Path, corpus: Corpus, directory: Path | None = None) -> LoadedModel:
     """The model of a method of kind `untrained`, `checkpoint` (of the run `directory`) or `hf`. Absent or unfit: `UserError`."""
     if spec.kind == "hf":
@@ -57,7 +68,7 @@ def load_model(spec: MethodSpec, config: Mapping[str, Any], workdir: Path, corpu
         words, _ = text_specs(config)
         return _bound(decoder, load_params(directory, decoder.config), directory, words.template, corpus, None)
     directory = directory or workdir / "runs" / STAGE
-    restored = restore_decoder(directory, step=0 if spec.kind == "untrained" else spec.step, fraction=spec.fraction)
+    restored = restore_decoder(directory, step=0 if spec.kind == "untrained" else cast("int | None", spec.step), fraction=spec.fraction)
     template = build(TemplateSpec, run.read_description(directory)["template"], f"{directory / 'config.json'}: template")
     return _bound(restored.decoder, restored.params, workdir / "rows" / STAGE / "tokenizer", template, corpus, restored.step)
 

@@ -1,11 +1,12 @@
 """Users' histories as padded batches of prompts, sorted by length so that little is padding and few shapes are compiled."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cprec_jax.corpus import Targets
+from cprec_jax.errors import UserError
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.template import Template
 
@@ -49,5 +50,24 @@ def make_prompts(targets: Targets, scope: str, catalogue: Catalogue, template: T
         template.prompt(scope, targets.items[a:b], catalogue, max_tokens)
         for a, b in zip(targets.offsets[:-1], targets.offsets[1:], strict=True)
     ]
+    lengths = np.array([len(prompt.tokens) for prompt in made], np.int64)
+    if len(made) and lengths.max() > max_tokens:
+        raise UserError(f"config.evaluate.prompt_tokens: {max_tokens} does not hold the header of set {scope} ({lengths.max()} tokens)")
+    if len(made) and not lengths.min():
+        user = targets.user[int(np.argmin(lengths))]
+        raise UserError(
+            f"set {scope}: the prompt of user {user} is empty (no history that fits, no header); give config.text.template a header"
+        )
     dropped = np.array([prompt.dropped_items for prompt in made], np.int64)
     return Prompts(tokens=[p.tokens for p in made], users_cut=int(np.count_nonzero(dropped)), items_dropped=int(dropped.sum()))
+
+
+def without_history(targets: Targets) -> Targets:
+    """The first of the records, as if its user had done nothing yet."""
+    return replace(
+        targets,
+        **{name: getattr(targets, name)[:1] for name in ("user", "target", "target_time", "untied", "seen")},
+        offsets=np.zeros(2, targets.offsets.dtype),
+        items=targets.items[:0],
+        times=targets.times[:0],
+    )

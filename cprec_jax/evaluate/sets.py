@@ -9,7 +9,7 @@ from cprec_jax.corpus import Corpus, EvalSplit, Targets
 from cprec_jax.errors import UserError
 from cprec_jax.text import ragged
 
-HISTORY_SLICES = (("history 1-5", 1, 5), ("history 6-10", 6, 10), ("history 11-20", 11, 20), ("history 21+", 21, None))
+HISTORY_SLICES = (("history 0", 0, 0), ("history 1-5", 1, 5), ("history 6-10", 6, 10), ("history 11-20", 11, 20), ("history 21+", 21, None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,9 @@ class EvalSet:
         """Name -> bool[n]; what is empty is left out."""
         length = np.diff(self.targets.offsets)
         count = self.train_count[self.target]
-        found = {name: (length >= low) & (length <= (high or length.max(initial=0))) for name, low, high in HISTORY_SLICES}
+        found = {
+            name: (length >= low) & (length <= (length.max(initial=0) if high is None else high)) for name, low, high in HISTORY_SLICES
+        }
         found |= {
             "never seen": count == 0,
             "cold": (count > 0) & (count < 5),

@@ -62,14 +62,22 @@ def score_after(decoder: Decoder, params: Any, cache: PromptCache, candidates_BC
     if t == 1:
         return total_BC
     steps = t - 1  # a candidate's last token predicts nothing
-    positions_BN = jnp.broadcast_to(cache.length_B[:, None, None] + jnp.arange(steps), (B, C, steps)).reshape(B, C * steps)
-    tokens_BN = candidates_BCt[:, :, :-1].reshape(B, C * steps)
-    context = (cache.length_B, positions_BN, jnp.zeros((C, steps)))  # the last for its shape
-    scorer = decoder.clone(attend=_candidate_attend)
-    x_BND: Any = scorer.apply({"params": params}, tokens_BN, positions_BN, context, (cache.keys, cache.values))
+    x_BND = hidden_after(decoder, params, cache, candidates_BCt)
     picked_BN = label_log_probs(x_BND.reshape(B * C * steps, -1), w_VD, candidates_BCt[:, :, 1:].reshape(-1)).reshape(B, C, steps)
     counted = jnp.arange(1, t) < lengths_BC[:, :, None]
     return total_BC + jnp.sum(jnp.where(counted, picked_BN, 0.0), axis=-1)
+
+
+def hidden_after(decoder: Decoder, params: Any, cache: PromptCache, candidates_BCt: jax.Array) -> jax.Array:
+    """Final hidden states [B, C * (t - 1), D] of all candidate tokens but the last, after prompts encoded from their start."""
+    B, C, t = candidates_BCt.shape
+    steps = t - 1
+    positions_BN = jnp.broadcast_to(cache.length_B[:, None, None] + jnp.arange(steps), (B, C, steps)).reshape(B, C * steps)
+    context = (cache.length_B, positions_BN, jnp.zeros((C, steps)))  # the last for its shape
+    scorer = decoder.clone(attend=_candidate_attend)
+    tokens_BN = candidates_BCt[:, :, :-1].reshape(B, C * steps)
+    x_BND: Any = scorer.apply({"params": params}, tokens_BN, positions_BN, context, (cache.keys, cache.values))
+    return x_BND
 
 
 def label_log_probs(x_ND: jax.Array, w_VD: jax.Array, labels_N: jax.Array) -> jax.Array:

@@ -23,6 +23,7 @@ Kind = Literal[
 ]
 COUNTED = ("popularity", "popularity_decayed", "last_items", "markov", "item_knn")
 Rule = Literal["trie", "sum", "mean"]
+VALIDATION: Literal["validation"] = "validation"  # the value of keys that validation users choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,8 @@ class MethodSpec:
     """One row of the table.
 
     kind: `random` (closed form), `popularity` (training counts), `oracle` (the known distribution of a synthetic corpus), `untrained`
-    (step 0 of the run), `checkpoint` (`step`, or the one nearest to `fraction` of the run; default the newest), `hf` (the Hugging Face
+    (step 0 of the run), `checkpoint` (`step`, or the one nearest to `fraction` of the run, or with step "validation" the one with the
+    lowest NLL on validation users; default the newest), `hf` (the Hugging Face
     directory `path`, with its own tokenizer), `scores` (a file `path` of another system's scores: columns user, item, score).
     Baselines that count (`baselines/counting.py`): `popularity_decayed`, `last_items`, `markov`, `item_knn`; their `fit`, and that of
     `popularity`, says on what: the training sequences, or (`history`) with what evaluated users did before their targets, as published
@@ -38,7 +40,7 @@ class MethodSpec:
     """
 
     kind: Kind
-    step: int | None = None
+    step: int | Literal["validation"] | None = None
     fraction: float | None = None
     path: str | None = None
     fit: Literal["train", "history"] = "train"
@@ -65,8 +67,12 @@ def _default_names() -> dict[str, MethodSpec]:
 class EvaluateSpec:
     """`names`: the results to make. `sets` None: all of the corpus. `max_users`: a seeded choice of users a set.
 
-    rule: `trie` (exact over the catalogue), `sum` or `mean` (log-likelihood of the title's tokens). temperature: a number, or
-    "validation": the one of `temperatures` with the lowest NLL on the validation split, chosen a set (rule `trie` only).
+    rule: `trie` (exact over the catalogue), `sum` or `mean` (log-likelihood of the title's tokens), or "validation": the one with the
+    highest mean reciprocal rank of validation targets among 99 uniform negatives, one for all sets. temperature: a number, or
+    "validation": the one of `temperatures` with the lowest NLL on the validation split, chosen a set (rule `trie` only). pmi: how much of
+    the log-probability after an EMPTY history is taken off a title's (rule `trie`), or "validation": the one of `pmi_weights` with the
+    lowest NLL, chosen together with the temperature (this ranks the whole catalogue for every validation user). validation_users: a seeded
+    choice of users a set for all of this.
     mask_history: `auto` leaves items of the history out of the ranking where no user of the set ever repeats one, alike for every
     method; `always` everywhere (but no target), as published protocols do. node_chunk: skeleton nodes (or tokens of candidates) that go
     through the model at a time. batch_users, batch_tokens: at most so many users, and prompt tokens + nodes of all of them, a device and
@@ -80,9 +86,11 @@ class EvaluateSpec:
     sets: tuple[str, ...] | None = None
     split: Literal["test", "valid"] = "test"
     protocols: tuple[str, ...] = ("full", "u20", "u100", "p20")
-    rule: Rule = "trie"
+    rule: Rule | Literal["validation"] = "trie"
     temperature: float | Literal["validation"] = "validation"
-    temperatures: tuple[float, ...] = (0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0)
+    temperatures: tuple[float, ...] = (0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
+    pmi: float | Literal["validation"] = 0.0
+    pmi_weights: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     max_users: int | None = None
     validation_users: int = 500
     prompt_tokens: int = 256
@@ -96,18 +104,36 @@ class EvaluateSpec:
     seeds: int = 1
     sequential: SequentialSpec = field(default_factory=SequentialSpec)
 
+    def grids(self, users: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Temperatures and pmi weights to choose from; without validation `users` 1 and 0 where they would choose."""
+        temperatures = self.temperatures if users else (1.0,)
+        weights = self.pmi_weights if users else (0.0,)
+        return (
+            temperatures if self.temperature == VALIDATION else (float(self.temperature),),
+            weights if self.pmi == VALIDATION else (float(self.pmi),),
+        )
+
+    def validates(self) -> bool:
+        """Whether language models need validation users."""
+        chosen = any(method.step == VALIDATION for method in self.names.values())
+        return chosen or self.rule == VALIDATION or (self.rule == "trie" and VALIDATION in (self.temperature, self.pmi))
+
     def __post_init__(self) -> None:
         if not self.names:
             raise ValueError("names is empty; name at least one result")
         for name in self.names:
             if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
                 raise ValueError(f"name {name!r} becomes a directory: use letters, digits, '-', '_' and '.'")
-        if not self.protocols or (self.rule == "trie" and "full" not in self.protocols):
+        if not self.protocols or (self.rule in ("trie", VALIDATION) and "full" not in self.protocols):
             raise ValueError("protocols must contain 'full', the primary one (rules 'sum' and 'mean' can do without)")
         if isinstance(self.temperature, float) and self.temperature <= 0:
             raise ValueError(f"temperature {self.temperature} must be above 0")
         if not self.temperatures or min(self.temperatures) <= 0:
             raise ValueError(f"temperatures {self.temperatures} must be above 0, and at least one")
+        if self.pmi != 0 and self.rule != "trie":
+            raise ValueError(f"pmi {self.pmi} belongs to the rule 'trie'")
+        if not self.pmi_weights:
+            raise ValueError("pmi_weights is empty; give at least one")
         for name in ("validation_users", "prompt_tokens", "node_chunk", "batch_users", "batch_tokens", "devices", "max_users", "seeds"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")

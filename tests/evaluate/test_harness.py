@@ -57,8 +57,8 @@ def evaluated(corpus: Corpus, model: LoadedModel, tmp_path: Path, monkeypatch: p
     (tmp_path / "runs" / "cpt").mkdir(parents=True)
     (tmp_path / "runs" / "cpt" / "manifest.json").write_text('{"params_sha256": "x"}')
 
-    def run(name: str = "model", using: LoadedModel | None = None, **changes: Any) -> tuple[dict[str, Any], Any]:
-        monkeypatch.setattr(harness, "load_model", lambda *_: using or model)
+    def run(name: str = "model", using: Any = None, **changes: Any) -> tuple[dict[str, Any], Any]:
+        monkeypatch.setattr(harness, "load_model", using if callable(using) else lambda *_: using or model)
         harness.evaluate({"evaluate": {**EVALUATE, **changes}}, tmp_path)
         directory = tmp_path / "results" / name
         return json.loads((directory / "results.json").read_text()), pq.read_table(directory / "ranks.parquet")
@@ -142,6 +142,60 @@ def test_temperature_is_the_best_of_the_grid_on_validation(evaluated) -> None:
     assert values["temperature"] == min(by_temperature, key=by_temperature.get) > 1, "a random model is overconfident"
     _, fixed = evaluated(temperature=values["temperature"])
     np.testing.assert_allclose(column(fixed, "nll"), column(ranks, "nll"), atol=1e-5)
+
+
+def test_pmi_takes_off_what_an_empty_history_says(evaluated, model: LoadedModel, corpus: Corpus) -> None:
+    plain, _ = evaluated(mask_history="never")
+    result, ranks = evaluated(pmi=0.5, mask_history="never")
+    assert result["sets"]["Books"]["pmi_weight"] == 0.5 and "pmi_weight" not in plain["sets"]["Books"]
+    trie, _, data = brute(model, corpus, users=2)
+    titles = [tuple(int(t) for t in model.catalogue.item(i)) for i in data.items]
+    empty, _ = by_brute_force(model.decoder, model.params, model.template.header("Books"), titles, end=None)
+    scores = trie - 0.5 * empty
+    scores -= np.logaddexp.reduce(scores, axis=1, keepdims=True)
+    np.testing.assert_allclose(column(ranks, "nll")[:2], -scores[np.arange(2), data.target[:2]], atol=2e-4)
+
+
+def test_pmi_and_temperature_are_the_best_of_their_grid(evaluated) -> None:
+    result, _ = evaluated(temperature="validation", temperatures=(1.0, 4.0), pmi="validation", pmi_weights=(0.0, 1.0), validation_users=6)
+    values = result["sets"]["Books"]
+    table = values["validation_nll_by_pmi"]
+    best = min((table[t][w], t, w) for t in table for w in table[t])
+    assert (str(values["temperature"]), str(values["pmi_weight"])) == best[1:]
+    one, _ = evaluated(temperature="validation", temperatures=(1.0, 4.0), validation_users=6)
+    for t, value in one["sets"]["Books"]["validation_nll"].items():  # the cheap way gives the same
+        assert value == pytest.approx(table[t]["0.0"], abs=1e-4)
+
+
+def test_the_rule_is_chosen_on_validation(evaluated) -> None:
+    result, ranks = evaluated(rule="validation", validation_users=8)
+    found = result["sets"]["Books"]["validation_mrr_by_rule"]
+    assert result["scoring_rule"] == max(found, key=found.get) and set(found) == {"trie", "sum", "mean"}
+    _, same = evaluated(rule=result["scoring_rule"])
+    assert np.array_equal(column(same, "n_better"), column(ranks, "n_better"))
+
+
+def test_the_checkpoint_is_chosen_on_validation(evaluated, model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, other = tiny(seed=5, vocab_size=448, num_layers=2, max_position_embeddings=64)
+    params = {3: model.params, 9: other}
+
+    def load(chosen: Any, *_: Any) -> LoadedModel:
+        return LoadedModel(
+            decoder=model.decoder, params=params[chosen.step], catalogue=model.catalogue, template=model.template, step=chosen.step
+        )
+
+    expected = {}
+    for step in params:
+        result, _ = evaluated(using=load(harness.MethodSpec(kind="checkpoint", step=step)), split="valid", max_users=8)
+        expected[step] = result["sets"]["Books"]["protocols"]["full"]["nll"]
+    monkeypatch.setattr(harness, "checkpoint_steps", lambda _: list(params))
+    monkeypatch.setattr(harness, "load_model", load)
+    result, _ = evaluated(
+        using=load, names={"model": {"kind": "checkpoint", "step": "validation"}}, validation_users=8, temperature=1.0, temperatures=(1.0,)
+    )
+    found = result["sets"]["Books"]["validation_nll_by_step"]
+    assert {int(s): v for s, v in found.items()} == pytest.approx(expected, abs=1e-4)
+    assert result["step"] == min(expected, key=expected.get)
 
 
 def test_a_model_of_nan_is_refused(evaluated, model: LoadedModel) -> None:
