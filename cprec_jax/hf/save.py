@@ -4,7 +4,7 @@ import functools
 import itertools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from cprec_jax.model.decoder import Decoder, Params, abstract_params
 from cprec_jax.text.tokenizer import TOKENIZER_FILES
 
 NUMPY_DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
 _TOKENS = ("bos_token", "eos_token", "pad_token")
 
 
@@ -34,49 +35,68 @@ def save(
     card_text: str,
     dtype: str = "float32",
     shard_bytes: int = 4 * 2**30,
+    base_dir: Path | None = None,
 ) -> None:
     """Write a directory that `transformers` loads: weights, config.json, generation_config.json, tokenizer files, README.md.
 
     `params` as the decoder has them, sharded or not (every process of a run must call; process 0 writes). One tensor is on the host at a
     time. dtype: float32, bfloat16 or
     float16 of the stored weights. A file holds at most about `shard_bytes`; more than one get an index. tokenizer_dir: where tokenizer
-    files and generation_config.json are copied from (None: a model without a tokenizer). Raises `UserError` if the parameters do not
+    files are copied from (None: a model without a tokenizer). base_dir: where generation_config.json, licence files and the token ids of
+    config.json come from, as far as it has them (default: tokenizer_dir). Raises `UserError` if the parameters do not
     fit the config, the family cannot express the config, or float16 would overflow.
     """
     directory = Path(directory)
     if dtype not in NUMPY_DTYPES:
         raise UserError(f"export dtype {dtype!r} is unknown; choose one of: {', '.join(NUMPY_DTYPES)}")
     _check_params(params, config)
-    token_ids = {} if tokenizer_dir is None else special_token_ids(Path(tokenizer_dir))
+    base_dir = tokenizer_dir if base_dir is None else base_dir
+    token_ids = {} if tokenizer_dir is None else special_token_ids(Path(tokenizer_dir), base_dir)
     raw = unparse_config(config, dtype, token_ids)
     stored = np.dtype(NUMPY_DTYPES[dtype])
     files = _plan(config, shard_bytes, stored)
     if jax.process_index() != 0:  # takes part in gathering only
         for tensor in itertools.chain.from_iterable(files.values()):
             _gather(params, tensor, stored)
+        _wait()
         return
     with new_directory(directory) as temporary:
         write_json(temporary / "config.json", raw)
         _write_weights(temporary, params, files, stored)
         if tokenizer_dir is not None:
-            for name in TOKENIZER_FILES:
-                if (Path(tokenizer_dir) / name).exists():
-                    shutil.copyfile(Path(tokenizer_dir) / name, temporary / name)
-        _write_generation_config(temporary, tokenizer_dir, token_ids)
+            _copy(TOKENIZER_FILES, Path(tokenizer_dir), temporary)
+        _write_generation_config(temporary, base_dir, token_ids)
+        if base_dir is not None:
+            _copy(LICENCES, Path(base_dir), temporary)
         (temporary / "README.md").write_text(card_text, encoding="utf-8")
+    _wait()
 
 
-def special_token_ids(tokenizer_dir: Path) -> dict[str, int]:
-    """bos_token_id, eos_token_id, pad_token_id as far as the tokenizer's files (or the config.json beside them) say."""
+def _copy(names: Sequence[str], source: Path, target: Path) -> None:
+    for name in names:
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
 
-    def read(name: str) -> dict[str, Any]:
-        path = tokenizer_dir / name
+
+def _wait() -> None:
+    """No process goes on before the directory is there."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("export")
+
+
+def special_token_ids(tokenizer_dir: Path, base_dir: Path | None = None) -> dict[str, int]:
+    """bos_token_id, eos_token_id, pad_token_id as far as the base model's config.json or the tokenizer's files say."""
+
+    def read(name: str, directory: Path = tokenizer_dir) -> dict[str, Any]:
+        path = directory / name
         try:
             return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be read ({error}); check the tokenizer directory") from error
 
-    settings, model, config = read("tokenizer_config.json"), read("tokenizer.json"), read("config.json")
+    settings, model, config = read("tokenizer_config.json"), read("tokenizer.json"), read("config.json", base_dir or tokenizer_dir)
     ids = {token["content"]: token["id"] for token in model.get("added_tokens", ())}
     vocab = model.get("model", {}).get("vocab", {})
     result = {}
@@ -162,8 +182,8 @@ def _write_weights(directory: Path, params: Params, files: Mapping[str, list[key
     CheckpointFiles(directory)  # index and files agree
 
 
-def _write_generation_config(directory: Path, tokenizer_dir: Path | None, token_ids: Mapping[str, Any]) -> None:
-    source = None if tokenizer_dir is None else Path(tokenizer_dir) / "generation_config.json"
+def _write_generation_config(directory: Path, base_dir: Path | None, token_ids: Mapping[str, Any]) -> None:
+    source = None if base_dir is None else Path(base_dir) / "generation_config.json"
     if source is not None and source.exists():
         shutil.copyfile(source, directory / "generation_config.json")
     else:

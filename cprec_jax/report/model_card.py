@@ -14,22 +14,23 @@ from cprec_jax.report.tables import describe, main_table, ordered, set_names, wi
 TAGS = ("recommendation", "sequential-recommendation", "continual-pre-training", "jax", "flax")
 
 
-def model_card(config: Mapping[str, Any], workdir: Path, facts: Mapping[str, Any]) -> str:
+def model_card(config: Mapping[str, Any], workdir: Path, facts: Mapping[str, Any], base_dir: Path | None = None) -> str:
     """Markdown of the card.
 
     Args:
       facts: what the export knows; all optional: `parameters`, `step`, `tokens`, `dtype`, `init_from`, `corpus_hash`, `rows_hash`,
-        `params_sha256`, `template` (`header`, `end_of_item`, `all_domains`).
+        `params_sha256`, `base_sha256`, `base_model` (its name on the hub), `template` (`header`, `end_of_item`, `all_domains`).
+      base_dir: where the base model's own card is; default: `init_from`.
 
     The results table is left out where nothing was evaluated yet; a damaged results.json is a `UserError`, as in the report.
     """
     workdir = Path(workdir)
     base = Path(str(facts["init_from"])) if facts.get("init_from") else None
-    licence = base_licence(base) if base else ""
+    licence = base_licence(base_dir or base) if base else ""
     title = str(config.get("name") or config.get("report", {}).get("title") or "CPRec model")
     manifest = read_manifest(workdir) if (workdir / "corpus" / MANIFEST).exists() else {}
     parts = [
-        _front_matter(licence),
+        _front_matter(licence, str(facts.get("base_model") or "")),
         f"# {escape_markdown(title)}",
         _what(base, facts),
         "## Data\n\n" + _data(manifest),
@@ -60,9 +61,10 @@ def base_licence(directory: Path) -> str:
     return ""
 
 
-def _front_matter(licence: str) -> str:
+def _front_matter(licence: str, base_model: str) -> str:
     # JSON strings are YAML strings: whatever stands in a foreign card cannot break out of its line.
     lines = [f"license: {json.dumps(licence)}"] if licence else []
+    lines += [f"base_model: {json.dumps(base_model)}"] if base_model else []
     lines += ["library_name: transformers", "pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in TAGS)]
     return "\n".join(["---", *lines, "---"])
 
@@ -210,6 +212,11 @@ def _limits(base: Path | None, licence: str) -> str:
 
 
 def _hashes(facts: Mapping[str, Any]) -> str:
-    names: Sequence[tuple[str, str]] = (("corpus_hash", "corpus"), ("rows_hash", "rows"), ("params_sha256", "parameters"))
+    names: Sequence[tuple[str, str]] = (
+        ("corpus_hash", "corpus"),
+        ("rows_hash", "rows"),
+        ("params_sha256", "parameters"),
+        ("base_sha256", "base model's files"),
+    )
     lines = [f"- {label}: `{_code(str(facts[key]))}`" for key, label in names if facts.get(key)]
     return "\n".join(lines) or "Not recorded."

@@ -110,6 +110,10 @@ def train(config: Mapping[str, Any], workdir: Path, restart: bool = False) -> No
     text, _ = text_specs(config)
     plan.directory.mkdir(parents=True, exist_ok=True)
     run.write_description(plan.directory, plan.decoder.config, vars(text.template), config, train_inputs(config, workdir))
+    if plan.init_from is not None and jax.process_index() == 0:
+        from cprec_jax.hf import base
+
+        base.keep(plan.init_from, plan.rows / "tokenizer", plan.directory / base.DIRECTORY)
     batch_devices = mesh.shape["data"] * mesh.shape["fsdp"]
     micro = plan.train.global_batch // plan.train.micro_batches
     if micro % batch_devices:

@@ -1,0 +1,43 @@
+"""The small files of a base model, kept with the run: an export needs them, and the base model may be gone by then."""
+
+import json
+import shutil
+from pathlib import Path
+
+from cprec_jax.artefact import new_directory, write_json
+from cprec_jax.hf.hub import locate
+from cprec_jax.hf.save import LICENCES
+from cprec_jax.text import tokenizer
+
+DIRECTORY = "base"  # inside the run
+SOURCE = "source.json"
+CARD = ("README.md", *LICENCES)
+GENERATION = ("config.json", "generation_config.json")  # token ids: they mean nothing with another tokenizer
+
+
+def keep(init_from: str, tokenizer_dir: Path, target: Path) -> None:
+    """Copy card and licence of the base model to the directory `target`; with the base model's tokenizer also its token ids.
+
+    `tokenizer_dir` holds the run's tokenizer: the base model's, perhaps with new tokens, or quite another.
+    """
+    source = locate(init_from)
+    names = CARD + (GENERATION if _extends(tokenizer_dir, source) else ())
+    with new_directory(target) as temporary:
+        write_json(temporary / SOURCE, {"init_from": init_from, "from_hub": not Path(init_from).is_dir()})
+        for name in names:
+            if (source / name).exists():
+                shutil.copyfile(source / name, temporary / name)
+
+
+def hub_name(kept: Path) -> str | None:
+    """owner/name of the base model whose files `keep` put into `kept`, where it came from the hub."""
+    record = json.loads((kept / SOURCE).read_text(encoding="utf-8")) if (kept / SOURCE).exists() else {}
+    return record["init_from"].partition("@")[0] if record.get("from_hub") else None
+
+
+def _extends(larger: Path, smaller: Path) -> bool:
+    """Whether every token of the tokenizer in `smaller` has the same id in `larger`."""
+    if not any((smaller / name).exists() for name in ("tokenizer.json", "tokenizer.model", "merges.txt")):
+        return False
+    ours, theirs = (tokenizer.load(directory).backend.get_vocab(with_added_tokens=True) for directory in (larger, smaller))
+    return theirs.items() <= ours.items()
