@@ -59,7 +59,7 @@ class SourceSpec:
     Users are the same person over all sources of one `platform` that share a raw user id. `order` says what the time column holds
     ("auto": a column called `position` holds order only). `split` and `k_core` override the corpus-wide value. `language` chooses between
     the titles of a platform that publishes several (NineRec; default English). `urls` says where the files `interactions` and `items` can
-    be had.
+    be had. `tfds_split` is the split of a TFDS dataset that is read (default train).
     """
 
     name: str
@@ -75,6 +75,7 @@ class SourceSpec:
     split: Literal["auto", "time", "leave_one_out"] | None = None
     k_core: int | None = None
     language: Literal["en", "zh"] | None = None
+    tfds_split: str | None = None
     urls: dict[str, RemoteSpec] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -264,8 +265,9 @@ class CorpusSpec:
             del fields["ties"]
         for source in fields["sources"]:
             del source["interactions"], source["items"], source["urls"]
-            if source["language"] is None:  # so that corpora of platforms with one language keep their hash
-                del source["language"]
+            for name in ("language", "tfds_split"):
+                if source[name] is None:  # so that corpora of platforms without it keep their hash
+                    del source[name]
         return fields
 
 

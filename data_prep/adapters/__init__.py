@@ -41,6 +41,7 @@ def make_adapters(spec: CorpusSpec) -> dict[str, Adapter]:
     from data_prep.adapters.ninerec import NineRecAdapter
     from data_prep.adapters.synthetic import SyntheticAdapter
     from data_prep.adapters.table import TableAdapter
+    from data_prep.adapters.tfds import TfdsAdapter
 
     known: dict[str, Callable[[CorpusSpec], Adapter]] = {
         "table": TableAdapter,
@@ -48,6 +49,7 @@ def make_adapters(spec: CorpusSpec) -> dict[str, Adapter]:
         **dict.fromkeys(RELEASES, AmazonAdapter),
         "movielens": MovieLensAdapter,
         "ninerec": NineRecAdapter,
+        "tfds": TfdsAdapter,
     }
     adapters: dict[str, Adapter] = {}
     for source in spec.sources:

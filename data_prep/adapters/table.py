@@ -7,7 +7,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, TextIO, cast
@@ -42,10 +42,9 @@ class TableAdapter:
         items.stage({"item_id": source.columns.item, "title": source.columns.title}, engine, rejects)
         load_items(items, domain, source.columns.item, engine, rejects)
         interactions = TableFile(files["interactions"], source, "interactions")
-        time_column, order = _time_column(interactions, source)
-        wanted = {"user_id": source.columns.user, "item_id": source.columns.item, "time_text": time_column}
-        interactions.stage(wanted, engine, rejects)
-        names = {"user_id": source.columns.user, "item_id": source.columns.item, "time_text": time_column}
+        time, order = time_column(interactions.columns, source)
+        names = {"user_id": source.columns.user, "item_id": source.columns.item, "time_text": time}
+        interactions.stage(names, engine, rejects)
         load_interactions(interactions.examples(names), domain, order, source.time_unit, engine, rejects)
         engine.execute("DROP TABLE staged")
         return order
@@ -197,12 +196,12 @@ class _TableExamples:
         return self.file.lines_of(list(self.names.values()), shown)
 
 
-def _time_column(file: TableFile, source: SourceSpec) -> tuple[str, Order]:
+def time_column(columns: Collection[str], source: SourceSpec) -> tuple[str, Order]:
     """Which column holds the time, and whether it is a clock or only an order."""
     name = source.columns.time
     if name is None:
         candidates = ("timestamp", "position") if source.order == "auto" else (source.order,)
-        present = [candidate for candidate in candidates if candidate in file.columns]
+        present = [candidate for candidate in candidates if candidate in columns]
         name = present[0] if present else candidates[0]
     if source.order != "auto":
         return name, source.order

@@ -13,8 +13,10 @@ from data_prep.spec import corpus_spec
 class Loaded:
     """The raw tables, sorted: `interactions` (user, item, time), `items` (id, title); `rejected`: reason -> n."""
 
-    def __init__(self, adapter: str, interactions: Path, items: Path, max_bad_lines: int = 100, **source):
-        given = {"role": "pretrain", "adapter": adapter, "interactions": str(interactions), "items": str(items), **source}
+    def __init__(self, adapter: str, interactions: Path, items: Path | None, max_bad_lines: int = 100, **source):
+        given = {"role": "pretrain", "adapter": adapter, "interactions": str(interactions), **source}
+        if items is not None:
+            given["items"] = str(items)
         spec = corpus_spec({"corpus": {"sources": {"shop": given}, "max_bad_lines": max_bad_lines}})
         rejects = Rejects(max_bad_lines)
         scratch = interactions.parent / "scratch"
