@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from cprec_jax.errors import UserError
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.layers import apply_rope, bias, norm_scale, residual_std, rms_norm, weight
 from cprec_jax.parallel.rules import constrain
@@ -25,25 +24,22 @@ differ; a query sees keys less than `window` positions before it) and `softcap` 
 does not know them fails instead of ignoring them.
 """
 
-BACKENDS = ("xla",)
 NO_WINDOW = 2**30  # larger than any row
 ATTENTION_OUTPUT = "attention_output"  # for policies of `jax.checkpoint`
 
 
-def packed_attention(backend: str = "xla") -> AttendFn:
-    """Attention over packed rows, causal inside each segment; `context` = (segment_ids_BT,), 0 = padding.
+def packed_attention() -> AttendFn:
+    """The reference over packed rows, in plain XLA: causal inside each segment; `context` = (segment_ids_BT,), 0 = padding.
 
-    Raises `UserError` for a backend that does not exist: nothing is ever replaced silently.
+    `model/backends.py` chooses between it and the fused kernels.
     """
-    if backend not in BACKENDS:
-        raise UserError(f"attention backend {backend!r} is not available here; choose one of: {', '.join(BACKENDS)}")
+    return _packed
 
-    def attend(q_BTHh: jax.Array, k_BTKh: jax.Array, v_BTKh: jax.Array, past: Any, context: Any, **extra: Any) -> jax.Array:
-        assert past is None, "packed rows have no past; evaluation and generation bring their own attend function"
-        (segment_ids_BT,) = context
-        return attention(q_BTHh, k_BTKh, v_BTKh, segment_ids_BT, **extra)
 
-    return attend
+def _packed(q_BTHh: jax.Array, k_BTKh: jax.Array, v_BTKh: jax.Array, past: Any, context: Any, **extra: Any) -> jax.Array:
+    assert past is None, "packed rows have no past; evaluation and generation bring their own attend function"
+    (segment_ids_BT,) = context
+    return attention(q_BTHh, k_BTKh, v_BTKh, segment_ids_BT, **extra)
 
 
 def attention(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from cprec_jax import artefact
 from cprec_jax.data.mixture import MixtureSpec
 from cprec_jax.model.attention import packed_attention
+from cprec_jax.model.backends import attend_for
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.spec import build
@@ -24,6 +25,8 @@ class ModelSpec:
 
     init_from: a Hugging Face directory or a hub id `owner/name[@revision]`.
     The vocabulary of a new model is the tokenizer's, rounded up to a multiple of 64. With `init_from` the shape fields are not used.
+    attention: the backend; `auto` goes by the device, and the log says which and why. attention_segments: the most documents and padding
+    a row may hold under `cudnn` (its memory grows with it).
     """
 
     init_from: str | None = None
@@ -41,11 +44,14 @@ class ModelSpec:
     remat: Literal["none", "full", "dots"] = "none"
     unroll: bool = False
     dropout: float = 0.0
-    attention: str = "xla"
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    attention_segments: int = 64
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout} must lie in [0, 1)")
+        if self.attention_segments < 2:
+            raise ValueError(f"attention_segments {self.attention_segments} must be at least 2 (a document and padding)")
         if self.head_dim is None and self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; set head_dim")
 
@@ -129,15 +135,19 @@ def decoder_config(spec: ModelSpec, vocab_size: int, base_vocab_size: int | None
     )
 
 
-def make_decoder(spec: ModelSpec, config: DecoderConfig) -> Decoder:
-    """The module that computes as `spec` says."""
+def make_decoder(spec: ModelSpec, config: DecoderConfig, row_length: int | None = None) -> Decoder:
+    """The module that computes as `spec` says. Without a `row_length` (evaluation, export) attention is the reference, `xla`."""
+    if row_length is None:
+        attend = packed_attention()
+    else:
+        attend = attend_for(spec.attention, config, jnp.dtype(spec.dtype), row_length, spec.attention_segments)
     return Decoder(
         config=config,
         dtype=jnp.dtype(spec.dtype),
         remat=spec.remat,
         unroll=spec.unroll,
         dropout=spec.dropout,
-        attend=packed_attention(spec.attention),
+        attend=attend,
     )
 
 

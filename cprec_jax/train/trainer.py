@@ -25,6 +25,7 @@ from cprec_jax.data.mixture import proportions
 from cprec_jax.errors import Diverged, Preempted, UserError
 from cprec_jax.hf.hub import locate
 from cprec_jax.model.decoder import Decoder, abstract_params, init_params
+from cprec_jax.model.kernels.cudnn import Cudnn
 from cprec_jax.parallel import rules
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.progress import Progress, say
@@ -88,7 +89,7 @@ def make_plan(config: Mapping[str, Any], workdir: Path) -> Plan:
         directory=workdir / "runs" / STAGE,
         rows=rows,
         train=train_spec,
-        decoder=run.make_decoder(model_spec, decoder_config),
+        decoder=run.make_decoder(model_spec, decoder_config, manifest["row_length"]),
         shares=proportions(train_spec.mixture, sizes),
         anneal_shares=proportions(train_spec.anneal_mixture or train_spec.mixture, sizes),
         total_steps=total_steps,
@@ -242,6 +243,8 @@ def _loop(plan: Plan, mesh: jax.sharding.Mesh) -> TrainState:
     pending: tuple[int, dict[str, jax.Array], dict[str, np.ndarray]] | None = None
     shard = loader.Shard(index=jax.process_index(), count=jax.process_count())
     for step, rows in enumerate(_batches(plan, first_step, shard), start=first_step):
+        if isinstance(plan.decoder.attend, Cudnn):
+            plan.decoder.attend.check(rows["segment_ids"])
         batch = _place(rows, mesh)
         state, metrics = step_fn(state, batch)
         last = step + 1 == plan.total_steps

@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cprec_jax.errors import UserError
-from cprec_jax.model.attention import attention, packed_attention
+from cprec_jax.model.attention import attention
 
 run = jax.jit(attention, static_argnames=("window", "softcap", "block"))
 
@@ -62,8 +61,3 @@ def test_bf16_keeps_softmax_in_float32():
     low = run(*(x.astype(jnp.bfloat16) for x in (q, k, v)), segments)
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(jnp.float32), naive(q, k, v, segments), atol=0.05)
-
-
-def test_unknown_backend_is_refused_by_name():
-    with pytest.raises(UserError, match="'flash3'"):
-        packed_attention("flash3")
