@@ -15,13 +15,15 @@ from cprec_jax.evaluate.sets import EvalSet
 from cprec_jax.evaluate.spec import EvaluateSpec
 
 TOP = 10
+EXAMPLES = 3  # users of a set that are kept with titles, for a person to look at
 FULL, UNMASKED = "full", "full_unmasked"
 
 
 @dataclass(kw_only=True)
 class Collected:
     """By protocol int64[n] each: better, tied and all candidates. `nll` float64[n] (NaN: the method has no probabilities). `top`
-    int64[n, 10]: the columns of the ten best visible items; `score_sum` float64[N]: over all users; `flat`: every score was alike."""
+    int64[n, 10]: the columns of the ten best visible items; `score_sum` float64[N]: over all users; `flat`: every score was alike;
+    `examples`: the first users with their history, target and top ten."""
 
     n_better: dict[str, np.ndarray] = field(default_factory=dict)
     n_tied: dict[str, np.ndarray] = field(default_factory=dict)
@@ -30,6 +32,7 @@ class Collected:
     top: np.ndarray
     score_sum: np.ndarray
     flat: bool = True
+    examples: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, protocol: str, users: np.ndarray, ranks: Ranks) -> None:
         for columns, values in ((self.n_better, ranks.n_better), (self.n_tied, ranks.n_tied), (self.n_candidates, ranks.n_candidates)):
@@ -92,6 +95,25 @@ def _add_full(found: Collected, data: EvalSet, batch: Scored, scores: np.ndarray
     found.top[batch.users] = np.argpartition(-visible, width - 1, axis=1)[:, :width]
     found.flat &= bool((scores == scores[:, :1]).all())
     found.score_sum += scores.sum(axis=0, dtype=np.float64)
+    found.examples += [_example(found, data, batch, int(row), visible[row]) for row in np.flatnonzero(batch.users < EXAMPLES)]
+
+
+def _example(found: Collected, data: EvalSet, batch: Scored, row: int, visible_N: np.ndarray) -> dict[str, Any]:
+    """What a person needs to judge one user's recommendations: titles, with probabilities of the whole catalogue where there are some."""
+    user = int(batch.users[row])
+    target = int(data.target[user])
+    top = found.top[user][np.argsort(-visible_N[found.top[user]], kind="stable")]
+    history = np.searchsorted(data.items, data.targets.items[data.targets.offsets[user] : data.targets.offsets[user + 1]])
+    probability = {} if batch.log_probs is None else {i: float(np.exp(batch.log_probs[row, i])) for i in (*top.tolist(), target)}
+    return {
+        "set": data.name,
+        "user": int(data.targets.user[user]),
+        "history": [data.titles[i] for i in history],
+        "target": data.titles[target],
+        "rank": float(1 + found.n_better[FULL][user] + found.n_tied[FULL][user] / 2),
+        "probability": probability.get(target),
+        "top": [[data.titles[i], probability.get(i)] for i in top.tolist()],
+    }
 
 
 def set_results(data: EvalSet, seeds: Sequence[Collected], facts: dict[str, Any], spec: EvaluateSpec) -> dict[str, Any]:

@@ -156,7 +156,12 @@ def _evaluate_one(
     with artefact.new_directory(workdir / "results" / name) as directory:
         artefact.write_json(directory / "results.json", record)
         pq.write_table(pa.concat_tables(rows), directory / "ranks.parquet")
+        artefact.write_json(directory / "examples.json", {"users": [user for one in data for user in _examples(found[one.name][0])]})
         artefact.write_json(directory / artefact.MANIFEST, {"version": 1, "inputs_hash": artefact.fingerprint(inputs), "inputs": inputs})
+
+
+def _examples(collected: Collected) -> list[dict[str, Any]]:
+    return [] if collected.flat else collected.examples  # which ten of equals come first would be an accident
 
 
 def _methods(

@@ -139,6 +139,8 @@ def _checkpoints(path: Path, run: str, line: Sequence[Result], results: Sequence
             axes.set(title=title, xlabel="step", ylabel="nats, less is better" if metric == "nll" else "share of users, more is better")
             _steps_axis(axes)
         panes[1].set_ylim(bottom=0)
+        if popularity is not None and sets:
+            panes[0].plot([], [], linewidth=1, linestyle=":", color="#4a5563", label=_name(popularity.name))
         _legend(figure, panes[0], always=True)
         _write(figure, path)
     of_run = f" of {_name(run)}" if run else ""

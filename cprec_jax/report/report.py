@@ -9,8 +9,10 @@ from cprec_jax.errors import UserError
 from cprec_jax.progress import say
 from cprec_jax.report.corpus_summary import corpus_tables
 from cprec_jax.report.html import html_page
+from cprec_jax.report.latex import latex
 from cprec_jax.report.render import csv_text, markdown, plain_text
 from cprec_jax.report.results import RESULTS_FILE, Result, read_metrics, read_results
+from cprec_jax.report.signs import best_signs
 from cprec_jax.report.spec import ReferenceRow, ReportSpec
 from cprec_jax.report.tables import (
     PRIMARY,
@@ -20,25 +22,28 @@ from cprec_jax.report.tables import (
     main_table,
     methods_table,
     ordered,
+    overview_tables,
     protocol_table,
     set_names,
     slice_tables,
     with_random,
 )
+from cprec_jax.report.users import users_page
 from cprec_jax.spec import build
 
 __all__ = ["ReportSpec", "report", "report_inputs"]
 
 LEGEND = (
     "Bold (starred in plain text): best of the measured methods; underlined: second; compared as printed. The oracle knows the true "
-    "distribution of synthetic data and is an upper bound. NLL: mean negative log-likelihood of the target in nats, less is better. "
+    "distribution of synthetic data and is an upper bound. † The best is better than the second with p < 0.05: paired randomisation test "
+    "over users, Holm's correction over sets. NLL: mean negative log-likelihood of the target in nats, less is better. "
     "In small print, or in brackets: 95 % bootstrap intervals."
 )
 
 
 def report_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     """What a report is made from: its section, the order of results, and the SHA-256 of all results, metrics and the corpus manifest."""
-    patterns = (f"results/*/{RESULTS_FILE}", "runs/**/metrics.jsonl", f"corpus/{MANIFEST}")
+    patterns = (f"results/*/{RESULTS_FILE}", "results/*/examples.json", "runs/**/metrics.jsonl", f"corpus/{MANIFEST}")
     files = sorted({path for pattern in patterns for path in workdir.glob(pattern)})
     return {
         "job": "report",
@@ -49,12 +54,13 @@ def report_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
 
 
 def report(config: Mapping[str, Any], workdir: Path) -> None:
-    """Write report.md, report.html, tables.csv and PNG plots; print the main table.
+    """Write report.md, report.html, users.html, tables.csv, tables.tex and PNG plots; print the main table.
 
     Results of another corpus or protocol version than the newest are left out and named. No usable result at all, or a damaged one, is
     a `UserError`.
     """
     from cprec_jax.report.plots import write_comparison, write_plots  # matplotlib: every job imports this module for its spec
+    from cprec_jax.report.slice_plots import write_slice_plots
 
     workdir = Path(workdir)
     spec = build(ReportSpec, config.get("report", {}), "config.report")
@@ -63,16 +69,22 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
     reference = spec.reference_rows()
     sets = set_names(results, manifest)
     notes += [f"config.report.reference.{name}: no result has this set; its rows are left out" for name in _unknown_sets(reference, sets)]
-    main = [main_table(name, results, reference, manifest) for name in sets]
+    signs = best_signs(results, sets)
+    main = [main_table(name, results, reference, manifest, signs) for name in sets]
+    overview = overview_tables(sets, results, signs)
     intro = [*_intro(results, manifest), *notes]
-    parts = sections(main, results, manifest)
+    parts = sections([*overview, *main], results, manifest)
     with new_directory(workdir / "report") as directory:
         plots = {}
         if caption := write_comparison(directory / "hr10.png", results, sets):
             plots["hr10.png"] = caption
         plots |= write_plots(directory, read_metrics(workdir), results, sets)
+        plots |= write_slice_plots(directory, workdir, results, sets)
         (directory / "report.md").write_text(markdown(spec.title, intro, parts, plots), encoding="utf-8")
         (directory / "report.html").write_text(html_page(spec.title, intro, parts, plots, directory), encoding="utf-8")
+        (directory / "tables.tex").write_text(latex([*overview, *main]), encoding="utf-8")
+        if page := users_page(spec.title, results, sets):
+            (directory / "users.html").write_text(page, encoding="utf-8")
         (directory / "tables.csv").write_text(csv_text(results, reference, manifest), encoding="utf-8")
         write_json(directory / MANIFEST, {"version": 1, "inputs_hash": fingerprint(report_inputs(config, workdir))})
     for note in notes:

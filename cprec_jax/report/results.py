@@ -51,6 +51,7 @@ class Result:
     step: int | None = None
     run: str = ""
     cost: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 def read_results(workdir: Path) -> list[Result]:
@@ -86,6 +87,7 @@ def read_result(path: Path) -> Result:
             step=None if step is None else int(_number(step, "step")),
             run=str(raw.get("run") or ""),
             cost=dict(raw["cost"]) if isinstance(raw.get("cost"), Mapping) else {},
+            folder=path.parent,
         )
     except _Damaged as error:
         raise UserError(f"{path}: damaged ({error}); delete {path.parent} and run `launch.py evaluate` again") from None

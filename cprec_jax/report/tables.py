@@ -1,7 +1,7 @@
 """Tables of results as data: what stands in which cell and how it is marked. Rendering is elsewhere."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cprec_jax.report.results import ORACLE, RANDOM, Measured, Result, SetResult, closed_form_random
@@ -10,6 +10,7 @@ from cprec_jax.report.spec import ReferenceRow
 SMALL_SET = 500  # test users; DESIGN's protocol prints smaller sets but marks them
 NOTHING = "–"
 MAIN = (("hr@10", "HR@10"), ("ndcg@10", "NDCG@10"), ("hr@100", "HR@100"), ("mrr", "MRR"), ("nll", "NLL"))
+OVERVIEW = (("hr@10", "HR@10"), ("ndcg@10", "NDCG@10"))
 SAMPLED = (("hr@1", "HR@1"), ("hr@5", "HR@5"), ("ndcg@5", "NDCG@5"), ("hr@10", "HR@10"), ("mrr", "MRR"))
 SLICED = (("hr@10", "HR@10"), ("hr@100", "HR@100"), ("nll", "NLL"))
 FIRST_SLICES = ("warm", "cold", "never seen", "untied")
@@ -22,6 +23,7 @@ FACTS = (
 PRIMARY = "full"
 SHARE_OF = "hr@10"
 
+Signs = Mapping[tuple[str, str, str], str]  # (set, metric, method) -> what stands behind the figure
 Mark = Literal["", "best", "second"]
 RowKind = Literal["method", "bound", "reference"]
 
@@ -177,10 +179,16 @@ def share_of_oracle(row: Entry, rows: Sequence[Entry]) -> float | None:
     return value / bound if bound and value is not None and row.kind == "method" else None
 
 
-def main_table(set_name: str, results: Sequence[Result], reference: Sequence[ReferenceRow], manifest: Mapping[str, Any]) -> Table:
+def main_table(
+    set_name: str,
+    results: Sequence[Result],
+    reference: Sequence[ReferenceRow],
+    manifest: Mapping[str, Any],
+    signs: Signs | None = None,
+) -> Table:
     """Full-catalogue ranking of one set: methods as rows; the oracle and references below."""
     rows = entries(set_name, PRIMARY, results) + reference_entries(set_name, reference)
-    cells = metric_cells(MAIN, rows)
+    cells = signed(set_name, MAIN, rows, metric_cells(MAIN, rows), signs or {})
     has_bound = any(row.kind == "bound" for row in rows)
     notes: list[str] = []
     table_rows = []
@@ -206,6 +214,37 @@ def main_table(set_name: str, results: Sequence[Result], reference: Sequence[Ref
         rows=tuple(table_rows),
         notes=tuple(f"[{index}] {note}" for index, note in enumerate(notes, start=1)),
     )
+
+
+def signed(
+    set_name: str, metrics: Sequence[tuple[str, str]], rows: Sequence[Entry], cells: Sequence[Sequence[Cell]], signs: Signs
+) -> list[list[Cell]]:
+    """The cells, with the sign of (set, metric, method) behind the figure."""
+    found = []
+    for row, line in zip(rows, cells, strict=True):
+        behind = [signs.get((set_name, metric, row.name), "") for metric, _ in metrics]
+        found.append([replace(cell, text=cell.text + sign) for cell, sign in zip(line, behind, strict=True)])
+    return found
+
+
+def overview_tables(sets: Sequence[str], results: Sequence[Result], signs: Signs, at_once: int = 4) -> list[Table]:
+    """The paper's table: methods as rows, at most `at_once` sets side by side with the metrics of each; none for a single set."""
+    parts = [sets[start : start + at_once] for start in range(0, len(sets), at_once)] if len(sets) > 1 else []
+    titles = ["All sets"] if len(parts) == 1 else [f"All sets ({n} of {len(parts)})" for n in range(1, len(parts) + 1)]
+    return [_overview(part, results, signs, title) for part, title in zip(parts, titles, strict=True)]
+
+
+def _overview(sets: Sequence[str], results: Sequence[Result], signs: Signs, title: str) -> Table:
+    columns, lines = [Column(name="Method")], {result.name: [Cell(text=result.name)] for result in results}
+    for name in sets:
+        rows = entries(name, PRIMARY, results)
+        columns += [Column(name=label, group=name) for _, label in OVERVIEW]
+        cells = signed(name, OVERVIEW, rows, metric_cells(OVERVIEW, rows), signs)
+        found = {row.name: [replace(cell, interval="") for cell in line] for row, line in zip(rows, cells, strict=True)}
+        for method in lines:
+            lines[method] += found.get(method, [Cell(text=NOTHING)] * len(OVERVIEW))
+    body = tuple(Row(cells=tuple(lines[r.name]), kind="bound" if r.kind == ORACLE else "method") for r in results)
+    return Table(title=title, columns=tuple(columns), rows=body)
 
 
 def describe_set(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> str:

@@ -41,8 +41,8 @@ def workdir(tmp_path):
 def test_writes_everything_and_prints_the_main_table(workdir, capsys):
     report(workdirs.config(), workdir)
     out = workdir / "report"
-    names = {"hr10.png", "loss.png", "learning_rate.png", "tokens_per_second.png", "checkpoints.png"}
-    assert {path.name for path in out.iterdir()} == names | {"report.md", "report.html", "tables.csv", "manifest.json"}
+    names = {"hr10.png", "loss.png", "learning_rate.png", "tokens_per_second.png", "checkpoints.png", "cost.png"}
+    assert {path.name for path in out.iterdir()} == names | {"report.md", "report.html", "tables.csv", "tables.tex", "manifest.json"}
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 120
     assert re.search(r"^cpt +0\.2400\* +0\.1200\*", printed, re.M)
@@ -68,7 +68,7 @@ def test_the_page_is_self_contained(workdir):
     fetched = [value for name, value in page.attributes if name in ("src", "href", "srcset", "action", "data", "poster")]
     assert fetched and all(value.startswith(("data:image/png;base64,", "#")) for value in fetched)
     assert not {"script", "link", "iframe", "object", "form"} & set(page.tags)
-    assert page.tags.count("img") == 5
+    assert page.tags.count("img") == 6
     without_images = re.sub(r"data:image/png;base64,[^\"]*", "", text)
     assert not re.search(r"https?://|//\w|url\(|@import", without_images)
     anchors = {value for name, value in page.attributes if name == "id"}

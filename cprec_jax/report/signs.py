@@ -1,0 +1,46 @@
+"""Significance signs of the report's tables: is the best of a column better than the second?"""
+
+from collections.abc import Sequence
+
+from cprec_jax.errors import UserError
+from cprec_jax.evaluate.significance import UserMetrics, compare, holm, on_common_users, read_user_metrics
+from cprec_jax.report.results import ORACLE, Result
+from cprec_jax.report.tables import MAIN, PRIMARY, Signs
+
+SIGN, ALPHA, SAMPLES = "†", 0.05, 2000
+RANKS_FILE = "ranks.parquet"
+
+
+def best_signs(results: Sequence[Result], sets: Sequence[str]) -> Signs:
+    """† for the best method of a set and metric whose lead over the second passes the paired randomisation test (Holm over the sets).
+
+    Results without ranks of single users (`ranks.parquet`) take no part.
+    """
+    metrics = {result.name: ranks for result in results if result.kind != ORACLE and (ranks := _ranks(result)) is not None}
+    signs: dict[tuple[str, str, str], str] = {}
+    for metric, _ in MAIN:
+        found = []
+        for name in sets:
+            means = {
+                result.name: result.sets[name].protocols[PRIMARY].values[metric]
+                for result in results
+                if result.name in metrics and name in result.sets and metric in result.sets[name].protocols[PRIMARY].values
+            }
+            leaders = sorted(means, key=lambda method: means[method], reverse=metric != "nll")[:2]
+            if len(leaders) == 2:
+                best, second = on_common_users([metrics[method] for method in leaders])
+                rows = [row for row in compare(best, [second], (metric,), SAMPLES) if row.set_name == name]
+                found += [(name, leaders[0], row.p) for row in rows]
+        for (name, method, _), p in zip(found, holm([p for *_, p in found]), strict=True):
+            if p < ALPHA:
+                signs[name, metric, method] = SIGN
+    return signs
+
+
+def _ranks(result: Result) -> UserMetrics | None:
+    if result.folder is None or not (result.folder / RANKS_FILE).is_file():
+        return None
+    try:
+        return read_user_metrics(result.folder, PRIMARY)
+    except UserError:  # evaluated without the primary protocol
+        return None

@@ -1,0 +1,190 @@
+"""Plots of what quality depends on: length of the history, popularity and title length of the target, and cost."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cprec_jax.artefact import MANIFEST
+from cprec_jax.corpus import Corpus
+from cprec_jax.evaluate.metrics import per_user
+from cprec_jax.report.plots import COLOURS, DPI, RC, SIZE, STYLES, _name, _write
+from cprec_jax.report.results import ORACLE, RANDOM, Result
+from cprec_jax.report.signs import RANKS_FILE
+from cprec_jax.report.tables import PRIMARY
+
+AT_MOST_SETS = 12
+FEWEST = 20  # users a point of a curve stands for
+HISTORY = (("1–5", 1, 5), ("6–10", 6, 10), ("11–20", 11, 20), ("21–50", 21, 50), ("51+", 51, None))
+COUNTS = (("0", 0, 0), ("1–4", 1, 4), ("5–19", 5, 19), ("20–99", 20, 99), ("100+", 100, None))
+CHARACTERS = (("1–20", 1, 20), ("21–40", 21, 40), ("41–60", 41, 60), ("61–80", 61, 80), ("81–120", 81, 120), ("121+", 121, None))
+Bins = tuple[tuple[str, int, int | None], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """One method on one set: by user, HR@10, the share of the catalogue ranked above the target, and the three quantities of the target."""
+
+    hit: np.ndarray
+    above: np.ndarray
+    history: np.ndarray
+    count: np.ndarray
+    characters: np.ndarray
+
+
+def write_slice_plots(directory: Path, workdir: Path, results: Sequence[Result], sets: Sequence[str]) -> dict[str, str]:
+    """Write the plots whose data are there (ranks of single users, the corpus, costs); {file name: caption}."""
+    captions = {}
+    ranked = read_ranked(workdir, results, sets)
+    plots: tuple[tuple[str, str, Bins, Callable[[Ranked], np.ndarray], Callable[[Ranked], np.ndarray], str, str], ...] = (
+        ("history.png", "HR@10 by length of the history", HISTORY, lambda r: r.history, lambda r: r.hit, "items in the history", "HR@10"),
+        (
+            "popularity.png",
+            "HR@10 by popularity of the target",
+            COUNTS,
+            lambda r: r.count,
+            lambda r: r.hit,
+            "training interactions of the target",
+            "HR@10",
+        ),
+        (
+            "title_length.png",
+            "Rank of the target by length of its title",
+            CHARACTERS,
+            lambda r: r.characters,
+            lambda r: r.above,
+            "characters of the target's title",
+            "share of the catalogue above it (less is better)",
+        ),
+    )
+    for name, caption, bins, by, value, xlabel, ylabel in plots:
+        if _by_bins(directory / name, ranked, bins, by, value, xlabel, ylabel):
+            captions[name] = f"{caption}, whole catalogue; points of fewer than {FEWEST} users are left out"
+    if _cost(directory / "cost.png", results, sets):
+        captions["cost.png"] = "Cost against quality: seconds a user (training of baselines included) and HR@10, whole catalogue"
+    return captions
+
+
+def read_ranked(workdir: Path, results: Sequence[Result], sets: Sequence[str]) -> dict[str, dict[str, Ranked]]:
+    """Set -> method -> what is known of every user; empty where ranks or the corpus are absent."""
+    with_ranks = [r for r in results if r.folder is not None and (r.folder / RANKS_FILE).is_file() and r.kind not in (RANDOM, ORACLE)]
+    if not with_ranks or not (workdir / "corpus" / MANIFEST).is_file():
+        return {}
+    corpus = Corpus.open(workdir / "corpus")
+    characters = np.array([len(title) for title in corpus.items.title])
+    found: dict[str, dict[str, Ranked]] = {name: {} for name in sets[:AT_MOST_SETS]}
+    for result in with_ranks:
+        assert result.folder is not None
+        table = pq.read_table(result.folder / RANKS_FILE, filters=[("protocol", "=", PRIMARY)])
+        names = np.asarray(table["set"].to_pylist())
+        for name in found:
+            if name not in result.sets or name not in corpus.sets:
+                continue
+            here = {key: table[key].to_numpy()[names == name] for key in ("user", "target", "n_better", "n_tied", "n_candidates")}
+            targets = corpus.targets("valid" if result.split == "valid" else "test", name)
+            length = np.diff(targets.offsets)[np.searchsorted(targets.user, here["user"])]
+            found[name][result.name] = Ranked(
+                hit=per_user(here["n_better"], here["n_tied"])["hr@10"],
+                above=(here["n_better"] + here["n_tied"] / 2) / np.maximum(here["n_candidates"] - 1, 1),
+                history=length,
+                count=corpus.items.train_count[here["target"]],
+                characters=characters[here["target"]],
+            )
+    return {name: methods for name, methods in found.items() if methods}
+
+
+def binned(by: np.ndarray, value: np.ndarray, bins: Bins) -> list[tuple[int, float]]:
+    """(place, mean) of the bins that hold enough users."""
+    points = []
+    for place, (_, low, high) in enumerate(bins):
+        inside = (by >= low) & ((by <= high) if high is not None else True)
+        if inside.sum() >= FEWEST:
+            points.append((place, float(value[inside].mean())))
+    return points
+
+
+def _by_bins(
+    path: Path,
+    ranked: Mapping[str, Mapping[str, Ranked]],
+    bins: Bins,
+    by: Callable[[Ranked], np.ndarray],
+    value: Callable[[Ranked], np.ndarray],
+    xlabel: str,
+    ylabel: str,
+) -> bool:
+    curves = {
+        name: {method: points for method, one in methods.items() if len(points := binned(by(one), value(one), bins)) > 1}
+        for name, methods in ranked.items()
+    }
+    curves = {name: lines for name, lines in curves.items() if lines}
+    if not curves:
+        return False
+    methods = list(dict.fromkeys(method for lines in curves.values() for method in lines))
+    with rc_context(RC):
+        figure, grid = _panels(len(curves))
+        for axes, (name, lines) in zip(grid, curves.items(), strict=False):
+            for method, points in lines.items():
+                places, means = zip(*points, strict=True)
+                axes.plot(places, means, marker="o", markersize=4, label=_name(method), **_look(methods.index(method)))
+            axes.set(title=_name(name, 24), ylim=(0, None))
+            axes.set_xticks(range(len(bins)), [label for label, *_ in bins])
+            axes.tick_params(labelsize=8)
+        figure.supxlabel(xlabel, fontsize=10)
+        figure.supylabel(ylabel, fontsize=10)
+        _shared_legend(figure, grid[: len(curves)])
+        _write(figure, path)
+    return True
+
+
+def _cost(path: Path, results: Sequence[Result], sets: Sequence[str]) -> bool:
+    points: dict[str, dict[str, tuple[float, float]]] = {}
+    for result in results:
+        seconds = result.cost.get("seconds_by_set", {})
+        for name in sets[:AT_MOST_SETS]:
+            one = result.sets.get(name)
+            hit = one.protocols[PRIMARY].values.get("hr@10") if one and PRIMARY in one.protocols else None
+            if hit is not None and one is not None and one.users and seconds.get(name, 0) > 0 and result.kind not in (ORACLE, RANDOM):
+                points.setdefault(name, {})[result.name] = (seconds[name] / one.users, hit)
+    points = {name: here for name, here in points.items() if len(here) > 1}
+    if not points:
+        return False
+    methods = list(dict.fromkeys(method for here in points.values() for method in here))
+    with rc_context(RC):
+        figure, grid = _panels(len(points))
+        for axes, (name, here) in zip(grid, points.items(), strict=False):
+            for method, (x, y) in here.items():
+                axes.plot([x], [y], marker="o", markersize=7, label=_name(method), **{**_look(methods.index(method)), "linestyle": ""})
+            axes.set(title=_name(name, 24), ylim=(0, None), xscale="log")
+            axes.tick_params(labelsize=8)
+        figure.supxlabel("seconds a user", fontsize=10)
+        figure.supylabel("HR@10", fontsize=10)
+        _shared_legend(figure, grid[: len(points)])
+        _write(figure, path)
+    return True
+
+
+def _look(index: int) -> dict[str, Any]:
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index // len(COLOURS) % len(STYLES)]}
+
+
+def _panels(n: int) -> tuple[Figure, list[Axes]]:
+    across = min(n, 3)
+    down = -(-n // across)
+    size = (max(SIZE[0], 3.4 * across), 0.9 + 2.7 * down)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    grid = list(figure.subplots(down, across, squeeze=False).ravel())
+    for axes in grid[n:]:
+        axes.set_visible(False)
+    return figure, grid
+
+
+def _shared_legend(figure: Figure, grid: Sequence[Axes]) -> None:
+    """One legend for all panels: each method once, though not every panel has all."""
+    found = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=min(len(found), 5))
