@@ -23,7 +23,7 @@ jobs
   evaluate   checkpoints and baselines -> WORKDIR/results/NAME
   export     newest checkpoint -> WORKDIR/export/cpt, a Hugging Face directory
   generate   newest checkpoint (or --model=DIR) and a prompt, a history or a user -> text, or titles ranked, printed here
-  report     all results -> WORKDIR/report (Markdown, HTML, CSV, PNG) and a table here
+  report     all results -> WORKDIR/report (Markdown, HTML, LaTeX, CSV, PNG, users.html) and a table here
   run        all of these; does only what is missing or out of date
   compare    RESULTS ...: any results of one corpus in one table, with significance tests (needs no --config and no --workdir)
 

@@ -20,6 +20,7 @@ from cprec_jax.report.signs import RANKS_FILE
 from cprec_jax.report.tables import PRIMARY
 
 AT_MOST_SETS = 12
+ACROSS = 3  # panels side by side
 FEWEST = 20  # users a point of a curve stands for
 HISTORY = (("1–5", 1, 5), ("6–10", 6, 10), ("11–20", 11, 20), ("21–50", 21, 50), ("51+", 51, None))
 COUNTS = (("0", 0, 0), ("1–4", 1, 4), ("5–19", 5, 19), ("20–99", 20, 99), ("100+", 100, None))
@@ -135,9 +136,7 @@ def _by_bins(
             axes.set(title=_name(name, 24), ylim=(0, None))
             axes.set_xticks(range(len(bins)), [label for label, *_ in bins])
             axes.tick_params(labelsize=8)
-        figure.supxlabel(xlabel, fontsize=10)
-        figure.supylabel(ylabel, fontsize=10)
-        _shared_legend(figure, grid[: len(curves)])
+        _labels(figure, grid[: len(curves)], xlabel, ylabel)
         _write(figure, path)
     return True
 
@@ -162,9 +161,7 @@ def _cost(path: Path, results: Sequence[Result], sets: Sequence[str]) -> bool:
                 axes.plot([x], [y], marker="o", markersize=7, label=_name(method), **{**_look(methods.index(method)), "linestyle": ""})
             axes.set(title=_name(name, 24), ylim=(0, None), xscale="log")
             axes.tick_params(labelsize=8)
-        figure.supxlabel("seconds a user", fontsize=10)
-        figure.supylabel("HR@10", fontsize=10)
-        _shared_legend(figure, grid[: len(points)])
+        _labels(figure, grid[: len(points)], "seconds a user", "HR@10")
         _write(figure, path)
     return True
 
@@ -174,7 +171,7 @@ def _look(index: int) -> dict[str, Any]:
 
 
 def _panels(n: int) -> tuple[Figure, list[Axes]]:
-    across = min(n, 3)
+    across = min(n, ACROSS)
     down = -(-n // across)
     size = (max(SIZE[0], 3.4 * across), 0.9 + 2.7 * down)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
@@ -184,7 +181,10 @@ def _panels(n: int) -> tuple[Figure, list[Axes]]:
     return figure, grid
 
 
-def _shared_legend(figure: Figure, grid: Sequence[Axes]) -> None:
-    """One legend for all panels: each method once, though not every panel has all."""
+def _labels(figure: Figure, grid: Sequence[Axes], xlabel: str, ylabel: str) -> None:
+    """Names of both axes, and one legend for all panels: each method once, though not every panel has all."""
+    figure.supylabel(ylabel, fontsize=10)
+    for axes in grid[-ACROSS:]:  # the lowest of each column; a legend outside would cover a label of the whole figure
+        axes.set_xlabel(xlabel, fontsize=9)
     found = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=min(len(found), 5))
