@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from cprec_jax.artefact import MANIFEST
 from cprec_jax.corpus import Corpus
@@ -134,7 +135,9 @@ def _by_bins(
                 places, means = zip(*points, strict=True)
                 axes.plot(places, means, marker="o", markersize=4, label=_name(method), **_look(methods.index(method)))
             axes.set(title=_name(name, 24), ylim=(0, None))
+            used = [place for points in lines.values() for place, _ in points]
             axes.set_xticks(range(len(bins)), [label for label, *_ in bins])
+            axes.set_xlim(min(used) - 0.3, max(used) + 0.3)
             axes.tick_params(labelsize=8)
         _labels(figure, grid[: len(curves)], xlabel, ylabel)
         _write(figure, path)
@@ -160,6 +163,8 @@ def _cost(path: Path, results: Sequence[Result], sets: Sequence[str]) -> bool:
             for method, (x, y) in here.items():
                 axes.plot([x], [y], marker="o", markersize=7, label=_name(method), **{**_look(methods.index(method)), "linestyle": ""})
             axes.set(title=_name(name, 24), ylim=(0, None), xscale="log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.tick_params(labelsize=8)
         _labels(figure, grid[: len(points)], "seconds a user", "HR@10")
         _write(figure, path)
