@@ -16,7 +16,15 @@ LLAMA3 = {
 SLIDING = ["sliding_attention", "full_attention", "sliding_attention"]
 
 FAMILIES: dict[str, dict[str, Any]] = {
-    "llama-tied": {"model_type": "llama", "tie_word_embeddings": True},
+    "smollm2": {
+        "model_type": "llama",
+        "tie_word_embeddings": True,
+        "num_attention_heads": 6,
+        "hidden_size": 48,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+        "rope_interleaved": False,
+        "is_llama_config": True,
+    },
     "llama-untied-biased": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
     "llama3-scaled": {"model_type": "llama", "rope_parameters": {**LLAMA3, "rope_theta": 1000.0}, "tie_word_embeddings": True},
     "llama-linear": {"model_type": "llama", "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
@@ -56,7 +64,7 @@ def torch_model(name: str, dtype: str = "float32") -> Any:
     """A random model of the family with every parameter away from its initial value (norms not one, biases not zero)."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    config = transformers.AutoConfig.for_model(**SIZES, **FAMILIES[name])
+    config = transformers.AutoConfig.for_model(**{**SIZES, **FAMILIES[name]})
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -73,6 +73,44 @@ def test_packed_documents_equal_theirs_one_by_one(family):
     np.testing.assert_allclose(ours[0], theirs, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["llama3-scaled", "llama-linear", "gemma3"])
+def test_positions_beyond_the_context_under_scaling(name, tmp_path):
+    import torch
+
+    directory = checkpoint(name, tmp_path)
+    config = read_config(directory)
+    assert config.rope_scaling is not None and config.max_position_embeddings == 64
+    tokens = np.random.default_rng(4).integers(0, 96, size=(1, 150))
+    with torch.no_grad():
+        theirs = torch_model(name)(torch.tensor(tokens)).logits.numpy()
+    np.testing.assert_allclose(forward(config, load_params(directory, config), one_segment(tokens)), theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("stored", ["embed_tokens", "lm_head", "both"])
+def test_each_way_to_store_a_tied_head(stored, tmp_path):
+    import torch
+    from safetensors.numpy import load_file, save_file
+    from transformers import AutoModelForCausalLM
+
+    directory = checkpoint("smollm2", tmp_path / "in")
+    expected = load_params(directory, read_config(directory))
+    tensors = load_file(directory / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    if stored != "both":
+        tensors.pop({"embed_tokens": "lm_head.weight", "lm_head": "model.embed_tokens.weight"}[stored])
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    config = read_config(directory)
+    assert config.tied_tensor == stored
+    params = load_params(directory, config)
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    save(tmp_path / "out", params, config, None, "card")
+    assert_same_tensors(directory, tmp_path / "out")
+    tokens = torch.tensor(np.random.default_rng(5).integers(0, 96, size=(1, 9)))
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager")
+    with torch.no_grad():
+        np.testing.assert_array_equal(again(tokens).logits.numpy(), torch_model("smollm2")(tokens).logits.numpy())
+
+
 def test_greedy_text_token_for_token(family):
     import torch
 
