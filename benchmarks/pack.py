@@ -3,9 +3,9 @@
     python benchmarks/pack.py [--quick] [--json FILE] [--interactions N] [--repeats 3] [--row-length 2048] [--tokenizer DIR] [--work DIR]
 
 Needs requirements-bench.txt. Generated interactions (`benchmarks/interactions.py`) are prepared without a k-core; a byte-level BPE of
-16,384 tokens is trained on the titles unless --tokenizer names another. Both sides start as a process from files on disk and
-end with rows on disk, with as many processes as there are cores. Ours is `launch.py pack`: from the corpus, its titles tokenised within the measurement.
-`datasets` (`benchmarks/pack_datasets.py`) gets the sequences already rendered as text, header included, as one Parquet file.
+16,384 tokens is trained on the titles unless --tokenizer names another. Both sides start as a process from files on disk and end with
+rows on disk, with as many processes as there are cores. Ours is `launch.py pack`: from the corpus, its titles tokenised within the
+measurement. `datasets` (`benchmarks/pack_datasets.py`) gets the sequences already rendered as text, header included, as one Parquet file.
 
 Names: pack_speedup_vs_hf (tokens per second), row_fill (tokens / places in all rows), pack_tokens_per_second and pack_peak_memory (of the
 process that packs; smaller is better).

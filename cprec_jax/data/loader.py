@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grain
 import numpy as np
@@ -19,16 +20,35 @@ class Shard:
     count: int = 1
 
 
-def stream(directory: Path, shares: Mapping[str, float], seed: int, prefix: int = 0) -> grain.MapDataset:
+@dataclass(frozen=True)
+class Chosen:
+    """Some rows of a source. (Grain's own shuffle and slice would choose others in every epoch.)"""
+
+    source: Any
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.source[int(self.rows[index])]
+
+
+def stream(
+    directory: Path, shares: Mapping[str, float], seed: int, prefix: int = 0, limits: Mapping[str, int] | None = None
+) -> grain.MapDataset:
     """An endless stream of expanded rows: each source shuffled anew every epoch, the sources mixed by `shares`.
 
     Element i depends on (rows, shares, seed, i) alone, so any slice of it can be read at any time by anyone. `prefix` is how many
-    elements belong to an earlier phase with other shares; it only enters the seed, so that phases differ.
+    elements belong to an earlier phase with other shares; it only enters the seed, so that phases differ. `limits` (source -> rows) uses
+    only so many rows of a source, chosen by `seed` alone, so that the choice for a smaller limit is part of that for a larger one.
     """
     names = sorted(shares)
     datasets = []
     for index, name in enumerate(names):
         source = rows.open_split(directory, name)
+        if limits and name in limits:
+            source = Chosen(source, np.random.default_rng(seed).permutation(len(source))[: limits[name]])
         dataset = grain.MapDataset.source(source).seed(seed + 1_000_003 * index + 7_919 * (prefix > 0)).shuffle().repeat()
         datasets.append(dataset.map(functools.partial(rows.expand, source=index)))
     return datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, [shares[name] for name in names])

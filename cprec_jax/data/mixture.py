@@ -9,31 +9,58 @@ from cprec_jax.spec import nearest
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureSpec:
-    """`temperature` 1 follows the sources' sizes, 0 makes the domains equal; `mixed_share` fixes the share of all-domain rows
-    (None: by size); `weights` multiplies single sources (0 leaves one out)."""
+    """`temperature` 1 follows the sources' sizes, 0 makes the domains equal; `mixed_share` and `text_share` fix the share of all-domain
+    rows and of general text (None: by size); `weights` multiplies single sources (0 leaves one out).
+
+    `data_tokens` limits the DIFFERENT tokens (data scale): every source gives its share of them, the same rows for a larger limit and more,
+    and repeats them when they are used up. None: all.
+    """
 
     temperature: float = 1.0
     mixed_share: float | None = None
+    text_share: float | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
+    data_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.mixed_share is not None and not 0 <= self.mixed_share <= 1:
-            raise ValueError(f"mixed_share {self.mixed_share} must lie in 0..1")
+        for name in ("mixed_share", "text_share"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"{name} {share} must lie in 0..1")
+        if (self.mixed_share or 0.0) + (self.text_share or 0.0) > 1:
+            raise ValueError(f"mixed_share {self.mixed_share} and text_share {self.text_share} are more than 1 together")
+        if not self.temperature >= 0:
+            raise ValueError(f"temperature {self.temperature} must not be negative")
+        if self.data_tokens is not None and self.data_tokens < 1:
+            raise ValueError(f"data_tokens {self.data_tokens} must be at least 1")
         if any(weight < 0 for weight in self.weights.values()):
             raise ValueError("weights must not be negative")
 
 
-def proportions(spec: MixtureSpec, sizes: Mapping[str, int], mixed: str = "mixed") -> dict[str, float]:
-    """The share of each source, summing to 1, from the number of rows of each. Sources without rows or weight are left out."""
+def proportions(spec: MixtureSpec, sizes: Mapping[str, int]) -> dict[str, float]:
+    """The share of each source, summing to 1, from the number of rows of each. Sources without rows or weight are left out.
+
+    A fixed share of a source that has no rows is left to the others.
+    """
     for name in spec.weights:
         if name not in sizes:
             raise UserError(f"config.train.mixture.weights.{name}: no such row source{nearest(name, sizes)}")
     raw = {name: size**spec.temperature * spec.weights.get(name, 1.0) for name, size in sizes.items() if size}
-    if spec.mixed_share is not None and raw.get(mixed):
-        rest = sum(value for name, value in raw.items() if name != mixed)
-        for name in raw:
-            raw[name] = spec.mixed_share if name == mixed else raw[name] / rest * (1 - spec.mixed_share) if rest else 0.0
+    given = {"mixed": spec.mixed_share, "text": spec.text_share}
+    fixed = {name: share for name, share in given.items() if share is not None and raw.get(name)}
+    if fixed:
+        rest = sum(value for name, value in raw.items() if name not in fixed)
+        left = 1 - sum(fixed.values())
+        raw = {name: fixed[name] if name in fixed else value / rest * left if rest else 0.0 for name, value in raw.items()}
     total = sum(raw.values())
     if total <= 0:
         raise UserError("config.train.mixture: every row source has weight 0 or no rows; give at least one a weight")
     return {name: value / total for name, value in raw.items() if value > 0}
+
+
+def row_limits(spec: MixtureSpec, shares: Mapping[str, float], sizes: Mapping[str, int], row_length: int) -> dict[str, int]:
+    """How many rows of each source may be used under `data_tokens`; sources that the limit does not reach are left out."""
+    if spec.data_tokens is None:
+        return {}
+    wanted = {name: max(1, round(share * spec.data_tokens / row_length)) for name, share in shares.items()}
+    return {name: rows for name, rows in wanted.items() if rows < sizes[name]}

@@ -18,9 +18,10 @@ from cprec_jax.errors import UserError
 from cprec_jax.hf.hub import locate
 from cprec_jax.progress import Progress, say
 from cprec_jax.spec import build
-from cprec_jax.text import documents, new_tokens, tokenizer
+from cprec_jax.text import documents, new_tokens, plain_text, tokenizer
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.packer import SplitPacker, used_workers
+from cprec_jax.text.plain_text import PlainText, PlainTextSpec
 from cprec_jax.text.template import Template, TemplateSpec
 
 MIXED = "mixed"
@@ -51,13 +52,14 @@ class PackSpec:
     """`config.pack`: tokens a row, and the seed of the pairing of documents.
 
     window: interactions that are held and packed at a time; memory grows with it (about 60 bytes each), rows differ only where a source
-    has more. workers: processes that write rows (None: one a core); rows do not depend on it.
+    has more. workers: processes that write rows (None: one a core); rows do not depend on it. text: general text for replay.
     """
 
     row_length: int = 512
     seed: int = 0
     window: int = 8_000_000
     workers: int | None = None
+    text: PlainTextSpec | None = None
 
     def __post_init__(self) -> None:
         if self.window < 1 or (self.workers is not None and self.workers < 1):
@@ -72,14 +74,17 @@ def specs(config: Mapping[str, Any]) -> tuple[TextSpec, PackSpec]:
 
 def pack_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     """What the rows are made from: the text and pack sections, the corpus, the tokenizer's bytes."""
-    text, _ = specs(config)
+    text, pack_spec = specs(config)
     files = {}
     if text.tokenizer != "train":
         directory = locate(text.tokenizer)
         files = {f: artefact.file_sha256(directory / f) for f in tokenizer.TOKENIZER_FILES if (directory / f).exists()}
     corpus_hash = artefact.read_json(workdir / "corpus" / artefact.MANIFEST, "prepare")["corpus_hash"]
     packing = {key: value for key, value in config.get("pack", {}).items() if key not in NO_INPUT}
-    return {"job": "pack", "text": config.get("text", {}), "pack": packing, "corpus": corpus_hash, "tokenizer": files}
+    inputs = {"job": "pack", "text": config.get("text", {}), "pack": packing, "corpus": corpus_hash, "tokenizer": files}
+    if pack_spec.text is not None:
+        inputs["general_text"] = [artefact.file_sha256(path) for path in plain_text.find_files(pack_spec.text)]
+    return inputs
 
 
 def pack(config: Mapping[str, Any], workdir: Path) -> None:
@@ -98,7 +103,7 @@ def pack(config: Mapping[str, Any], workdir: Path) -> None:
         say(
             f"pack: {len(catalogue)} items, {catalogue.lengths.mean():.2f} tokens an item, vocabulary {tokens.size}, {len(added)} of it new"
         )
-        statistics = _write_splits(directory, corpus, catalogue, template, pack_spec)
+        statistics = _write_splits(directory, corpus, catalogue, template, pack_spec, tokens)
         if not any(entry["rows"] for entry in statistics.values()):
             raise UserError(f"{workdir / 'corpus'}: no pre-training sequence is left to pack; see `rejected` in its manifest.json")
         shards = {p.name: artefact.file_sha256(p) for p in sorted(directory.glob("*.array_record*"))}
@@ -122,10 +127,11 @@ def pack(config: Mapping[str, Any], workdir: Path) -> None:
         say(f"pack: {name}: {row['documents']} documents, {row['tokens']} tokens in {row['rows']} rows, {row['fill']:.1%} full")
 
 
-def _sources(corpus: Corpus) -> list[str]:
+def _sources(corpus: Corpus, spec: PackSpec) -> list[str]:
     pretrain = [name for name, info in corpus.sets.items() if info.role == "pretrain"]
-    if MIXED in pretrain:
-        raise UserError(f"config.corpus.sources: a domain may not be called {MIXED!r}; that is the name of the all-domain sequences")
+    taken = {MIXED: "the all-domain sequences"} | ({plain_text.SPLIT: "the general text"} if spec.text else {})
+    for name in taken.keys() & set(pretrain):
+        raise UserError(f"config.corpus.sources: a domain may not be called {name!r}; that is the name of {taken[name]}")
     return [*pretrain, MIXED] if len(pretrain) > 1 else pretrain
 
 
@@ -144,9 +150,12 @@ def _tokenizer(text: TextSpec, corpus: Corpus, directory: Path) -> tokenizer.Tok
     return tokenizer.train(titles + headers, [*counts.tolist(), *[often] * len(headers)], text.vocab_size, directory, text.across_words)
 
 
-def _write_splits(directory: Path, corpus: Corpus, catalogue: Catalogue, template: Template, spec: PackSpec) -> dict[str, dict[str, Any]]:
+def _write_splits(
+    directory: Path, corpus: Corpus, catalogue: Catalogue, template: Template, spec: PackSpec, tokens: tokenizer.Tokenizer
+) -> dict[str, dict[str, Any]]:
     """Write all splits and the dataset's description; returns what the manifest says of each split."""
-    sources = _sources(corpus)
+    sources = _sources(corpus, spec)
+    general = PlainText(spec.text) if spec.text else None
     headers = [template.header(None if name == MIXED else name) for name in sources]
     table = PieceTable.of(*documents.piece_table(catalogue, headers)).save(directory / "pieces")
     rng = np.random.default_rng(spec.seed)
@@ -164,6 +173,16 @@ def _write_splits(directory: Path, corpus: Corpus, catalogue: Catalogue, templat
                 table=table,
             )
             statistics[name] = _pack_sequences(packer, corpus, catalogue, headers, number, spec.window)
+        if general is not None:
+            packer = SplitPacker(
+                split=plain_text.SPLIT,
+                directory=directory,
+                row_length=spec.row_length,
+                writer=writer,
+                rng=rng,
+                headers_from=np.iinfo(np.int32).max,
+            )
+            statistics[plain_text.SPLIT] = _pack_text(packer, general, tokens)
     rows.write_info(directory, spec.row_length, {name: writer.written.get(name, []) for name in statistics})
     shutil.rmtree(table)
     return statistics
@@ -185,3 +204,17 @@ def _pack_sequences(
         progress.advance(len(offsets) - 1)
     packer.finish()
     return {**packer.statistics(), "items": items, "items_too_long": dropped}
+
+
+def _pack_text(packer: SplitPacker, general: PlainText, tokens: tokenizer.Tokenizer) -> dict[str, Any]:
+    """Pack general text, cut into documents that fit a row."""
+    limit = general.spec.max_tokens
+    for flat, offsets in general.windows(tokens):
+        bounds = plain_text.cut(offsets, packer.row_length)
+        if limit is not None:
+            bounds = bounds[: max(2, int(np.searchsorted(bounds, limit - packer.n_tokens, side="right")))]
+        n = len(bounds) - 1
+        packer.add(np.arange(n), np.arange(n + 1), np.diff(bounds), PieceTable.of(flat[: bounds[-1]], bounds))
+        say(f"pack {packer.split}: {packer.n_tokens} tokens")
+    packer.finish()
+    return {**packer.statistics(), **dataclasses.asdict(general.counts)}

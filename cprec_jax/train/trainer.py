@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from cprec_jax import artefact
 from cprec_jax.data import loader
 from cprec_jax.data import rows as rows_on_disk
-from cprec_jax.data.mixture import proportions
+from cprec_jax.data.mixture import proportions, row_limits
 from cprec_jax.errors import Diverged, Preempted, UserError
 from cprec_jax.hf.hub import locate
 from cprec_jax.model.decoder import Decoder, abstract_params, init_params
@@ -65,6 +65,8 @@ class Plan:
     decoder: Decoder
     shares: Mapping[str, float]
     anneal_shares: Mapping[str, float]
+    limits: Mapping[str, int]
+    anneal_limits: Mapping[str, int]
     total_steps: int
     inputs_hash: str
     init_from: str | None
@@ -80,7 +82,10 @@ def make_plan(config: Mapping[str, Any], workdir: Path) -> Plan:
     manifest = artefact.read_json(rows / artefact.MANIFEST, "pack")
     rows_on_disk.check_shards(rows, manifest["shards"])
     sizes = {name: split["rows"] for name, split in manifest["splits"].items()}
-    total_steps = train_spec.total_steps(sum(sizes.values()), manifest["row_length"])
+    anneal_mixture = train_spec.anneal_mixture or train_spec.mixture
+    shares, anneal_shares = proportions(train_spec.mixture, sizes), proportions(anneal_mixture, sizes)
+    limits = row_limits(train_spec.mixture, shares, sizes, manifest["row_length"])
+    total_steps = train_spec.total_steps(sum((sizes | limits).values()), manifest["row_length"])
     base_vocab_size = manifest.get("base_vocab_size", manifest["vocab_size"])
     decoder_config = run.decoder_config(model_spec, manifest["vocab_size"], base_vocab_size)
     if decoder_config.max_position_embeddings < manifest["row_length"]:
@@ -90,8 +95,10 @@ def make_plan(config: Mapping[str, Any], workdir: Path) -> Plan:
         rows=rows,
         train=train_spec,
         decoder=run.make_decoder(model_spec, decoder_config, manifest["row_length"]),
-        shares=proportions(train_spec.mixture, sizes),
-        anneal_shares=proportions(train_spec.anneal_mixture or train_spec.mixture, sizes),
+        shares=shares,
+        anneal_shares=anneal_shares,
+        limits=limits,
+        anneal_limits=row_limits(anneal_mixture, anneal_shares, sizes, manifest["row_length"]),
         total_steps=total_steps,
         inputs_hash=artefact.fingerprint(train_inputs(config, workdir)),
         init_from=model_spec.init_from,
@@ -195,13 +202,14 @@ def _initial_state(plan: Plan, mesh: jax.sharding.Mesh, optimizer: optax.Gradien
 def _batches(plan: Plan, first_step: int, shard: loader.Shard) -> Iterator[dict[str, np.ndarray]]:
     """Batches from `first_step` on; the annealing phase may have a mixture of its own."""
     _, boundary = phases(plan.train.schedule, plan.total_steps)
-    if plan.anneal_shares == plan.shares:
+    if (plan.anneal_shares, plan.anneal_limits) == (plan.shares, plan.limits):
         boundary = plan.total_steps
     read = functools.partial(loader.batches, global_batch=plan.train.global_batch, shard=shard, workers=plan.train.loader_workers)
     if first_step < boundary:
-        yield from read(loader.stream(plan.rows, plan.shares, plan.train.seed), first_step=first_step, last_step=boundary)
+        rows = loader.stream(plan.rows, plan.shares, plan.train.seed, limits=plan.limits)
+        yield from read(rows, first_step=first_step, last_step=boundary)
     if boundary < plan.total_steps:
-        rows = loader.stream(plan.rows, plan.anneal_shares, plan.train.seed, prefix=boundary)
+        rows = loader.stream(plan.rows, plan.anneal_shares, plan.train.seed, prefix=boundary, limits=plan.anneal_limits)
         yield from read(rows, first_step=max(first_step, boundary) - boundary, last_step=plan.total_steps - boundary)
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from cprec_jax.artefact import file_sha256
 from cprec_jax.data import loader, rows
-from cprec_jax.data.mixture import MixtureSpec, proportions
+from cprec_jax.data.mixture import MixtureSpec, proportions, row_limits
 from cprec_jax.errors import UserError
 from tests.data import made_rows
+from tests.data.made_rows import T
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +112,38 @@ def test_damage_is_a_clear_error(tmp_path: Path) -> None:
         (MixtureSpec(mixed_share=0.5), {"a": 0.375, "b": 0.125, "mixed": 0.5}),
         (MixtureSpec(mixed_share=0.0), {"a": 0.75, "b": 0.25}),
         (MixtureSpec(weights={"a": 0.0}), {"b": 0.5, "mixed": 0.5}),
+        (MixtureSpec(temperature=0.5, mixed_share=0.0), {"a": 3**0.5 / (1 + 3**0.5), "b": 1 / (1 + 3**0.5)}),
+        (MixtureSpec(text_share=0.5), {"a": 0.6, "b": 0.2, "mixed": 0.2}),  # no text: its share is left to the others
     ],
 )
 def test_proportions(spec: MixtureSpec, expected: dict[str, float]) -> None:
     found = proportions(spec, {"a": 60, "b": 20, "mixed": 20, "empty": 0})
     assert found == pytest.approx(expected)
+
+
+def test_general_text_has_a_share_or_a_weight_of_its_own() -> None:
+    sizes = {"a": 60, "b": 20, "mixed": 20, "text": 900}
+    assert proportions(MixtureSpec(text_share=0.1), sizes) == pytest.approx({"a": 0.54, "b": 0.18, "mixed": 0.18, "text": 0.1})
+    both = proportions(MixtureSpec(text_share=0.2, mixed_share=0.4), sizes)
+    assert both == pytest.approx({"a": 0.3, "b": 0.1, "mixed": 0.4, "text": 0.2})
+    assert proportions(MixtureSpec(weights={"text": 0.0}), sizes) == pytest.approx({"a": 0.6, "b": 0.2, "mixed": 0.2})
+    assert proportions(MixtureSpec(text_share=1.0), sizes) == {"text": 1.0}
+
+
+def test_a_data_budget_uses_few_rows_and_a_larger_one_the_same_and_more(directory: Path) -> None:
+    shares = {"a": 0.75, "b": 0.25}
+    assert row_limits(MixtureSpec(), shares, {"a": 50, "b": 20}, T) == {}
+    limits = row_limits(MixtureSpec(data_tokens=20 * T), shares, {"a": 50, "b": 20}, T)
+    assert limits == {"a": 15, "b": 5}
+    assert row_limits(MixtureSpec(data_tokens=72 * T), shares, {"a": 50, "b": 20}, T) == {"b": 18}
+
+    def seen(limit: int, seed: int = 3) -> set[int]:
+        stream = loader.stream(directory, {"a": 1.0}, seed=seed, limits={"a": limit})
+        found = [int(stream[i]["tokens"][0]) for i in range(3 * limit)]
+        assert all(len(set(found[k * limit : (k + 1) * limit])) == limit for k in range(3))
+        return set(found)
+
+    assert len(seen(10)) == 10 and seen(10) < seen(25) and seen(10) != seen(10, seed=4)
 
 
 def test_mixture_mistakes() -> None:
@@ -125,3 +153,9 @@ def test_mixture_mistakes() -> None:
         proportions(MixtureSpec(weights={"Games": 0.0}), {"Games": 3})
     with pytest.raises(ValueError, match="mixed_share"):
         MixtureSpec(mixed_share=1.5)
+    with pytest.raises(ValueError, match="more than 1 together"):
+        MixtureSpec(mixed_share=0.7, text_share=0.4)
+    with pytest.raises(ValueError, match="temperature"):
+        MixtureSpec(temperature=-1.0)
+    with pytest.raises(ValueError, match="data_tokens"):
+        MixtureSpec(data_tokens=0)
