@@ -226,9 +226,12 @@ SPECS = {
 def check(config: Mapping[str, Any]) -> None:
     """Build every section's spec, so that a mistake in the last one shows before the first job has run for hours."""
     from cprec_jax.spec import build
+    from data_prep.spec import corpus_spec
 
+    if "corpus" in config:
+        corpus_spec(config)
     for name, (module, cls) in SPECS.items():
-        if name in config:
+        if name in config and name != "corpus":
             build(getattr(importlib.import_module(module), cls), config[name], f"config.{name}")
 
 

@@ -1,6 +1,7 @@
 """Artefacts on disk: written whole or not at all, and carrying the hash of what they were made from."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -65,7 +66,7 @@ def new_directory(final: Path) -> Iterator[Path]:
         os.replace(temporary, final)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
-        if error.errno == 28:  # ENOSPC
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise UserError(f"{final}: the disk is full; free some space and run again (nothing was replaced)") from error
         raise
     finally:

@@ -21,6 +21,7 @@ SQL_FOLDER = Path(__file__).parent / "sql"
 BATCH_ROWS = 100_000
 
 EngineError = duckdb.Error
+_FULL_DISK = ("No space left", "Disk quota exceeded", "File too large")  # as the operating system says it
 
 
 def hash60(text: str) -> int:
@@ -107,7 +108,6 @@ class Engine:
         self._connection.execute(f"SET temp_directory = {quoted(str(scratch / 'spill'))}")
         self._connection.execute("SET enable_progress_bar = false")
         self._connection.execute("CREATE MACRO hash60(x) AS ('0x' || substr(md5(x), 1, 15))::BIGINT")
-
         self.loader = self
 
     def close(self) -> None:
@@ -118,16 +118,18 @@ class Engine:
 
     def execute(self, sql: str) -> None:
         """Run one statement. Too little memory or disk is a `UserError`."""
+        self._ask(sql)
+
+    def _ask(self, sql: str) -> Any:
         try:
-            self._connection.execute(sql)
-        except duckdb.OutOfMemoryException as error:
-            raise UserError(f"config.corpus.memory_limit: too small for this data ({one_line(error)[:160]}); raise it") from error
-        except duckdb.IOException as error:
-            if "No space left" in str(error):
-                raise UserError(
-                    f"the disk is full ({one_line(error)[:160]}); free some space and run again (nothing was replaced)"
-                ) from error
-            raise
+            return self._connection.execute(sql)
+        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+            text = one_line(error)
+            if isinstance(error, duckdb.IOException) and not any(sign in text for sign in _FULL_DISK):
+                raise
+            if isinstance(error, duckdb.OutOfMemoryException) and "max_temp_directory_size" not in text:
+                raise UserError(f"config.corpus.memory_limit: too small for this data ({text[:160]}); raise it") from error
+            raise UserError(f"the disk is full ({text[:160]}); free some space and run again (nothing was replaced)") from error
 
     def script(self, name: str) -> None:
         """Run the statements of `sql/NAME.sql` in order."""
@@ -136,7 +138,7 @@ class Engine:
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """All rows of a SMALL query."""
-        return self._connection.execute(sql).fetchall()
+        return self._ask(sql).fetchall()
 
     def value(self, sql: str) -> Any:
         """The single value of a query."""

@@ -84,6 +84,9 @@ class Preparation:
         )
         self.title_counts["items sharing another's title"] = int(duplicated)
         self.engine.script(f"items_{self.spec.titles.policy}")
+        told_apart = "SELECT n.domain FROM item_names n JOIN titled_items t ON n.domain = t.domain AND n.item_id = t.item_id"
+        n = self.engine.value(f"SELECT count(*) FROM ({told_apart} WHERE n.title <> t.title) AS a")
+        self.appended = {"item_id": n} if n else {}
         self.engine.script("catalogue")
         clash = self.engine.rows("SELECT domain, title FROM catalogue GROUP BY domain, title HAVING count(*) > 1 LIMIT 1")
         if clash:
@@ -205,7 +208,12 @@ class Preparation:
             "counts": self.counts,
             "mixed": self._mixed_entry(),
             "rejected": self.rejects.as_dict(),
-            "titles": {"policy": spec.titles.policy, "max_length": spec.titles.max_length, **dict(sorted(self.title_counts.items()))},
+            "titles": {
+                "policy": spec.titles.policy,
+                "max_length": spec.titles.max_length,
+                "appended": self.appended,
+                **dict(sorted(self.title_counts.items())),
+            },
         }
 
     def _source_entry(self, domain: int, order: Order) -> dict[str, Any]:

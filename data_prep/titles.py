@@ -14,19 +14,29 @@ _NOISE = ("Cc", "Cf", "Cs", "Co")
 _UNESCAPE_ROUNDS = 3
 
 
-def clean_title(raw: str | None) -> str:
-    """Unescape HTML entities (also escaped twice), NFKC, drop control characters, collapse white space; "" where nothing is left."""
+def clean_title(raw: str | None, counts: Counter[str] | None = None) -> str:
+    """Unescape HTML entities (also escaped twice), NFKC, drop control characters, collapse white space; "" where nothing is left.
+
+    `counts` learns which of these changed something: entities, nfkc, control characters, white space.
+    """
+    changes = Counter[str]() if counts is None else counts
     text = raw or ""
-    for _ in range(_UNESCAPE_ROUNDS):
-        unescaped = html.unescape(text)
-        if unescaped == text:
-            break
-        text = unescaped
+    if "&" in text:
+        given = text
+        for _ in range(_UNESCAPE_ROUNDS):
+            unescaped = html.unescape(text)
+            if unescaped == text:
+                break
+            text = unescaped
+        changes["entities"] += text != given
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    text = _SPACE.sub(" ", text).strip()
+        given, text = text, unicodedata.normalize("NFKC", text)
+        changes["nfkc"] += text != given
+    given, text = text, _SPACE.sub(" ", text).strip()
+    changes["white space"] += text != given
     if not text.isprintable():
-        text = "".join(c for c in text if c in _JOINERS or unicodedata.category(c) not in _NOISE)
+        given, text = text, "".join(c for c in text if c in _JOINERS or unicodedata.category(c) not in _NOISE)
+        changes["control characters"] += text != given
         text = _SPACE.sub(" ", text).strip()
     return text if text.strip(_JOINERS + " ") else ""
 
@@ -40,14 +50,18 @@ def cut_title(text: str, max_length: int) -> str:
 
 
 def clean_titles(raw: Iterable[str | None], max_length: int, counts: Counter[str]) -> list[str | None]:
-    """Clean and cut many titles; None where nothing is left. Adds to `counts`: read, changed, cut, empty."""
+    """Clean and cut many titles; None where nothing is left.
+
+    Adds to `counts`: read, missing (there was none), empty (nothing is left), changed, cut, and what `clean_title` changed.
+    """
     titles: list[str | None] = []
     for title in raw:
-        whole = clean_title(title)
+        whole = clean_title(title, counts)
         text = cut_title(whole, max_length)
         counts["read"] += 1
         counts["changed"] += bool(text) and text != title
         counts["cut"] += text != whole
-        counts["empty"] += not text
+        counts["missing"] += title is None
+        counts["empty"] += title is not None and not text
         titles.append(text or None)
     return titles

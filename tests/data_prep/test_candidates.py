@@ -59,24 +59,44 @@ def test_uniform_negatives_are_uniform(users):
     assert ((counts - expected) ** 2 / expected).sum() < 799 + 6 * 40
 
 
-@pytest.mark.parametrize("protocol", ["u20", "p20"])
+@pytest.mark.parametrize("protocol", ["u20", "u100", "p20"])
 def test_slot_probe(users, protocol):
     """No slot is better than another at finding the target, nor is the slot of the same user's other split."""
+    width = int(protocol[1:])
     slot = np.argmax(draw(protocol, users) == users["target"][:, None], axis=1)
-    counts = np.bincount(slot, minlength=20)
-    assert ((counts - 150) ** 2 / 150).sum() < 19 + 5 * np.sqrt(2 * 19)
+    assert chi_square(np.bincount(slot, minlength=width)) < width - 1 + 5 * np.sqrt(2 * (width - 1))
     other = {**users, "target": np.random.default_rng(5).permutation(users["target"])}
     valid_slot = np.argmax(draw(protocol, other, split="valid") == other["target"][:, None], axis=1)
-    assert abs((valid_slot == slot).mean() - 0.05) < 5 * np.sqrt(0.05 * 0.95 / 3000)
+    assert abs((valid_slot == slot).mean() - 1 / width) < 5 * np.sqrt(1 / width / 3000)
 
 
-@pytest.mark.parametrize("protocol", ["u20", "p20"])
+def chi_square(counts: np.ndarray) -> float:
+    return ((counts - counts.mean()) ** 2 / counts.mean()).sum()
+
+
+@pytest.mark.parametrize("protocol", ["u20", "u100", "p20"])
 def test_title_length_probe(users, protocol):
     """A rule that picks the longest title is at chance when length says nothing about popularity."""
     lists = draw(protocol, users)
     rng = np.random.default_rng(0)
     hits = [(lists[np.arange(3000), np.argmax(rng.random(800)[lists], axis=1)] == users["target"]).mean() for _ in range(40)]
-    assert abs(np.mean(hits) - 0.05) < 5 * np.std(hits) / np.sqrt(40)
+    assert abs(np.mean(hits) - 1 / int(protocol[1:])) < 5 * np.std(hits) / np.sqrt(40)
+
+
+@pytest.mark.parametrize("protocol", ["u20", "u100", "p20"])
+def test_probes_on_the_files_of_a_corpus(synthetic_corpus, protocol):
+    """The same of candidate files as `prepare` wrote them: slot, and the real titles' lengths dealt anew, so that they say nothing."""
+    rng, width = np.random.default_rng(0), int(protocol[1:])
+    slots, hits = [], []
+    lengths = np.array([len(title) for title in synthetic_corpus.items.title]) + rng.random(len(synthetic_corpus.items))
+    for name in synthetic_corpus.sets:
+        lists, target = synthetic_corpus.candidates("test", name, protocol), synthetic_corpus.targets("test", name).target
+        assert lists.shape == (len(target), width)
+        slots.append(np.argmax(lists == target[:, None], axis=1))
+        for dealt in (rng.permutation(lengths) for _ in range(20)):
+            hits += [(lists[np.arange(len(lists)), np.argmax(dealt[lists], axis=1)] == target).mean()]
+    assert chi_square(np.bincount(np.concatenate(slots), minlength=width)) < width - 1 + 5 * np.sqrt(2 * (width - 1))
+    assert abs(np.mean(hits) - 1 / width) < 5 * np.std(hits) / np.sqrt(len(hits))
 
 
 def test_popularity_is_strong_on_uniform_and_near_chance_on_matched_negatives(users):

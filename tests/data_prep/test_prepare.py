@@ -217,6 +217,7 @@ def test_odd_titles_duplicates_and_unknown_items_are_counted(tmp_path: Path, pol
     assert steps["without consecutive repeats"] == (6 if merged else 7)
     assert corpus.manifest["titles"]["items sharing another's title"] == 1
     assert corpus.manifest["titles"]["cut"] == 1
+    assert corpus.manifest["titles"]["appended"] == ({} if merged else {"item_id": 2})
     assert corpus.manifest["sets"]["shop"]["n_users_with_one_interaction"] == 1
 
 
