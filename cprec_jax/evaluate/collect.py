@@ -23,6 +23,7 @@ FULL, UNMASKED = "full", "full_unmasked"
 class Collected:
     """By protocol int64[n] each: better, tied and all candidates. `nll` float64[n] (NaN: the method has no probabilities). `top`
     int64[n, 10]: the columns of the ten best visible items; `score_sum` float64[N]: over all users; `flat`: every score was alike;
+    `partial`: see `Scored`;
     `examples`: the first users with their history, target and top ten."""
 
     n_better: dict[str, np.ndarray] = field(default_factory=dict)
@@ -32,6 +33,7 @@ class Collected:
     top: np.ndarray
     score_sum: np.ndarray
     flat: bool = True
+    partial: bool = False
     examples: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, protocol: str, users: np.ndarray, ranks: Ranks) -> None:
@@ -93,6 +95,7 @@ def _add_full(found: Collected, data: EvalSet, batch: Scored, scores: np.ndarray
     visible = scores if excluded is None else np.where(excluded, -np.inf, scores)
     width = found.top.shape[1]
     found.top[batch.users] = np.argpartition(-visible, width - 1, axis=1)[:, :width]
+    found.partial |= batch.partial
     found.flat &= bool((scores == scores[:, :1]).all())
     found.score_sum += scores.sum(axis=0, dtype=np.float64)
     found.examples += [_example(found, data, batch, int(row), visible[row]) for row in np.flatnonzero(batch.users < EXAMPLES)]
@@ -161,8 +164,10 @@ def _top_facts(data: EvalSet, found: Collected) -> dict[str, float]:
     percentile = stats.rankdata(data.train_count, method="average") / len(data.train_count)
     length = [len(title) for title in data.titles]
     constant = len(set(length)) == 1 or np.ptp(found.score_sum) == 0
-    return {
+    facts = {
         "coverage@10": float(len(np.unique(found.top)) / len(data.items)),
         "popularity_percentile@10": float(percentile[found.top].mean()),
-        "score_length_correlation": 0.0 if constant else float(stats.spearmanr(found.score_sum, length).statistic),
     }
+    if not found.partial:
+        facts["score_length_correlation"] = 0.0 if constant else float(stats.spearmanr(found.score_sum, length).statistic)
+    return facts

@@ -63,6 +63,9 @@ def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict
         path = str(spec.names[name].path)
         inputs["model"] = _files(locate(path) if spec.names[name].kind == "hf" else Path(path))
         inputs["template"] = dict(config.get("text", {})).get("template") if spec.names[name].kind == "hf" else None
+    if spec.general_text is not None and spec.names[name].kind in MODEL_KINDS:
+        text = Path(spec.general_text)
+        inputs["general_text"] = artefact.file_sha256(text) if text.is_file() else None
     return inputs
 
 
@@ -120,6 +123,7 @@ def _evaluate_one(
     cost = dict.fromkeys(found, 0.0)
     steps = []
     rules = []
+    general: list[dict[str, Any]] = []
     for method, step in methods:
         steps.append(step)
         for one in data:
@@ -127,6 +131,9 @@ def _evaluate_one(
             found[one.name].append(collect(method, one, name))
             cost[one.name] += time.monotonic() - begun
             facts.setdefault(one.name, method.facts())
+        if spec.general_text is not None and isinstance(method, TitleModel):
+            general.append(method.general_text(Path(spec.general_text)))
+            say(f"evaluate: {name}: perplexity {general[-1]['perplexity']:.2f} on {general[-1]['file']}")
         rules.append(method.rule if isinstance(method, TitleModel) else kind)
     results: dict[str, Any] = {}
     rows: list[pa.Table] = []
@@ -136,7 +143,7 @@ def _evaluate_one(
         rows += [collected.table(one, seed) for seed, collected in zip(seeds, found[one.name], strict=True)]
         _say_result(name, one, results[one.name]["protocols"], cost[one.name])
     users = sum(len(one) for one in data)
-    record = {
+    record: dict[str, Any] = {
         "name": name,
         "kind": kind,
         "step": steps[0],
@@ -152,6 +159,8 @@ def _evaluate_one(
             "seconds_by_set": cost,
         },
     }
+    if general:
+        record["general_text"] = general[0] if len(general) == 1 else general
     inputs = evaluate_inputs(config, workdir, name)
     with artefact.new_directory(workdir / "results" / name) as directory:
         artefact.write_json(directory / "results.json", record)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cprec_jax.errors import UserError
+from cprec_jax.evaluate.general_text import general_text
 from cprec_jax.evaluate.methods import Scored
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.evaluate.prompt_cache import PromptCache, encode_prompts
@@ -19,6 +21,7 @@ from cprec_jax.evaluate.shared_prefix import score_after
 from cprec_jax.evaluate.spec import EvaluateSpec, Rule
 from cprec_jax.evaluate.title_tokens import padded_titles
 from cprec_jax.evaluate.title_trie import TitleTrie, build_trie
+from cprec_jax.evaluate.trie_index import build_index
 from cprec_jax.evaluate.trie_scoring import (
     DeviceTrie,
     block_edge_logits,
@@ -28,6 +31,7 @@ from cprec_jax.evaluate.trie_scoring import (
     title_log_probs,
     to_device,
 )
+from cprec_jax.evaluate.trie_search import UNKNOWN, Found, search
 from cprec_jax.evaluate.validation import Validation
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.parallel.mesh import make_mesh
@@ -43,6 +47,7 @@ _root_logits = jax.jit(root_edge_logits, static_argnums=0)
 _join = jax.jit(join_edges)
 _finish = jax.jit(title_log_probs)
 
+SEARCH_USERS = 16  # search together: the more, the fewer rows of a call are padding; each has a place in the pool of keys and values
 CANDIDATES = 32  # of a user, scored together when only sampled protocols are asked for
 
 
@@ -82,9 +87,16 @@ class TitleModel:
             say(f"evaluate: rule {self.rule}: mean reciprocal rank on validation {self._rule_mrr}")
         if self._rule_mrr:
             self._facts["validation_mrr_by_rule"] = self._rule_mrr
+        if self.rule == "trie" and self._spec.ranks_to is not None:
+            return self._by_search(data, prompts, self._spec.ranks_to)
         if self.rule == "trie":
             return self._by_trie(data, prompts)
         return self._by_likelihood(data, prompts) if "full" in self._spec.protocols else self._candidates_only(data, prompts)
+
+    def general_text(self, path: Path) -> dict[str, Any]:
+        """See `general_text.general_text`."""
+        assert self._model.words is not None
+        return general_text(self._decoder, self._model.params, self._model.words, path)
 
     def _check_room(self, data: EvalSet, longest: int) -> None:
         limit = self._model.decoder.config.max_position_embeddings
@@ -139,18 +151,49 @@ class TitleModel:
                 log_probs = _normalised(log_probs - weight * unconditional)
             yield Scored(users=batch.users, scores=log_probs, log_probs=log_probs)
 
+    def _by_search(self, data: EvalSet, prompts: Prompts, ranks_to: int) -> Iterator[Scored]:
+        """The best titles of each user, the target and the candidates; all other titles somewhere below the best.
+
+        Where the target is among the best, unknown titles rank below everything known; else above the target, so that its rank is never
+        flattered.
+        """
+        trie = self._trie(data)
+        self._check_room(data, int(trie.node_depth.max(initial=0)))
+        index, batch_users = build_index(trie), min(self._spec.batch_users, SEARCH_USERS)
+        temperature = self._temperature(data, trie)
+        self._facts |= {"temperature": temperature, "skeleton_nodes": trie.nodes, "ranks_exact_to": ranks_to}
+        progress = Progress(f"score {data.name}", len(data), "users")
+        asked = np.concatenate([data.target[:, None], *data.candidates.values()], axis=1)
+        visited = 0
+        for batch in prompts.batches(batch_users):
+            count = len(batch.users)
+            users = np.concatenate([batch.users, np.repeat(batch.users[-1:], batch_users - count)])
+            excluded = data.excluded(users)
+            best = np.full(batch_users, ranks_to) + (0 if excluded is None else excluded.sum(axis=1))
+            best[count:] = 1  # these users only fill the batch
+            cache = _encode_for_trie(self._decoder, self._params, batch.tokens, batch.lengths)
+            found = search(self._decoder, self._params, index, cache, asked[users], best, temperature=temperature)
+            visited += found.nodes
+            self._facts["nodes_visited_per_user"] = visited / len(data)
+            scores = _filled(found, data.target[users])[:count]
+            yield Scored(users=batch.users, scores=scores, log_probs=found.log_probs[:count], partial=True)
+            progress.advance(count)
+
+    def _temperature(self, data: EvalSet, trie: TitleTrie) -> float:
+        users = self._validation.get(data.name)
+        grid, _ = self._spec.grids(bool(users is not None and len(users)))
+        if users is None or len(grid) == 1:
+            return grid[0]
+        nll = self._validation_of(users, trie).nll_by_temperature()
+        self._facts["validation_nll"] = {str(t): value for t, value in nll.items()}
+        return self._fitted(nll)
+
     def _calibrated(self, data: EvalSet, trie: TitleTrie, device_trie: DeviceTrie, batch_users: int) -> tuple[float, float, np.ndarray]:
         """Temperature, weight of the unconditional log-probabilities, and those, float32[N] (at the temperature)."""
         users = self._validation.get(data.name)
         grid_t, grid_w = self._spec.grids(bool(users is not None and len(users)))
         if grid_w == (0.0,):
-            temperature = grid_t[0]
-            if len(grid_t) > 1:
-                assert users is not None
-                nll = self._validation_of(users, trie).nll_by_temperature()
-                temperature = self._fitted(nll)
-                self._facts["validation_nll"] = {str(t): value for t, value in nll.items()}
-            return temperature, 0.0, np.zeros(len(data.items), np.float32)
+            return self._temperature(data, trie), 0.0, np.zeros(len(data.items), np.float32)
         nothing = make_prompts(
             without_history(data.targets), data.name, self._model.catalogue, self._model.template, self._spec.prompt_tokens
         )
@@ -233,6 +276,13 @@ class TitleModel:
                 np.put_along_axis(scores, block, found / length if self.rule == "mean" else found, axis=1)
             parts = np.split(scores[: len(batch.users)], ends[:-1], axis=1)
             yield Scored(users=batch.users, scores=None, log_probs=None, by_protocol=dict(zip(data.candidates, parts, strict=True)))
+
+
+def _filled(found: Found, target: np.ndarray) -> np.ndarray:
+    """Scores of a search, float64[U, N], with every unknown title of a user at one place: below everything, or above the target."""
+    own = found.log_probs[np.arange(len(target)), target]
+    place = np.where(own >= found.bound, UNKNOWN, (own + found.bound) / 2)
+    return np.where(found.log_probs == UNKNOWN, place[:, None], found.log_probs)
 
 
 def _normalised(scores: np.ndarray) -> np.ndarray:

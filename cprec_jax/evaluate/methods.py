@@ -21,12 +21,14 @@ class Scored:
     """Users (positions in the set) with their scores float[b, N], and log-probabilities of the whole unmasked catalogue or None.
 
     Without `scores` (a method asked for sampled protocols only) `by_protocol` has those of the candidates, float[b, C].
+    `partial`: scores beyond each user's best titles, the target and the candidates are not those of the method.
     """
 
     users: np.ndarray
     scores: np.ndarray | None
     log_probs: np.ndarray | None
     by_protocol: Mapping[str, np.ndarray] = field(default_factory=dict)
+    partial: bool = False
 
 
 class Method(Protocol):

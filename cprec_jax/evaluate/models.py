@@ -34,6 +34,7 @@ class LoadedModel:
     catalogue: Catalogue
     template: Template
     step: int | None
+    words: tokenizer.Tokenizer | None = None
 
 
 def run_directories(workdir: Path, seeds: int) -> list[Path]:
@@ -78,4 +79,4 @@ def _bound(decoder: Decoder, params: Any, tokenizer_dir: Path, template: Templat
     if tokens.size > decoder.config.vocab_size:
         raise UserError(f"{tokenizer_dir}: {tokens.size} tokens, but the model's embedding has {decoder.config.vocab_size} rows")
     catalogue = Catalogue.build(tokens, corpus.items.title, template.end_of_item)
-    return LoadedModel(decoder=decoder, params=params, catalogue=catalogue, template=Template(template, tokens), step=step)
+    return LoadedModel(decoder=decoder, params=params, catalogue=catalogue, template=Template(template, tokens), step=step, words=tokens)

@@ -72,7 +72,10 @@ class EvaluateSpec:
     "validation": the one of `temperatures` with the lowest NLL on the validation split, chosen a set (rule `trie` only). pmi: how much of
     the log-probability after an EMPTY history is taken off a title's (rule `trie`), or "validation": the one of `pmi_weights` with the
     lowest NLL, chosen together with the temperature (this ranks the whole catalogue for every validation user). validation_users: a seeded
-    choice of users a set for all of this.
+    choice of users a set for all of this. ranks_to: None ranks the whole catalogue; a number of at least 100 finds so many best titles by
+    branch and bound (exact, and several times faster on a trained model), the target's NLL and the sampled protocols exactly; a target
+    beyond them counts as below all others, which only the MRR feels. general_text: a
+    held-out UTF-8 file; the perplexity of every language model on it shows what pre-training made it forget (`untrained` is before).
     mask_history: `auto` leaves items of the history out of the ranking where no user of the set ever repeats one, alike for every
     method; `always` everywhere (but no target), as published protocols do. node_chunk: skeleton nodes (or tokens of candidates) that go
     through the model at a time. batch_users, batch_tokens: at most so many users, and prompt tokens + nodes of all of them, a device and
@@ -91,6 +94,8 @@ class EvaluateSpec:
     temperatures: tuple[float, ...] = (0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
     pmi: float | Literal["validation"] = 0.0
     pmi_weights: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    ranks_to: int | None = None
+    general_text: str | None = None
     max_users: int | None = None
     validation_users: int = 500
     prompt_tokens: int = 256
@@ -132,6 +137,8 @@ class EvaluateSpec:
             raise ValueError(f"temperatures {self.temperatures} must be above 0, and at least one")
         if self.pmi != 0 and self.rule != "trie":
             raise ValueError(f"pmi {self.pmi} belongs to the rule 'trie'")
+        if self.ranks_to is not None and (self.ranks_to < 100 or self.rule != "trie" or self.pmi != 0):
+            raise ValueError(f"ranks_to {self.ranks_to} must be at least 100 (for HR@100), and belongs to the rule 'trie' with pmi 0")
         if not self.pmi_weights:
             raise ValueError("pmi_weights is empty; give at least one")
         for name in ("validation_users", "prompt_tokens", "node_chunk", "batch_users", "batch_tokens", "devices", "max_users", "seeds"):

@@ -18,6 +18,7 @@ from cprec_jax.evaluate.metrics import METRICS, random_ranker
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.evaluate.sets import open_set
 from cprec_jax.evaluate.significance import read_user_metrics
+from cprec_jax.evaluate.spec import EvaluateSpec
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.template import Template, TemplateSpec
@@ -142,6 +143,22 @@ def test_temperature_is_the_best_of_the_grid_on_validation(evaluated) -> None:
     assert values["temperature"] == min(by_temperature, key=by_temperature.get) > 1, "a random model is overconfident"
     _, fixed = evaluated(temperature=values["temperature"])
     np.testing.assert_allclose(column(fixed, "nll"), column(ranks, "nll"), atol=1e-5)
+
+
+@pytest.mark.parametrize("mask", ["auto", "never"])
+def test_ranks_to_gives_the_same_up_to_there(evaluated, monkeypatch: pytest.MonkeyPatch, mask: str) -> None:
+    monkeypatch.setattr(EvaluateSpec, "__post_init__", lambda _: None)  # 100 would be the whole of this catalogue
+    expected, ranks = evaluated(mask_history=mask)
+    found, others = evaluated(mask_history=mask, ranks_to=8)
+    np.testing.assert_allclose(column(others, "nll"), column(ranks, "nll"), atol=1e-4)
+    exact, partial = column(ranks, "n_better"), column(others, "n_better")
+    assert np.array_equal(partial[exact < 8], exact[exact < 8]) and (partial[exact >= 8] >= exact[exact >= 8]).all()
+    assert 0 < (exact < 8).sum() < len(exact)
+    assert np.array_equal(column(ranks, "n_better", "u20"), column(others, "n_better", "u20"))
+    values = found["sets"]["Books"]
+    assert values["ranks_exact_to"] == 8 and "score_length_correlation" not in values
+    assert "coverage@10" in values and "popularity_percentile@10" in values
+    assert "score_length_correlation" in expected["sets"]["Books"]
 
 
 def test_pmi_takes_off_what_an_empty_history_says(evaluated, model: LoadedModel, corpus: Corpus) -> None:
