@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from cprec_jax.report import plots
 from cprec_jax.report.plots import checkpoint_lines, running_mean, write_comparison, write_plots
 from cprec_jax.report.results import Result, read_metrics, read_results
 from tests.report import workdirs
@@ -85,3 +86,12 @@ def test_the_running_mean_keeps_a_straight_line_and_smooths_noise():
     assert running_mean(line)[10:90] == pytest.approx(line[10:90])
     noise = np.random.default_rng(0).normal(size=1000)
     assert np.std(running_mean(list(noise))) < 0.3 * np.std(noise)
+
+
+def test_the_popularity_line_is_in_the_legend(workdir, tmp_path, monkeypatch):
+    legends = {}
+    monkeypatch.setattr(plots, "_write", lambda figure, path: legends.update({path.name: figure.legends}))
+    plots.write_plots(tmp_path, {}, read_results(workdir), list(SETS))
+    (legend,) = legends["checkpoints.png"]
+    assert [text.get_text() for text in legend.get_texts()] == [*SETS, "popularity"]
+    assert legend.get_lines()[-1].get_linestyle() == ":"
