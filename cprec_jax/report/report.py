@@ -19,6 +19,7 @@ from cprec_jax.report.tables import (
     Section,
     Table,
     facts_table,
+    forgetting_table,
     main_table,
     methods_table,
     ordered,
@@ -162,6 +163,11 @@ def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping
             intro="The whole catalogue again, items of the user's history included, for the sets where they were left out above.",
             tables=tuple(unmasked),
             folded=True,
+        ),
+        Section(
+            title="Forgetting",
+            intro="How well each language model predicts a general text that no training saw. Bits a byte compare between tokenizers.",
+            tables=tuple(table for table in (forgetting_table(results),) if table),
         ),
         Section(title="Methods", intro="", tables=(methods_table(results),)),
         Section(

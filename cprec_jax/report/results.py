@@ -51,6 +51,7 @@ class Result:
     step: int | None = None
     run: str = ""
     cost: dict[str, Any] = field(default_factory=dict)
+    general_text: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
 
@@ -87,10 +88,17 @@ def read_result(path: Path) -> Result:
             step=None if step is None else int(_number(step, "step")),
             run=str(raw.get("run") or ""),
             cost=dict(raw["cost"]) if isinstance(raw.get("cost"), Mapping) else {},
+            general_text=_first_mapping(raw.get("general_text")),
             folder=path.parent,
         )
     except _Damaged as error:
         raise UserError(f"{path}: damaged ({error}); delete {path.parent} and run `launch.py evaluate` again") from None
+
+
+def _first_mapping(value: Any) -> dict[str, Any]:
+    """A mapping, or the first of a list of them (one a seed); empty otherwise."""
+    first = value[0] if isinstance(value, list) and value else value
+    return dict(first) if isinstance(first, Mapping) else {}
 
 
 class _Damaged(Exception):

@@ -338,6 +338,19 @@ def methods_table(results: Sequence[Result]) -> Table:
     return Table(title="What the rows are", columns=tuple(Column(name=name) for name in names), rows=tuple(lines), text_columns=len(names))
 
 
+def forgetting_table(results: Sequence[Result]) -> Table | None:
+    """Perplexity of every language model on the held-out general text; None where no result has one."""
+    rows = [result for result in results if result.general_text]
+    if not rows:
+        return None
+    keys = (("perplexity", "Perplexity"), ("bits_per_byte", "Bits a byte"), ("tokens", "Tokens"))
+    return Table(
+        title=f"Held-out general text: {describe(rows[0].general_text.get('file'))}",
+        columns=(Column(name="Method"), *(Column(name=title) for _, title in keys)),
+        rows=tuple(Row(cells=(Cell(text=row.name), *(Cell(text=describe(row.general_text.get(key))) for key, _ in keys))) for row in rows),
+    )
+
+
 def describe(value: Any, nested: bool = False) -> str:
     """Any small JSON value in words; nested mappings become `key value, key value`."""
     if value is None or value == {} or value == []:

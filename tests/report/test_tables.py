@@ -4,7 +4,18 @@ import pytest
 
 from cprec_jax.report.results import Measured, Result, SetResult, read_results
 from cprec_jax.report.spec import ReferenceRow
-from cprec_jax.report.tables import Entry, Table, describe, main_table, marks, ordered, protocol_table, slice_tables, with_random
+from cprec_jax.report.tables import (
+    Entry,
+    Table,
+    describe,
+    forgetting_table,
+    main_table,
+    marks,
+    ordered,
+    protocol_table,
+    slice_tables,
+    with_random,
+)
 from tests.report import workdirs
 
 SETS = {"Books": 800, "Garden": 120}
@@ -135,3 +146,12 @@ def test_small_values_in_words():
     value = {"k_core": {"electronics14_1m": 5}, "k_core_rounds": 2, "peak": 0.004, "tokens": 7654321, "none": None, "list": [0.5, "a"]}
     assert describe(value) == "k core electronics14_1m 5, k core rounds 2, peak 0.004, tokens 7,654,321, none –, list 0.5, a"
     assert describe({}) == describe([]) == describe(None) == "–"
+
+
+def test_forgetting_has_a_row_for_each_language_model() -> None:
+    text = {"file": "general.txt", "perplexity": 21.5, "bits_per_byte": 1.25, "tokens": 1234}
+    before, after = (Result(name=name, kind="checkpoint", sets={}, general_text=text) for name in ("untrained", "cpt"))
+    table = forgetting_table([Result(name="popularity", kind="popularity", sets={}), before, after])
+    assert table is not None and [row.cells[0].text for row in table.rows] == ["untrained", "cpt"]
+    assert [cell.text for cell in table.rows[0].cells[1:]] == ["21.5", "1.25", "1,234"] and "general.txt" in table.title
+    assert forgetting_table([Result(name="popularity", kind="popularity", sets={})]) is None
