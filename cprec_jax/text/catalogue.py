@@ -25,17 +25,24 @@ class Catalogue:
     unknown_tokens: int
 
     @classmethod
-    def build(cls, tokenizer: Tokenizer, titles: Sequence[str], end_of_item: str) -> "Catalogue":
-        """Encode `titles` (cleaned: without the end-of-item text). Raises `UserError` when one item would be a prefix of another."""
-        for index, title in enumerate(titles):
-            if end_of_item in title:
+    def build(cls, tokenizer: Tokenizer, titles: Sequence[str], end_of_item: str, needed: np.ndarray | None = None) -> "Catalogue":
+        """Encode `titles` (cleaned: without the end-of-item text). Raises `UserError` when one item would be a prefix of another.
+
+        `needed` (ascending item numbers; None: all) leaves the others without tokens.
+        """
+        numbers = range(len(titles)) if needed is None else needed.tolist()
+        for index in numbers:
+            if end_of_item in (title := titles[index]):
                 raise UserError(
                     f"item {index}: title {title[:60]!r} holds the end-of-item text {end_of_item!r}; choose another in config.text"
                 )
-        tokens, offsets = tokenizer.encode_all([title + end_of_item for title in titles])
+        tokens, ends = tokenizer.encode_all([titles[index] + end_of_item for index in numbers])
+        offsets = np.zeros(len(titles) + 1, np.int64)
+        offsets[1:][numbers] = np.diff(ends)
+        np.cumsum(offsets, out=offsets)
         unknown = 0 if tokenizer.unknown_id is None else int(np.count_nonzero(tokens == tokenizer.unknown_id))
         catalogue = cls(tokens=tokens, offsets=offsets, unknown_tokens=unknown)
-        clash = catalogue._strict_prefix()
+        clash = catalogue._strict_prefix(numbers)
         if clash is not None:
             a, b = clash
             raise UserError(
@@ -59,10 +66,11 @@ class Catalogue:
         """The concatenated tokens of `items`, and the offsets int64[len(items) + 1] of each."""
         return ragged.gather(self.tokens, self.offsets, np.asarray(items))
 
-    def _strict_prefix(self) -> tuple[int, int] | None:
+    def _strict_prefix(self, numbers: Sequence[int]) -> tuple[int, int] | None:
         # Big-endian bytes sort like the token arrays, and a strict prefix sorts directly before something it is a prefix of.
         keys = self.tokens.astype(">u4").tobytes()
-        order = sorted((keys[4 * a : 4 * b], i) for i, (a, b) in enumerate(zip(self.offsets[:-1], self.offsets[1:], strict=True)))
+        ends = self.offsets.tolist()
+        order = sorted((keys[4 * ends[i] : 4 * ends[i + 1]], i) for i in numbers)
         for (a, i), (b, j) in itertools.pairwise(order):
             if len(a) < len(b) and b.startswith(a):
                 return i, j

@@ -98,10 +98,13 @@ def pack(config: Mapping[str, Any], workdir: Path) -> None:
         tokens, added = new_tokens.add(
             directory / "tokenizer", new_tokens.texts(text.new_tokens, [*corpus.domains, text.template.all_domains])
         )
-        catalogue = Catalogue.build(tokens, corpus.items.title, text.template.end_of_item)
+        needed = _trained_items(corpus)
+        catalogue = Catalogue.build(tokens, corpus.items.title, text.template.end_of_item, needed)
+        tokens_per_item = float(catalogue.lengths[needed].mean()) if len(needed) else 0.0
         template = Template(text.template, tokens)
         say(
-            f"pack: {len(catalogue)} items, {catalogue.lengths.mean():.2f} tokens an item, vocabulary {tokens.size}, {len(added)} of it new"
+            f"pack: {len(needed)} of {len(catalogue)} items, {tokens_per_item:.2f} tokens an item, vocabulary {tokens.size}, "
+            f"{len(added)} of it new"
         )
         statistics = _write_splits(directory, corpus, catalogue, template, pack_spec, tokens)
         if not any(entry["rows"] for entry in statistics.values()):
@@ -117,7 +120,8 @@ def pack(config: Mapping[str, Any], workdir: Path) -> None:
             "base_vocab_size": base_vocab_size,
             "new_tokens": added,
             "unknown_tokens": catalogue.unknown_tokens,
-            "tokens_per_item": float(catalogue.lengths.mean()),
+            "items_tokenised": len(needed),
+            "tokens_per_item": tokens_per_item,
             "template": dataclasses.asdict(text.template),
             "splits": statistics,
             "shards": shards,
@@ -135,14 +139,21 @@ def _sources(corpus: Corpus, spec: PackSpec) -> list[str]:
     return [*pretrain, MIXED] if len(pretrain) > 1 else pretrain
 
 
+def _trained_items(corpus: Corpus) -> np.ndarray:
+    """The items that can occur in pre-training sequences: those of its domains with an interaction in the training period."""
+    domains = [info.domain_id for info in corpus.sets.values() if info.role == "pretrain"]
+    return np.flatnonzero(np.isin(corpus.items.domain, domains) & (corpus.items.train_count > 0))
+
+
 def _tokenizer(text: TextSpec, corpus: Corpus, directory: Path) -> tokenizer.Tokenizer:
     if text.tokenizer != "train":
         source = locate(text.tokenizer)
         tokenizer.copy_files(source, directory)
         return tokenizer.load(source)
     # Only what pre-training sees: titles of its domains, as often as they occur there (downstream titles stay unseen).
-    domains = [info.domain_id for info in corpus.sets.values() if info.role == "pretrain"]
-    counts = np.where(np.isin(corpus.items.domain, domains), corpus.items.train_count, 0)
+    needed = _trained_items(corpus)
+    counts = np.zeros(len(corpus.items), np.int64)
+    counts[needed] = corpus.items.train_count[needed]
     headers = [text.template.header.format(scope=scope) for scope in [*corpus.domains, text.template.all_domains]]
     titles = [title + text.template.end_of_item for title in corpus.items.title]
     say(f"pack: training a byte-level BPE of {text.vocab_size} on {np.count_nonzero(counts)} titles")
