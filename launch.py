@@ -31,6 +31,7 @@ examples
   python launch.py run --config=configs/quickstart.py --workdir=runs/quickstart
   python launch.py run --config=configs/ml1m.py --workdir=runs/ml1m --config.train.epochs=2
   python launch.py prepare --config=configs/ml1m.py --workdir=runs/ml1m --config.corpus.explain=true     (a picture of the corpus)
+  python launch.py prepare --config=configs/corpora/movielens_1m.py --workdir=runs/movielens --config.corpus.download=true
   python launch.py evaluate --config=configs/amazon7.py:small --workdir=runs/amazon7 --only=popularity
   python launch.py generate --workdir=runs/quickstart --set=Games --history="Silver Castle | Old Castle"
   python launch.py generate --model=runs/quickstart/export/cpt --prompt="Items one user chose" --config.generate.new_tokens=40

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cprec_jax.errors import UserError
 from data_prep.adapters.tfds import NOT_UTF8
@@ -130,3 +132,16 @@ def test_to_a_corpus(tmp_path: Path):
     files = corpus.manifest["sources"]["films"]["files"]
     assert {"interactions/dataset_info.json", "interactions/films-train.array_record-00002"} < set(files)
     assert all(len(entry["sha256"]) == 64 for entry in files.values())
+
+
+VALUE = st.sampled_from(["1", "2", "", "😀", "a\x00b"]) | st.binary(max_size=3)
+TIME = st.integers(-3, 5) | st.sampled_from([2**62, -(2**62), 4_102_444_801])
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(records=st.lists(st.tuples(VALUE, VALUE, TIME, VALUE), max_size=8))
+def test_any_records_are_read_or_counted(tmp_path: Path, records):
+    directory = tmp_path / str(len(list(tmp_path.iterdir()))) / "1.0.0"
+    build(directory, RATINGS, train=[rating("u1", "1", 5), *(rating(*record) for record in records)])
+    loaded = Loaded("tfds", directory, None, columns=COLUMNS)
+    assert len(loaded.interactions) + loaded.refused() == len(records) + 1
