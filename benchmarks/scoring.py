@@ -1,6 +1,6 @@
 """How much faster titles are scored here than with one sequence a candidate, side by side in one run, equality checked.
 
-    python benchmarks/scoring.py [--quick] [--json FILE] [--data DIR] [--no-torch]
+    python benchmarks/scoring.py [--quick] [--json FILE] [--data DIR] [--no-torch] [--only {20,100,3k,17k}]
 
 Naive: every candidate is a full sequence of its own (prompt and title), in a batch, with the head at the title's positions only. Torch:
 the same sequences through transformers' LlamaForCausalLM with the same weights, logits everywhere, as the published code does it. For a
@@ -268,6 +268,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data", help="folder of the title tables"
     )
     parser.add_argument("--no-torch", action="store_true", help="do not compare with PyTorch")
+    parser.add_argument("--only", choices=("20", "100", *CATALOGUES), help="one number of candidates or one catalogue")
     options = parser.parse_args(arguments)
     repeats, sample = (3, 16) if options.quick else (9, 64)
 
@@ -276,9 +277,13 @@ def main(arguments: list[str] | None = None) -> None:
     model = Model(decoder=decoder, params=params, torch=None if options.no_torch else load_torch(params))
     print(f"{count_params(CONFIG) / 1e6:.1f}M parameters, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
     results = Results()
+    wanted = (options.only,) if options.only else ("20", "100", *CATALOGUES)
     for count in (20, 100):
-        shared_prefix(model, count, repeats, results)
+        if str(count) in wanted:
+            shared_prefix(model, count, repeats, results)
     for name, (file, size) in CATALOGUES.items():
+        if name not in wanted:
+            continue
         titles, made_up = read_titles(options.data / file, size)
         whole_catalogue(model, name, titles, made_up, sample, repeats, results)
     results.add("max_score_difference", results.difference, "nats", "naive", "largest difference of a score, smaller is better")

@@ -22,7 +22,7 @@ from cprec_jax.evaluate.prompt_cache import PromptCache, attend_keys, attend_pro
 from cprec_jax.evaluate.trie_index import TrieIndex, spans
 from cprec_jax.model.decoder import Decoder, head_weight
 
-BLOCK = 16  # rows of a block
+BLOCK, FEW = 16, 4  # rows of a block; of one where no user has more (deep levels, whose ancestors are many)
 BLOCKS = 32  # of a call, or half of it where that is enough
 ANCESTORS = (4, 16, 32, 64, 256, 1024, 4096)  # few widths: each is compiled once
 EDGES = 2048  # are judged at a time, or a power of two times as many
@@ -213,36 +213,35 @@ class _Rows:
     def visit(self, index: TrieIndex, frontier: _Frontier) -> tuple[_Frontier, np.ndarray]:
         """The frontier with its nodes' own places on their paths, and the logits of the edges that leave them."""
         depth = frontier.path.shape[1] + 1
-        first = np.searchsorted(frontier.user, frontier.user)
-        inside = np.arange(len(frontier.user)) - first
-        start = np.concatenate([[True], frontier.user[1:] != frontier.user[:-1]])
-        blocks_of = np.bincount(np.cumsum(start) - 1, minlength=1)
-        blocks_of = -(-blocks_of // BLOCK)
-        block = (np.cumsum(blocks_of) - blocks_of)[np.cumsum(start) - 1] + inside // BLOCK
-        row = block * BLOCK + inside % BLOCK
+        _, owner, count = np.unique(frontier.user, return_inverse=True, return_counts=True)
+        inside = np.arange(len(owner)) - np.searchsorted(owner, owner)
+        rows = FEW if count.max() <= FEW else BLOCK
+        blocks_of = -(-count // rows)
+        block = (np.cumsum(blocks_of) - blocks_of)[owner] + inside // rows
+        row = block * rows + inside % rows
         size = BLOCKS if blocks_of.sum() > BLOCKS // 2 else BLOCKS // 2
         total = -(-int(blocks_of.sum()) // size) * size
         width = next(a for a in ANCESTORS if a >= depth - 1)
-        token = np.zeros(total * BLOCK, np.int32)
-        path = np.full((total * BLOCK, width), -1, np.int32)
+        token = np.zeros(total * rows, np.int32)
+        path = np.full((total * rows, width), -1, np.int32)
         user = np.zeros(total, np.int32)
         token[row], path[row, : depth - 1], user[block] = index.token[frontier.node], frontier.path, frontier.user
         place = self._used + row
         states = []
         for at in range(0, total, size):
-            self._make_room(size * BLOCK)
-            rows = slice(at * BLOCK, (at + size) * BLOCK)
-            shape = (size, BLOCK)
+            self._make_room(size * rows)
+            here = slice(at * rows, (at + size) * rows)
+            shape = (size, rows)
             x, self._pool = _visit(
-                self._decoder, self._params, self._cache, self._pool, token[rows].reshape(shape), user[at : at + size],
-                np.int32(depth), path[rows].reshape(*shape, width), np.int32(self._used),
+                self._decoder, self._params, self._cache, self._pool, token[here].reshape(shape), user[at : at + size],
+                np.int32(depth), path[here].reshape(*shape, width), np.int32(self._used),
             )  # fmt: skip
             states.append(x)
-            self._used += BLOCK * size
+            self._used += rows * size
         found = _Frontier(
             user=frontier.user, node=frontier.node, log_prob=frontier.log_prob, path=np.concatenate([frontier.path, place[:, None]], axis=1)
         )
-        return found, self._edges(index, frontier.node, row, states, size * BLOCK)
+        return found, self._edges(index, frontier.node, row, states, size * rows)
 
     def _make_room(self, rows: int) -> None:
         size = self._pool.keys.shape[1]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cprec_jax.corpus import Corpus
-from cprec_jax.evaluate.prompts import LENGTHS, Prompts, make_prompts
+from cprec_jax.errors import UserError
+from cprec_jax.evaluate.prompts import LENGTHS, Prompts, make_prompts, without_history
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.template import Template, TemplateSpec
@@ -52,3 +53,19 @@ def test_the_most_recent_items_that_fit(tiny_rows) -> None:
         kept = words.decode(tokens).removeprefix(header)
         assert len(tokens) <= 20 and titles.endswith(kept)
         assert kept == "" or kept.split("\n")[0] in corpus.items.title, "items are kept whole"
+
+
+def test_headers_that_do_not_fit_and_prompts_of_nothing_are_refused(tiny_rows) -> None:
+    corpus = Corpus.open(tiny_rows / "corpus")
+    words = tokenizer.load(tiny_rows / "rows" / "cpt" / "tokenizer")
+    catalogue = Catalogue.build(words, corpus.items.title, "\n")
+    targets = corpus.targets("test", "Books")
+    header = Template(TemplateSpec(header="{scope}, a header of many words:\n"), words)
+    with pytest.raises(UserError, match="prompt_tokens: 3 does not hold the header of set Books"):
+        make_prompts(targets, "Books", catalogue, header, 3)
+    nothing = without_history(targets)
+    assert make_prompts(nothing, "Books", catalogue, header, 100).tokens[0].tolist() == header.header("Books").tolist()
+    bare = Template(TemplateSpec(header=""), words)
+    if len(bare.header("Books")) == 0:
+        with pytest.raises(UserError, match=f"the prompt of user {targets.user[0]} is empty"):
+            make_prompts(nothing, "Books", catalogue, bare, 100)
