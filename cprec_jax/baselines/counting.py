@@ -19,7 +19,7 @@ from cprec_jax.evaluate.metrics import per_user
 from cprec_jax.evaluate.ranks import rank
 from cprec_jax.evaluate.sets import EvalSet
 
-SMOOTHING = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+SMOOTHING = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
 LAST_ITEMS = 10  # of a history, that item-kNN looks at
 TIE_BREAK = 1e-6  # of popularity: far below any difference of raw scores
 
