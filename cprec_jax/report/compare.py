@@ -2,6 +2,7 @@
 
 import csv
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.metrics import METRICS
 from cprec_jax.evaluate.significance import Comparison, UserMetrics, compare, on_common_users, read_user_metrics
-from cprec_jax.report.render import markdown_table, plain_text
+from cprec_jax.report.render import WIDTH, markdown_table, plain_text
 from cprec_jax.report.results import RESULTS_FILE, Measured
 from cprec_jax.report.tables import NOTHING, Cell, Column, Entry, Row, Table, metric_cells, number
 from cprec_jax.spec import nearest
@@ -62,7 +63,7 @@ def run(request: Request) -> str:
         text = csv_text(found) if request.out.suffix == ".csv" else "\n".join([*map(markdown_table, tables), legend, ""])
         request.out.parent.mkdir(parents=True, exist_ok=True)
         request.out.write_text(text, encoding="utf-8")
-    return plain_text(tables) + legend + "\n"
+    return plain_text(tables) + textwrap.fill(legend, WIDTH) + "\n"
 
 
 def read(paths: Sequence[Path], protocol: str) -> list[UserMetrics]:
