@@ -1,6 +1,7 @@
 """Writes shards of rows, in worker processes where there is enough to do. A shard is a function of its task alone, so that the files do not
 depend on the number of workers."""
 
+import contextlib
 import functools
 import mmap
 import multiprocessing
@@ -39,18 +40,19 @@ class PieceTable:
 
     def save(self, folder: Path) -> Path:
         """Write it once for all workers, which map it instead of getting a copy each."""
+        _mapped.cache_clear()  # a folder of this name may have been that of another table, which is gone
         folder.mkdir()
         (folder / "data").write_bytes(self.data or b"\0")
         np.save(folder / "starts.npy", self.starts)
         np.save(folder / "counts.npy", self.counts)
         return folder
 
-    @classmethod
-    @functools.lru_cache(maxsize=1)
-    def load(cls, folder: Path) -> "PieceTable":
-        with open(folder / "data", "rb") as stream:
-            data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        return cls(data=data, starts=np.load(folder / "starts.npy", mmap_mode="r"), counts=np.load(folder / "counts.npy", mmap_mode="r"))
+
+@functools.lru_cache(maxsize=1)
+def _mapped(folder: Path) -> PieceTable:
+    with open(folder / "data", "rb") as stream:
+        data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    return PieceTable(data=data, starts=np.load(folder / "starts.npy", mmap_mode="r"), counts=np.load(folder / "counts.npy", mmap_mode="r"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ def write_shard(task: ShardTask) -> tuple[int, int]:
 
 
 def _examples(task: ShardTask) -> Iterator[bytes]:
-    table = task.table if isinstance(task.table, PieceTable) else PieceTable.load(task.table)
+    table = task.table if isinstance(task.table, PieceTable) else _mapped(task.table)
     data, zeros = table.data, bytes(task.row_length)
     document_ends = np.concatenate([[0], np.cumsum(task.row_documents, dtype=np.int64)])
     piece_ends = np.concatenate([[0], np.cumsum(task.document_pieces, dtype=np.int64)])
@@ -108,6 +110,16 @@ def _examples(task: ShardTask) -> Iterator[bytes]:
             a, t, le = b, u, end
 
 
+@contextlib.contextmanager
+def _no_worker_lost() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise UserError(
+            "pack: a worker process was killed (out of memory?); set config.pack.workers to fewer, or config.pack.window lower"
+        ) from error
+
+
 class ShardWriter:
     """Writes tasks as they come: here (`workers` 1), or in that many processes, with only a few tasks under way at a time."""
 
@@ -128,16 +140,13 @@ class ShardWriter:
             return
         while len(self._under_way) >= self._limit:
             self._finish_one()
-        self._under_way.append((split, self._pool.submit(write_shard, task)))
+        with _no_worker_lost():  # a pool that knows of a dead worker takes no more tasks
+            self._under_way.append((split, self._pool.submit(write_shard, task)))
 
     def _finish_one(self) -> None:
         split, future = self._under_way.popleft()
-        try:
+        with _no_worker_lost():
             self.written[split].append(future.result())
-        except BrokenProcessPool as error:
-            raise UserError(
-                "pack: a worker process was killed (out of memory?); set config.pack.workers to fewer, or config.pack.window lower"
-            ) from error
 
     def __enter__(self) -> "ShardWriter":
         return self

@@ -1,19 +1,22 @@
 """Documents, bins and rows: nothing is lost, nothing overlaps."""
 
 import json
+import os
 import tracemalloc
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cprec_jax import corpus
+from cprec_jax import corpus, jobs
 from cprec_jax.corpus import Corpus
 from cprec_jax.data import rows
-from cprec_jax.data.shards import PieceTable, ShardWriter
+from cprec_jax.data.shards import PieceTable, ShardTask, ShardWriter
+from cprec_jax.errors import UserError
 from cprec_jax.text import documents, packer, packing, ragged
 from cprec_jax.text.best_fit import best_fit
 from cprec_jax.text.catalogue import Catalogue
@@ -117,6 +120,24 @@ def test_rows_are_the_same_files_for_one_and_two_workers(workdir: Path, monkeypa
     assert packed(workdir, workers=2) == split and len(split["shards"]) > 2 * len(one["shards"])
     assert split["splits"] == one["splits"]
     assert not (workdir / "rows" / "cpt" / "pieces").exists()
+
+
+def test_packing_again_with_another_tokenizer(workdir: Path, tmp_path: Path) -> None:
+    jobs.prepare(road.CONFIG, tmp_path)
+    config = road.config(text={"vocab_size": 300})
+    packing.pack(config, tmp_path)
+    packed(workdir)
+    packing.pack(config, workdir)  # into the same folder, by the same process
+    manifests = [json.loads((directory / "rows/cpt/manifest.json").read_text()) for directory in (workdir, tmp_path)]
+    assert manifests[0]["shards"] == manifests[1]["shards"]
+
+
+def test_a_pool_that_lost_a_worker_takes_no_shard() -> None:
+    with pytest.raises(UserError, match="a worker process was killed"), ShardWriter(2) as writer:
+        assert writer._pool is not None
+        with pytest.raises(BrokenProcessPool):
+            writer._pool.submit(os._exit, 1).result()
+        writer.submit("s", cast(ShardTask, None))  # nobody gets to look at it
 
 
 def test_workers_are_no_input(workdir: Path) -> None:
