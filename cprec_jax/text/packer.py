@@ -1,5 +1,6 @@
 """Documents of one split -> shards of full rows, a window of documents at a time."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,7 @@ class SplitPacker:
     n_rows: int = 0
     n_documents: int = 0
     n_tokens: int = 0
+    most_documents: int = 0
     _waiting: list[_Rows] = field(default_factory=list)
     _written: int = 0
     _shards: int = 0
@@ -53,6 +55,7 @@ class SplitPacker:
         bounds = np.searchsorted(row_of[order], np.arange(n_rows + 1))
         self.n_documents += len(lengths)
         self.n_tokens += int(lengths.sum())
+        self.most_documents = max(self.most_documents, int(np.diff(bounds).max(initial=0)))
         first = 0
         while first < n_rows:
             last = min(n_rows, first + ROWS_A_SHARD - sum(map(len, self._waiting)))
@@ -81,6 +84,7 @@ class SplitPacker:
             "rows": self.n_rows,
             "documents": self.n_documents,
             "tokens": self.n_tokens,
+            "most_documents": self.most_documents,
             "fill": self.n_tokens / max(self.n_rows * self.row_length, 1),
         }
 
@@ -100,6 +104,11 @@ class SplitPacker:
         )
         self.writer.submit(self.split, task)
         self._written, self._shards, self._waiting = self.n_rows, self._shards + 1, []
+
+
+def cores() -> int:
+    """The cores this process may use: a container or a scheduler often gives fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def used_workers(workers: int | None, cores: int, interactions: int) -> int:

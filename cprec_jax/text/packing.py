@@ -1,7 +1,6 @@
 """Job `pack`: corpus + tokenizer + template -> packed rows of fixed length, one split a source."""
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from cprec_jax.progress import Progress, say
 from cprec_jax.spec import build
 from cprec_jax.text import documents, new_tokens, plain_text, tokenizer
 from cprec_jax.text.catalogue import Catalogue
-from cprec_jax.text.packer import SplitPacker, used_workers
+from cprec_jax.text.packer import SplitPacker, cores, used_workers
 from cprec_jax.text.plain_text import PlainText, PlainTextSpec
 from cprec_jax.text.template import Template, TemplateSpec
 
@@ -171,7 +170,7 @@ def _write_splits(
     table = PieceTable.of(*documents.piece_table(catalogue, headers)).save(directory / "pieces")
     rng = np.random.default_rng(spec.seed)
     statistics: dict[str, dict[str, Any]] = {}
-    workers = used_workers(spec.workers, os.cpu_count() or 1, int(corpus.items.train_count.sum()))
+    workers = used_workers(spec.workers, cores(), int(corpus.items.train_count.sum()))
     with ShardWriter(workers) as writer:
         for number, name in enumerate(sources):
             packer = SplitPacker(
@@ -219,13 +218,14 @@ def _pack_sequences(
 
 def _pack_text(packer: SplitPacker, general: PlainText, tokens: tokenizer.Tokenizer) -> dict[str, Any]:
     """Pack general text, cut into documents that fit a row."""
-    limit = general.spec.max_tokens
+    limit, left_out = general.spec.max_tokens, 0
     for flat, offsets in general.windows(tokens):
         bounds = plain_text.cut(offsets, packer.row_length)
         if limit is not None:
             bounds = bounds[: max(2, int(np.searchsorted(bounds, limit - packer.n_tokens, side="right")))]
+        left_out += int(offsets[-1] - bounds[-1])
         n = len(bounds) - 1
         packer.add(np.arange(n), np.arange(n + 1), np.diff(bounds), PieceTable.of(flat[: bounds[-1]], bounds))
         say(f"pack {packer.split}: {packer.n_tokens} tokens")
     packer.finish()
-    return {**packer.statistics(), **dataclasses.asdict(general.counts)}
+    return {**packer.statistics(), **dataclasses.asdict(general.counts), "tokens_left_out": left_out}

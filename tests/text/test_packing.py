@@ -155,6 +155,7 @@ def test_small_windows_keep_every_document_and_number_the_rows(workdir: Path) ->
         source = rows.open_split(workdir / "rows" / "cpt", name)
         assert [row["row"] for row in source] == list(range(cut["splits"][name]["rows"]))
         assert sum(int(row["lengths"].sum()) for row in source) == whole["splits"][name]["tokens"]
+        assert max(len(row["lengths"]) for row in source) == cut["splits"][name]["most_documents"]
 
 
 def test_windows_depend_on_the_sequences_alone(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

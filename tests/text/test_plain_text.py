@@ -130,10 +130,14 @@ def test_text_becomes_a_split_of_its_own(workdir: Path, tmp_path: Path) -> None:
     inputs = packing.pack_inputs(config, workdir)
     write(tmp_path / "texts" / "a.txt.gz", STORY)
     assert packing.pack_inputs(config, workdir) != inputs
+    packing.pack(config, workdir)
+    whole = json.loads((workdir / "rows" / "cpt" / "manifest.json").read_text())["splits"]["text"]
     config["pack"]["text"]["max_tokens"] = 200
     packing.pack(config, workdir)
     limited = json.loads((workdir / "rows" / "cpt" / "manifest.json").read_text())["splits"]["text"]
-    assert 100 < limited["tokens"] <= 200
+    assert 100 < limited["tokens"] <= 200 and limited["tokens_left_out"] > 0
+    assert limited["texts"] == whole["texts"] and limited["tokens"] + limited["tokens_left_out"] == whole["tokens"]
+    assert whole["tokens_left_out"] == 0
 
 
 def test_a_domain_may_not_be_called_text(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
