@@ -77,7 +77,7 @@ def get_config(size: str = "small") -> ConfigDict:
         config.text = {"tokenizer": stories, "template": {"header": "{scope} one user bought:\n"}}
         config.pack = {"row_length": 512}
         config.model = {"init_from": stories, "unroll": True}
-        epochs, peak, prompt, users = 0.2, 2e-3, 384, 60  # a title is 45 of its tokens: a user costs several times as much
+        epochs, peak, prompt, users = 0.1, 2e-3, 384, 40  # a title is 45 of its tokens: a user costs several times as much
     else:
         raise ValueError(f"size {size!r}: choose small or stories")
     config.train = {
