@@ -52,7 +52,10 @@ def train_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     # How often it logs, saves and reads ahead changes no parameter.
     ignored = ("log_every", "checkpoint_every", "keep", "loader_workers")
     training = {key: value for key, value in config["train"].items() if key not in ignored}
-    return {"job": "train", "model": config.get("model", {}), "train": training, "rows": rows["rows_hash"], "base": base}
+    inputs = {"job": "train", "model": config.get("model", {}), "train": training, "rows": rows["rows_hash"], "base": base}
+    if rows.get("new_tokens"):  # they give the model rows, even where no document has them
+        inputs["new_tokens"] = rows["new_tokens"]
+    return inputs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """A model that is spread over two processes: read by both, written by one, the same bytes as from one process."""
 
+import json
 import os
 import socket
 import subprocess
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from cprec_jax import jobs
 from cprec_jax.hf.save import save
+from tests import road
 from tests.conftest import ROOT
-from tests.hf.test_save import assert_same_tensors
 from tests.model.tiny import tiny
 
 PROCESS = """
@@ -43,20 +45,40 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.mark.slow
-def test_two_processes(tmp_path: Path) -> None:
-    decoder, params = tiny(tie_embeddings=False)
-    save(tmp_path / "base", params, decoder.config, None, "card", shard_bytes=20_000)
+def together(arguments: list[str], last: list[list[str]]) -> None:
+    """Run two processes of two devices each; `last[i]` are the further arguments of process i. Both must succeed."""
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    arguments = [sys.executable, "-c", PROCESS, str(tmp_path / "base"), str(tmp_path / "out"), f"127.0.0.1:{free_port()}"]
     processes = [
-        subprocess.Popen([*arguments, str(i)], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        subprocess.Popen([sys.executable, *arguments, *last[i]], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
         for i in range(2)
     ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
+    errors = [process.communicate(timeout=500)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
-    assert_same_tensors(tmp_path / "base", tmp_path / "out")
-    names = {path.name for path in (tmp_path / "base").iterdir()}
-    assert names == {path.name for path in (tmp_path / "out").iterdir()}
-    for name in names:
-        assert (tmp_path / "base" / name).read_bytes() == (tmp_path / "out" / name).read_bytes(), name
+
+
+def assert_same_files(one: Path, two: Path) -> None:
+    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    for path in one.iterdir():
+        assert path.read_bytes() == (two / path.name).read_bytes(), path.name
+
+
+@pytest.mark.slow
+def test_loading_and_saving(tmp_path: Path) -> None:
+    decoder, params = tiny(tie_embeddings=False)
+    save(tmp_path / "base", params, decoder.config, None, "card", shard_bytes=20_000)
+    arguments = ["-c", PROCESS, str(tmp_path / "base"), str(tmp_path / "out"), f"127.0.0.1:{free_port()}"]
+    together(arguments, [["0"], ["1"]])
+    assert_same_files(tmp_path / "base", tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_job_export(workdir: Path) -> None:
+    """A run of one process, exported by two."""
+    config = road.config(train={"steps": 2, "milestones": []})
+    jobs.train(config, workdir)
+    jobs.export(config, workdir)
+    (workdir / "export/cpt").rename(workdir / "export/alone")
+    (workdir / "config.py").write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(config))})\n")
+    arguments = ["launch.py", "export", f"--config={workdir / 'config.py'}", f"--workdir={workdir}"]
+    together(arguments, [[f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={i}"] for port in [free_port()] for i in (0, 1)])
+    assert_same_files(workdir / "export/alone", workdir / "export/cpt")
