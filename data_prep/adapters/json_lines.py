@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import warnings
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -125,7 +126,10 @@ class JsonLines:
 
     def _shown(self, places: Sequence[int]) -> list[str]:
         wanted = {self.line_number(place) for place in places}
-        return [f"line {n}: {line}" for n, line in itertools.islice(self._lines(wanted), SAMPLES)]
+        try:
+            return [f"line {n}: {line}" for n, line in itertools.islice(self._lines(wanted), SAMPLES)]
+        except (OSError, EOFError, zlib.error) as error:  # DuckDB reads on where the bytes of a gzip file are damaged
+            raise UserError(f"{self.path}: damaged ({one_line(error)}); fetch the file again") from error
 
     def _lines(self, wanted: set[int]) -> Iterator[tuple[int, str]]:
         with gzip.open(self.path, "rb") if self.gzipped else open(self.path, "rb") as stream:

@@ -163,6 +163,8 @@ class TableFile:
                         break
         except csv.Error:  # a field beyond the limit of Python's reader
             pass
+        except (OSError, EOFError, zlib.error) as error:  # DuckDB reads on where the bytes of a gzip file are damaged
+            raise UserError(f"{self.path}: damaged ({one_line(error)}); fetch the file again") from error
         return [found.get(key, str(dict(zip(columns, row, strict=True)))) for key, row in zip(wanted, rows, strict=True)]
 
     def examples(self, names: Mapping[str, str]) -> "Examples":
