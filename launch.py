@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cprec_jax.errors import Diverged, Preempted, UserError, one_line
+from cprec_jax.parallel.host_memory import keep_freed_memory
 from cprec_jax.progress import say
 from cprec_jax.spec import nearest
 
@@ -69,6 +70,8 @@ def main(argv: list[str]) -> int:
             return _generate(options, overrides)
         config = load_config(options.get("config", ""), overrides)
         workdir = Path(options.get("workdir", "") or _missing("--workdir=DIR"))
+        if job in ("train", "run"):
+            keep_freed_memory()
         _start_jax(options)
         _run_job(job, config, workdir, options)
         return 0

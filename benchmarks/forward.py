@@ -35,8 +35,10 @@ import numpy as np
 
 from cprec_jax.hf import keys
 from cprec_jax.hf.save import save
+from cprec_jax.model.backends import attend_for
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder, count_params, init_params, logits
+from cprec_jax.parallel.host_memory import keep_freed_memory
 from cprec_jax.train.objectives import cpt
 
 LOSS_CHUNK = 128
@@ -241,13 +243,15 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.cores is not None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])  # before jax makes its threads
+    keep_freed_memory()  # as `launch.py train` does; PyTorch, in the same process, gains by it, too
     gpu = has_gpu() if options.device is None else options.device == "gpu"
     case = CASES[options.model or ("qwen05b" if gpu else "llama25m")]
     B = options.batch or (case.quick_batch if options.quick else case.batch)
     repeats = options.repeats or (5 if options.quick else 15)
 
     with jax.default_device(jax.devices("gpu" if gpu else "cpu")[0]):
-        decoder = Decoder(case.config, dtype=jnp.dtype(case.dtype))
+        attend = attend_for("auto" if gpu else "xla", case.config, case.dtype, case.length)
+        decoder = Decoder(case.config, dtype=jnp.dtype(case.dtype), attend=attend)
         params = jax.jit(lambda: jax.tree.map(lambda x: x.astype(case.dtype), init_params(decoder, jax.random.key(0))))()
         tokens_BT = np.random.default_rng(0).integers(0, case.config.vocab_size, (B, case.length))
         here = ours(decoder, params, tokens_BT)
