@@ -12,8 +12,8 @@ class MixtureSpec:
     """`temperature` 1 follows the sources' sizes, 0 makes the domains equal; `mixed_share` and `text_share` fix the share of all-domain
     rows and of general text (None: by size); `weights` multiplies single sources (0 leaves one out).
 
-    `data_tokens` limits the DIFFERENT tokens (data scale): every source gives its share of them, the same rows for a larger limit and more,
-    and repeats them when they are used up. None: all.
+    `data_tokens` limits the DIFFERENT tokens of the whole run (data scale): every source gives its share of them, the same rows for a
+    larger limit and more, and repeats them when they are used up. None: all.
     """
 
     temperature: float = 1.0
@@ -56,6 +56,14 @@ def proportions(spec: MixtureSpec, sizes: Mapping[str, int]) -> dict[str, float]
     if total <= 0:
         raise UserError("config.train.mixture: every row source has weight 0 or no rows; give at least one a weight")
     return {name: value / total for name, value in raw.items() if value > 0}
+
+
+def blend(first: Mapping[str, float], second: Mapping[str, float], fraction: float) -> dict[str, float]:
+    """The shares of a whole run whose last `fraction` has the shares `second`."""
+    if first == second:
+        return dict(first)
+    names = [*first, *(name for name in second if name not in first)]
+    return {name: (1 - fraction) * first.get(name, 0.0) + fraction * second.get(name, 0.0) for name in names}
 
 
 def row_limits(spec: MixtureSpec, shares: Mapping[str, float], sizes: Mapping[str, int], row_length: int) -> dict[str, int]:

@@ -58,7 +58,10 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """`config.train`. Exactly one of `steps`, `epochs` (over all rows, by size) and `tokens` says how long."""
+    """`config.train`. Exactly one of `steps`, `epochs` (over all rows, by size) and `tokens` says how long.
+
+    anneal_mixture: the mixture of the annealing phase; what it leaves unset is as in `mixture` (None: all of it).
+    """
 
     seed: int = 0
     global_batch: int = 16
@@ -97,6 +100,12 @@ class TrainSpec:
             return max(1, round(self.epochs * rows / self.global_batch))
         assert self.tokens is not None
         return max(1, round(self.tokens / (self.global_batch * row_length)))
+
+
+def anneal_mixture(section: Mapping[str, Any]) -> MixtureSpec:
+    """The mixture of the annealing phase, from the section `config.train`: what `anneal_mixture` leaves unset is as in `mixture`."""
+    merged = {**section.get("mixture", {}), **(section.get("anneal_mixture") or {})}
+    return build(MixtureSpec, merged, "config.train.anneal_mixture")
 
 
 @dataclass(frozen=True, kw_only=True)

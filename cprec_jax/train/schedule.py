@@ -62,6 +62,11 @@ def wsa(spec: ScheduleSpec, total_steps: int) -> optax.Schedule:
     return optax.join_schedules([warm, optax.constant_schedule(spec.peak), anneal], [warmup, stable_until])
 
 
+def anneal_fraction(spec: ScheduleSpec) -> float:
+    """The part of a run that anneals."""
+    return 1.0 if spec.start == "anneal" else spec.anneal
+
+
 def phases(spec: ScheduleSpec, total_steps: int) -> tuple[int, int]:
     """The first stable and the first annealing step."""
     if spec.start == "anneal":

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from cprec_jax import artefact
 from cprec_jax.data import loader
 from cprec_jax.data import rows as rows_on_disk
-from cprec_jax.data.mixture import proportions, row_limits
+from cprec_jax.data.mixture import blend, proportions, row_limits
 from cprec_jax.errors import Diverged, Preempted, UserError
 from cprec_jax.hf.hub import locate
 from cprec_jax.model.decoder import Decoder, abstract_params, init_params
@@ -36,7 +36,7 @@ from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.meters import Meters
 from cprec_jax.train.objectives import cpt
 from cprec_jax.train.optimizer import adamw
-from cprec_jax.train.schedule import phases, wsa
+from cprec_jax.train.schedule import anneal_fraction, phases, wsa
 from cprec_jax.train.step import TrainState, train_step
 
 STAGE = "cpt"
@@ -85,9 +85,11 @@ def make_plan(config: Mapping[str, Any], workdir: Path) -> Plan:
     manifest = artefact.read_json(rows / artefact.MANIFEST, "pack")
     rows_on_disk.check_shards(rows, manifest["shards"])
     sizes = {name: split["rows"] for name, split in manifest["splits"].items()}
-    anneal_mixture = train_spec.anneal_mixture or train_spec.mixture
+    anneal_mixture = run.anneal_mixture(config["train"])
     shares, anneal_shares = proportions(train_spec.mixture, sizes), proportions(anneal_mixture, sizes)
-    limits = row_limits(train_spec.mixture, shares, sizes, manifest["row_length"])
+    # A budget of different tokens is for both phases together, so both use the same rows: each source's share of the whole run.
+    over_all = blend(shares, anneal_shares, anneal_fraction(train_spec.schedule))
+    limits = row_limits(train_spec.mixture, over_all, sizes, manifest["row_length"])
     total_steps = train_spec.total_steps(sum((sizes | limits).values()), manifest["row_length"])
     base_vocab_size = manifest.get("base_vocab_size", manifest["vocab_size"])
     decoder_config = run.decoder_config(model_spec, manifest["vocab_size"], base_vocab_size)
@@ -101,7 +103,7 @@ def make_plan(config: Mapping[str, Any], workdir: Path) -> Plan:
         shares=shares,
         anneal_shares=anneal_shares,
         limits=limits,
-        anneal_limits=row_limits(anneal_mixture, anneal_shares, sizes, manifest["row_length"]),
+        anneal_limits=row_limits(anneal_mixture, over_all, sizes, manifest["row_length"]),
         total_steps=total_steps,
         inputs_hash=artefact.fingerprint(train_inputs(config, workdir)),
         init_from=model_spec.init_from,

@@ -10,7 +10,7 @@ import pytest
 
 from cprec_jax.artefact import file_sha256
 from cprec_jax.data import loader, rows
-from cprec_jax.data.mixture import MixtureSpec, proportions, row_limits
+from cprec_jax.data.mixture import MixtureSpec, blend, proportions, row_limits
 from cprec_jax.errors import UserError
 from tests.data import made_rows
 from tests.data.made_rows import T
@@ -144,6 +144,13 @@ def test_a_data_budget_uses_few_rows_and_a_larger_one_the_same_and_more(director
         return set(found)
 
     assert len(seen(10)) == 10 and seen(10) < seen(25) and seen(10) != seen(10, seed=4)
+
+
+def test_a_budget_is_for_both_phases() -> None:
+    over_all = blend({"a": 0.5, "b": 0.5}, {"a": 0.1, "c": 0.9}, 0.2)
+    assert over_all == pytest.approx({"a": 0.42, "b": 0.4, "c": 0.18})
+    limits = row_limits(MixtureSpec(data_tokens=100 * T), over_all, {"a": 500, "b": 500, "c": 500}, T)
+    assert limits == {"a": 42, "b": 40, "c": 18}
 
 
 def test_mixture_mistakes() -> None:

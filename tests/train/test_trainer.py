@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from cprec_jax.data import loader
 from cprec_jax.errors import Diverged, UserError
-from cprec_jax.train.trainer import train
+from cprec_jax.train.trainer import _batches, make_plan, train
 from tests import road
 from tests.conftest import ROOT
 
@@ -118,6 +119,24 @@ def test_another_config_or_other_rows_are_refused(unbroken: Path, tmp_path: Path
 
 def test_logging_more_often_is_the_same_run(unbroken: Path) -> None:
     train(road.config(train={"log_every": 3}), unbroken)  # would be refused if it counted as another run
+
+
+def test_the_annealing_phase_inherits_the_mixture_and_the_budget(tiny_rows: Path) -> None:
+    budget = 60  # rows
+    mixture = {"data_tokens": budget * 64, "mixed_share": 0.2, "weights": {"Games": 3.0}}
+    schedule = {"warmup": 0.0, "anneal": 0.25}
+    changes = {"steps": 80, "schedule": schedule, "mixture": mixture, "anneal_mixture": {"mixed_share": 0.6}}
+    plan = make_plan(road.config(train=changes), tiny_rows)
+    assert plan.shares["Games"] / plan.shares["Books"] == pytest.approx(plan.anneal_shares["Games"] / plan.anneal_shares["Books"])
+    assert plan.shares["mixed"] == pytest.approx(0.2) and plan.anneal_shares["mixed"] == pytest.approx(0.6)
+    names = sorted(plan.shares)
+    seen = [
+        {(names[source], row) for source, row in zip(batch["source"].tolist(), batch["row"].tolist(), strict=True)}
+        for batch in _batches(plan, 0, loader.Shard())
+    ]
+    stable, annealing = set.union(*seen[:60]), set.union(*seen[60:])
+    assert len(seen) == 80 and annealing <= stable and abs(len(stable) - budget) <= 1
+    assert make_plan(road.config(train={**changes, "anneal_mixture": {"data_tokens": None}}), tiny_rows).anneal_limits == {}
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(workdir: Path) -> None:
