@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from cprec_jax.artefact import new_directory, write_json
+from cprec_jax.errors import UserError
 from cprec_jax.hf.hub import locate
 from cprec_jax.hf.save import LICENCES
 from cprec_jax.text import tokenizer
@@ -39,5 +40,9 @@ def _extends(larger: Path, smaller: Path) -> bool:
     """Whether every token of the tokenizer in `smaller` has the same id in `larger`."""
     if not any((smaller / name).exists() for name in ("tokenizer.json", "tokenizer.model", "merges.txt")):
         return False
-    ours, theirs = (tokenizer.load(directory).backend.get_vocab(with_added_tokens=True) for directory in (larger, smaller))
+    ours = tokenizer.load(larger).backend.get_vocab(with_added_tokens=True)
+    try:
+        theirs = tokenizer.load(smaller).backend.get_vocab(with_added_tokens=True)
+    except UserError:  # of no use here, so the run's own is another one
+        return False
     return theirs.items() <= ours.items()

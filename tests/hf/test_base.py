@@ -45,6 +45,13 @@ def test_with_another_tokenizer_or_none(model: Path, tmp_path: Path) -> None:
     assert kept(tmp_path / "kept") == {"README.md", "LICENSE"}
 
 
+def test_with_a_tokenizer_that_cannot_be_loaded(model: Path, tmp_path: Path) -> None:
+    tokenizer.train(["another one\n"] * 9, [1] * 9, 290, tmp_path / "other")
+    (model / "tokenizer.json").write_text("{")
+    base.keep(str(model), tmp_path / "other", tmp_path / "kept")
+    assert kept(tmp_path / "kept") == {"README.md", "LICENSE"}
+
+
 def test_a_model_of_the_hub_keeps_its_name(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "locate", lambda source: model)
     base.keep("owner/name@v1", model, tmp_path / "kept")
