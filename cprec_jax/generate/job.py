@@ -154,7 +154,7 @@ def _question(
     """The template's prompt. As in evaluation, the history is no candidate where no user of the set meets an item twice."""
     catalogue = Catalogue.build(source.tokenizer, titles, source.template.spec.end_of_item)
     prompt = source.template.prompt(set_name, np.arange(len(titles)), catalogue, min(spec.prompt_tokens, source.context))
-    if prompt.dropped_items == len(titles):
+    if titles and prompt.dropped_items == len(titles):  # without a history the header alone is asked, as in evaluation
         raise UserError(f"config.generate.prompt_tokens: {spec.prompt_tokens} hold not one title of the history; give more")
     if prompt.dropped_items:
         what += f" (the oldest {prompt.dropped_items} do not fit {spec.prompt_tokens} tokens and were left out)"

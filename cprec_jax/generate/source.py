@@ -11,6 +11,7 @@ import numpy as np
 
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.generate.spec import GenerateSpec
+from cprec_jax.hf import base
 from cprec_jax.hf.hub import locate
 from cprec_jax.hf.load import load_params, read_config
 from cprec_jax.hf.save import special_token_ids
@@ -60,7 +61,7 @@ def open_source(config: Mapping[str, Any], spec: GenerateSpec, workdir: Path | N
         directory = locate(model)
         decoder, params = _computing(read_config(directory), spec), None
         words, _ = text_specs(config)
-        tokens, template, name = tokenizer.load(directory), words.template, str(model)
+        tokens, template, name, kept = tokenizer.load(directory), words.template, str(model), directory
         params = load_params(directory, decoder.config)
     else:
         if workdir is None:
@@ -69,7 +70,7 @@ def open_source(config: Mapping[str, Any], spec: GenerateSpec, workdir: Path | N
         decoder, params = _computing(restored.decoder.config, spec), restored.params
         description = workdir / "runs" / STAGE
         template = build(TemplateSpec, run.read_description(description)["template"], f"{description / 'config.json'}: template")
-        directory = workdir / "rows" / STAGE / "tokenizer"
+        directory, kept = workdir / "rows" / STAGE / "tokenizer", description / base.DIRECTORY
         tokens, name = tokenizer.load(directory), f"{description}, step {restored.step}"
     if tokens.size > decoder.config.vocab_size:
         raise UserError(f"{directory}: {tokens.size} tokens, but the model's embedding has {decoder.config.vocab_size} rows")
@@ -79,7 +80,7 @@ def open_source(config: Mapping[str, Any], spec: GenerateSpec, workdir: Path | N
         params=params,
         tokenizer=tokens,
         template=Template(template, tokens),
-        end_ids=end_ids(directory),
+        end_ids=end_ids(directory, kept),
         begin=model is None,
     )
 
@@ -88,9 +89,13 @@ def _computing(config: Any, spec: GenerateSpec) -> Decoder:
     return Decoder(config=config, dtype=jnp.dtype(spec.dtype))
 
 
-def end_ids(directory: Path) -> tuple[int, ...]:
-    """The end-of-text tokens: generation_config.json's word first (as transformers has it), then config.json's or the tokenizer's."""
-    path = directory / "generation_config.json"
+def end_ids(directory: Path, model: Path | None = None) -> tuple[int, ...]:
+    """The end-of-text tokens: generation_config.json's word first (as transformers has it), then config.json's or the tokenizer's.
+
+    directory: of the tokenizer; model: of those two files, where it is another (for a run: what is kept of its base model).
+    """
+    model = directory if model is None or not model.exists() else model
+    path = model / "generation_config.json"
     found: Any = None
     if path.exists():
         try:
@@ -98,5 +103,5 @@ def end_ids(directory: Path) -> tuple[int, ...]:
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: cannot be read ({one_line(error)}); delete it or mend it") from error
     if found is None:
-        found = special_token_ids(directory).get("eos_token_id", ())
+        found = special_token_ids(directory, model).get("eos_token_id", ())
     return tuple(found) if isinstance(found, list | tuple) else (int(found),)

@@ -9,6 +9,8 @@ import pytest
 import launch
 from cprec_jax import jobs
 from cprec_jax.corpus import Corpus
+from cprec_jax.generate.source import end_ids
+from cprec_jax.text import tokenizer
 from tests import road
 
 
@@ -55,6 +57,20 @@ def test_a_run_and_its_export_say_the_same(workdir: Path, capsys: pytest.Capture
     run = ask(capsys, f"--workdir={workdir}", *asked)
     exported = ask(capsys, f"--model={workdir / 'export' / 'cpt'}", *asked, "--config.text.template.header={scope}:\n")
     assert run == exported and "Nothing like it" in run and "6 tokens" in run
+
+
+def test_end_tokens_are_those_of_the_base_model_where_it_said_more(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokenizer"
+    tokenizer.train(["a title\n"] * 9, [1] * 9, 290, tokens)
+    own = end_ids(tokens, tmp_path / "absent")
+    assert len(own) == 1
+    kept = tmp_path / "base"
+    kept.mkdir()
+    assert end_ids(tokens, kept) == own
+    (kept / "config.json").write_text('{"eos_token_id": 5}')
+    assert end_ids(tokens, kept) == (5,)
+    (kept / "generation_config.json").write_text('{"eos_token_id": [5, 7]}')
+    assert end_ids(tokens, kept) == (5, 7)
 
 
 def test_prompts_from_a_file_and_drawn_text(workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
