@@ -10,7 +10,6 @@ from cprec_jax.errors import UserError
 from cprec_jax.evaluate import general_text as module
 from cprec_jax.evaluate.general_text import general_text
 from cprec_jax.model.decoder import logits
-from cprec_jax.text import tokenizer
 from tests.model.tiny import hidden, one_segment, tiny
 
 
@@ -55,12 +54,3 @@ def test_unfit_files_are_refused(tmp_path: Path) -> None:
     for name, message in (("absent.txt", "cannot be read"), ("binary.txt", "cannot be read"), ("short.txt", "nothing can be predicted")):
         with pytest.raises(UserError, match=message):
             general_text(decoder, params, Letters(None), tmp_path / name)  # type: ignore[arg-type]
-
-
-def test_it_stands_in_the_results_of_language_models(tiny_rows: Path) -> None:
-    words = tokenizer.load(tiny_rows / "rows" / "cpt" / "tokenizer")
-    decoder, params = tiny(vocab_size=448, num_layers=2, max_position_embeddings=64)
-    path = tiny_rows / "general.txt"
-    path.write_text("some words that no title has " * 20)
-    found = general_text(decoder, params, words, path)
-    assert found["perplexity"] > 1 and found["file"] == "general.txt" and len(found["sha256"]) == 64

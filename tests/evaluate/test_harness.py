@@ -48,7 +48,7 @@ def model(corpus: Corpus, tiny_rows: Path) -> LoadedModel:
     decoder, params = tiny(vocab_size=448, num_layers=2, max_position_embeddings=64)
     template = TemplateSpec(header="{scope}:\n")
     catalogue = Catalogue.build(words, corpus.items.title, template.end_of_item)
-    return LoadedModel(decoder=decoder, params=params, catalogue=catalogue, template=Template(template, words), step=7)
+    return LoadedModel(decoder=decoder, params=params, catalogue=catalogue, template=Template(template, words), step=7, words=words)
 
 
 @pytest.fixture
@@ -230,6 +230,16 @@ def test_equal_scores_are_the_random_row(evaluated) -> None:
         assert found == pytest.approx({name: random_ranker(n)[name] for name in METRICS})
     assert values["protocols"]["full"]["nll"] == pytest.approx(np.log(60)) == values["uniform_nll"]
     assert set(column(ranks, "n_better")) == {0} and "coverage@10" not in values
+
+
+def test_perplexity_on_a_general_text_stands_beside_the_sets(evaluated, tmp_path: Path) -> None:
+    path = tmp_path / "general.txt"
+    path.write_text("some words that no title has " * 20)
+    result, _ = evaluated(general_text=str(path), max_users=2)
+    found = result["general_text"]
+    assert found["perplexity"] > 1 and found["tokens"] > 50 and found["file"] == "general.txt" and len(found["sha256"]) == 64
+    plain, _ = evaluated(name="chance", names={"chance": {"kind": "random"}}, general_text=str(path))
+    assert "general_text" not in plain
 
 
 def test_cut_histories_are_counted(evaluated, capsys: pytest.CaptureFixture[str]) -> None:
