@@ -13,32 +13,42 @@ from cprec_jax.model.kernels import cudnn, splash
 from cprec_jax.progress import say
 
 BACKENDS = ("auto", "xla", "cudnn", "splash")
+SEGMENTS_MULTIPLE = 8  # more than the proof's rows have, and few different programs
 TOLERANCE = 0.03  # of the largest entry: bfloat16 and another order of sums; a mask that is ignored gives differences near 1
 
 
-def attend_for(name: str, config: DecoderConfig, dtype: Any, row_length: int, max_segments: int = 64) -> AttendFn:
+def attend_for(
+    name: str, config: DecoderConfig, dtype: Any, row_length: int, max_segments: int | None = None, most_segments: int | None = None
+) -> AttendFn:
     """The attend function for packed rows of `row_length` on this process's devices.
+
+    most_segments: the most documents and padding that a row holds (None: unknown); max_segments: for how many cuDNN is compiled (None: for
+    as many as there are, or `cudnn.MAX_SEGMENTS` where that is unknown).
 
     name: one of `BACKENDS`; "auto" takes cuDNN on an NVIDIA GPU and splash on a TPU where they can do what the model needs, else `xla`,
     and the line in the log says why. Asked for by name, a backend that cannot is a `UserError`. A fused backend first proves itself on
     small packed rows against the reference, forward and backward.
     """
-    chosen, reason = choose(name, config, dtype, row_length, jax.local_devices()[0])
+    limit = max_segments or most_segments or cudnn.MAX_SEGMENTS
+    too_many = None
+    if most_segments is not None and most_segments > limit:
+        too_many = f"a row holds up to {most_segments} documents and padding, config.model.attention_segments is {limit}"
+    chosen, reason = choose(name, config, dtype, row_length, jax.local_devices()[0], too_many)
     say(f"attention: {chosen} ({reason})")
-    attend = backend(chosen, config, max_segments)
+    attend = backend(chosen, config, -(-limit // SEGMENTS_MULTIPLE) * SEGMENTS_MULTIPLE)
     if chosen != "xla":
         prove(chosen, attend, config, dtype)
     return attend
 
 
-def choose(name: str, config: DecoderConfig, dtype: Any, row_length: int, device: Any) -> tuple[str, str]:
-    """(backend, why it)."""
+def choose(name: str, config: DecoderConfig, dtype: Any, row_length: int, device: Any, too_many: str | None = None) -> tuple[str, str]:
+    """(backend, why it). too_many: why these rows have too many segments for cuDNN."""
     if name not in BACKENDS:
         raise UserError(f"config.model.attention: no backend {name!r}; choose one of: {', '.join(BACKENDS)}")
     if name == "xla":
         return name, "config.model.attention"
     problems = {
-        "cudnn": lambda: _cudnn_problem(config, dtype, row_length, device),
+        "cudnn": lambda: _cudnn_problem(config, dtype, row_length, device) or too_many,
         "splash": lambda: _splash_problem(row_length, device),
     }
     if name != "auto":
@@ -77,7 +87,7 @@ def _splash_problem(row_length: int, device: Any) -> str | None:
     return None
 
 
-def backend(name: str, config: DecoderConfig, max_segments: int = 64) -> AttendFn:
+def backend(name: str, config: DecoderConfig, max_segments: int = cudnn.MAX_SEGMENTS) -> AttendFn:
     """The attend function of a backend, unproved: to compile for devices that are not here."""
     if name == "cudnn":
         return cudnn.Cudnn(window=config.sliding_window, max_segments=max_segments)

@@ -26,7 +26,7 @@ class ModelSpec:
     init_from: a Hugging Face directory or a hub id `owner/name[@revision]`.
     The vocabulary of a new model is the tokenizer's, rounded up to a multiple of 64. With `init_from` the shape fields are not used.
     attention: the backend; `auto` goes by the device, and the log says which and why. attention_segments: the most documents and padding
-    a row may hold under `cudnn` (its memory grows with it).
+    a row may hold under `cudnn`, whose memory grows with it (None: as many as the rows hold).
     """
 
     init_from: str | None = None
@@ -45,12 +45,12 @@ class ModelSpec:
     unroll: bool = False
     dropout: float = 0.0
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
-    attention_segments: int = 64
+    attention_segments: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout {self.dropout} must lie in [0, 1)")
-        if self.attention_segments < 2:
+        if self.attention_segments is not None and self.attention_segments < 2:
             raise ValueError(f"attention_segments {self.attention_segments} must be at least 2 (a document and padding)")
         if self.head_dim is None and self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; set head_dim")
@@ -144,12 +144,15 @@ def decoder_config(spec: ModelSpec, vocab_size: int, base_vocab_size: int | None
     )
 
 
-def make_decoder(spec: ModelSpec, config: DecoderConfig, row_length: int | None = None) -> Decoder:
-    """The module that computes as `spec` says. Without a `row_length` (evaluation, export) attention is the reference, `xla`."""
+def make_decoder(spec: ModelSpec, config: DecoderConfig, row_length: int | None = None, most_segments: int | None = None) -> Decoder:
+    """The module that computes as `spec` says. Without a `row_length` (evaluation, export) attention is the reference, `xla`.
+
+    most_segments: the most documents and padding that a row holds, if that is known.
+    """
     if row_length is None:
         attend = packed_attention()
     else:
-        attend = attend_for(spec.attention, config, jnp.dtype(spec.dtype), row_length, spec.attention_segments)
+        attend = attend_for(spec.attention, config, jnp.dtype(spec.dtype), row_length, spec.attention_segments, most_segments)
     return Decoder(
         config=config,
         dtype=jnp.dtype(spec.dtype),

@@ -52,7 +52,9 @@ def train_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     # How often it logs, saves and reads ahead changes no parameter.
     ignored = ("log_every", "checkpoint_every", "keep", "loader_workers")
     training = {key: value for key, value in config["train"].items() if key not in ignored}
-    inputs = {"job": "train", "model": config.get("model", {}), "train": training, "rows": rows["rows_hash"], "base": base}
+    # Room for more segments changes no parameter, and is what a run on rows that hold more needs in order to go on.
+    model = {key: value for key, value in config.get("model", {}).items() if key != "attention_segments"}
+    inputs = {"job": "train", "model": model, "train": training, "rows": rows["rows_hash"], "base": base}
     if rows.get("new_tokens"):  # they give the model rows, even where no document has them
         inputs["new_tokens"] = rows["new_tokens"]
     return inputs
@@ -99,7 +101,7 @@ def make_plan(config: Mapping[str, Any], workdir: Path) -> Plan:
         directory=workdir / "runs" / STAGE,
         rows=rows,
         train=train_spec,
-        decoder=run.make_decoder(model_spec, decoder_config, manifest["row_length"]),
+        decoder=run.make_decoder(model_spec, decoder_config, manifest["row_length"], _most_segments(manifest["splits"])),
         shares=shares,
         anneal_shares=anneal_shares,
         limits=limits,
@@ -110,6 +112,14 @@ def make_plan(config: Mapping[str, Any], workdir: Path) -> Plan:
         base_vocab_size=base_vocab_size,
         vocab_size=manifest["vocab_size"],
     )
+
+
+def _most_segments(splits: Mapping[str, Mapping[str, Any]]) -> int | None:
+    """The most documents and padding that a row holds; None for rows that were packed before this was noted."""
+    filled = [split for split in splits.values() if split["rows"]]
+    if any("most_documents" not in split for split in filled):
+        return None
+    return 1 + max(split["most_documents"] for split in filled)
 
 
 def train(config: Mapping[str, Any], workdir: Path, restart: bool = False) -> None:

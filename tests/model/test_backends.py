@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cprec_jax.errors import UserError
+from cprec_jax.model import backends
 from cprec_jax.model.attention import attention, packed_attention
 from cprec_jax.model.backends import attend_for, choose, prove
 from cprec_jax.model.kernels import cudnn
@@ -54,6 +55,23 @@ def test_what_was_asked_for_is_never_replaced(name, device, message) -> None:
 def test_the_choice_is_named_in_the_log(capsys) -> None:
     assert attend_for("auto", tiny_config(), jnp.float32, 100) is packed_attention()
     assert "attention: xla (device cpu)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("limit", "most", "compiled"),
+    [(None, None, cudnn.MAX_SEGMENTS), (None, 123, 128), (None, 2, 8), (200, 123, 200), (90, None, 96), (100, 123, None)],
+)
+def test_cudnn_is_compiled_for_the_segments_of_the_rows(limit, most, compiled, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(jax, "local_devices", lambda: [H100])
+    monkeypatch.setattr(backends, "prove", lambda *_: None)
+    found = attend_for("auto", tiny_config(), "bfloat16", 256, limit, most)
+    if compiled is not None:
+        assert isinstance(found, Cudnn) and found.max_segments == compiled
+        return
+    assert found is packed_attention()
+    assert "attention: xla (not cudnn: a row holds up to 123 documents and padding" in capsys.readouterr().err
+    with pytest.raises(UserError, match="cudnn cannot be used: a row holds up to 123"):
+        attend_for("cudnn", tiny_config(), "bfloat16", 256, limit, most)
 
 
 def test_proof_refuses_a_backend_that_ignores_segments_window_or_gives_nan() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from cprec_jax.data import loader
 from cprec_jax.errors import Diverged, UserError
-from cprec_jax.train.trainer import _batches, make_plan, train
+from cprec_jax.train.trainer import _batches, _most_segments, make_plan, train, train_inputs
 from tests import road
 from tests.conftest import ROOT
 
@@ -117,7 +117,15 @@ def test_another_config_or_other_rows_are_refused(unbroken: Path, tmp_path: Path
         train(road.CONFIG, workdir)
 
 
+def test_rows_say_how_many_segments_they_hold() -> None:
+    splits = {"a": {"rows": 3, "most_documents": 7}, "b": {"rows": 0, "most_documents": 0}, "c": {"rows": 1, "most_documents": 2}}
+    assert _most_segments(splits) == 8
+    assert _most_segments({**splits, "old": {"rows": 1}}) is None
+
+
 def test_logging_more_often_is_the_same_run(unbroken: Path) -> None:
+    inputs = train_inputs(road.CONFIG, unbroken)
+    assert train_inputs(road.config(model={"attention_segments": 99}), unbroken) == inputs
     train(road.config(train={"log_every": 3}), unbroken)  # would be refused if it counted as another run
 
 

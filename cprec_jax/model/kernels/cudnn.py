@@ -13,6 +13,7 @@ from cprec_jax.errors import UserError
 from cprec_jax.model.kernels.sharded import on_each_device, with_static_window
 
 ROW_MULTIPLE = 128  # T % 128 == 64 gave NaN gradients on Hopper (pytorch#196678)
+MAX_SEGMENTS = 64  # where it is not known how many the rows have
 ARGUMENTS = {"query", "key", "value", "q_seqlen", "kv_seqlen", "q_offsets", "kv_offsets", "scale", "mask_type", "sliding_window_length"}
 
 
@@ -25,7 +26,7 @@ class Cudnn:
     """
 
     window: int | None = None
-    max_segments: int = 64
+    max_segments: int = MAX_SEGMENTS
 
     def __call__(
         self,
@@ -52,7 +53,7 @@ class Cudnn:
         if most > self.max_segments:
             raise UserError(
                 f"config.model.attention_segments: {self.max_segments}, but a row holds {most} documents and padding; set it to at least "
-                f"{most} (or config.model.attention='xla')"
+                f"{most} and go on (or pack again: newer rows say how many they hold)"
             )
 
 
