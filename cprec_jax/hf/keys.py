@@ -5,6 +5,7 @@ Their layers are separate tensors and ours are stacked on a leading axis; their 
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +63,17 @@ class Tensor:
     path: Path
     layer: int | None
     layout: Layout
+
+    def leaf(self, tree: Any) -> Any:
+        """Its parameter in a tree of ours: all layers of a stacked one."""
+        for key in self.path:
+            tree = tree[key]
+        return tree
+
+    def their_shape(self, tree: Any) -> tuple[int, ...]:
+        """The shape of theirs, from a tree of ours (arrays or shapes)."""
+        shape = self.leaf(tree).shape
+        return self.layout.their_shape(shape if self.layer is None else shape[1:])
 
 
 _NORMS = {  # our norm -> theirs, by where the norms stand

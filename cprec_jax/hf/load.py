@@ -111,8 +111,7 @@ def _check_names(files: CheckpointFiles, config: DecoderConfig) -> None:
 
 def _check_shapes(files: CheckpointFiles, config: DecoderConfig, shapes: Params) -> None:
     for tensor in keys.tensors(config):
-        leaf = _leaf(shapes, tensor.path)
-        want = tensor.layout.their_shape(leaf.shape if tensor.layer is None else leaf.shape[1:])
+        want = tensor.their_shape(shapes)
         if files.shape(tensor.name) != want:
             raise UserError(f"{files.directory}: tensor {tensor.name} has shape {files.shape(tensor.name)}, config.json says {want}")
         files.dtype(tensor.name)
@@ -143,12 +142,6 @@ def _check_tokenizer(directory: Path, config: DecoderConfig) -> None:
         raise UserError(
             f"{path}: the tokenizer has {size} tokens, the embedding only {config.vocab_size} rows; they do not belong together"
         )
-
-
-def _leaf(tree: Any, path: keys.Path) -> Any:
-    for key in path:
-        tree = tree[key]
-    return tree
 
 
 def _place(files: CheckpointFiles, tensor: keys.Tensor, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None) -> jax.Array:

@@ -127,7 +127,7 @@ def _plan(config: DecoderConfig, shard_bytes: int, dtype: np.dtype) -> dict[str,
     files: list[list[keys.Tensor]] = [[]]
     size = 0
     for tensor in keys.tensors(config):
-        bytes_ = dtype.itemsize * int(np.prod(_their_shape(shapes, tensor)))
+        bytes_ = dtype.itemsize * int(np.prod(tensor.their_shape(shapes)))
         if files[-1] and size + bytes_ > shard_bytes:
             files.append([])
             size = 0
@@ -136,18 +136,6 @@ def _plan(config: DecoderConfig, shard_bytes: int, dtype: np.dtype) -> dict[str,
     if len(files) == 1:
         return {SINGLE: files[0]}
     return {f"model-{number:05d}-of-{len(files):05d}.safetensors": tensors for number, tensors in enumerate(files, start=1)}
-
-
-def _leaf(params: Params, tensor: keys.Tensor) -> Any:
-    leaf: Any = params
-    for key in tensor.path:
-        leaf = leaf[key]
-    return leaf
-
-
-def _their_shape(params: Params, tensor: keys.Tensor) -> tuple[int, ...]:
-    shape = _leaf(params, tensor).shape
-    return tensor.layout.their_shape(shape if tensor.layer is None else shape[1:])
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
@@ -159,7 +147,7 @@ def _pick(leaf: jax.Array, layer: Any, dtype: np.dtype) -> tuple[jax.Array, jax.
 
 def _gather(params: Params, tensor: keys.Tensor, dtype: np.dtype) -> np.ndarray:
     """One tensor, whole on this host, whatever devices and processes it is spread over. Every process must call it."""
-    picked, finite = _pick(_leaf(params, tensor), None if tensor.layer is None else np.int32(tensor.layer), dtype)
+    picked, finite = _pick(tensor.leaf(params), None if tensor.layer is None else np.int32(tensor.layer), dtype)
     if not finite:
         raise UserError(f"tensor {tensor.name} has values that are not finite in {dtype}; export another dtype, or look for a diverged run")
     if not picked.is_fully_addressable:
@@ -173,7 +161,7 @@ def _write_weights(directory: Path, params: Params, files: Mapping[str, list[key
     weight_map: dict[str, str] = {}
     total = 0
     for file, tensors in files.items():
-        described = [(tensor.name, dtype, _their_shape(params, tensor)) for tensor in tensors]
+        described = [(tensor.name, dtype, tensor.their_shape(params)) for tensor in tensors]
         tensor_file.write(directory / file, described, (_gather(params, tensor, dtype) for tensor in tensors))
         weight_map |= dict.fromkeys((tensor.name for tensor in tensors), file)
         total += sum(dtype.itemsize * int(np.prod(shape)) for _, _, shape in described)
