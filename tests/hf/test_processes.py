@@ -52,7 +52,11 @@ def together(arguments: list[str], last: list[list[str]]) -> None:
         subprocess.Popen([sys.executable, *arguments, *last[i]], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
         for i in range(2)
     ]
-    errors = [process.communicate(timeout=500)[1] for process in processes]
+    try:
+        errors = [process.communicate(timeout=500)[1] for process in processes]
+    finally:
+        for process in processes:  # where one hangs or the test is stopped, neither is left behind
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], errors
 
 
