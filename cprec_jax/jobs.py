@@ -1,6 +1,6 @@
 """The jobs behind `launch.py`, and `run`: which artefacts are missing or out of date."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def report(config: Config, workdir: Path) -> None:
 
 def run(config: Config, workdir: Path) -> None:
     """The whole road. An artefact is kept when it was made from just these inputs (compared by hash)."""
-    from cprec_jax.evaluate.harness import evaluate_inputs, result_names
+    from cprec_jax.evaluate import harness
     from cprec_jax.hf.export import export_inputs
     from cprec_jax.text.packing import pack_inputs
     from cprec_jax.train import trainer
@@ -68,7 +68,11 @@ def run(config: Config, workdir: Path) -> None:
         pack(config, workdir)
     if "train" in config and _stale("train", workdir / "runs" / trainer.STAGE, trainer.train_inputs(config, workdir)):
         trainer.train(config, workdir, restart=True)
-    names = [n for n in result_names(config) if _stale("evaluate", workdir / "results" / n, evaluate_inputs(config, workdir, n))]
+    names = []
+    for name in harness.result_names(config):
+        directory, inputs = workdir / "results" / name, harness.evaluate_inputs(config, workdir, name)
+        if _stale("evaluate", directory, inputs, harness.is_current):
+            names.append(name)
     if names:
         evaluate(config, workdir, names)
     if "export" in config and _stale("export", workdir / "export" / trainer.STAGE, export_inputs(config, workdir)):
@@ -76,7 +80,7 @@ def run(config: Config, workdir: Path) -> None:
     report(config, workdir)
 
 
-def _stale(job: str, path: Path, inputs: Mapping[str, Any]) -> bool:
-    current = is_current(path, inputs)
+def _stale(job: str, path: Path, inputs: Mapping[str, Any], judge: Callable[[Path, Mapping[str, Any]], bool] = is_current) -> bool:
+    current = judge(path, inputs)
     say(f"run: {job}: {path} {'is up to date' if current else 'is made now'}")
     return not current

@@ -1,6 +1,7 @@
 """Job `evaluate`: every method of the config on every set, by one protocol. Writes WORKDIR/results/NAME."""
 
 import dataclasses
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,9 @@ LATER_KEYS = (
     ("fit", "train"),
     ("seeds", 1),
     ("pmi", 0.0),
+    ("ranks_to", None),
 )  # keys, at their defaults, that came later: results made before them stay current
+ONLY_MODELS = ("rule", "temperature", "pmi", "pmi_weights", "ranks_to", "prompt_tokens")  # keys that no other kind looks at
 
 
 def evaluate_spec(config: Mapping[str, Any]) -> EvaluateSpec:
@@ -47,14 +50,12 @@ def result_names(config: Mapping[str, Any]) -> list[str]:
 
 
 def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict[str, Any]:
-    """What one result is made from: the evaluate section without the other methods, the corpus, and the model's parameters."""
+    """What one result is made from: the evaluate section without what the method does not look at, the corpus, the model's parameters,
+    and the content of the general text."""
     spec = evaluate_spec(config)
-    settings = {key: value for key, value in dataclasses.asdict(spec).items() if key not in NO_RESULT and (key, value) not in LATER_KEYS}
     corpus = artefact.read_json(workdir / "corpus" / artefact.MANIFEST, "prepare")["corpus_hash"]
-    method = {key: value for key, value in dataclasses.asdict(spec.names[name]).items() if (key, value) not in LATER_KEYS}
-    if spec.names[name].kind not in SEQUENTIAL_KINDS:
-        del settings["sequential"]
-    inputs = {"job": "evaluate", "method": method, "settings": settings, "corpus": corpus, "model": None}
+    method = dataclasses.asdict(spec.names[name])
+    inputs: dict[str, Any] = {"job": "evaluate", "method": method, "settings": dataclasses.asdict(spec), "corpus": corpus, "model": None}
     if spec.names[name].kind in ("untrained", "checkpoint"):
         runs = run_directories(workdir, spec.seeds)
         params = [artefact.read_json(directory / artefact.MANIFEST, "train")["params_sha256"] for directory in runs]
@@ -64,9 +65,35 @@ def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict
         inputs["model"] = _files(locate(path) if spec.names[name].kind == "hf" else Path(path))
         inputs["template"] = dict(config.get("text", {})).get("template") if spec.names[name].kind == "hf" else None
     if spec.general_text is not None and spec.names[name].kind in MODEL_KINDS:
-        text = Path(spec.general_text)
-        inputs["general_text"] = artefact.file_sha256(text) if text.is_file() else None
-    return inputs
+        inputs["general_text"] = artefact.file_sha256(Path(spec.general_text))
+    return _that_matter(inputs)
+
+
+def _that_matter(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs, also those that an earlier version recorded with a result, without what cannot have changed that result."""
+    method, settings = ({k: v for k, v in inputs[part].items() if (k, v) not in LATER_KEYS} for part in ("method", "settings"))
+    kind = method["kind"]
+    unused = {*NO_RESULT, "general_text"}  # the text counts by its content, not its path
+    if kind not in MODEL_KINDS:
+        unused |= {*ONLY_MODELS, *(() if kind in SEQUENTIAL_KINDS else ("temperatures",))}
+    elif settings.get("pmi") != VALIDATION:
+        unused.add("pmi_weights")
+    if kind not in SEQUENTIAL_KINDS:
+        unused.add("sequential")
+    settings = {key: value for key, value in settings.items() if key not in unused}
+    rest = {key: value for key, value in inputs.items() if (key, value) != ("general_text", None)}
+    return {**rest, "method": method, "settings": settings}
+
+
+def is_current(directory: Path, inputs: Mapping[str, Any]) -> bool:
+    """Whether WORKDIR/results/NAME was made from `inputs`, as far as they matter to its method; whatever version made it."""
+    if artefact.is_current(directory, inputs):
+        return True
+    try:
+        made_from = json.loads((directory / artefact.MANIFEST).read_text(encoding="utf-8"))["inputs"]
+        return artefact.fingerprint(_that_matter(made_from)) == artefact.fingerprint(inputs)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # absent, damaged, or no manifest of ours
+        return False
 
 
 def _files(path: Path) -> dict[str, str]:

@@ -278,9 +278,41 @@ def test_slices_partition_the_users(evaluated) -> None:
 
 
 def test_settings_that_change_no_result_leave_it_current(corpus: Corpus, evaluated, tmp_path: Path) -> None:
-    inputs = lambda **changes: harness.evaluate_inputs({"evaluate": {**EVALUATE, **changes}}, tmp_path, "model")  # noqa: E731
-    assert inputs() == inputs(batch_users=3, node_chunk=9, devices=2, names={**EVALUATE["names"], "other": {"kind": "random"}})
-    assert inputs() != inputs(prompt_tokens=39) and inputs() != inputs(temperature=2.0)
+    names = {**EVALUATE["names"], "gru": {"kind": "gru4rec"}, "other": {"kind": "random"}}
+
+    def inputs(name: str = "model", **changes: Any) -> dict[str, Any]:
+        return harness.evaluate_inputs({"evaluate": {**EVALUATE, "names": names, **changes}}, tmp_path, name)
+
+    assert inputs() == inputs(batch_users=3, node_chunk=9, devices=2, names=EVALUATE["names"])
+    assert inputs() != inputs(prompt_tokens=39) and inputs() != inputs(temperature=2.0) and inputs() != inputs(ranks_to=100)
+    text, same = tmp_path / "text.txt", tmp_path / "same.txt"
+    text.write_text("some text")
+    same.write_text("some text")
+    assert inputs() != inputs(general_text=str(text)) == inputs(general_text=str(same))
+    of_models: dict[str, Any] = {"general_text": str(text), "prompt_tokens": 39, "temperature": 2.0}
+    for name in ("gru", "other"):  # what only language models look at
+        assert inputs(name) == inputs(name, **of_models, ranks_to=100) == inputs(name, pmi=0.5) == inputs(name, rule="sum")
+        assert inputs(name) != inputs(name, max_users=3)
+
+
+def test_results_made_before_a_key_existed_stay_current(corpus: Corpus, evaluated, tmp_path: Path) -> None:
+    """Manifests as earlier versions wrote them: before pmi and ranks_to there were neither these keys nor their defaults."""
+    settings = {key: EVALUATE[key] for key in ("sets", "protocols", "temperature", "max_users", "prompt_tokens", "bootstrap")}
+    fixed = {"split": "test", "rule": "trie", "temperatures": [1.0, 2.0], "validation_users": 500, "mask_history": "auto", "seed": 0}
+    oldest = {**settings, **fixed}
+    versions = [oldest, {**oldest, "pmi_weights": [0.0, 1.0]}, {**oldest, "pmi_weights": [0.0], "ranks_to": None, "general_text": None}]
+    config = {"evaluate": {**EVALUATE, "temperatures": (1.0, 2.0), "names": {"a": {"kind": "checkpoint"}, "b": {"kind": "markov"}}}}
+    for name, kind, model in (("a", "checkpoint", "x"), ("b", "markov", None)):
+        directory, inputs = tmp_path / "results" / name, harness.evaluate_inputs(config, tmp_path, name)
+        assert not harness.is_current(directory, inputs)
+        directory.mkdir(parents=True)
+        for old in versions:
+            method = {"kind": kind, "step": None, "fraction": None, "path": None}
+            made = {"job": "evaluate", "method": method, "settings": old, "corpus": corpus.hash, "model": model}
+            (directory / "manifest.json").write_text(json.dumps({"inputs_hash": "of then", "inputs": made}))
+            assert harness.is_current(directory, inputs)
+            (directory / "manifest.json").write_text(json.dumps({"inputs": {**made, "settings": {**old, "max_users": 3}}}))
+            assert not harness.is_current(directory, inputs)
 
 
 def test_a_target_outside_its_catalogue_is_refused(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
