@@ -40,7 +40,7 @@ class Comparison:
     effect: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class UserMetrics:
     """One results directory under one protocol. By set: users int64[n] ascending, and by metric float64[seeds, n].
 

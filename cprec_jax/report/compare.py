@@ -1,6 +1,7 @@
 """Command `compare`: any results of one corpus in one table, with the tests that say which differences are real."""
 
 import csv
+import dataclasses
 import io
 import textwrap
 from collections.abc import Sequence
@@ -67,14 +68,28 @@ def run(request: Request) -> str:
 
 
 def read(paths: Sequence[Path], protocol: str) -> list[UserMetrics]:
-    """Every result once, in the order given. Equal names get the name of their work directory in front."""
+    """Every result once, in the order given. Equal names get as much of their directory in front as tells them apart."""
     directories = list(dict.fromkeys(directory.resolve() for path in paths for directory in expand(path)))
     results = [read_user_metrics(directory, protocol) for directory in directories]
-    names = [result.name for result in results]
-    return [
-        UserMetrics(**{**vars(result), "name": f"{directory.parent.parent.name}/{result.name}"}) if names.count(result.name) > 1 else result
-        for directory, result in zip(directories, results, strict=True)
-    ]
+    names = told_apart([result.name for result in results], directories)
+    return [dataclasses.replace(result, name=name) for result, name in zip(results, names, strict=True)]
+
+
+def told_apart(names: Sequence[str], directories: Sequence[Path]) -> list[str]:
+    """The names, all different: `workdir/name`, `folder/workdir/name` and so on; two of one work directory become their directories."""
+    found = list(names)
+    for name in {name for name in names if names.count(name) > 1}:
+        alike = [index for index, other in enumerate(names) if other == name]
+        workdirs = [directories[index].parent.parent.parts for index in alike]
+        for depth in range(1, max(map(len, workdirs)) + 1):
+            labels = ["/".join([*parts[-depth:], name]) for parts in workdirs]
+            if len(set(labels)) == len(labels):
+                break
+        else:
+            labels = [str(directories[index]) for index in alike]
+        for index, label in zip(alike, labels, strict=True):
+            found[index] = label
+    return found
 
 
 def expand(path: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import pytest
 
 import launch
 from cprec_jax.evaluate.metrics import per_user
+from cprec_jax.report import compare
 
 
 def write_result(directory: Path, better: np.ndarray, kind: str = "checkpoint", corpus: str = "c", users: np.ndarray | None = None) -> Path:
@@ -104,3 +105,13 @@ def test_equal_names_are_told_apart_by_their_work_directory(results: Path, tmp_p
     assert launch.main(["compare", str(results / "good"), str(tmp_path / "v"), "--metrics=mrr"]) == 0
     text = capsys.readouterr().out
     assert "w/good" in text and "v/good" in text
+
+
+def test_work_directories_of_one_name_are_told_apart_by_their_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in "ab":
+        write_result(tmp_path / folder / "ml1m" / "results" / "good", np.zeros((1, 40), int))
+    assert launch.main(["compare", str(tmp_path / "a" / "ml1m"), str(tmp_path / "b" / "ml1m"), "--metrics=mrr"]) == 0
+    text = capsys.readouterr().out
+    assert "a/ml1m/good" in text and "b/ml1m/good" in text
+    places = [tmp_path / "w" / "results" / name for name in ("good", "copy")]
+    assert compare.told_apart(["good", "good", "other"], [*places, tmp_path]) == [*map(str, places), "other"]
