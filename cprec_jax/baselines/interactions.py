@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from cprec_jax.corpus import Corpus
+from cprec_jax.errors import UserError
 from cprec_jax.evaluate.sets import EvalSet
 from cprec_jax.text import ragged
 
@@ -40,9 +41,14 @@ def interactions(corpus: Corpus, data: EvalSet, fit: Fit) -> Interactions:
     """The training sequences of a set's domain; with `history`, every evaluated user's sequence up to the target takes their place.
 
     `history` is what published leave-one-out baselines count: validation interactions are known when the test is predicted. It takes all
-    users of the split, whatever `max_users` ranks.
+    users of the split, whatever `max_users` ranks. A set split by time is a `UserError`: other users' histories go on after a target's time.
     """
     info = corpus.set_info(data.name)
+    if fit == "history" and info.split != "leave_one_out":
+        raise UserError(
+            f"config.evaluate.names: fit 'history' on set {data.name} would count what came after its targets, since it is split by time; "
+            "use fit 'train', or split 'leave_one_out' in config.corpus"
+        )
     found = corpus.sequences("sft" if info.role == "downstream" else "domain", data.name)
     user, offsets, items, times = found.user, found.offsets, found.items, found.times
     if fit == "history":

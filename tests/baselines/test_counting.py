@@ -1,5 +1,6 @@
 """Baselines that count, against plain Python and against `implicit`."""
 
+import dataclasses
 import itertools
 import math
 from collections import Counter, defaultdict
@@ -25,6 +26,14 @@ ALL = [DecayedPopularity, LastItems, Markov, ItemKNN]
 @pytest.fixture(scope="module")
 def corpus(tiny_rows: Path) -> Corpus:
     return Corpus.open(tiny_rows / "corpus")
+
+
+@pytest.fixture(scope="module")
+def one_out(tiny_rows: Path) -> Corpus:
+    """The same corpus, said to be split by leave-one-out: only there the histories may be counted."""
+    corpus = Corpus.open(tiny_rows / "corpus")
+    vars(corpus)["sets"] = {name: dataclasses.replace(info, split="leave_one_out") for name, info in corpus.sets.items()}
+    return corpus
 
 
 @pytest.fixture(scope="module", params=["Books", "Garden"])  # a pre-training domain and a downstream set
@@ -110,9 +119,9 @@ def test_last_items_come_first_newest_first(corpus: Corpus, data: EvalSet) -> No
 
 @pytest.mark.parametrize("counter", ALL)
 @pytest.mark.parametrize("fit", ["train", "history"])
-def test_probabilities_sum_to_one_and_smoothing_is_chosen_on_validation(corpus: Corpus, data: EvalSet, counter, fit: str) -> None:
-    valid = open_set(corpus, data.name, "valid", ("full",), True, 60, 0)
-    method = Counted(counter(), corpus, {data.name: valid}, fit)
+def test_probabilities_sum_to_one_and_smoothing_is_chosen_on_validation(one_out: Corpus, data: EvalSet, counter, fit: str) -> None:
+    valid = open_set(one_out, data.name, "valid", ("full",), True, 60, 0)
+    method = Counted(counter(), one_out, {data.name: valid}, fit)
     seen = 0
     for scored in method.score(data):
         assert scored.scores is not None and scored.log_probs is not None
@@ -127,9 +136,9 @@ def test_probabilities_sum_to_one_and_smoothing_is_chosen_on_validation(corpus: 
     assert again.nll.mean() == pytest.approx(min(facts["validation_nll"].values()))
 
 
-def test_training_ends_before_the_targets_and_history_reaches_to_them(corpus: Corpus, data: EvalSet) -> None:
+def test_training_ends_before_the_targets_and_history_reaches_to_them(corpus: Corpus, one_out: Corpus, data: EvalSet) -> None:
     t1 = corpus.manifest["times"]["synthetic"]["t1"]
-    train, history_too = (interactions(corpus, data, fit) for fit in ("train", "history"))
+    train, history_too = interactions(corpus, data, "train"), interactions(one_out, data, "history")
     assert train.times.max() < t1
     all_targets = corpus.targets("test", data.name)
     expected = len(all_targets.items) + sum(
@@ -138,6 +147,11 @@ def test_training_ends_before_the_targets_and_history_reaches_to_them(corpus: Co
     assert len(history_too.items) == expected > len(train.items)
     last = dict(zip(history_too.user.tolist(), history_too.times[history_too.offsets[1:] - 1], strict=True))
     assert all(last[user] <= time for user, time in zip(all_targets.user.tolist(), all_targets.target_time, strict=True))
+
+
+def test_histories_are_not_counted_under_a_time_split(corpus: Corpus, data: EvalSet) -> None:
+    with pytest.raises(UserError, match=rf"fit 'history' on set {data.name} would count what came after"):
+        interactions(corpus, data, "history")
 
 
 def test_ties_of_raw_scores_go_by_popularity(corpus: Corpus, data: EvalSet) -> None:
