@@ -59,7 +59,7 @@ class SourceSpec:
     Users are the same person over all sources of one `platform` that share a raw user id. `order` says what the time column holds
     ("auto": a column called `position` holds order only). `split` and `k_core` override the corpus-wide value. `language` chooses between
     the titles of a platform that publishes several (NineRec; default English). `urls` says where the files `interactions` and `items` can
-    be had. `tfds_split` is the split of a TFDS dataset that is read (default train).
+    be had. `tfds_split` is the split of a TFDS dataset whose interactions are read (default train).
     """
 
     name: str

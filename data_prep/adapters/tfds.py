@@ -2,8 +2,9 @@
 
 `interactions` is the directory of the dataset, as `tfds.builder_from_directory` takes it, or a folder with its versions, of which the
 newest counts: with `root="~/tensorflow_datasets"` that is the dataset's name, such as `movielens/1m-ratings`. `columns` names the features
-("/" steps into nested ones), `tfds_split` the split, also a slice such as `train[:10%]`. Titles are a feature of every interaction, or
-those of a dataset of their own under `items`. The dataset must be stored as array_record (`tfds build NAME --file_format=array_record`).
+("/" steps into nested ones), `tfds_split` the split of the interactions, also a slice such as `train[:10%]`. Titles are a feature of every
+interaction, or those of a dataset of their own under `items`, of which all splits are read. The dataset must be stored as array_record
+(`tfds build NAME --file_format=array_record`).
 
 TFDS says what the dataset holds; the records themselves are read from the array_record files some thousand at a time, and only the wanted
 features are taken, which is much quicker than `as_data_source`.
@@ -26,6 +27,7 @@ from data_prep.spec import CorpusSpec, Order, SourceSpec, target_path
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 BATCH_RECORDS = 10_000
+ALL = ""  # in place of a split: all of them
 NOT_UTF8 = "malformed record: invalid encoding"
 
 
@@ -70,7 +72,8 @@ class TfdsAdapter:
 
     def _dataset(self, source: SourceSpec, which: str) -> "Dataset":
         where = f"config.corpus.sources.{source.name}"
-        return self._opened(_directory(target_path(self.spec.root, source, which), f"{where}.{which}"), source.tfds_split or "train", where)
+        split = ALL if which == "items" else source.tfds_split or "train"  # a slice of the interactions still needs all titles
+        return self._opened(_directory(target_path(self.spec.root, source, which), f"{where}.{which}"), split, where)
 
 
 class Dataset:
@@ -89,7 +92,7 @@ class Dataset:
             raise UserError(f"{path}: stored as {kind}, which needs TensorFlow; build it with `tfds build ... --file_format=array_record`")
         self.features = dict(_flat(info.features.get_tensor_info()))
         try:
-            self._pieces = list(info.splits[split].file_instructions)
+            self._pieces = list(info.splits["+".join(info.splits) if split == ALL else split].file_instructions)
         except Exception as error:
             raise UserError(f"{where}.tfds_split: {path} has no split {split!r}{nearest(split, list(info.splits))}") from error
         self.shards = [Path(piece.filename) for piece in self._pieces]

@@ -58,6 +58,11 @@ def test_ratings_of_several_shards_and_the_newest_version(tmp_path: Path):
     assert Loaded("tfds", tmp_path / "films", None, columns=COLUMNS, tfds_split="other").interactions == [("u9", "1", 7)]
     sliced = Loaded("tfds", tmp_path / "films" / "1.10.0", None, columns=COLUMNS, tfds_split="train[20%:60%]")
     assert sliced.interactions == sorted(MADE[50:150])
+    titles = [{"movie_id": str(n), "movie_title": f"Film {n}"} for n in range(5)]
+    build(tmp_path / "titles" / "1.0.0", {"movie_id": TEXT, "movie_title": TEXT}, train=titles[:4], rare=titles[4:])
+    sliced = Loaded("tfds", tmp_path / "films" / "1.10.0", tmp_path / "titles", columns=COLUMNS, tfds_split="train[20%:60%]")
+    assert sliced.interactions == sorted(MADE[50:150])
+    assert sliced.items == [(str(n), f"Film {n}") for n in range(5)], "a slice of the interactions needs all titles"
     assert "tensorflow" not in sys.modules
 
 
