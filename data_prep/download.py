@@ -1,7 +1,8 @@
 """Fetches the missing files of the sources (`config.corpus.download=true`); without that key nothing here touches the network.
 
 A file grows under the name `FILE.part` and gets its own when it is whole and its checksum is right. A dropped connection, now or in an
-earlier run, is taken up where it broke (HTTP Range; If-Range where the server names a version, kept in `FILE.part.version`).
+earlier run, is taken up where it broke (HTTP Range; If-Range where the server names a version, kept in `FILE.part.version`). A second
+process that wants the same file waits for the first.
 """
 
 import errno
@@ -20,6 +21,7 @@ from pathlib import Path
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.progress import say
 from cprec_jax.spec import nearest
+from data_prep.file_lock import alone_with
 from data_prep.spec import CorpusSpec, RemoteSpec, target_path
 
 ATTEMPTS = 5  # in a row without a single new byte
@@ -41,17 +43,23 @@ def download_missing(spec: CorpusSpec) -> None:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                if remote.member is None:
-                    fetch(remote, path, where)
-                else:
-                    archive = path.parent / remote.url.rstrip("/").rpartition("/")[2]
-                    if not archive.is_file():
-                        fetch(remote, archive, where)
-                    _take_out(archive, remote.member, path, where)
+                with alone_with(path):
+                    if not path.is_file():  # another process may have been at it
+                        _bring(remote, path, where)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise UserError(f"{path}: the disk is full; free some space and run again, the download goes on where it is") from error
                 raise UserError(f"{path}: cannot be written ({error.strerror or one_line(error)}); check config.corpus.root") from error
+
+
+def _bring(remote: RemoteSpec, path: Path, where: str) -> None:
+    if remote.member is None:
+        return fetch(remote, path, where)
+    archive = path.parent / remote.url.rstrip("/").rpartition("/")[2]
+    with alone_with(archive):
+        if not archive.is_file():
+            fetch(remote, archive, where)
+    _take_out(archive, remote.member, path, where)
 
 
 def fetch(remote: RemoteSpec, path: Path, where: str) -> None:

@@ -233,6 +233,31 @@ def test_members_of_an_archive_that_is_fetched_once(server: Server, tmp_path: Pa
         download_missing(spec)
 
 
+def test_a_second_process_waits_and_finds_the_file(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    source = {"role": "pretrain", "interactions": "a.gz", "urls": {"interactions": {"url": server.url()}}}
+    spec = corpus_spec({"corpus": {"root": str(tmp_path), "sources": {"shop": source}, "download": True}})
+    begun, go_on, fetched = threading.Event(), threading.Event(), []
+
+    def slow(_: object, path: Path, __: str) -> None:
+        fetched.append(path)
+        begun.set()
+        assert go_on.wait(20)
+        path.write_bytes(CONTENT)
+
+    monkeypatch.setattr(download, "fetch", slow)
+    first, second = (threading.Thread(target=download_missing, args=(spec,)) for _ in range(2))
+    first.start()
+    assert begun.wait(20)
+    second.start()
+    second.join(0.2)
+    assert second.is_alive(), "it waits"
+    go_on.set()
+    first.join()
+    second.join()
+    assert fetched == [tmp_path / "a.gz"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gz"]
+
+
 def test_a_full_disk_keeps_the_part(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     source = source_of(server, tmp_path)
 
