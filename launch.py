@@ -110,6 +110,9 @@ def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, str]]:
             options[name] = value
         else:
             raise UserError(f"--{name}: unknown option{nearest(name, [*OPTIONS, 'config.section.key'])}")
+    for name in options:
+        if (name in ASKED and job != "generate") or (name == "only" and job != "evaluate"):
+            raise UserError(f"--{name}: belongs to the job {'generate' if name in ASKED else 'evaluate'}; {job} would ignore it")
     return job, options, overrides
 
 

@@ -37,6 +37,8 @@ def test_no_arguments_prints_help_with_examples(capsys: pytest.CaptureFixture[st
         (["train", "--config={config}"], "--workdir=DIR is missing"),
         (["train", "--config=configs/nothing.py", "--workdir=w"], "configs/nothing.py: no such file"),
         (["train", "--config={config}", "--workdir=w", "--wrokdir=x"], "--wrokdir: unknown option; did you mean 'workdir'?"),
+        (["evaluate", "--config={config}", "--workdir=w", "--model=x"], "--model: belongs to the job generate; evaluate would ignore it"),
+        (["train", "--config={config}", "--workdir=w", "--only=x"], "--only: belongs to the job evaluate"),
         (["train", "--config={config}", "--workdir=w", "extra"], "'extra': expected --option=value"),
         (["train", "--config={config}", "--workdir=w", "--config.trian.steps=3"], "unknown section; did you mean 'train'?"),
         (
