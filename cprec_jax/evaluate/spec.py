@@ -52,6 +52,8 @@ class MethodSpec:
             raise ValueError("path belongs to the kinds 'hf' and 'scores', which need it")
         if self.step is not None and self.fraction is not None:
             raise ValueError("give step or fraction, not both")
+        if self.kind != "checkpoint" and (self.step, self.fraction) != (None, None):
+            raise ValueError(f"step and fraction belong to the kind 'checkpoint', not to {self.kind!r}")
 
 
 def _default_names() -> dict[str, MethodSpec]:

@@ -1,0 +1,23 @@
+"""Mistakes in `config.evaluate` that no later job could notice."""
+
+from typing import Any
+
+import pytest
+
+from cprec_jax.errors import UserError
+from cprec_jax.evaluate.spec import EvaluateSpec
+from cprec_jax.spec import build
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ({"kind": "untrained", "step": "validation"}, "step and fraction belong to the kind 'checkpoint', not to 'untrained'"),
+        ({"kind": "random", "fraction": 0.5}, "step and fraction belong to the kind 'checkpoint'"),
+        ({"kind": "checkpoint", "step": 3, "fraction": 0.5}, "give step or fraction"),
+        ({"kind": "hf"}, "path belongs to"),
+    ],
+)
+def test_mistakes_in_a_method(method: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(EvaluateSpec, {"names": {"a": method}}, "config.evaluate")
