@@ -15,8 +15,9 @@ from scipy import stats
 from cprec_jax.artefact import read_json
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.metrics import per_user
+from cprec_jax.evaluate.spec import COUNTED
 
-DETERMINISTIC = ("random", "popularity", "popularity_decayed", "last_items", "markov", "item_knn", "oracle")  # kinds without a seed
+DETERMINISTIC = ("random", *COUNTED, "oracle", "hf", "scores")  # kinds without a seed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,14 @@ def test_the_other_way_round(results: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.count("▲") >= 3  # HR, NDCG, NLL, and the legend
 
 
+@pytest.mark.parametrize("kind", ["hf", "scores"])
+def test_what_has_no_seed_is_tested_against_those_that_have(results: Path, tmp_path: Path, kind: str) -> None:
+    theirs = write_result(tmp_path / "theirs", np.full((1, 400), 50), kind=kind)
+    out = tmp_path / "compare.csv"
+    assert launch.main(["compare", str(results / "good"), str(theirs), f"--out={out}", "--metrics=nll"]) == 0
+    assert float(rows_of(out)["theirs", "nll"]["p_seeds"]) < 0.01
+
+
 def test_only_common_users_are_paired(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = write_result(tmp_path / "few", np.zeros((1, 200), int), users=np.arange(300, 500))
     assert launch.main(["compare", str(results / "good"), str(few), "--metrics=mrr"]) == 0
