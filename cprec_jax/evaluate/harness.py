@@ -169,7 +169,7 @@ def _evaluate_one(
         results[one.name] = set_results(one, found[one.name], facts[one.name], spec)
         rows += [collected.table(one, seed) for seed, collected in zip(seeds, found[one.name], strict=True)]
         _say_result(name, one, results[one.name]["protocols"], cost[one.name])
-    users = sum(len(one) for one in data)
+    users = len(steps) * sum(len(one) for one in data)  # once a seed, as the seconds
     record: dict[str, Any] = {
         "name": name,
         "kind": kind,

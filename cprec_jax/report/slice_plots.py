@@ -148,11 +148,12 @@ def _cost(path: Path, results: Sequence[Result], sets: Sequence[str]) -> bool:
     points: dict[str, dict[str, tuple[float, float]]] = {}
     for result in results:
         seconds = result.cost.get("seconds_by_set", {})
+        seeds = len(result.seeds) if isinstance(result.seeds, list) and result.seeds else 1  # the seconds are of all of them
         for name in sets[:AT_MOST_SETS]:
             one = result.sets.get(name)
             hit = one.protocols[PRIMARY].values.get("hr@10") if one and PRIMARY in one.protocols else None
             if hit is not None and one is not None and one.users and seconds.get(name, 0) > 0 and result.kind not in (ORACLE, RANDOM):
-                points.setdefault(name, {})[result.name] = (seconds[name] / one.users, hit)
+                points.setdefault(name, {})[result.name] = (seconds[name] / (one.users * seeds), hit)
     points = {name: here for name, here in points.items() if len(here) > 1}
     if not points:
         return False

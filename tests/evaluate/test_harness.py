@@ -398,6 +398,7 @@ def test_seeds_of_runs(evaluated, corpus: Corpus, model: LoadedModel, tmp_path: 
     ranks = pq.read_table(tmp_path / "results" / "model" / "ranks.parquet")
     full = result["sets"]["Books"]["protocols"]["full"]
     assert result["seeds"] == [0, 1] and len(full["by_seed"]["mrr"]) == 2
+    assert result["cost"]["users_per_second"] * result["cost"]["seconds_by_set"]["Books"] == pytest.approx(24), "12 users, twice"
     assert full["mrr"] == pytest.approx(np.mean(full["by_seed"]["mrr"]))
     assert full["by_seed"]["mrr"][0] == pytest.approx(alone["sets"]["Books"]["protocols"]["full"]["mrr"]) != full["by_seed"]["mrr"][1]
     assert np.array_equal(column(ranks, "n_better")[:12], column(single, "n_better")) and len(column(ranks, "seed")) == 24
