@@ -1,5 +1,9 @@
 """Every ranking metric as a closed form of (n_better, n_tied): its expectation when ties are broken at random."""
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 HIT_RATE_AT = (1, 5, 10, 20, 100)
@@ -24,6 +28,12 @@ def per_user(n_better: np.ndarray, n_tied: np.ndarray) -> dict[str, np.ndarray]:
         values[f"ndcg@{k}"] = (discounts[np.minimum(last, k)] - discounts[np.minimum(first, k)]) / width
     values["mrr"] = (inverses[last] - inverses[first]) / width
     return values
+
+
+def only_bounds(entry: Mapping[str, Any], protocol: str) -> tuple[str, ...]:
+    """The metrics of a set's entry in results.json that are lower bounds: with `ranks_exact_to` a target beyond counts as the last."""
+    cut = entry.get("ranks_exact_to", math.inf) < entry.get("items", math.inf)
+    return ("mrr",) if cut and protocol.startswith("full") else ()
 
 
 def random_ranker(n: int) -> dict[str, float]:

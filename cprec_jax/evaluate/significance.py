@@ -14,7 +14,7 @@ from scipy import stats
 
 from cprec_jax.artefact import read_json
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.metrics import per_user
+from cprec_jax.evaluate.metrics import only_bounds, per_user
 from cprec_jax.evaluate.spec import COUNTED
 
 DETERMINISTIC = ("random", *COUNTED, "oracle", "hf", "scores")  # kinds without a seed
@@ -105,7 +105,7 @@ def effect_size(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
-    """Per-user metrics of WORKDIR/results/NAME. No such protocol in it: `UserError`."""
+    """Per-user metrics of WORKDIR/results/NAME, but those that are only bounds. No such protocol in it: `UserError`."""
     record = read_json(directory / "results.json", "evaluate")
     table = pq.read_table(directory / "ranks.parquet", filters=[("protocol", "=", protocol)])
     if not len(table):
@@ -122,6 +122,8 @@ def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
         ranked = per_user(here["n_better"][order], here["n_tied"][order])
         if not np.isnan(here["nll"]).any():
             ranked["nll"] = here["nll"][order].astype(np.float64)
+        for metric in only_bounds(record.get("sets", {}).get(set_name, {}), protocol):
+            del ranked[metric]
         by_seed = here["user"][order].reshape(shape)
         if (by_seed != by_seed[0]).any():
             raise UserError(f"{directory / 'ranks.parquet'}: set {set_name}: seeds were evaluated on different users; evaluate it again")

@@ -37,8 +37,8 @@ __all__ = ["ReportSpec", "report", "report_inputs"]
 LEGEND = (
     "Bold (starred in plain text): best of the measured methods; underlined: second; compared as printed. The oracle knows the true "
     "distribution of synthetic data and is an upper bound. † The best is better than the second with p < 0.05: paired randomisation test "
-    "over users, Holm's correction over sets. NLL: mean negative log-likelihood of the target in nats, less is better. "
-    "In small print, or in brackets: 95 % bootstrap intervals."
+    "over users, Holm's correction over sets. NLL: mean negative log-likelihood of the target in nats, less is better. No MRR: the result "
+    "has exact ranks to config.evaluate.ranks_to alone. In small print, or in brackets: 95 % bootstrap intervals."
 )
 
 

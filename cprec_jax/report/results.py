@@ -9,6 +9,7 @@ from typing import Any
 
 from cprec_jax.artefact import read_json
 from cprec_jax.errors import UserError
+from cprec_jax.evaluate.metrics import only_bounds
 
 RESULTS_FILE = "results.json"
 ORACLE, RANDOM, UNTRAINED, POPULARITY = "oracle", "random", "untrained", "popularity"  # kinds that are treated on their own
@@ -116,6 +117,10 @@ def _set_result(value: Any, where: str) -> SetResult:
     for name, part in _mapping(value.get("slices", {}), f"{where}.slices").items():
         slices[name] = _slice(_mapping(part, f"{where}.slices.{name}"), f"{where}.slices.{name}")
     facts = {key: fact for key, fact in value.items() if isinstance(fact, bool | int | float | str) and key != "users"}
+    for protocol, measured in [*protocols.items(), *(pair for part in slices.values() for pair in part.items())]:
+        for metric in only_bounds(value, protocol):  # not to be compared with, or marked among, exact ones
+            measured.values.pop(metric, None)
+            measured.ci95.pop(metric, None)
     return SetResult(users=users, protocols=protocols, slices=slices, facts=facts)
 
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from cprec_jax.artefact import MANIFEST
 from cprec_jax.corpus import Corpus
-from cprec_jax.evaluate.metrics import per_user
+from cprec_jax.evaluate.metrics import only_bounds, per_user
 from cprec_jax.report.plots import COLOURS, DPI, RC, SIZE, STYLES, _name, _write
 from cprec_jax.report.results import ORACLE, RANDOM, Result
 from cprec_jax.report.signs import RANKS_FILE
@@ -34,7 +34,7 @@ class Ranked:
     """One method on one set: by user, HR@10, the share of the catalogue ranked above the target, and the three quantities of the target."""
 
     hit: np.ndarray
-    above: np.ndarray
+    above: np.ndarray | None  # None: ranks beyond `ranks_exact_to` are not known
     history: np.ndarray
     count: np.ndarray
     characters: np.ndarray
@@ -44,7 +44,7 @@ def write_slice_plots(directory: Path, workdir: Path, results: Sequence[Result],
     """Write the plots whose data are there (ranks of single users, the corpus, costs); {file name: caption}."""
     captions = {}
     ranked = read_ranked(workdir, results, sets)
-    plots: tuple[tuple[str, str, Bins, Callable[[Ranked], np.ndarray], Callable[[Ranked], np.ndarray], str, str], ...] = (
+    plots: tuple[tuple[str, str, Bins, Callable[[Ranked], np.ndarray], Callable[[Ranked], np.ndarray | None], str, str], ...] = (
         ("history.png", "HR@10 by length of the history", HISTORY, lambda r: r.history, lambda r: r.hit, "items in the history", "HR@10"),
         (
             "popularity.png",
@@ -90,10 +90,11 @@ def read_ranked(workdir: Path, results: Sequence[Result], sets: Sequence[str]) -
                 continue
             here = {key: table[key].to_numpy()[names == name] for key in ("user", "target", "n_better", "n_tied", "n_candidates")}
             targets = corpus.targets("valid" if result.split == "valid" else "test", name)
+            above = (here["n_better"] + here["n_tied"] / 2) / np.maximum(here["n_candidates"] - 1, 1)
             length = np.diff(targets.offsets)[np.searchsorted(targets.user, here["user"])]
             found[name][result.name] = Ranked(
                 hit=per_user(here["n_better"], here["n_tied"])["hr@10"],
-                above=(here["n_better"] + here["n_tied"] / 2) / np.maximum(here["n_candidates"] - 1, 1),
+                above=None if only_bounds(result.sets[name].facts, PRIMARY) else above,
                 history=length,
                 count=corpus.items.train_count[here["target"]],
                 characters=characters[here["target"]],
@@ -116,12 +117,16 @@ def _by_bins(
     ranked: Mapping[str, Mapping[str, Ranked]],
     bins: Bins,
     by: Callable[[Ranked], np.ndarray],
-    value: Callable[[Ranked], np.ndarray],
+    value: Callable[[Ranked], np.ndarray | None],
     xlabel: str,
     ylabel: str,
 ) -> bool:
     curves = {
-        name: {method: points for method, one in methods.items() if len(points := binned(by(one), value(one), bins)) > 1}
+        name: {
+            method: points
+            for method, one in methods.items()
+            if (values := value(one)) is not None and len(points := binned(by(one), values, bins)) > 1
+        }
         for name, methods in ranked.items()
     }
     curves = {name: lines for name, lines in curves.items() if lines}

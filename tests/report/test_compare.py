@@ -81,6 +81,15 @@ def test_what_has_no_seed_is_tested_against_those_that_have(results: Path, tmp_p
     assert float(rows_of(out)["theirs", "nll"]["p_seeds"]) < 0.01
 
 
+def test_a_lower_bound_of_mrr_is_not_tested(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = json.loads((results / "good" / "results.json").read_text())
+    record["sets"]["Books"] |= {"ranks_exact_to": 100, "items": 500}
+    (results / "good" / "results.json").write_text(json.dumps(record))
+    assert launch.main(["compare", str(results), "--method=alike", "--metrics=mrr"]) == 0
+    rows = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert "counts" in rows and "alike" in rows and "good" not in rows
+
+
 def test_only_common_users_are_paired(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = write_result(tmp_path / "few", np.zeros((1, 200), int), users=np.arange(300, 500))
     assert launch.main(["compare", str(results / "good"), str(few), "--metrics=mrr"]) == 0

@@ -36,6 +36,18 @@ def test_unknown_keys_are_tolerated_and_slices_may_have_protocols(tmp_path):
     assert warm is not None and warm.values == {"hr@10": 0.5} and warm.ci95 == {"hr@10": (0.4, 0.6)}
 
 
+def test_a_lower_bound_of_mrr_does_not_stand_beside_exact_ones(tmp_path):
+    value = workdirs.result("cpt", 0.2, {"Books": 800, "Games": 800})
+    value["sets"]["Books"]["ranks_exact_to"] = 100
+    value["sets"]["Games"]["ranks_exact_to"] = workdirs.N_ITEMS
+    workdirs.write(tmp_path / "results.json", value)
+    books, games = read_result(tmp_path / "results.json").sets.values()
+    has = {protocol: "mrr" in measured.values for protocol, measured in books.protocols.items()}
+    assert has == {"full": False, "full_unmasked": False, "u20": True}
+    assert "mrr" not in books.slices["warm"]["full"].values and "mrr" not in books.protocols["full"].ci95
+    assert "hr@100" in books.protocols["full"].values and "mrr" in games.protocols["full"].values, "all of Games is ranked"
+
+
 def _without(value, *keys):
     *parents, last = keys
     for key in parents:
