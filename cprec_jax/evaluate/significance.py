@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import stats
 
 from cprec_jax.artefact import read_json
-from cprec_jax.errors import UserError
+from cprec_jax.errors import UserError, one_line
 from cprec_jax.evaluate.metrics import only_bounds, per_user
 from cprec_jax.evaluate.spec import COUNTED
 
 DETERMINISTIC = ("random", *COUNTED, "oracle", "hf", "scores")  # kinds without a seed
+
+RANKS_FILE = "ranks.parquet"
+DRAWN_AT_ONCE = 4_000_000  # users of all resamples together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +72,17 @@ def paired_randomisation(a: np.ndarray, b: np.ndarray, samples: int = 10_000, se
     observed = abs(difference.sum())
     limit = observed - 1e-12 * np.abs(difference).sum()  # sums in another order differ in the last digits
     extreme = 0
-    for start in range(0, samples, 500):
-        signs = rng.integers(0, 2, (min(500, samples - start), len(difference)), np.int8)
+    at_once = _rows_at_once(len(difference), 500)
+    for start in range(0, samples, at_once):
+        signs = rng.integers(0, 2, (min(at_once, samples - start), len(difference)), np.int8)
         # sum of +-d is the total minus twice what is swapped
         extreme += int(np.count_nonzero(np.abs(difference.sum() - 2 * (signs @ difference)) >= limit))
     return (extreme + 1) / (samples + 1)
+
+
+def _rows_at_once(n: int, most: int) -> int:
+    """How many resamples of n users are drawn at a time: tens of megabytes, whatever the set."""
+    return max(1, min(most, DRAWN_AT_ONCE // n))
 
 
 def t_test_over_seeds(a: np.ndarray, b: np.ndarray) -> float | None:
@@ -104,10 +114,19 @@ def effect_size(a: np.ndarray, b: np.ndarray) -> float:
     return float(difference.mean() / deviation) if deviation else 0.0
 
 
+def read_ranks(directory: Path, protocol: str) -> pa.Table:
+    """The rows of one protocol in WORKDIR/results/NAME/ranks.parquet. Absent or damaged: `UserError`."""
+    path = directory / RANKS_FILE
+    try:
+        return pq.read_table(path, filters=[("protocol", "=", protocol)])
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)[:120]}); evaluate {directory.name} again") from error
+
+
 def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
     """Per-user metrics of WORKDIR/results/NAME, but those that are only bounds. No such protocol in it: `UserError`."""
     record = read_json(directory / "results.json", "evaluate")
-    table = pq.read_table(directory / "ranks.parquet", filters=[("protocol", "=", protocol)])
+    table = read_ranks(directory, protocol)
     if not len(table):
         raise UserError(f"{directory}: has no ranks under protocol {protocol!r}; evaluate it with that protocol")
     names = np.asarray(table["set"].to_pylist())
@@ -126,7 +145,7 @@ def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
             del ranked[metric]
         by_seed = here["user"][order].reshape(shape)
         if (by_seed != by_seed[0]).any():
-            raise UserError(f"{directory / 'ranks.parquet'}: set {set_name}: seeds were evaluated on different users; evaluate it again")
+            raise UserError(f"{directory / RANKS_FILE}: set {set_name}: seeds were evaluated on different users; evaluate it again")
         users[set_name] = by_seed[0]
         values[set_name] = {metric: value.reshape(shape) for metric, value in ranked.items()}
     return UserMetrics(
@@ -199,12 +218,19 @@ def _seeds(method: UserMetrics, reference: UserMetrics, a: np.ndarray, b: np.nda
     return means[0], means[1]
 
 
+def _bootstrap_means(difference: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """Means of float64[n] over resamples of it, float64[samples]."""
+    rng, n = np.random.default_rng(seed), len(difference)
+    at_once = _rows_at_once(n, samples)
+    sizes = [min(at_once, samples - start) for start in range(0, samples, at_once)]
+    return np.concatenate([difference[rng.integers(0, n, (size, n), np.int32)].mean(axis=1) for size in sizes])
+
+
 def _compare_pair(a: np.ndarray, b: np.ndarray, samples: int, seed: int) -> dict:
     """Two float64[seeds, n]. The tests over users are on each user's mean over seeds."""
     mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
     difference = mean_a - mean_b
-    draws = np.random.default_rng(seed).integers(0, len(difference), (min(samples, 2000), len(difference)), np.int32)
-    low, high = np.quantile(difference[draws].mean(axis=1), [0.025, 0.975])
+    low, high = np.quantile(_bootstrap_means(difference, min(samples, 2000), seed), [0.025, 0.975])
     return {
         "users": len(difference),
         "value": float(mean_a.mean()),

@@ -6,6 +6,7 @@ from typing import Any
 
 from cprec_jax.artefact import MANIFEST, file_sha256, fingerprint, new_directory, read_json, write_json
 from cprec_jax.errors import UserError
+from cprec_jax.evaluate.significance import RANKS_FILE
 from cprec_jax.progress import say
 from cprec_jax.report.corpus_summary import corpus_tables
 from cprec_jax.report.html import html_page
@@ -44,7 +45,8 @@ LEGEND = (
 
 def report_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     """What a report is made from: its section, the order of results, and the SHA-256 of all results, metrics and the corpus manifest."""
-    patterns = (f"results/*/{RESULTS_FILE}", "results/*/examples.json", "runs/**/metrics.jsonl", f"corpus/{MANIFEST}")
+    of_results = (f"results/*/{name}" for name in (RESULTS_FILE, RANKS_FILE, "examples.json"))
+    patterns = (*of_results, "runs/**/metrics.jsonl", f"corpus/{MANIFEST}")
     files = sorted({path for pattern in patterns for path in workdir.glob(pattern)})
     return {
         "job": "report",

@@ -1,14 +1,13 @@
 """Significance signs of the report's tables: is the best of a column better than the second?"""
 
+import dataclasses
 from collections.abc import Sequence
 
-from cprec_jax.errors import UserError
-from cprec_jax.evaluate.significance import UserMetrics, compare, holm, on_common_users, read_user_metrics
+from cprec_jax.evaluate.significance import RANKS_FILE, UserMetrics, compare, holm, on_common_users, read_user_metrics
 from cprec_jax.report.results import ORACLE, Result
 from cprec_jax.report.tables import MAIN, PRIMARY, Signs
 
 SIGN, ALPHA, SAMPLES = "†", 0.05, 2000
-RANKS_FILE = "ranks.parquet"
 
 
 def best_signs(results: Sequence[Result], sets: Sequence[str]) -> Signs:
@@ -24,23 +23,25 @@ def best_signs(results: Sequence[Result], sets: Sequence[str]) -> Signs:
             means = {
                 result.name: result.sets[name].protocols[PRIMARY].values[metric]
                 for result in results
-                if result.name in metrics and name in result.sets and metric in result.sets[name].protocols[PRIMARY].values
+                if result.name in metrics and name in metrics[result.name].users and name in result.sets and metric in result.sets[name].protocols[PRIMARY].values
             }
             leaders = sorted(means, key=lambda method: means[method], reverse=metric != "nll")[:2]
             if len(leaders) == 2:
-                best, second = on_common_users([metrics[method] for method in leaders])
-                rows = [row for row in compare(best, [second], (metric,), SAMPLES) if row.set_name == name]
-                found += [(name, leaders[0], row.p) for row in rows]
+                best, second = on_common_users([_only(metrics[method], name) for method in leaders])
+                found += [(name, leaders[0], row.p) for row in compare(best, [second], (metric,), SAMPLES)]
         for (name, method, _), p in zip(found, holm([p for *_, p in found]), strict=True):
             if p < ALPHA:
                 signs[name, metric, method] = SIGN
     return signs
 
 
+def _only(ranks: UserMetrics, name: str) -> UserMetrics:
+    """Of one set."""
+    return dataclasses.replace(ranks, users={name: ranks.users[name]}, values={name: ranks.values[name]})
+
+
 def _ranks(result: Result) -> UserMetrics | None:
     if result.folder is None or not (result.folder / RANKS_FILE).is_file():
         return None
-    try:
-        return read_user_metrics(result.folder, PRIMARY)
-    except UserError:  # evaluated without the primary protocol
-        return None
+    primary = any(PRIMARY in one.protocols for one in result.sets.values())
+    return read_user_metrics(result.folder, PRIMARY) if primary else None

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,9 +14,9 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from cprec_jax.artefact import MANIFEST
 from cprec_jax.corpus import Corpus
 from cprec_jax.evaluate.metrics import only_bounds, per_user
+from cprec_jax.evaluate.significance import RANKS_FILE, read_ranks
 from cprec_jax.report.plots import COLOURS, DPI, RC, SIZE, STYLES, _name, _write
 from cprec_jax.report.results import ORACLE, RANDOM, Result
-from cprec_jax.report.signs import RANKS_FILE
 from cprec_jax.report.tables import PRIMARY
 
 AT_MOST_SETS = 12
@@ -83,7 +82,7 @@ def read_ranked(workdir: Path, results: Sequence[Result], sets: Sequence[str]) -
     found: dict[str, dict[str, Ranked]] = {name: {} for name in sets[:AT_MOST_SETS]}
     for result in with_ranks:
         assert result.folder is not None
-        table = pq.read_table(result.folder / RANKS_FILE, filters=[("protocol", "=", PRIMARY)])
+        table = read_ranks(result.folder, PRIMARY)
         names = np.asarray(table["set"].to_pylist())
         for name in found:
             if name not in result.sets or name not in corpus.sets:

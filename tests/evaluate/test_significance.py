@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from cprec_jax.errors import UserError
+from cprec_jax.evaluate import significance
 from cprec_jax.evaluate.significance import compare, effect_size, holm, paired_randomisation, read_user_metrics, t_test_over_seeds
 
 
@@ -92,6 +93,15 @@ def test_compare_pairs_users_and_averages_seeds(tmp_path: Path) -> None:
     equal = rows["same", "hr@10"]
     assert equal.difference == 0 and equal.p == equal.p_holm == 1 and equal.effect == 0
     assert rows["base", "nll"].difference < 0
+
+
+def test_large_sets_are_resampled_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 3, 200))
+    whole = significance._compare_pair(a, b, 1000, 0)
+    monkeypatch.setattr(significance, "DRAWN_AT_ONCE", 200 * 7)
+    pieces = significance._compare_pair(a, b, 1000, 0)
+    assert pieces["ci95"] == pytest.approx(whole["ci95"]) and pieces["p"] == pytest.approx(whole["p"], abs=0.06)
 
 
 def test_what_cannot_be_paired_is_refused(tmp_path: Path) -> None:

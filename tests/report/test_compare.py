@@ -117,6 +117,13 @@ def test_mistakes(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert message in capsys.readouterr().err
 
 
+def test_damaged_ranks_are_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ranks = results / "good" / "ranks.parquet"
+    ranks.write_bytes(ranks.read_bytes()[:-50])
+    assert launch.main(["compare", str(results)]) == 2
+    assert "good/ranks.parquet: cannot be read" in capsys.readouterr().err
+
+
 def test_equal_names_are_told_apart_by_their_work_directory(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_result(tmp_path / "v" / "results" / "good", np.zeros((5, 400), int))
     assert launch.main(["compare", str(results / "good"), str(tmp_path / "v"), "--metrics=mrr"]) == 0
