@@ -41,7 +41,7 @@ def interactions(corpus: Corpus, data: EvalSet, fit: Fit) -> Interactions:
     """The training sequences of a set's domain; with `history`, every evaluated user's sequence up to the target takes their place.
 
     `history` is what published leave-one-out baselines count: validation interactions are known when the test is predicted. It takes all
-    users of the split, whatever `max_users` ranks. A set split by time is a `UserError`: other users' histories go on after a target's time.
+    users of the split, whatever `max_users` ranks. A set split by time is a `UserError`: others' histories go on after a target's time.
     """
     info = corpus.set_info(data.name)
     if fit == "history" and info.split != "leave_one_out":

@@ -20,10 +20,11 @@ def best_signs(results: Sequence[Result], sets: Sequence[str]) -> Signs:
     for metric, _ in MAIN:
         found = []
         for name in sets:
+            with_ranks = [method for method, ranks in metrics.items() if name in ranks.users]
             means = {
                 result.name: result.sets[name].protocols[PRIMARY].values[metric]
                 for result in results
-                if result.name in metrics and name in metrics[result.name].users and name in result.sets and metric in result.sets[name].protocols[PRIMARY].values
+                if result.name in with_ranks and name in result.sets and metric in result.sets[name].protocols[PRIMARY].values
             }
             leaders = sorted(means, key=lambda method: means[method], reverse=metric != "nll")[:2]
             if len(leaders) == 2:
