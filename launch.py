@@ -215,9 +215,9 @@ def _start_jax(options: Mapping[str, str]) -> None:
         distributed.start(options.get("coordinator"), options.get("processes"), options.get("process"))
 
 
-# What checks a section; imported only when it is there, since `prepare` needs no jax and a sixth of its memory would be jax's.
+# What checks a section (`corpus` is checked by its own function); imported only when it is there, since `prepare` needs no jax and a sixth
+# of its memory would be jax's.
 SPECS = {
-    "corpus": ("data_prep.spec", "CorpusSpec"),
     "text": ("cprec_jax.text.packing", "TextSpec"),
     "pack": ("cprec_jax.text.packing", "PackSpec"),
     "model": ("cprec_jax.train.run", "ModelSpec"),
@@ -238,7 +238,7 @@ def check(config: Mapping[str, Any]) -> None:
     if "corpus" in config:
         corpus_spec(config)
     for name, (module, cls) in SPECS.items():
-        if name in config and name != "corpus":
+        if name in config:
             build(getattr(importlib.import_module(module), cls), config[name], f"config.{name}")
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from cprec_jax.evaluate.prompt_cache import PromptCache, attend_keys, attend_prompt, by_head, by_position, join_rows, merge
 from cprec_jax.evaluate.trie_index import TrieIndex, spans
+from cprec_jax.evaluate.trie_scoring import root_edge_logits
 from cprec_jax.model.decoder import Decoder, head_weight
 
 BLOCK, FEW = 16, 4  # rows of a block; of one where no user has more (deep levels, whose ancestors are many)
@@ -308,17 +309,12 @@ def _judge_edges(decoder: Decoder, params: Any, x_RD: jax.Array, at_E: Any, toke
     return jnp.sum(x_RD[at_E].astype(jnp.float32) * w_VD[token_E].astype(jnp.float32), axis=-1)
 
 
-def _judge_root(decoder: Decoder, params: Any, token_E: Any, last_BD: jax.Array) -> jax.Array:
-    w_VD = head_weight(params, decoder.config).astype(last_BD.dtype)
-    return jnp.einsum("BD,ED->BE", last_BD, w_VD[token_E], preferred_element_type=jnp.float32)
-
-
 _visit = jax.jit(_visit_rows, static_argnums=0, donate_argnums=3)
 _judge = jax.jit(_judge_edges, static_argnums=0)
-_judge_root_jit = jax.jit(_judge_root, static_argnums=0)
+_judge_root = jax.jit(root_edge_logits, static_argnums=0)
 
 
 def _root(decoder: Decoder, params: Any, token_E: np.ndarray, cache: PromptCache) -> np.ndarray:
     if not len(token_E):
         return np.zeros((len(cache.last_BD), 0), np.float32)
-    return np.asarray(_judge_root_jit(decoder, params, token_E, cache.last_BD))
+    return np.asarray(_judge_root(decoder, params, token_E, cache))

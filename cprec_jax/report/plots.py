@@ -97,9 +97,9 @@ def _curve(path: Path, lines: Mapping[str, list[tuple[float, float]]], title: st
             x, y = [p[0] for p in points], [p[1] for p in points]
             look: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index // len(COLOURS) % len(STYLES)]}
             many = smooth and len(y) >= SMOOTH_FROM
-            axes.plot(x, y, linewidth=0.8 if many else 1.6, alpha=0.35 if many else 1.0, label=None if many else _name(run), **look)
+            axes.plot(x, y, linewidth=0.8 if many else 1.6, alpha=0.35 if many else 1.0, label=None if many else short_name(run), **look)
             if many:
-                axes.plot(x, running_mean(y), linewidth=1.8, label=f"{_name(run)} (running mean)", **look)
+                axes.plot(x, running_mean(y), linewidth=1.8, label=f"{short_name(run)} (running mean)", **look)
             if len(y) == 1:
                 axes.plot(x, y, marker="o", color=look["color"])
         axes.set(title=title, xlabel="step", ylabel=label)
@@ -107,7 +107,7 @@ def _curve(path: Path, lines: Mapping[str, list[tuple[float, float]]], title: st
             axes.set_ylim(bottom=0)
         _steps_axis(axes)
         _legend(figure, axes)
-        _write(figure, path)
+        write_figure(figure, path)
 
 
 def running_mean(values: Sequence[float], share: float = 0.03) -> list[float]:
@@ -132,7 +132,7 @@ def _checkpoints(path: Path, run: str, line: Sequence[Result], results: Sequence
             for index, name in enumerate(sets):
                 found = [(_step(r), value) for r in line if (value := _value(r, name, part, metric)) is not None]
                 look: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index // len(COLOURS) % len(STYLES)]}
-                axes.plot([p[0] for p in found], [p[1] for p in found], marker="o", markersize=4, label=_name(name), **look)
+                axes.plot([p[0] for p in found], [p[1] for p in found], marker="o", markersize=4, label=short_name(name), **look)
                 floor = _value(popularity, name, part, metric) if popularity else None
                 if floor is not None:
                     axes.axhline(floor, linewidth=1, linestyle=":", color=look["color"])
@@ -140,10 +140,10 @@ def _checkpoints(path: Path, run: str, line: Sequence[Result], results: Sequence
             _steps_axis(axes)
         panes[1].set_ylim(bottom=0)
         if popularity is not None and sets:
-            panes[0].plot([], [], linewidth=1, linestyle=":", color="#4a5563", label=_name(popularity.name))
+            panes[0].plot([], [], linewidth=1, linestyle=":", color="#4a5563", label=short_name(popularity.name))
         _legend(figure, panes[0], always=True)
-        _write(figure, path)
-    of_run = f" of {_name(run)}" if run else ""
+        write_figure(figure, path)
+    of_run = f" of {short_name(run)}" if run else ""
     dotted = "; dotted: popularity" if popularity else ""
     return f"Quality by checkpoint{of_run}: {panels[0][2]} and {panels[1][2]}, whole catalogue{dotted}"
 
@@ -174,14 +174,14 @@ def write_comparison(path: Path, results: Sequence[Result], set_order: Sequence[
                 colour = "#8a94a3" if result.kind == ORACLE else COLOURS[0]
                 axes.hlines(place, low, high, color=colour, linewidth=2, alpha=0.6)
                 axes.plot(value, place, marker="D" if result.kind == ORACLE else "o", markersize=5, color=colour)
-            axes.set(title=_name(name, 22), xlim=(0, None), ylim=(-0.6, len(methods) - 0.4))
-            axes.set_yticks(range(len(methods)), [_name(result.name, 22) for result in methods])
+            axes.set(title=short_name(name, 22), xlim=(0, None), ylim=(-0.6, len(methods) - 0.4))
+            axes.set_yticks(range(len(methods)), [short_name(result.name, 22) for result in methods])
             axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
             axes.tick_params(labelsize=9)
         for axes in grid[len(sets) :]:
             axes.set_visible(False)
         figure.supxlabel("HR@10, whole catalogue (share of users)", fontsize=10)
-        _write(figure, path)
+        write_figure(figure, path)
     return "HR@10 on the whole catalogue with 95 % intervals"
 
 
@@ -197,11 +197,11 @@ def _legend(figure: Figure, axes: Axes, always: bool = False) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
 
 
-def _name(text: str, longest: int = 28) -> str:
+def short_name(text: str, longest: int = 28) -> str:
     text = one_line(text)
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
     # Without the version of matplotlib in it, equal inputs give an equal file.
     FigureCanvasAgg(figure).print_png(str(path), metadata={"Software": None})

@@ -15,7 +15,7 @@ from cprec_jax.artefact import MANIFEST
 from cprec_jax.corpus import Corpus
 from cprec_jax.evaluate.metrics import only_bounds, per_user
 from cprec_jax.evaluate.significance import RANKS_FILE, read_ranks
-from cprec_jax.report.plots import COLOURS, DPI, RC, SIZE, STYLES, _name, _write
+from cprec_jax.report.plots import COLOURS, DPI, RC, SIZE, STYLES, short_name, write_figure
 from cprec_jax.report.results import ORACLE, RANDOM, Result
 from cprec_jax.report.tables import PRIMARY
 
@@ -137,14 +137,14 @@ def _by_bins(
         for axes, (name, lines) in zip(grid, curves.items(), strict=False):
             for method, points in lines.items():
                 places, means = zip(*points, strict=True)
-                axes.plot(places, means, marker="o", markersize=4, label=_name(method), **_look(methods.index(method)))
-            axes.set(title=_name(name, 24), ylim=(0, None))
+                axes.plot(places, means, marker="o", markersize=4, label=short_name(method), **_look(methods.index(method)))
+            axes.set(title=short_name(name, 24), ylim=(0, None))
             used = [place for points in lines.values() for place, _ in points]
             axes.set_xticks(range(len(bins)), [label for label, *_ in bins])
             axes.set_xlim(min(used) - 0.3, max(used) + 0.3)
             axes.tick_params(labelsize=8)
         _labels(figure, grid[: len(curves)], xlabel, ylabel)
-        _write(figure, path)
+        write_figure(figure, path)
     return True
 
 
@@ -166,13 +166,13 @@ def _cost(path: Path, results: Sequence[Result], sets: Sequence[str]) -> bool:
         figure, grid = _panels(len(points))
         for axes, (name, here) in zip(grid, points.items(), strict=False):
             for method, (x, y) in here.items():
-                axes.plot([x], [y], marker="o", markersize=7, label=_name(method), **{**_look(methods.index(method)), "linestyle": ""})
-            axes.set(title=_name(name, 24), ylim=(0, None), xscale="log")
+                axes.plot([x], [y], marker="o", markersize=7, label=short_name(method), **{**_look(methods.index(method)), "linestyle": ""})
+            axes.set(title=short_name(name, 24), ylim=(0, None), xscale="log")
             axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
             axes.tick_params(labelsize=8)
         _labels(figure, grid[: len(points)], "seconds a user", "HR@10")
-        _write(figure, path)
+        write_figure(figure, path)
     return True
 
 

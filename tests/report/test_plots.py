@@ -90,7 +90,7 @@ def test_the_running_mean_keeps_a_straight_line_and_smooths_noise():
 
 def test_the_popularity_line_is_in_the_legend(workdir, tmp_path, monkeypatch):
     legends = {}
-    monkeypatch.setattr(plots, "_write", lambda figure, path: legends.update({path.name: figure.legends}))
+    monkeypatch.setattr(plots, "write_figure", lambda figure, path: legends.update({path.name: figure.legends}))
     plots.write_plots(tmp_path, {}, read_results(workdir), list(SETS))
     (legend,) = legends["checkpoints.png"]
     assert [text.get_text() for text in legend.get_texts()] == [*SETS, "popularity"]
