@@ -192,6 +192,7 @@ def _scores(trained: Trained, data: EvalSet, users: np.ndarray) -> np.ndarray:
     spec = trained.model.spec
     row, column, age = histories(data, users, spec.max_length)
     lengths = np.bincount(row, minlength=len(users))
+    assert lengths.min() > 0, "a corpus refuses records without a history"
     width = next((width for width in WIDTHS if lengths.max() <= width < spec.max_length), spec.max_length)
     items_BT = np.full((1 << (len(users) - 1).bit_length(), width), trained.model.n_items, np.int32)
     items_BT[row, lengths[row] - 1 - age] = column
