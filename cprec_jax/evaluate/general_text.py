@@ -21,16 +21,21 @@ WINDOW = 512  # tokens, or the model's context where that is shorter
 BATCH = 4
 
 
+def read_text(path: Path) -> str:
+    """The file as text; absent or no UTF-8: `UserError`."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"config.evaluate.general_text: {path} cannot be read as UTF-8 text ({error})") from error
+
+
 def general_text(decoder: Decoder, params: Any, words: Tokenizer, path: Path) -> dict[str, Any]:
     """Perplexity a token, and bits a byte (comparable between tokenizers), of a UTF-8 file in windows that do not overlap.
 
     A window's first token is not predicted, unless the tokenizer has a BOS, which then begins every window. Absent, damaged or too short
     files are a `UserError`.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config.evaluate.general_text: {path} cannot be read as UTF-8 text ({error})") from error
+    text = read_text(path)
     tokens = np.asarray(words.encode(text), np.int32)
     width = min(WINDOW, decoder.config.max_position_embeddings)
     rows, labels, counted = _windows(tokens, words.bos_id, width)

@@ -18,6 +18,7 @@ from cprec_jax.baselines.sequential import Sequential
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.collect import FULL, Collected, collect, set_results
+from cprec_jax.evaluate.general_text import read_text
 from cprec_jax.evaluate.language_model import TitleModel
 from cprec_jax.evaluate.methods import Method, Oracle, ScoreFile
 from cprec_jax.evaluate.models import checkpoint_steps, load_model, run_directories
@@ -108,6 +109,8 @@ def evaluate(config: Mapping[str, Any], workdir: Path, names: Sequence[str] | No
     for name in names or []:
         if name not in spec.names:
             raise UserError(f"--only={name}: no such result in config.evaluate.names{nearest(name, spec.names)}")
+    if spec.general_text is not None and any(spec.names[name].kind in MODEL_KINDS for name in names or spec.names):
+        read_text(Path(spec.general_text))  # a mistake shows before hours of ranking
     corpus = Corpus.open(workdir / "corpus")
     for name in spec.sets or ():
         corpus.set_info(name)

@@ -277,6 +277,11 @@ def test_slices_partition_the_users(evaluated) -> None:
     assert total / n == pytest.approx(column(ranks, "nll").mean(), rel=1e-4)
 
 
+def test_a_missing_general_text_is_noticed_before_any_ranking(evaluated, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"config.evaluate.general_text: .*absent.txt cannot be read"):
+        evaluated(using=lambda *_: pytest.fail("a model was loaded"), general_text=str(tmp_path / "absent.txt"))
+
+
 def test_settings_that_change_no_result_leave_it_current(corpus: Corpus, evaluated, tmp_path: Path) -> None:
     names = {**EVALUATE["names"], "gru": {"kind": "gru4rec"}, "other": {"kind": "random"}}
 
