@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from cprec_jax.evaluate.prompt_cache import PromptCache, attend_keys, attend_prompt, merge
+from cprec_jax.evaluate.prompt_cache import PromptCache, attend_keys, attend_prompt, by_head, by_position, merge
 from cprec_jax.model.decoder import Decoder
 
 
@@ -41,19 +41,17 @@ def _attend(
     """The new token sees its row's prompt, the tokens generated before it, and itself, in one softmax."""
     (keys_BPKh, values_BPKh), (keys_BNKh, values_BNKh) = past
     length_B, count = context
-    B, n, H, h = q_B1Hh.shape
-    K = k_B1Kh.shape[2]
-    q_B1KGh = (q_B1Hh * h**-0.5).reshape(B, n, K, H // K, h)
-    position_B1 = (length_B + count)[:, None]
-    on_prompt = attend_prompt(q_B1KGh, keys_BPKh, values_BPKh, length_B, position_B1, window, softcap)
+    q_BKG1h = by_head(q_B1Hh, k_B1Kh.shape[2])
+    after_B1 = jnp.broadcast_to(count, (q_B1Hh.shape[0], 1))
+    on_prompt = attend_prompt(q_BKG1h, keys_BPKh, values_BPKh, length_B, after_B1, window, softcap)
     keys_BNKh = jax.lax.dynamic_update_slice_in_dim(keys_BNKh, k_B1Kh, count, axis=1)
     values_BNKh = jax.lax.dynamic_update_slice_in_dim(values_BNKh, v_B1Kh, count, axis=1)
     apart_N = count - jnp.arange(keys_BNKh.shape[1])
     visible_N = apart_N >= 0
     if window is not None:
         visible_N &= apart_N < window
-    on_new = attend_keys(q_B1KGh, keys_BNKh, values_BNKh, visible_N[None, None, None, None, :], softcap)
-    return merge(on_prompt, on_new).astype(v_B1Kh.dtype).reshape(B, n, H, h)
+    on_new = attend_keys(q_BKG1h, keys_BNKh, values_BNKh, visible_N[None, None], softcap)
+    return by_position(merge(on_prompt, on_new)).astype(v_B1Kh.dtype)
 
 
 def next_hidden(decoder: Decoder, params: Any, cache: PromptCache, past: Generated, token_B: jax.Array) -> tuple[jax.Array, Generated]:
