@@ -48,7 +48,7 @@ def _forward(x_BTD, w_VD, labels_BT, weights_BT, chunk):  # type: ignore[no-unty
 
 def _forward_with_gradient(x_BTD, w_VD, labels_BT, weights_BT, chunk):  # type: ignore[no-untyped-def]
     def body(carry, piece):  # type: ignore[no-untyped-def]
-        total, dw_VD = carry
+        total, dw_DV = carry
         x, labels, weights = piece
         logits = _logits(x, w_VD)
         top = jnp.max(logits, axis=-1, keepdims=True)
@@ -61,14 +61,15 @@ def _forward_with_gradient(x_BTD, w_VD, labels_BT, weights_BT, chunk):  # type: 
         dlogits = jnp.where(hit, dlogits - weights[..., None], dlogits)
         dlogits = dlogits.astype(x.dtype)
         dx = jnp.einsum("bcv,vd->bcd", dlogits, w_VD.astype(x.dtype))
-        dw_VD = dw_VD + jnp.einsum("bcv,bcd->vd", dlogits, x, preferred_element_type=jnp.float32)
-        return (total + loss, dw_VD), dx
+        # as D x V, turned once at the end: the other way round a CPU turns the logits of every chunk (a tenth of this function)
+        dw_DV = dw_DV + jnp.einsum("bcd,bcv->dv", x, dlogits, preferred_element_type=jnp.float32)
+        return (total + loss, dw_DV), dx
 
     pieces = (_chunks(x_BTD, chunk), _chunks(labels_BT, chunk), _chunks(weights_BT, chunk))
-    zero = (jnp.zeros((), jnp.float32), jnp.zeros(w_VD.shape, jnp.float32))
-    (total, dw_VD), dx = jax.lax.scan(body, zero, pieces)
+    zero = (jnp.zeros((), jnp.float32), jnp.zeros(w_VD.shape[::-1], jnp.float32))
+    (total, dw_DV), dx = jax.lax.scan(body, zero, pieces)
     dx_BTD = jnp.moveaxis(dx, 0, 1).reshape(x_BTD.shape)
-    return total, (dx_BTD, dw_VD.astype(w_VD.dtype))
+    return total, (dx_BTD, dw_DV.T.astype(w_VD.dtype))
 
 
 def _backward(chunk, residuals, cotangent):  # type: ignore[no-untyped-def]
