@@ -77,7 +77,7 @@ def get_config(size: str = "small") -> ConfigDict:
         config.text = {"tokenizer": stories, "template": {"header": "{scope} one user bought:\n"}}
         config.pack = {"row_length": 512}
         config.model = {"init_from": stories, "unroll": True}
-        epochs, peak, prompt, users = 0.1, 2e-3, 384, 50  # a title is 45 of its tokens: a user costs several times as much
+        epochs, peak, prompt, users = 0.1, 2e-3, 352, 20  # a title is 45 of its tokens: a user costs several times as much
     else:
         raise ValueError(f"size {size!r}: choose small or stories")
     config.train = {
@@ -91,13 +91,13 @@ def get_config(size: str = "small") -> ConfigDict:
         "checkpoint_every": 500,
         "milestones": (0.33, 0.67),
     }
+    between = {f"cpt-{percent}": {"kind": "checkpoint", "fraction": percent / 100} for percent in (33, 67) if size == "small"}
     config.evaluate = {
         "names": {
             "random": {"kind": "random"},
             "popularity": {"kind": "popularity"},
             "untrained": {"kind": "untrained"},
-            "cpt-33": {"kind": "checkpoint", "fraction": 0.33},
-            "cpt-67": {"kind": "checkpoint", "fraction": 0.67},
+            **between,
             "cpt": {"kind": "checkpoint"},
         },
         "protocols": ["full", "u20"],
@@ -117,7 +117,7 @@ def get_config(size: str = "small") -> ConfigDict:
             reference[name][row] = {"hr@10": hr, "protocol": "global time split, history not masked, up to 5,000 users"}
     config.report = {
         "title": f"Amazon, seven domains ({size})",
-        "order": ("random", "popularity", "untrained", "cpt-33", "cpt-67", "cpt"),
+        "order": ("random", "popularity", "untrained", *between, "cpt"),
         "reference": reference,
     }
     return config
