@@ -141,6 +141,8 @@ class JsonLines:
 
 def read_record(line: str) -> dict[str, Any] | None:
     """The dict that a line of JSON (also with NaN) or a Python literal holds; None if it is neither, or holds text that is no Unicode."""
+    if any(c < " " and c != "\t" for c in line.strip()):  # JSON and Python literals write control characters escaped: this is damage
+        return None
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
