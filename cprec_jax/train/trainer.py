@@ -265,25 +265,29 @@ def _loop(plan: Plan, mesh: jax.sharding.Mesh) -> TrainState:
         save(state)
     pending: tuple[int, dict[str, jax.Array], dict[str, np.ndarray]] | None = None
     shard = loader.Shard(index=jax.process_index(), count=jax.process_count())
-    for step, rows in enumerate(_batches(plan, first_step, shard), start=first_step):
-        if isinstance(plan.decoder.attend, Cudnn):
-            plan.decoder.attend.check(rows["segment_ids"])
-        batch = _place(rows, mesh)
-        state, metrics = step_fn(state, batch)
-        last = step + 1 == plan.total_steps
-        saving = last or (step + 1) % spec.checkpoint_every == 0 or step + 1 in keep_also or stop.is_set()
-        # Reading a step's metrics waits for it; reading those of the one before keeps the device busy.
-        for done in ([pending] if pending else []) + ([(step, metrics, rows)] if saving else []):
-            tokens += _report(done, spec.log_every, meters, window, tokens, plan.directory, plan.total_steps, progress)
-        pending = None if saving else (step, metrics, rows)
-        if saving:
-            save(state)
-        if stop.is_set() and not last:
-            checkpoints.close()
-            meters.close()
-            raise Preempted(f"SIGTERM: saved step {step + 1} of {plan.total_steps}; run the same command to go on")
+    try:
+        for step, rows in enumerate(_batches(plan, first_step, shard), start=first_step):
+            if isinstance(plan.decoder.attend, Cudnn):
+                plan.decoder.attend.check(rows["segment_ids"])
+            batch = _place(rows, mesh)
+            state, metrics = step_fn(state, batch)
+            last, stopping = step + 1 == plan.total_steps, stop.is_set()  # asked once: what stops is what was saved
+            saving = last or (step + 1) % spec.checkpoint_every == 0 or step + 1 in keep_also or stopping
+            # Reading a step's metrics waits for it; reading those of the one before keeps the device busy.
+            for done in ([pending] if pending else []) + ([(step, metrics, rows)] if saving else []):
+                tokens += _report(done, spec.log_every, meters, window, tokens, plan.directory, plan.total_steps, progress)
+            pending = None if saving else (step, metrics, rows)
+            if saving:
+                save(state)
+            if stopping and not last:
+                checkpoints.close()
+                raise Preempted(f"SIGTERM: saved step {step + 1} of {plan.total_steps}; run the same command to go on")
+    except Diverged:
+        jax.block_until_ready(state)  # the next step is in flight, and on CPUs its collectives could block whatever comes after
+        raise
+    finally:
+        meters.close()
     checkpoints.close()
-    meters.close()
     return state
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from cprec_jax.errors import Diverged, UserError
 from cprec_jax.train.trainer import _batches, _most_segments, make_plan, train, train_inputs
 from tests import road
 from tests.conftest import ROOT
+
+PATIENCE = 900  # seconds for what takes twenty on an idle machine
 
 
 def digest(workdir: Path) -> str:
@@ -37,21 +40,38 @@ def unbroken(tiny_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-def launch_train(workdir: Path, config: dict[str, Any]) -> subprocess.Popen:
+HELD = """
+import time
+from pathlib import Path
+from cprec_jax.train import meters
+
+def held(self, step, values, write=meters.Meters.write):
+    write(self, step, values)
+    while step == {step} and not Path({go!r}).exists():
+        time.sleep(0.01)
+
+meters.Meters.write = held
+"""
+
+
+def launch_train(workdir: Path, config: dict[str, Any], held_at: int | None = None) -> subprocess.Popen:
+    """The job in a process of its own; `held_at`: it waits when it has logged that step, for whatever is done to it and `go`."""
     file = workdir / "config.py"
-    file.write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(config))})\n")
+    held = "" if held_at is None else HELD.format(step=held_at, go=str(workdir / "go"))
+    file.write_text(f"import json\n{held}\ndef get_config():\n    return json.loads({json.dumps(json.dumps(config))})\n")
     command = [sys.executable, "launch.py", "train", f"--config={file}", f"--workdir={workdir}"]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
 
 def wait_for_step(process: subprocess.Popen, workdir: Path, step: int) -> None:
     path = workdir / "runs/cpt/metrics.jsonl"
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         if path.exists() and path.read_text().count("\n") >= step:
             return
         time.sleep(0.01)
-    raise AssertionError(f"step {step} was not reached: {process.stderr.read() if process.stderr else ''}")
+    process.kill()
+    raise AssertionError(f"step {step} was not reached: {process.communicate()[1]}")
 
 
 def test_all_steps_are_logged(unbroken: Path) -> None:
@@ -62,13 +82,13 @@ def test_all_steps_are_logged(unbroken: Path) -> None:
 
 
 def test_killed_in_the_middle_it_ends_with_the_same_bits(unbroken: Path, workdir: Path) -> None:
-    process = launch_train(workdir, road.CONFIG)
-    wait_for_step(process, workdir, 8)  # after the checkpoint of step 5 (and 6), before the end
+    process = launch_train(workdir, road.CONFIG, held_at=8)  # after the checkpoint of step 5 (and 6), before the end
+    wait_for_step(process, workdir, 8)
     process.kill()
     process.wait()
     assert not (workdir / "runs/cpt/manifest.json").exists()
     again = launch_train(workdir, road.CONFIG)
-    _, errors = again.communicate(timeout=300)
+    _, errors = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, errors
     assert "going on from step" in errors
     assert digest(workdir) == digest(unbroken)
@@ -76,11 +96,14 @@ def test_killed_in_the_middle_it_ends_with_the_same_bits(unbroken: Path, workdir
 
 
 def test_sigterm_saves_and_exits_with_75(unbroken: Path, workdir: Path) -> None:
-    process = launch_train(workdir, road.CONFIG)
+    process = launch_train(workdir, road.CONFIG, held_at=2)
     wait_for_step(process, workdir, 2)
     process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=120)
+    (workdir / "go").touch()
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, errors
+    saved = re.search(r"SIGTERM: saved step (\d+) of 12", errors)
+    assert saved is not None and (workdir / "runs/cpt/checkpoints" / saved[1]).is_dir()
     assert "run the same command to go on" in errors
     train(road.CONFIG, workdir)
     assert digest(workdir) == digest(unbroken)
