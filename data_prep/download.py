@@ -13,6 +13,7 @@ import re
 import shutil
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
@@ -31,6 +32,8 @@ SAY_EVERY = 30.0  # seconds
 _CHUNK = 1 << 20
 _DROPPED = (OSError, http.client.HTTPException)  # URLError and timeouts are OSErrors
 _HASHES = {32: "md5", 64: "sha256"}
+_HEX = re.compile(r"\b(?:[0-9a-fA-F]{64}|[0-9a-fA-F]{32})\b")
+_MOST_OF_A_LIST = 16 << 20  # bytes of a file of checksums
 
 
 def download_missing(spec: CorpusSpec) -> None:
@@ -77,7 +80,10 @@ def fetch(remote: RemoteSpec, path: Path, where: str) -> None:
     if expected and found != expected[1]:
         part.unlink()
         version.unlink(missing_ok=True)
-        raise UserError(f"{where}: {remote.url} has {expected[0]} {found}, not {expected[1]}; damaged, or another version of the file")
+        raise UserError(
+            f"{where}: the checksum of {remote.url} is wrong: {expected[0]} {found}, not {expected[1]}; "
+            "it came damaged or is another version of the file, and is not kept"
+        )
     if not expected:
         say(f"{path.name}: no checksum in the config; its sha256 is {found}")
     os.replace(part, path)
@@ -151,19 +157,37 @@ def _keep_version(headers: "http.client.HTTPMessage", version: Path) -> None:
 
 
 def _expected(remote: RemoteSpec, where: str) -> tuple[str, str] | None:
-    """(algorithm, hex digits) that the config gives or that the file at `checksum_url` holds."""
+    """(algorithm, hex digits) that the config gives, or the file at `checksum_url`: in the line that names the file, where one does."""
     if remote.checksum_url is None:
         given = [(name, value) for name in ("sha256", "md5") if (value := getattr(remote, name))]
         return (given[0][0], given[0][1].lower()) if given else None
-    try:
-        with urllib.request.urlopen(remote.checksum_url, timeout=TIMEOUT) as answer:
-            text = answer.read(65_536).decode(errors="replace")
-    except _DROPPED as error:
-        raise UserError(f"{where}.checksum_url: {remote.checksum_url} cannot be had ({one_line(error)})") from error
-    found = re.search(r"\b(?:[0-9a-fA-F]{64}|[0-9a-fA-F]{32})\b", text)
+    text = _list_of_checksums(remote.checksum_url, where)
+    name = urllib.parse.unquote(urllib.parse.urlsplit(remote.url).path.rstrip("/").rpartition("/")[2])
+    whole_name = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])") if name else None
+    named = [line for line in text.splitlines() if whole_name and whole_name.search(line)]
+    found = sorted(set(_HEX.findall("\n".join(named).lower()) or _HEX.findall(text.lower())), key=len)
     if not found:
         raise UserError(f"{where}.checksum_url: {remote.checksum_url} holds neither an MD5 nor a SHA-256")
-    return _HASHES[len(found[0])], found[0].lower()
+    digest = found[-1]  # a SHA-256 where there are both
+    if sum(len(other) == len(digest) for other in found) > 1:
+        raise UserError(
+            f"{where}.checksum_url: {remote.checksum_url} holds {len(found)} checksums, and {'more than one' if named else 'none'} "
+            f"of them beside the name {name!r}; give the right one as {where}.{_HASHES[len(digest)]}"
+        )
+    return _HASHES[len(digest)], digest
+
+
+def _list_of_checksums(url: str, where: str) -> str:
+    for in_vain in range(1, ATTEMPTS + 1):
+        try:
+            with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+                return answer.read(_MOST_OF_A_LIST).decode(errors="replace")
+        except _DROPPED as error:
+            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in (408, 425, 429)
+            if refused or in_vain == ATTEMPTS:
+                raise UserError(f"{where}.checksum_url: {url} cannot be had ({one_line(error)})") from error
+        time.sleep(PAUSE * 2**in_vain)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _checksum(path: Path, expected: tuple[str, str] | None) -> str:

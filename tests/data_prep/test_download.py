@@ -147,7 +147,9 @@ def test_neither_length_nor_version_nor_checksum(server: Server, tmp_path: Path,
 
 
 def test_a_wrong_checksum(server: Server, tmp_path: Path):
-    with pytest.raises(UserError, match=r"urls: http.* has md5 [0-9a-f]{32}, not 0{32}; damaged, or another version"):
+    with pytest.raises(
+        UserError, match=r"urls: the checksum of http.*/a.gz is wrong: md5 [0-9a-f]{32}, not 0{32}; it came damaged or is another"
+    ):
         fetch(remote(server, sha256=None, md5="0" * 32), tmp_path / "a.gz", "urls")
     assert list(tmp_path.iterdir()) == [] and len(server.asked) == 1
 
@@ -161,6 +163,23 @@ def test_a_checksum_that_is_published_beside_the_file(server: Server, tmp_path: 
     server.files["/a.md5"] = b"nothing here"
     with pytest.raises(UserError, match=r"holds neither an MD5 nor a SHA-256"):
         fetch(RemoteSpec(url=server.url(), checksum_url=server.url("/a.md5")), tmp_path / "b.gz", "urls")
+
+
+def test_a_list_of_checksums_gives_the_one_of_the_line_that_names_the_file(server: Server, tmp_path: Path):
+    right, wrong = hashlib.md5(CONTENT).hexdigest(), "0123456789abcdef" * 2
+    listed = RemoteSpec(url=server.url(), checksum_url=server.url("/MD5SUMS"))
+    server.files["/MD5SUMS"] = f"{wrong}  b.gz\n{wrong}  data.gz\n{wrong}  a.gz.old\n{right} *./set/a.gz\n".encode()
+    server.errors = [503]
+    fetch(listed, tmp_path / "kept_as.gz", "urls")
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    server.files["/MD5SUMS"] = f"MD5 (a.gz) = {wrong}\nSHA256 (b.gz) = {'0' * 64}\nSHA256 (a.gz) = {sha256}\n".encode()
+    fetch(listed, tmp_path / "again.gz", "urls")
+    server.files["/MD5SUMS"] = f"{wrong}  b.gz\n{right}  c.gz\n".encode()
+    with pytest.raises(UserError, match=r"checksum_url: .*MD5SUMS holds 2 checksums, and none of them beside the name 'a.gz'; .*urls.md5$"):
+        fetch(listed, tmp_path / "b.gz", "urls")
+    del server.files["/MD5SUMS"]
+    with pytest.raises(UserError, match=r"urls.checksum_url: .*MD5SUMS cannot be had \(HTTP Error 404"):
+        fetch(listed, tmp_path / "b.gz", "urls")
 
 
 def test_what_is_not_there_is_not_asked_for_again(server: Server, tmp_path: Path):
