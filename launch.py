@@ -20,7 +20,7 @@ usage: python launch.py JOB --config=configs/FILE.py[:ARG] --workdir=DIR [--conf
 jobs
   prepare    raw interactions -> WORKDIR/corpus
   pack       corpus + tokenizer + template -> WORKDIR/rows
-  train      rows -> WORKDIR/runs/cpt (goes on from the newest checkpoint)
+  train      rows -> WORKDIR/runs/cpt (goes on from the newest checkpoint), one run a seed with --config.evaluate.seeds=N
   evaluate   checkpoints and baselines -> WORKDIR/results/NAME
   export     newest checkpoint -> WORKDIR/export/cpt, a Hugging Face directory
   generate   newest checkpoint (or --model=DIR) and a prompt, a history or a user -> text, or titles ranked, printed here

@@ -59,6 +59,7 @@ def run(config: Config, workdir: Path) -> None:
     from cprec_jax.evaluate import harness
     from cprec_jax.hf.export import export_inputs
     from cprec_jax.text.packing import pack_inputs
+    from cprec_jax.train import run as runs
     from cprec_jax.train import trainer
     from data_prep.prepare import prepare_inputs
 
@@ -66,8 +67,14 @@ def run(config: Config, workdir: Path) -> None:
         prepare(config, workdir)
     if _stale("pack", workdir / "rows" / trainer.STAGE, pack_inputs(config, workdir)):
         pack(config, workdir)
-    if "train" in config and _stale("train", workdir / "runs" / trainer.STAGE, trainer.train_inputs(config, workdir)):
-        trainer.train(config, workdir, restart=True)
+    if "train" in config:
+        stale = [
+            number
+            for number in range(runs.seeds(config))
+            if _stale("train", runs.run_directory(workdir, number), trainer.train_inputs(runs.of_seed(config, number), workdir))
+        ]
+        if stale:
+            trainer.train(config, workdir, restart=True, only=stale)
     names = []
     for name in harness.result_names(config):
         directory, inputs = workdir / "results" / name, harness.evaluate_inputs(config, workdir, name)

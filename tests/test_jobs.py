@@ -112,3 +112,21 @@ def test_an_oracle_is_only_for_synthetic_sets(done: Path, tmp_path: Path) -> Non
     (workdir / "corpus/manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="holds no oracle"):
         jobs.evaluate(road.CONFIG, workdir, ["oracle"])
+
+
+def test_several_seeds_are_trained_where_evaluation_looks_for_them(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workdir = tmp_path / "copy"
+    shutil.copytree(done, workdir)
+    config = road.config(evaluate={"seeds": 2, "names": {"cpt": {"kind": "checkpoint"}}, "max_users": 10})
+    jobs.run(config, workdir)
+    told = capsys.readouterr().err
+    assert "runs/cpt is up to date" in told and "runs/cpt/seed-1 is made now" in told
+    runs = [workdir / "runs" / "cpt", workdir / "runs" / "cpt" / "seed-1"]
+    seeds = [json.loads((path / "config.json").read_text())["inputs"]["train"].get("seed", 0) for path in runs]
+    params = [json.loads((path / "manifest.json").read_text())["params_sha256"] for path in runs]
+    assert seeds == [0, 1] and params[0] == json.loads((done / "runs/cpt/manifest.json").read_text())["params_sha256"] != params[1]
+    result = json.loads((workdir / "results" / "cpt" / "results.json").read_text())
+    by_seed = result["sets"]["Books"]["protocols"]["full"]["by_seed"]["nll"]
+    assert result["seeds"] == [0, 1] and by_seed[0] != by_seed[1]
+    jobs.run(config, workdir)
+    assert "is made now" not in capsys.readouterr().err

@@ -27,6 +27,7 @@ from cprec_jax.evaluate.spec import VALIDATION, EvaluateSpec, MethodSpec
 from cprec_jax.hf.hub import locate
 from cprec_jax.progress import say
 from cprec_jax.spec import build, nearest
+from cprec_jax.train import run
 
 PROTOCOL_VERSION = 1
 SEQUENTIAL_KINDS = ("gru4rec", "sasrec")
@@ -58,7 +59,7 @@ def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict
     method = dataclasses.asdict(spec.names[name])
     inputs: dict[str, Any] = {"job": "evaluate", "method": method, "settings": dataclasses.asdict(spec), "corpus": corpus, "model": None}
     if spec.names[name].kind in ("untrained", "checkpoint"):
-        runs = run_directories(workdir, spec.seeds)
+        runs = run_directories(workdir, run.seeds(config))
         params = [artefact.read_json(directory / artefact.MANIFEST, "train")["params_sha256"] for directory in runs]
         inputs["model"] = params[0] if len(params) == 1 else params
     elif spec.names[name].path is not None:
@@ -209,7 +210,7 @@ def _methods(
     """What stands behind a name, once a seed, with the training step it is of (None: none)."""
     chosen = spec.names[name]
     if chosen.kind in ("untrained", "checkpoint"):
-        for directory in run_directories(workdir, spec.seeds):
+        for directory in run_directories(workdir, run.seeds(config)):
             if chosen.step == VALIDATION:
                 yield _best_checkpoint(spec, chosen, config, workdir, corpus, directory, validation)
                 continue

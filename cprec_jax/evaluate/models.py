@@ -38,15 +38,11 @@ class LoadedModel:
 
 
 def run_directories(workdir: Path, seeds: int) -> list[Path]:
-    """The runs to evaluate: runs/cpt/seed-0, seed-1, ... where there are any of them, else runs/cpt alone. Some missing: `UserError`."""
-    base = workdir / "runs" / STAGE
-    wanted = [base / f"seed-{seed}" for seed in range(seeds)]
-    present = [directory for directory in wanted if directory.is_dir()]
-    if not present or (seeds == 1 and (base / "config.json").is_file()):
-        return [base]
-    if len(present) < len(wanted):
-        missing = next(directory for directory in wanted if directory not in present)
-        raise UserError(f"{missing}: not there; train that seed, or lower config.evaluate.seeds = {seeds}")
+    """The runs to evaluate: runs/cpt, and of further seeds runs/cpt/seed-1, ... One that is missing is a `UserError`."""
+    wanted = [run.run_directory(workdir, seed) for seed in range(seeds)]
+    for directory in wanted[1:]:
+        if not directory.is_dir():
+            raise UserError(f"{directory}: not there; `launch.py train` with this config trains it, or set config.train.seeds = 1")
     return wanted
 
 

@@ -83,9 +83,9 @@ class EvaluateSpec:
     through the model at a time. batch_users, batch_tokens: at most so many users, and prompt tokens + nodes of all of them, a device and
     batch (None: what suits the device); these bound memory and change no result. devices: how many local devices share the users (None:
     all). bootstrap: resamples for the intervals, 0 = none. seed: of the choice of users and the bootstrap. seeds: how many seeds 0, 1, ...
-    of GRU4Rec and SASRec are trained and evaluated; of checkpoints, how many of the run directories runs/cpt/seed-0, seed-1, ..., which no
-    job writes: put runs of several work directories there, else runs/cpt is the only one. Metrics are means over seeds; `launch.py compare`
-    tests over seeds, too. sequential: sizes and grid of GRU4Rec and SASRec.
+    of GRU4Rec and SASRec are trained and evaluated; so many runs the job `train` makes, too, unless `config.train.seeds` says otherwise,
+    and checkpoints are those of all of them. Metrics are means over seeds; `launch.py compare` tests over seeds, too. sequential: sizes and
+    grid of GRU4Rec and SASRec.
     """
 
     names: Mapping[str, MethodSpec] = field(default_factory=_default_names)

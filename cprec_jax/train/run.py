@@ -18,6 +18,8 @@ from cprec_jax.spec import build
 from cprec_jax.train.optimizer import OptimizerSpec
 from cprec_jax.train.schedule import ScheduleSpec
 
+STAGE = "cpt"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
@@ -60,10 +62,13 @@ class ModelSpec:
 class TrainSpec:
     """`config.train`. Exactly one of `steps`, `epochs` (over all rows, by size) and `tokens` says how long.
 
-    anneal_mixture: the mixture of the annealing phase; what it leaves unset is as in `mixture` (None: all of it).
+    seeds: how many runs, one after the other, the first with `seed`, the next with `seed` + 1, ... (None: as many as
+    `config.evaluate.seeds`, so that what is evaluated exists). anneal_mixture: the mixture of the annealing phase; what it leaves unset is
+    as in `mixture` (None: all of it).
     """
 
     seed: int = 0
+    seeds: int | None = None
     global_batch: int = 16
     micro_batches: int = 1
     steps: int | None = None
@@ -88,8 +93,8 @@ class TrainSpec:
             raise ValueError(f"global_batch {self.global_batch} is not a multiple of micro_batches {self.micro_batches}")
         if any(not 0 <= m <= 1 for m in self.milestones):
             raise ValueError(f"milestones {self.milestones} are fractions of the run, 0..1")
-        for name in ("global_batch", "micro_batches", "loss_chunk", "log_every", "checkpoint_every", "keep"):
-            if getattr(self, name) < 1:
+        for name in ("global_batch", "micro_batches", "loss_chunk", "log_every", "checkpoint_every", "keep", "seeds"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
 
     def total_steps(self, rows: int, row_length: int) -> int:
@@ -100,6 +105,25 @@ class TrainSpec:
             return max(1, round(self.epochs * rows / self.global_batch))
         assert self.tokens is not None
         return max(1, round(self.tokens / (self.global_batch * row_length)))
+
+
+def seeds(config: Mapping[str, Any]) -> int:
+    """How many runs a config means: `config.train.seeds`, else `config.evaluate.seeds`, else one."""
+    given = config.get("train", {}).get("seeds")
+    return int(config.get("evaluate", {}).get("seeds", 1) if given is None else given)
+
+
+def of_seed(config: Mapping[str, Any], number: int) -> Mapping[str, Any]:
+    """The config of run `number` of a config with several seeds; the first is the config itself."""
+    if number == 0:
+        return config
+    return {**config, "train": {**config["train"], "seed": config["train"].get("seed", 0) + number}}
+
+
+def run_directory(workdir: Path, number: int = 0) -> Path:
+    """Where run `number` is: WORKDIR/runs/cpt, and for further seeds runs/cpt/seed-1, seed-2, ..."""
+    first = workdir / "runs" / STAGE
+    return first if number == 0 else first / f"seed-{number}"
 
 
 def anneal_mixture(section: Mapping[str, Any]) -> MixtureSpec:

@@ -7,7 +7,7 @@ import math
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -39,18 +39,21 @@ from cprec_jax.train.optimizer import adamw
 from cprec_jax.train.schedule import anneal_fraction, phases, wsa
 from cprec_jax.train.step import TrainState, train_step
 
-STAGE = "cpt"
+STAGE = run.STAGE
 
 
 def train_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
-    """What the parameters of a run are a function of: model and train sections, the rows, and the base model's files."""
+    """What the parameters of a run are a function of: model and train sections, the rows, and the base model's files.
+
+    Of a further seed: with the config `run.of_seed` gives.
+    """
     rows = artefact.read_json(workdir / "rows" / STAGE / artefact.MANIFEST, "pack")
     base = {}
     if config.get("model", {}).get("init_from"):
         directory = locate(config["model"]["init_from"])
         base = {path.name: artefact.file_sha256(path) for path in sorted(directory.glob("*.safetensors"))}
-    # How often it logs, saves and reads ahead changes no parameter.
-    ignored = ("log_every", "checkpoint_every", "keep", "loader_workers")
+    # How often it logs, saves and reads ahead changes no parameter, nor do further runs.
+    ignored = ("log_every", "checkpoint_every", "keep", "loader_workers", "seeds")
     training = {key: value for key, value in config["train"].items() if key not in ignored}
     # Room for more segments changes no parameter, and is what a run on rows that hold more needs in order to go on.
     model = {key: value for key, value in config.get("model", {}).items() if key != "attention_segments"}
@@ -79,8 +82,8 @@ class Plan:
     vocab_size: int
 
 
-def make_plan(config: Mapping[str, Any], workdir: Path) -> Plan:
-    """Check the config against the rows, before anything is compiled or written."""
+def make_plan(config: Mapping[str, Any], workdir: Path, directory: Path | None = None) -> Plan:
+    """Check the config against the rows, before anything is compiled or written. directory: of the run (None: that of the first seed)."""
     train_spec = build(run.TrainSpec, config.get("train", {}), "config.train")
     model_spec = build(run.ModelSpec, config.get("model", {}), "config.model")
     rows = workdir / "rows" / STAGE
@@ -98,7 +101,7 @@ def make_plan(config: Mapping[str, Any], workdir: Path) -> Plan:
     if decoder_config.max_position_embeddings < manifest["row_length"]:
         say(f"warning: rows have {manifest['row_length']} tokens, the base model was made for {decoder_config.max_position_embeddings}")
     return Plan(
-        directory=workdir / "runs" / STAGE,
+        directory=directory or run.run_directory(workdir),
         rows=rows,
         train=train_spec,
         decoder=run.make_decoder(model_spec, decoder_config, manifest["row_length"], _most_segments(manifest["splits"])),
@@ -122,12 +125,23 @@ def _most_segments(splits: Mapping[str, Mapping[str, Any]]) -> int | None:
     return 1 + max(split["most_documents"] for split in filled)
 
 
-def train(config: Mapping[str, Any], workdir: Path, restart: bool = False) -> None:
-    """Train to the end, or go on from the newest checkpoint. Writes WORKDIR/runs/cpt.
+def train(config: Mapping[str, Any], workdir: Path, restart: bool = False, only: Sequence[int] | None = None) -> None:
+    """Train to the end, or go on from the newest checkpoint. Writes WORKDIR/runs/cpt, and runs/cpt/seed-1, ... for further seeds.
 
-    A run directory made from other inputs is refused, naming what differs; with `restart` it is replaced.
+    A run directory made from other inputs is refused, naming what differs; with `restart` it is replaced. only: these of the seeds.
     """
-    plan = make_plan(config, workdir)
+    stop = _sigterm_flag()
+    numbers = range(run.seeds(config)) if only is None else only
+    for number in numbers:
+        if stop.is_set():
+            raise Preempted("SIGTERM between two seeds; run the same command to go on")
+        if len(numbers) > 1 or number:
+            say(f"train: seed {number}, in {run.run_directory(workdir, number)}")
+        _train_one(run.of_seed(config, number), workdir, run.run_directory(workdir, number), restart, stop)
+
+
+def _train_one(config: Mapping[str, Any], workdir: Path, directory: Path, restart: bool, stop: threading.Event) -> None:
+    plan = make_plan(config, workdir, directory)
     mesh = make_mesh(**vars(build(run.MeshSpec, config.get("mesh", {}), "config.mesh")))
     _claim(plan, train_inputs(config, workdir), restart)
     text, _ = text_specs(config)
@@ -144,7 +158,7 @@ def train(config: Mapping[str, Any], workdir: Path, restart: bool = False) -> No
             f"config.train.global_batch: {micro} rows a micro-batch do not divide over {batch_devices} devices; choose a multiple"
         )
     with jax.set_mesh(mesh):
-        final = _loop(plan, mesh)
+        final = _loop(plan, mesh, stop)
     digest = parameters_sha256(final.params)
     artefact.write_json(
         plan.directory / artefact.MANIFEST,
@@ -173,13 +187,25 @@ def _claim(plan: Plan, inputs: Mapping[str, Any], restart: bool) -> None:
         return
     if restart:
         say(f"train: {plan.directory} was made from other inputs; starting anew")
-        shutil.rmtree(plan.directory)
+        _remove_run(plan.directory)
         return
     changed = _differences(before.get("inputs", {}), json.loads(json.dumps(inputs, default=list)))
     raise UserError(
         f"{plan.directory}: was trained with other inputs ({', '.join(changed[:4])}); choose another --workdir, delete that directory, "
         "or use `launch.py run`"
     )
+
+
+def _remove_run(directory: Path) -> None:
+    """A run, but not those of further seeds, which lie inside that of the first and are judged by themselves."""
+    description = directory / "config.json"
+    for path in directory.iterdir():
+        if not path.is_dir():
+            if path != description:
+                path.unlink()
+        elif not path.name.startswith("seed-"):
+            shutil.rmtree(path)
+    description.unlink()  # last: while it is there, what is left of a removal cut short is not taken for a run to go on with
 
 
 def _differences(before: Any, now: Any, path: str = "") -> list[str]:
@@ -228,7 +254,7 @@ def _batches(plan: Plan, first_step: int, shard: loader.Shard) -> Iterator[dict[
         yield from read(rows, first_step=max(first_step, boundary) - boundary, last_step=plan.total_steps - boundary)
 
 
-def _loop(plan: Plan, mesh: jax.sharding.Mesh) -> TrainState:
+def _loop(plan: Plan, mesh: jax.sharding.Mesh, stop: threading.Event) -> TrainState:
     spec = plan.train
     schedule = wsa(spec.schedule, plan.total_steps)
     optimizer = adamw(spec.optimizer, schedule)
@@ -252,7 +278,6 @@ def _loop(plan: Plan, mesh: jax.sharding.Mesh) -> TrainState:
         dropout_seed=spec.seed if plan.decoder.dropout else None,
     )
     step_fn = jax.jit(pure_step, in_shardings=(shardings, None), out_shardings=(shardings, None), donate_argnums=0)
-    stop = _sigterm_flag()
     keep_also = set(milestones)
     tokens = int(meta["tokens"])
     progress = Progress("train", plan.total_steps - first_step, "steps")

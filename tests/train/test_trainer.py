@@ -15,7 +15,8 @@ import pytest
 
 from cprec_jax.data import loader
 from cprec_jax.errors import Diverged, UserError
-from cprec_jax.train.trainer import _batches, _most_segments, make_plan, train, train_inputs
+from cprec_jax.train import run
+from cprec_jax.train.trainer import _batches, _most_segments, _remove_run, make_plan, train, train_inputs
 from tests import road
 from tests.conftest import ROOT
 
@@ -150,6 +151,20 @@ def test_logging_more_often_is_the_same_run(unbroken: Path) -> None:
     inputs = train_inputs(road.CONFIG, unbroken)
     assert train_inputs(road.config(model={"attention_segments": 99}), unbroken) == inputs
     train(road.config(train={"log_every": 3}), unbroken)  # would be refused if it counted as another run
+
+
+def test_further_seeds_have_directories_of_their_own(tmp_path: Path) -> None:
+    assert run.seeds(road.CONFIG) == 1 and run.seeds(road.config(evaluate={"seeds": 3})) == 3
+    assert run.seeds(road.config(evaluate={"seeds": 3}, train={"seeds": 1})) == 1
+    assert run.of_seed(road.config(train={"seed": 4}), 2)["train"]["seed"] == 6 and run.of_seed(road.CONFIG, 0) is road.CONFIG
+    first, second = run.run_directory(tmp_path), run.run_directory(tmp_path, 1)
+    assert first == tmp_path / "runs/cpt" and second == tmp_path / "runs/cpt/seed-1"
+    (first / "checkpoints" / "6").mkdir(parents=True)
+    second.mkdir()
+    for name in ("config.json", "manifest.json", "seed-1/config.json"):
+        (first / name).write_text("{}")
+    _remove_run(first)  # as `run` does where the first has changed
+    assert sorted(path.relative_to(first).as_posix() for path in first.rglob("*")) == ["seed-1", "seed-1/config.json"]
 
 
 def test_the_annealing_phase_inherits_the_mixture_and_the_budget(tiny_rows: Path) -> None:
