@@ -5,10 +5,11 @@
 Needs requirements-bench.txt for the comparison. Every measurement is a process of its own: `launch.py prepare` from CSV files to a corpus,
 with the 5-core filter and at most 10,000 test users a set, as in configs/corpora/amazon2023_seven.py; `benchmarks/prepare_pandas.py` for
 pandas. In the comparison no candidates are drawn, because the pandas script draws none; the large run draws them. That both made the same
-corpus is checked by its counts. The generated files (`benchmarks/interactions.py`) are not part of any measurement.
+corpus is checked value by value (`benchmarks/prepare_equality.py`) after every pair. The generated files (`benchmarks/interactions.py`) are
+not part of any measurement.
 
-Names: prepare_speedup_vs_pandas, prepare_memory_share_of_pandas (smaller is better), prepare_rows_per_second, prepare_peak_memory and
-prepare_peak_disk (of the large run; smaller is better).
+Names: prepare_speedup_vs_pandas (by the clock), prepare_core_seconds_vs_pandas, prepare_memory_share_of_pandas (smaller is better),
+prepare_rows_per_second, prepare_peak_memory and prepare_peak_disk (of the large run; smaller is better).
 """
 
 import argparse
@@ -23,8 +24,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import interactions, measure
+from benchmarks.prepare_equality import differences
 
 ROOT = Path(__file__).resolve().parents[1]
+MAX_USERS = {"valid": 2_000, "test": 10_000}
 
 
 def corpus_section(data: Path, memory_limit: str, candidates: bool) -> dict[str, Any]:
@@ -33,7 +36,8 @@ def corpus_section(data: Path, memory_limit: str, candidates: bool) -> dict[str,
         {"name": name, "role": role, "platform": "made-up", "interactions": f"{name}.csv", "items": f"{name}_items.csv"}
         for name, role in interactions.ROLES.items()
     ]
-    section = {"root": str(data), "sources": sources, "k_core": 5, "max_test_users": 10_000, "max_valid_users": 2_000}
+    limits = {f"max_{split}_users": most for split, most in MAX_USERS.items()}
+    section = {"root": str(data), "sources": sources, "k_core": 5, **limits}
     return section | {"memory_limit": memory_limit} | ({} if candidates else {"candidates": {"protocols": ()}})
 
 
@@ -41,55 +45,45 @@ def write_config(path: Path, corpus: dict[str, Any]) -> None:
     path.write_text(f"def get_config():\n    return {{'corpus': {corpus!r}}}\n", encoding="utf-8")
 
 
-def ours(data: Path, work: Path, memory_limit: str, candidates: bool) -> tuple[measure.Run, dict[str, int]]:
-    """`launch.py prepare`, and the counts of what it made."""
+def ours(data: Path, work: Path, memory_limit: str, candidates: bool) -> tuple[measure.Run, Path]:
+    """`launch.py prepare`, and the work directory that it filled."""
     config = work / "config.py"
     write_config(config, corpus_section(data, memory_limit, candidates))
     folder = work / "ours"
     command = [sys.executable, str(ROOT / "launch.py"), "prepare", f"--config={config}", f"--workdir={folder}"]
-    run = measure.run(command, folder, {"JAX_PLATFORMS": "cpu"})
-    manifest = json.loads((folder / "corpus" / "manifest.json").read_text(encoding="utf-8"))
-    shutil.rmtree(folder)
-    rows = {name: entry["rows"] for name, entry in manifest["files"].items()}
-    made = {
-        "items": manifest["n_items"],
-        "train": sum(counts["after k-core"]["interactions"] for counts in manifest["counts"].values()),
-        "sequences": sum(n for name, n in rows.items() if name.startswith(("sequences/domain", "sequences/sft"))),
-        "mixed": manifest["mixed"]["users"],
-        "rounds": manifest["filters"]["k_core_rounds"],
-    }
-    return run, made
+    return measure.run(command, folder, {"JAX_PLATFORMS": "cpu"}), folder
 
 
-def pandas_script(data: Path, work: Path) -> tuple[measure.Run, dict[str, int]]:
+def pandas_script(data: Path, work: Path) -> tuple[measure.Run, Path]:
     folder = work / "pandas"
     folder.mkdir()
-    run = measure.run([sys.executable, str(ROOT / "benchmarks" / "prepare_pandas.py"), str(data), str(folder)], folder)
-    made = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
-    shutil.rmtree(folder)
-    return run, made
+    return measure.run([sys.executable, str(ROOT / "benchmarks" / "prepare_pandas.py"), str(data), str(folder)], folder), folder
 
 
 def compare(total: int, repeats: int, memory_limit: str, work: Path, results: measure.Results) -> None:
-    """Paired runs, ours and pandas in turn."""
+    """Paired runs, ours and pandas in turn; unequal corpora are a RuntimeError."""
     data = work / "tenth"
     interactions.generate(data, total)
     pairs = []
     for _ in range(repeats):
-        (mine, made), (theirs, expected) = ours(data, work, memory_limit, False), pandas_script(data, work)
-        # Ties are broken differently, which moves a few consecutive repeats.
-        for name in expected:
-            assert abs(made[name] - expected[name]) <= 1e-3 * expected[name] + 2, f"{name}: {made[name]}, pandas {expected[name]}"
+        (mine, corpus), (theirs, tables) = ours(data, work, memory_limit, False), pandas_script(data, work)
+        if unequal := differences(corpus / "corpus", tables):
+            raise RuntimeError("prepare and pandas made different corpora: " + "; ".join(unequal))
+        rounds = json.loads((corpus / "corpus" / "manifest.json").read_text(encoding="utf-8"))["filters"]["k_core_rounds"]
+        shutil.rmtree(corpus)
+        shutil.rmtree(tables)
         pairs.append((mine, theirs))
         print(
             f"  ours {mine.seconds:.1f} s (all cores {mine.cpu_seconds:.1f} s), {mine.memory_mib:.0f} MiB; "
-            f"pandas {theirs.seconds:.1f} s ({theirs.cpu_seconds:.1f} s), {theirs.memory_mib:.0f} MiB",
+            f"pandas {theirs.seconds:.1f} s ({theirs.cpu_seconds:.1f} s), {theirs.memory_mib:.0f} MiB; equal",
             flush=True,
         )
     shutil.rmtree(data)
     against = "straightforward pandas script"
-    detail = f"{total:,} interactions, {repeats} pairs, median; k-core in {made['rounds']} rounds"
+    detail = f"{total:,} interactions, {repeats} pairs, median; k-core in {rounds} rounds; memory_limit {memory_limit}"
     results.add("prepare_speedup_vs_pandas", statistics.median(b.seconds / a.seconds for a, b in pairs), "x", against, detail)
+    cores = statistics.median(b.cpu_seconds / a.cpu_seconds for a, b in pairs)
+    results.add("prepare_core_seconds_vs_pandas", cores, "x", against, f"{detail}; user and system time of all cores")
     share = statistics.median(a.memory_mib / b.memory_mib for a, b in pairs)
     results.add("prepare_memory_share_of_pandas", share, "x", against, f"{detail}; smaller is better")
 
@@ -98,8 +92,12 @@ def large(total: int, memory_limit: str, work: Path, results: measure.Results) -
     data = work / "whole"
     interactions.generate(data, total)
     read = measure.folder_bytes(data) / 2**30
-    run, made = ours(data, work, memory_limit, True)
+    run, folder = ours(data, work, memory_limit, True)
+    manifest = json.loads((folder / "corpus" / "manifest.json").read_text(encoding="utf-8"))
+    shutil.rmtree(folder)
     shutil.rmtree(data)
+    kept = sum(counts["after k-core"]["interactions"] for counts in manifest["counts"].values())
+    made = f"{manifest['n_items']:,} items, {kept:,} interactions kept, {manifest['mixed']['users']:,} mixed sequences"
     detail = f"{total:,} interactions ({read:.2f} GiB of CSV) in {run.seconds:.0f} s, memory_limit {memory_limit}, {made}"
     results.add("prepare_rows_per_second", total / run.seconds, "interactions/s", "nothing", detail)
     results.add("prepare_peak_memory", run.memory_mib / 1024, "GiB", "nothing", "resident set of the whole process; smaller is better")

@@ -28,6 +28,7 @@ class Preparation:
         self.spec, self.adapters, self.engine = spec, adapters, engine
         self.rejects = Rejects(spec.max_bad_lines)
         self.title_counts: Counter[str] = Counter()
+        self.rows: list[dict[str, int]] = []  # of the source files, by domain
         self.counts: dict[str, dict[str, dict[str, int]]] = {source.name: {} for source in spec.sources}
 
     def run(self, folder: Path) -> dict[str, Any]:
@@ -58,8 +59,9 @@ class Preparation:
             quoted(self.spec.ties),
         ]
         loader.execute(f"INSERT INTO sources VALUES ({', '.join(values)})")
-        rows = loader.value(f"SELECT count(*) FROM raw_interactions WHERE domain = {domain}")
-        say(f"{source.name}: {rows} interactions, order by {order}, split {split}")
+        rows = {which: loader.value(f"SELECT count(*) FROM raw_{which} WHERE domain = {domain}") for which in ("interactions", "items")}
+        self.rows.append(rows)
+        say(f"{source.name}: {rows['interactions']} interactions, order by {order}, split {split}")
         return order
 
     def _clean_items(self) -> None:
@@ -93,33 +95,51 @@ class Preparation:
             raise UserError(f"config.corpus.titles.policy: {clash[0][1]!r} occurs twice even with item ids appended; use 'merge'")
 
     def _interactions(self) -> None:
+        self.engine.script("raw_counts")
         named = "SELECT s.name || ' ' || r.user_id || ' ' || r.item_id FROM raw_interactions r JOIN sources s ON r.domain = s.domain"
-        self._reject(
-            "interaction with an item that has no usable title",
-            f"{named} JOIN (SELECT domain, item_id FROM clean_items GROUP BY domain, item_id HAVING count(title) = 0) AS i "
-            "ON r.domain = i.domain AND r.item_id = i.item_id",
+        untitled = (
+            "JOIN (SELECT domain, item_id FROM clean_items GROUP BY domain, item_id HAVING count(title) = 0) AS i "
+            "ON r.domain = i.domain AND r.item_id = i.item_id"
         )
-        self._reject(
-            "interaction with an unknown item",
-            f"{named} LEFT JOIN (SELECT DISTINCT domain, item_id FROM clean_items) AS i "
-            "ON r.domain = i.domain AND r.item_id = i.item_id WHERE i.item_id IS NULL",
+        unknown = (
+            "LEFT JOIN (SELECT DISTINCT domain, item_id FROM clean_items) AS i "
+            "ON r.domain = i.domain AND r.item_id = i.item_id WHERE i.item_id IS NULL"
         )
-        self._count("read", "raw_interactions", user="user_id", item="item_id")
-        self.engine.script("interactions")
-        users = "SELECT DISTINCT s.platform, r.user_id FROM raw_interactions r JOIN sources s ON r.domain = s.domain"
-        clashes = f"SELECT count(*) - count(DISTINCT hash60(u.platform || chr(31) || u.user_id)) FROM ({users}) AS u"
+        refused = "SELECT coalesce(sum(r.n), 0) FROM raw_item_counts r"
+        self._reject("interaction with an item that has no usable title", f"{named} {untitled}", f"{refused} {untitled}")
+        self._reject("interaction with an unknown item", f"{named} {unknown}", f"{refused} {unknown}")
+        people = "SELECT DISTINCT s.platform, u.user_id, u.user FROM raw_users u JOIN sources s ON u.domain = s.domain"
+        clashes = f"SELECT count(*) - count(DISTINCT p.user) FROM ({people}) AS p"
         assert self.engine.value(clashes) == 0, "two users share a 60-bit hash"
-        self._count("with a known title", "ordered")
-        # Neither of these two steps takes a user's last interaction with an item, so users and items stay as they are.
-        same = "with a known title"
-        self._count("without exact duplicates", "ordered WHERE previous IS NULL OR previous <> item OR previous_time <> time", same_as=same)
-        self._count("without consecutive repeats", "interactions", same_as=same)
-        self.engine.execute("DROP TABLE ordered")
-        if not self.engine.value("SELECT count(*) FROM interactions"):
+        users = self._by_domain("SELECT domain, count(*) FROM raw_users GROUP BY domain")
+        items = self._by_domain("SELECT domain, sum(n), count(*) FROM raw_item_counts GROUP BY domain", 2)
+        for domain, ((n_users,), (n, n_items)) in enumerate(zip(users, items, strict=True)):
+            self._count(domain, "read", n, n_users, n_items)
+        self.engine.script("interactions")
+        self.engine.loader.execute("DROP TABLE raw_interactions")
+        self._count_interactions()
+        if not self.engine.value("SELECT count(*) FROM user_counts"):
             refused = ", ".join(f"{reason} ({entry['n']})" for reason, entry in self.rejects.as_dict().items())
             raise UserError(
                 f"config.corpus.sources: no interaction is left after cleaning; do the item ids of both files agree? Refused: {refused}"
             )
+
+    def _count_interactions(self) -> None:
+        """The counts of the steps up to `interactions`, from the small tables that they left."""
+        known = self._by_domain(
+            "SELECT r.domain, sum(r.n), count(DISTINCT i.item) FROM raw_item_counts r "
+            "JOIN item_numbers i ON r.domain = i.domain AND r.item_id = i.item_id GROUP BY r.domain",
+            2,
+        )
+        left = self._by_domain("SELECT domain, sum(n), count(*) FROM user_counts GROUP BY domain", 2)
+        duplicates = self._by_domain("SELECT domain, sum(n - 1) FROM ties GROUP BY domain")
+        for domain, ((n_known, n_items), (n_left, n_users), (n_duplicates,)) in enumerate(zip(known, left, duplicates, strict=True)):
+            # None of these steps takes a user's last interaction with an item, so users and items stay as they are.
+            self._count(domain, "with a known title", n_known, n_users, n_items)
+            self._count(domain, "without exact duplicates", n_known - n_duplicates, n_users, n_items)
+            self._count(domain, "without consecutive repeats", n_left, n_users, n_items)
+        for table in ("raw_item_counts", "ties"):
+            self.engine.execute(f"DROP TABLE {table}")
 
     def _split(self) -> dict[str, dict[str, int]]:
         """Fix t1 and t2 a platform, then mark every interaction as training, validation or test."""
@@ -130,10 +150,12 @@ class Preparation:
             self.engine.loader.execute(f"UPDATE sources SET t1 = {t1}, t2 = {t2} WHERE platform = {quoted(platform)} AND split = 'time'")
         self.engine.share("sources")
         self.engine.script("split")
-        self._count("training period", "train")
+        self._count_train("training period")
+        repeats = "SELECT domain, count(*) - 1 AS n FROM train GROUP BY domain, user, item"
+        self.training_repeats = self._by_domain(f"SELECT domain, sum(n) FROM ({repeats}) AS r GROUP BY domain")
         if self.spec.exclude_test_users:
             self.engine.script("exclude_test_users")
-            self._count("training period without test users", "train")
+            self._count_train("training period without test users")
         return times
 
     def _split_times(self, platform: str) -> tuple[int, int]:
@@ -156,38 +178,41 @@ class Preparation:
 
     def _filter(self) -> None:
         """k-core on training interactions, round by round to the fixed point."""
-        before = self.engine.value("SELECT count(*) FROM train")
+        before = self.engine.value("SELECT sum(n) FROM users_left")
         rounds = 0
         while self.engine.value("SELECT max(k_core) FROM sources") > 1:
-            self.engine.script("k_core_step")
-            after = self.engine.value("SELECT count(*) FROM train")
+            self.engine.script("k_core_round")
+            after = self.engine.value("SELECT sum(n) FROM users_left")
             rounds += 1
             if after == before:
                 break
             before = after
-        self._count("after k-core", "train")
+        if rounds > 1:
+            self.engine.script("k_core_end")
+        self._count_train("after k-core")
         self.k_core_rounds = rounds
         for name, counts in self.counts.items():
             was, left = counts["training period"]["interactions"], counts["after k-core"]["interactions"]
             if left < was * MUCH_LOST:
                 say(f"{name}: the k-core filter leaves {left} of {was} training interactions; config.corpus.k_core = 0 keeps all")
 
-    def _count(self, step: str, table: str, user: str = "user", item: str = "item", same_as: str | None = None) -> None:
-        """Count a table by domain; `same_as` names a step whose numbers of users and items still hold, since distinct counts are dear."""
-        distinct = "" if same_as else f", count(DISTINCT {user}), count(DISTINCT {item})"
-        found = {
-            domain: numbers for domain, *numbers in self.engine.rows(f"SELECT domain, count(*){distinct} FROM {table} GROUP BY domain")
-        }
-        for domain, source in enumerate(self.spec.sources):
-            numbers = found.get(domain, [0, 0, 0])
-            if same_as:
-                before = self.counts[source.name][same_as]
-                numbers = [numbers[0], before["users"], before["items"]]
-            self.counts[source.name][step] = dict(zip(("interactions", "users", "items"), numbers, strict=True))
+    def _count_train(self, step: str) -> None:
+        users = self._by_domain("SELECT domain, sum(n), count(*) FROM users_left GROUP BY domain", 2)
+        items = self._by_domain("SELECT domain, count(*) FROM items_left GROUP BY domain")
+        for domain, ((n, n_users), (n_items,)) in enumerate(zip(users, items, strict=True)):
+            self._count(domain, step, n, n_users, n_items)
 
-    def _reject(self, reason: str, query: str) -> None:
-        """Count the rows of a one-column query as refused for `reason`."""
-        n = self.engine.value(f"SELECT count(*) FROM ({query}) AS refused")
+    def _count(self, domain: int, step: str, interactions: int, users: int, items: int) -> None:
+        self.counts[self.spec.sources[domain].name][step] = {"interactions": interactions, "users": users, "items": items}
+
+    def _by_domain(self, query: str, width: int = 1) -> list[list[int]]:
+        """The numbers of a query for `domain` and `width` numbers, one row a domain; zeros where a domain has none."""
+        found = {domain: [int(number) for number in numbers] for domain, *numbers in self.engine.rows(query)}
+        return [found.get(domain, [0] * width) for domain in range(len(self.spec.sources))]
+
+    def _reject(self, reason: str, query: str, count: str | None = None) -> None:
+        """Count what a one-column query names as refused for `reason`; `count` is a cheaper query for how many there are."""
+        n = self.engine.value(count or f"SELECT count(*) FROM ({query}) AS refused")
         if n:
             self.rejects.count(reason, n, [row[0] for row in self.engine.rows(f"{query} ORDER BY 1 LIMIT {SAMPLES}")])
 
@@ -197,7 +222,7 @@ class Preparation:
             "domains": [source.name for source in spec.sources],
             "n_items": self.engine.value("SELECT count(*) FROM catalogue"),
             "sources": {source.name: self._source_entry(domain, orders[domain]) for domain, source in enumerate(spec.sources)},
-            "sets": {source.name: self._set_entry(domain) for domain, source in enumerate(spec.sources)},
+            "sets": self._set_entries(),
             "times": times,
             "filters": {
                 "k_core": {s.name: spec.k_core_of(s) for s in spec.sources},
@@ -219,51 +244,51 @@ class Preparation:
     def _source_entry(self, domain: int, order: Order) -> dict[str, Any]:
         source = self.spec.sources[domain]
         paths = self.adapters[source.adapter].files(source)
-        rows = {
-            which: self.engine.value(f"SELECT count(*) FROM raw_{which} WHERE domain = {domain}") for which in ("interactions", "items")
-        }
         return {
             "role": source.role,
             "adapter": source.adapter,
             "platform": source.platform,
             "order": order,
-            "rows": rows,
+            "rows": self.rows[domain],
             "files": {which: {"path": str(path)} for which, path in paths.items()},
         }
 
-    def _set_entry(self, domain: int) -> dict[str, Any]:
-        source = self.spec.sources[domain]
-        available = dict(self.engine.rows(f"SELECT phase, count(*) FROM targets WHERE domain = {domain} GROUP BY phase"))
-        kept = dict(self.engine.rows(f"SELECT phase, count(*) FROM histories WHERE domain = {domain} GROUP BY phase"))
-        untied = self.engine.value(f"SELECT count(*) FROM histories WHERE domain = {domain} AND phase = 2 AND untied")
-        cold = self.engine.value(
-            "SELECT count(*) FROM histories h LEFT JOIN train_counts c ON h.target = c.item "
-            f"WHERE h.domain = {domain} AND h.phase = 2 AND c.item IS NULL"
+    def _set_entries(self) -> dict[str, dict[str, Any]]:
+        """What the manifest says of every domain as a set to evaluate on."""
+        by_phase = "count(*) FILTER (WHERE phase = 2), count(*) FILTER (WHERE phase = 1)"
+        items = self._by_domain("SELECT domain, count(*) FROM catalogue GROUP BY domain")
+        kept = self._by_domain(
+            f"SELECT domain, {by_phase}, count(*) FILTER (WHERE phase = 2 AND untied) FROM histories GROUP BY domain", width=3
         )
-        repeats = f"SELECT count(*) - 1 AS n FROM phased WHERE domain = {domain} AND phase = 0 GROUP BY user, item"
-        n_repeats = int(self.engine.value(f"SELECT coalesce(sum(n), 0) FROM ({repeats}) AS r"))
-        short = self.engine.value(
-            "SELECT count(*) FROM (SELECT min(place) AS place FROM phased "
-            f"WHERE domain = {domain} AND phase = 2 GROUP BY user) AS first WHERE place <= {self.spec.min_history}"
+        available = self._by_domain(f"SELECT domain, {by_phase} FROM targets GROUP BY domain", width=2)
+        cold = self._by_domain(
+            "SELECT h.domain, count(*) FROM histories h LEFT JOIN train_counts c ON h.target = c.item "
+            "WHERE h.phase = 2 AND c.item IS NULL GROUP BY h.domain"
         )
-        single = f"SELECT user FROM interactions WHERE domain = {domain} GROUP BY user HAVING count(*) = 1"
-        return {
-            "domain_id": domain,
-            "role": source.role,
-            "split": self.engine.value(f"SELECT split FROM sources WHERE domain = {domain}"),
-            "n_items": self.engine.value(f"SELECT count(*) FROM catalogue WHERE domain = {domain}"),
-            "n_test_users": kept.get(2, 0),
-            "n_valid_users": kept.get(1, 0),
-            "n_test_users_available": available.get(2, 0),
-            "n_valid_users_available": available.get(1, 0),
-            "n_test_untied": untied,
-            "n_test_targets_never_trained": cold,
-            "n_test_users_with_short_history": short,
-            "n_users_with_one_interaction": self.engine.value(f"SELECT count(*) FROM ({single}) AS u"),
-            "n_training_repeats": n_repeats,
-            "repeats": n_repeats > 0,
-            "too_small": kept.get(2, 0) < SMALL_SET,
-        }
+        short = self._by_domain(f"SELECT domain, count(*) FROM firsts WHERE phase = 2 AND place <= {self.spec.min_history} GROUP BY domain")
+        single = self._by_domain("SELECT domain, count(*) FROM user_counts WHERE n = 1 GROUP BY domain")
+        splits = dict(self.engine.rows("SELECT domain, split FROM sources"))
+        entries = {}
+        for domain, source in enumerate(self.spec.sources):
+            n_test, n_valid, n_untied = kept[domain]
+            entries[source.name] = {
+                "domain_id": domain,
+                "role": source.role,
+                "split": splits[domain],
+                "n_items": items[domain][0],
+                "n_test_users": n_test,
+                "n_valid_users": n_valid,
+                "n_test_users_available": available[domain][0],
+                "n_valid_users_available": available[domain][1],
+                "n_test_untied": n_untied,
+                "n_test_targets_never_trained": cold[domain][0],
+                "n_test_users_with_short_history": short[domain][0],
+                "n_users_with_one_interaction": single[domain][0],
+                "n_training_repeats": self.training_repeats[domain][0],
+                "repeats": self.training_repeats[domain][0] > 0,
+                "too_small": n_test < SMALL_SET,
+            }
+        return entries
 
     def _mixed_entry(self) -> dict[str, Any]:
         left_out = self.engine.rows("SELECT name FROM sources WHERE role = 'pretrain' AND item_order = 'position' ORDER BY domain")

@@ -9,4 +9,12 @@ WHERE s.role = 'downstream' OR x.user IS NULL;
 
 DROP TABLE train;
 
-ALTER TABLE train_kept RENAME TO train
+ALTER TABLE train_kept RENAME TO train;
+
+DROP TABLE users_left;
+
+DROP TABLE items_left;
+
+CREATE TABLE users_left AS SELECT domain, user, count(*) AS n FROM train GROUP BY domain, user;
+
+CREATE TABLE items_left AS SELECT domain, item, count(*) AS n FROM train GROUP BY domain, item

@@ -1,22 +1,22 @@
 -- One row a user and domain, events in order. A list of structs is sorted, because an ordered array_agg loses its order on Spark.
 CREATE TABLE domain_sequences AS
-SELECT user, domain, list_sort(array_agg(struct_pack(time := time, tie := tie, item := item, domain := domain))) AS events
+SELECT user, domain, list_sort(array_agg(struct_pack(time := time, tie := tie, item := item))) AS events
 FROM train GROUP BY user, domain;
 
 -- All pre-training domains of a user in one row; order-only domains have no clock to merge by.
 CREATE TABLE mixed_sequences AS
-SELECT user, CAST(-1 AS SMALLINT) AS domain, events FROM (
+SELECT user, CAST(-1 AS SMALLINT) AS domain, list_sort(events) AS events FROM (
     SELECT
-        t.user AS user, count(DISTINCT t.domain) AS n_domains,
-        list_sort(array_agg(struct_pack(time := t.time, tie := t.tie, item := t.item, domain := t.domain))) AS events
+        t.user AS user, min(t.domain) AS first_domain, max(t.domain) AS last_domain,
+        array_agg(struct_pack(time := t.time, tie := t.tie, item := t.item, domain := t.domain)) AS events
     FROM train t JOIN sources s ON t.domain = s.domain
     WHERE s.role = 'pretrain' AND s.item_order = 'timestamp'
     GROUP BY t.user
 ) AS merged
-WHERE n_domains >= 2;
+WHERE first_domain < last_domain;
 
 CREATE TABLE pretrain_users AS
-SELECT DISTINCT t.user FROM train t JOIN sources s ON t.domain = s.domain WHERE s.role = 'pretrain';
+SELECT DISTINCT u.user FROM users_left u JOIN sources s ON u.domain = s.domain WHERE s.role = 'pretrain';
 
 CREATE TABLE kept_targets AS
 SELECT g.*, w.user IS NOT NULL AS seen FROM (
@@ -26,19 +26,22 @@ JOIN sources s ON g.domain = s.domain
 LEFT JOIN pretrain_users w ON g.user = w.user
 WHERE g.draw_rank <= CASE WHEN g.phase = 1 THEN s.max_valid ELSE s.max_test END;
 
+-- All of the user's interactions in the domain before the target, training or not.
 CREATE TABLE histories AS
 SELECT
     g.domain, g.phase, g.user, g.draw_rank,
-    list_sort(array_agg(struct_pack(time := p.time, tie := p.tie, item := p.item, domain := p.domain))) AS events,
-    min(g.target) AS target, min(g.target_time) AS target_time, bool_and(g.untied) AS untied, bool_and(g.seen) AS seen
-FROM kept_targets g JOIN phased p ON g.domain = p.domain AND g.user = p.user AND p.place < g.place
+    list_sort(array_agg(struct_pack(time := p.time, tie := p.tie, item := p.item))) AS events,
+    min(g.item) AS target, min(g.time) AS target_time, bool_and(g.untied) AS untied, bool_and(g.seen) AS seen
+FROM kept_targets g
+JOIN interactions p ON g.domain = p.domain AND g.user = p.user
+WHERE p.time < g.time OR (p.time = g.time AND (p.tie < g.tie OR (p.tie = g.tie AND p.item < g.item)))
 GROUP BY g.domain, g.phase, g.user, g.draw_rank;
 
 -- The files' columns.
 CREATE VIEW domain_rows AS
 SELECT user, domain,
     CAST(list_transform(events, lambda e: e.item) AS INTEGER[]) AS items,
-    CAST(list_transform(events, lambda e: e.domain) AS SMALLINT[]) AS item_domains,
+    CAST(list_transform(events, lambda e: domain) AS SMALLINT[]) AS item_domains,
     CAST(list_transform(events, lambda e: e.time) AS BIGINT[]) AS times
 FROM domain_sequences;
 
@@ -52,7 +55,7 @@ FROM mixed_sequences;
 CREATE VIEW target_rows AS
 SELECT user, domain, phase,
     CAST(list_transform(events, lambda e: e.item) AS INTEGER[]) AS items,
-    CAST(list_transform(events, lambda e: e.domain) AS SMALLINT[]) AS item_domains,
+    CAST(list_transform(events, lambda e: domain) AS SMALLINT[]) AS item_domains,
     CAST(list_transform(events, lambda e: e.time) AS BIGINT[]) AS times,
     target, target_time, untied, seen
 FROM histories

@@ -1,37 +1,79 @@
 -- phase 0 training, 1 validation, 2 test; place = 1, 2, ... in the user's own order in this domain; untied: no other interaction of the
--- user in this domain at this time. All windows are one sort.
-CREATE TABLE phased AS
+-- user in this domain at this time. Leave-one-out: the last and the second last of at least three. All windows are one sort.
+CREATE TABLE left_out AS
 SELECT
-    p.domain, p.user, p.item, p.time, p.tie, p.place,
-    (p.time_before IS NULL OR p.time_before <> p.time) AND (p.time_after IS NULL OR p.time_after <> p.time) AS untied,
+    domain, user, item, time, tie, place,
+    (time_before IS NULL OR time_before <> time) AND (time_after IS NULL OR time_after <> time) AS untied,
     CASE
-        WHEN s.split = 'time' THEN CASE WHEN p.time < s.t1 THEN 0 WHEN p.time < s.t2 THEN 1 ELSE 2 END
-        -- Leave-one-out: the last and the second last of at least three.
-        WHEN p.time_after IS NULL AND p.place >= 3 THEN 2
-        WHEN p.time_after IS NOT NULL AND p.time_after_next IS NULL AND p.place >= 2 THEN 1
+        WHEN time_after IS NULL AND place >= 3 THEN 2
+        WHEN time_after IS NOT NULL AND time_after_next IS NULL AND place >= 2 THEN 1
         ELSE 0
     END AS phase
 FROM (
     SELECT
-        domain, user, item, time, tie,
-        row_number() OVER (PARTITION BY domain, user ORDER BY time, tie, item) AS place,
-        lag(time) OVER (PARTITION BY domain, user ORDER BY time, tie, item) AS time_before,
-        lead(time) OVER (PARTITION BY domain, user ORDER BY time, tie, item) AS time_after,
-        lead(time, 2) OVER (PARTITION BY domain, user ORDER BY time, tie, item) AS time_after_next
-    FROM interactions
-) AS p
-JOIN sources s ON p.domain = s.domain;
+        i.domain, i.user, i.item, i.time, i.tie,
+        row_number() OVER (PARTITION BY i.domain, i.user ORDER BY i.time, i.tie, i.item) AS place,
+        lag(i.time) OVER (PARTITION BY i.domain, i.user ORDER BY i.time, i.tie, i.item) AS time_before,
+        lead(i.time) OVER (PARTITION BY i.domain, i.user ORDER BY i.time, i.tie, i.item) AS time_after,
+        lead(i.time, 2) OVER (PARTITION BY i.domain, i.user ORDER BY i.time, i.tie, i.item) AS time_after_next
+    FROM interactions i
+    JOIN sources s ON i.domain = s.domain
+    WHERE s.split = 'leave_one_out'
+) AS p;
 
--- The first interaction of a user in each later phase is the target, if enough history stands before it.
+-- By time: only what comes after the training period needs an order, and that is little.
+CREATE TABLE later AS
+SELECT
+    i.domain, i.user, i.item, i.time, i.tie, CASE WHEN i.time < s.t2 THEN 1 ELSE 2 END AS phase
+FROM interactions i
+JOIN sources s ON i.domain = s.domain
+WHERE s.split = 'time' AND i.time >= s.t1;
+
+-- The first interaction of a user in each later phase.
+CREATE TABLE firsts AS
+SELECT domain, user, item, time, tie, place, untied, phase FROM left_out WHERE phase > 0
+UNION ALL
+SELECT
+    f.domain, f.user, f.item, f.time, f.tie,
+    CAST(1 + CASE WHEN f.phase = 1 THEN b.before_t1 ELSE b.before_t2 END AS BIGINT) AS place,
+    f.time_after IS NULL OR f.time_after <> f.time AS untied, f.phase
+FROM (
+    SELECT
+        domain, user, item, time, tie, phase,
+        row_number() OVER (PARTITION BY domain, user, phase ORDER BY time, tie, item) AS nth,
+        lead(time) OVER (PARTITION BY domain, user, phase ORDER BY time, tie, item) AS time_after
+    FROM later
+) AS f
+JOIN (
+    SELECT
+        u.domain, u.user, min(u.n) - count(*) AS before_t1,
+        min(u.n) - sum(CASE WHEN l.phase = 2 THEN 1 ELSE 0 END) AS before_t2
+    FROM later l
+    JOIN user_counts u ON l.domain = u.domain AND l.user = u.user
+    GROUP BY u.domain, u.user
+) AS b ON f.domain = b.domain AND f.user = b.user
+WHERE f.nth = 1;
+
+DROP TABLE later;
+
+-- It is the target, if enough history stands before it.
 CREATE TABLE targets AS
-SELECT p.domain, p.phase, p.user, p.place, p.item AS target, p.time AS target_time, p.untied, hash60(s.seed || ':' || s.name || ':' || p.user) AS draw
-FROM phased p
-JOIN sources s ON p.domain = s.domain
-JOIN (SELECT domain, user, phase, min(place) AS place FROM phased WHERE phase > 0 GROUP BY domain, user, phase) AS f
-    ON p.domain = f.domain AND p.user = f.user AND p.place = f.place
-WHERE p.place > s.min_history;
+SELECT f.*, hash60(s.seed || ':' || s.name || ':' || f.user) AS draw
+FROM firsts f JOIN sources s ON f.domain = s.domain
+WHERE f.place > s.min_history;
 
-CREATE TABLE train AS SELECT domain, user, item, time, tie FROM phased WHERE phase = 0;
+CREATE TABLE train AS
+SELECT domain, user, item, time, tie FROM left_out WHERE phase = 0
+UNION ALL
+SELECT i.domain, i.user, i.item, i.time, i.tie
+FROM interactions i JOIN sources s ON i.domain = s.domain
+WHERE s.split = 'time' AND i.time < s.t1;
+
+DROP TABLE left_out;
+
+CREATE TABLE users_left AS SELECT domain, user, count(*) AS n FROM train GROUP BY domain, user;
+
+CREATE TABLE items_left AS SELECT domain, item, count(*) AS n FROM train GROUP BY domain, item;
 
 -- Counted before any filter: this is how often an item was seen, whoever saw it.
-CREATE TABLE train_counts AS SELECT item, count(*) AS train_count FROM train GROUP BY item
+CREATE TABLE train_counts AS SELECT item, n AS train_count FROM items_left
