@@ -38,8 +38,9 @@ LATER_KEYS = (
     ("seeds", 1),
     ("pmi", 0.0),
     ("ranks_to", None),
+    ("beam", None),
 )  # keys, at their defaults, that came later: results made before them stay current
-ONLY_MODELS = ("rule", "temperature", "pmi", "pmi_weights", "ranks_to", "prompt_tokens")  # keys that no other kind looks at
+ONLY_MODELS = ("rule", "temperature", "pmi", "pmi_weights", "ranks_to", "beam", "prompt_tokens")  # keys that no other kind looks at
 
 
 def evaluate_spec(config: Mapping[str, Any]) -> EvaluateSpec:

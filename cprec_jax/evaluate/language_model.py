@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cprec_jax.errors import UserError
+from cprec_jax.evaluate.beam_recall import BeamRecall
 from cprec_jax.evaluate.general_text import general_text
 from cprec_jax.evaluate.methods import Scored
 from cprec_jax.evaluate.models import LoadedModel
@@ -87,10 +88,10 @@ class TitleModel:
             say(f"evaluate: rule {self.rule}: mean reciprocal rank on validation {self._rule_mrr}")
         if self._rule_mrr:
             self._facts["validation_mrr_by_rule"] = self._rule_mrr
-        if self.rule == "trie" and self._spec.ranks_to is not None:
-            return self._by_search(data, prompts, self._spec.ranks_to)
         if self.rule == "trie":
-            return self._by_trie(data, prompts)
+            ranks_to = self._spec.ranks_to
+            exact = self._by_trie(data, prompts) if ranks_to is None else self._by_search(data, prompts, ranks_to)
+            return exact if self._spec.beam is None else self._with_beam(data, prompts, exact, self._spec.beam)
         return self._by_likelihood(data, prompts) if "full" in self._spec.protocols else self._candidates_only(data, prompts)
 
     def general_text(self, path: Path) -> dict[str, Any]:
@@ -178,6 +179,15 @@ class TitleModel:
             scores = _filled(found, data.target[users])[:count]
             yield Scored(users=batch.users, scores=scores, log_probs=found.log_probs[:count], partial=True)
             progress.advance(count)
+
+    def _with_beam(self, data: EvalSet, prompts: Prompts, exact: Iterator[Scored], width: int) -> Iterator[Scored]:
+        """The exact scores, and beside them what a beam would have found."""
+        beam = BeamRecall(self._decoder, self._params, self._trie(data), width)
+        for batch in exact:
+            beam.add(data, prompts, batch, self._facts["temperature"])
+            yield batch
+        self._facts["beam"] = beam.facts()
+        say(f"evaluate: {data.name}: a beam finds {', '.join(f'{key} {value:.4g}' for key, value in self._facts['beam'].items())}")
 
     def _temperature(self, data: EvalSet, trie: TitleTrie) -> float:
         users = self._validation.get(data.name)

@@ -35,13 +35,17 @@ class Prompts:
         lengths = np.array([len(t) for t in self.tokens], np.int64)
         order = np.argsort(lengths, kind="stable")
         for first in range(0, len(order), batch_users):
-            users = order[first : first + batch_users]
-            rows = np.concatenate([users, np.repeat(users[-1:], batch_users - len(users))])
-            width = next((length for length in LENGTHS if length >= lengths[rows].max()), int(lengths[rows].max()))
-            tokens = np.zeros((batch_users, width), np.int32)
-            for row, user in enumerate(rows):
-                tokens[row, : lengths[user]] = self.tokens[user]
-            yield PromptBatch(users=users, tokens=tokens, lengths=lengths[rows].astype(np.int32))
+            yield self.batch(order[first : first + batch_users], batch_users)
+
+    def batch(self, users: np.ndarray, batch_users: int) -> PromptBatch:
+        """The prompts of these users (at most `batch_users`), filled up to `batch_users` rows."""
+        rows = np.concatenate([users, np.repeat(users[-1:], batch_users - len(users))])
+        lengths = np.array([len(self.tokens[row]) for row in rows], np.int64)
+        width = next((length for length in LENGTHS if length >= lengths.max()), int(lengths.max()))
+        tokens = np.zeros((batch_users, width), np.int32)
+        for at, row in enumerate(rows):
+            tokens[at, : lengths[at]] = self.tokens[row]
+        return PromptBatch(users=users, tokens=tokens, lengths=lengths.astype(np.int32))
 
 
 def make_prompts(targets: Targets, scope: str, catalogue: Catalogue, template: Template, max_tokens: int) -> Prompts:

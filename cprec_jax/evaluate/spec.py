@@ -76,7 +76,8 @@ class EvaluateSpec:
     lowest NLL, chosen together with the temperature (this ranks the whole catalogue for every validation user). validation_users: a seeded
     choice of users a set for all of this. ranks_to: None ranks the whole catalogue; a number of at least 100 finds so many best titles by
     branch and bound (exact, and several times faster on a trained model), the target's NLL and the sampled protocols exactly; a target
-    beyond them counts as below all others, which only the MRR feels. general_text: a
+    beyond them counts as below all others, which only the MRR feels. beam: measure, beside that exact ranking, how much of the best 1, 10
+    and 100 titles a beam of so many nodes a level finds (no rank comes from it; `config.generate.beam` serves by it). general_text: a
     held-out UTF-8 file; the perplexity of every language model on it shows what pre-training made it forget (`untrained` is before).
     mask_history: `auto` leaves items of the history out of the ranking where no user of the set ever repeats one, alike for every
     method; `always` everywhere (but no target), as published protocols do. node_chunk: skeleton nodes (or tokens of candidates) that go
@@ -98,6 +99,7 @@ class EvaluateSpec:
     pmi: float | Literal["validation"] = 0.0
     pmi_weights: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     ranks_to: int | None = None
+    beam: int | None = None
     general_text: str | None = None
     max_users: int | None = None
     validation_users: int = 500
@@ -142,8 +144,11 @@ class EvaluateSpec:
             raise ValueError(f"pmi {self.pmi} belongs to the rule 'trie'")
         if self.ranks_to is not None and (self.ranks_to < 100 or self.rule != "trie" or self.pmi != 0):
             raise ValueError(f"ranks_to {self.ranks_to} must be at least 100 (for HR@100), and belongs to the rule 'trie' with pmi 0")
+        if self.beam is not None and (self.rule != "trie" or self.pmi != 0):
+            raise ValueError(f"beam {self.beam} belongs to the rule 'trie' with pmi 0")
         if not self.pmi_weights:
             raise ValueError("pmi_weights is empty; give at least one")
-        for name in ("validation_users", "prompt_tokens", "node_chunk", "batch_users", "batch_tokens", "devices", "max_users", "seeds"):
+        counts = ("validation_users", "prompt_tokens", "node_chunk", "batch_users", "batch_tokens", "devices", "max_users", "seeds", "beam")
+        for name in counts:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")

@@ -5,23 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError, one_line
-from cprec_jax.evaluate.title_trie import build_trie
-from cprec_jax.evaluate.trie_scoring import to_device, trie_log_probs
+from cprec_jax.generate.ranking import TitleRanker
 from cprec_jax.generate.source import Source, open_source
 from cprec_jax.generate.spec import GenerateSpec
 from cprec_jax.generate.tokens import generate as generate_tokens
-from cprec_jax.generate.tokens import pad
 from cprec_jax.progress import say
 from cprec_jax.spec import build, nearest
 from cprec_jax.text.catalogue import Catalogue
 
 ASK = "--prompt=TEXT, --history='TITLE | TITLE' or --user=ID"
-_rank = jax.jit(trie_log_probs, static_argnums=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,30 +185,30 @@ def _write_text(source: Source, spec: GenerateSpec, questions: Sequence[Question
 
 
 def _write_titles(source: Source, spec: GenerateSpec, set_name: str, corpus: Corpus, questions: Sequence[Question]) -> None:
-    """The exact distribution over the set's catalogue (rule `trie`), best first."""
+    """The distribution over the set's catalogue (rule `trie`), best first: of all titles, or of those a beam reaches."""
     titles = [corpus.items.title[item] for item in corpus.catalogue(set_name)]
     catalogue = Catalogue.build(source.tokenizer, titles, source.template.spec.end_of_item)
-    trie = build_trie(catalogue.tokens, catalogue.offsets)
     longest = max(len(question.tokens) for question in questions) + int(catalogue.lengths.max())
     if longest > source.context:
         raise UserError(
             f"config.generate.prompt_tokens: a prompt and a title take {longest} tokens, the model's context is {source.context}; "
             f"use at most {source.context - int(catalogue.lengths.max())}"
         )
-    device_trie = to_device(trie)
+    ranker = TitleRanker(source.decoder, source.params, catalogue, spec.title_temperature, spec.beam)
     for question in questions:  # one at a time: the nodes of a large trie fill the batch already
-        tokens, length = pad([question.tokens])
-        found = _rank(source.decoder, source.params, device_trie, tokens, length, np.float32(spec.title_temperature))
-        log_probs = np.asarray(found, np.float64)[0]
         masked = np.array([title in question.seen and title != question.target for title in titles])
+        asked = [] if question.target is None else [titles.index(question.target)]
+        log_probs = ranker.log_probs(question.tokens, spec.titles + int(masked.sum()), asked)
         shown = np.where(masked, -np.inf, log_probs)
-        order = np.argsort(-shown, kind="stable")[: min(spec.titles, int((~masked).sum()))]
+        order = np.argsort(-shown, kind="stable")[: min(spec.titles, int((shown != -np.inf).sum()))]
         print(question.title)
         for place, column in enumerate(order, start=1):
             print(f"{place:4d}  {np.exp(log_probs[column]):8.4f}  {titles[column]}")
         left_out = f", {masked.sum()} of the history left out" if masked.any() else ""
+        if spec.beam is not None:
+            left_out += f"; by a beam of {spec.beam}, which may miss titles"
         if question.target is not None:
-            target = titles.index(question.target)
+            target = asked[0]
             rank = 1 + int((shown > shown[target]).sum())
             print(f"-- next was {question.target!r}: place {rank} of {int((~masked).sum())}, {np.exp(log_probs[target]):.4f}{left_out}\n")
         else:

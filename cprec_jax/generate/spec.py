@@ -10,8 +10,10 @@ class GenerateSpec:
 
     new_tokens: the most that are written. temperature: 0 takes the likeliest token each time, otherwise tokens are drawn, by `seed`.
     titles: how many of the ranking are shown. title_temperature: of the title distribution (`evaluate` notes the fitted one in
-    results.json). prompt_tokens: the most recent items that fit so many tokens make up a history's prompt. split: whose users `--user`
-    names. batch: prompts that go together. step: which checkpoint (None: the newest). dtype: of the computation.
+    results.json). beam: None ranks the whole catalogue exactly; a number visits only so many nodes of the title trie a level, for huge
+    catalogues: quicker, deterministic, and it may miss titles (`config.evaluate.beam` measures how many). prompt_tokens: the most recent
+    items that fit so many tokens make up a history's prompt. split: whose users `--user` names. batch: prompts that go together. step:
+    which checkpoint (None: the newest). dtype: of the computation.
     """
 
     output: Literal["text", "titles"] | None = None
@@ -20,6 +22,7 @@ class GenerateSpec:
     seed: int = 0
     titles: int = 10
     title_temperature: float = 1.0
+    beam: int | None = None
     prompt_tokens: int = 256
     split: Literal["test", "valid"] = "test"
     batch: int = 8
@@ -27,8 +30,8 @@ class GenerateSpec:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("new_tokens", "titles", "prompt_tokens", "batch"):
-            if getattr(self, name) < 1:
+        for name in ("new_tokens", "titles", "prompt_tokens", "batch", "beam"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
         if self.temperature < 0:
             raise ValueError(f"temperature {self.temperature} must be at least 0 (0 is greedy)")

@@ -161,6 +161,19 @@ def test_ranks_to_gives_the_same_up_to_there(evaluated, monkeypatch: pytest.Monk
     assert "score_length_correlation" in expected["sets"]["Books"]
 
 
+def test_recall_of_a_beam_stands_beside_the_exact_ranking(evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, ranks = evaluated()
+    assert "beam" not in expected["sets"]["Books"]
+    narrow, others = evaluated(beam=2)
+    assert np.array_equal(column(ranks, "n_better"), column(others, "n_better")), "no rank comes from the beam"
+    found = narrow["sets"]["Books"]["beam"]
+    assert found["width"] == 2 and 0 < found["recall@10"] < 1 and found["recall@1"] <= 1 and "recall@100" not in found
+    monkeypatch.setattr(EvaluateSpec, "__post_init__", lambda _: None)  # 100 would be the whole of this catalogue
+    assert evaluated(beam=2, ranks_to=20)[0]["sets"]["Books"]["beam"] == found
+    wide = evaluated(beam=1000)[0]["sets"]["Books"]["beam"]
+    assert wide["recall@1"] == wide["recall@10"] == 1 and wide["nodes_visited_per_user"] > found["nodes_visited_per_user"]
+
+
 def test_pmi_takes_off_what_an_empty_history_says(evaluated, model: LoadedModel, corpus: Corpus) -> None:
     plain, _ = evaluated(mask_history="never")
     result, ranks = evaluated(pmi=0.5, mask_history="never")
@@ -289,14 +302,19 @@ def test_settings_that_change_no_result_leave_it_current(corpus: Corpus, evaluat
         return harness.evaluate_inputs({"evaluate": {**EVALUATE, "names": names, **changes}}, tmp_path, name)
 
     assert inputs() == inputs(batch_users=3, node_chunk=9, devices=2, names=EVALUATE["names"])
-    assert inputs() != inputs(prompt_tokens=39) and inputs() != inputs(temperature=2.0) and inputs() != inputs(ranks_to=100)
+    assert (
+        inputs() != inputs(prompt_tokens=39)
+        and inputs() != inputs(temperature=2.0)
+        and inputs() != inputs(ranks_to=100)
+        and inputs() != inputs(beam=3)
+    )
     text, same = tmp_path / "text.txt", tmp_path / "same.txt"
     text.write_text("some text")
     same.write_text("some text")
     assert inputs() != inputs(general_text=str(text)) == inputs(general_text=str(same))
     of_models: dict[str, Any] = {"general_text": str(text), "prompt_tokens": 39, "temperature": 2.0}
     for name in ("gru", "other"):  # what only language models look at
-        assert inputs(name) == inputs(name, **of_models, ranks_to=100) == inputs(name, pmi=0.5) == inputs(name, rule="sum")
+        assert inputs(name) == inputs(name, **of_models, ranks_to=100, beam=3) == inputs(name, pmi=0.5) == inputs(name, rule="sum")
         assert inputs(name) != inputs(name, max_users=3)
 
 

@@ -50,6 +50,20 @@ def test_titles_after_a_user(workdir: Path, capsys: pytest.CaptureFixture[str]) 
     assert abs(probabilities[place - 1] - probabilities[[line[2] for line in lines].index(target)]) < 1e-3
 
 
+def test_titles_by_a_beam(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    targets = Corpus.open(workdir / "corpus").targets("test", "Games")
+    asked = [f"--workdir={workdir}", "--set=Games", f"--user={targets.user[0]}", "--config.generate.titles=20"]
+    exact = ask(capsys, *asked)
+    wide, narrow, again = (ask(capsys, *asked, f"--config.generate.beam={width}") for width in (1000, 1, 1))
+    note = "; by a beam of 1000, which may miss titles"
+    assert note in wide and wide.replace(note, "") == exact
+    assert narrow == again != exact
+    shown = [{line for line in out.splitlines() if re.match(r" +\d+  ", line)} for out in (exact, narrow)]
+    assert 0 < len(shown[1]) < len(shown[0]) == 20
+    probability = [re.search(r"(\d\.\d{4})(?=, \d+ of the history|;|$)", out.split("-- next was")[1]) for out in (exact, narrow)]
+    assert probability[0] is not None and probability[1] is not None and probability[0][1] == probability[1][1], "the target's is exact"
+
+
 def test_a_run_and_its_export_say_the_same(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = Corpus.open(workdir / "corpus")
     titles = " | ".join(corpus.items.title[item] for item in corpus.catalogue("Books")[:3])
