@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from cprec_jax.baselines.sequential_spec import SequentialSpec
+from cprec_jax.train.loss import chunk_for, cross_entropy_sum
 
+POSITIONS = 256  # scored at a time in training
 Architecture = Literal["gru4rec", "sasrec"]
 
 
@@ -73,7 +75,10 @@ def loss(model: SASRec | GRU4Rec, params: Any, items_BT1: jax.Array, key: jax.Ar
     inputs_BT, targets_BT = items_BT1[:, :-1], items_BT1[:, 1:]
     hidden_BTD = model.apply({"params": params}, inputs_BT, deterministic=False, rngs={"dropout": key})
     assert isinstance(hidden_BTD, jax.Array)
-    log_probs = jax.nn.log_softmax(logits(params, hidden_BTD))
-    real_BT = targets_BT < model.n_items
-    picked_BT = jnp.take_along_axis(log_probs, jnp.minimum(targets_BT, model.n_items - 1)[..., None], axis=-1)[..., 0]
-    return -jnp.sum(picked_BT * real_BT) / jnp.maximum(real_BT.sum(), 1)
+    real_BT = (targets_BT < model.n_items).astype(hidden_BTD.dtype)
+    # The bias is one more column. Few positions at a time: the scores of a whole batch do not fit into a cache, which took most of a step.
+    x_BTD = jnp.concatenate([hidden_BTD, jnp.ones_like(hidden_BTD[..., :1])], axis=-1)
+    w_ND = jnp.concatenate([params["items"][:-1], params["bias"][:, None]], axis=-1)
+    labels_BT = jnp.minimum(targets_BT, model.n_items - 1)
+    chunk = chunk_for(targets_BT.shape[1], max(POSITIONS // len(targets_BT), 1))
+    return cross_entropy_sum(x_BTD, w_ND, labels_BT, real_BT, chunk) / jnp.maximum(real_BT.sum(), 1)
