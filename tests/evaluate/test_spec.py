@@ -21,3 +21,16 @@ from cprec_jax.spec import build
 def test_mistakes_in_a_method(method: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(EvaluateSpec, {"names": {"a": method}}, "config.evaluate")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"beam": 10, "rule": "sum"}, "beam 10 belongs to the rule 'trie' with pmi 0"),
+        ({"beam": 10, "pmi": 0.5}, "beam 10 belongs to the rule 'trie' with pmi 0"),
+        ({"beam": 0}, "beam 0 must be at least 1"),
+    ],
+)
+def test_mistakes_about_the_beam(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(EvaluateSpec, section, "config.evaluate")
