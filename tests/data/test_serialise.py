@@ -15,7 +15,7 @@ from cprec_jax.data.serialise import example, pack_varints
     st.lists(st.integers(1, 300), min_size=1, max_size=5),
     st.integers(0, 10**6),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_example_is_the_one_of_tfds(tokens: list[int], lengths: list[int], row: int) -> None:
     loss = [i % 2 for i in range(8)]
     features = rows.features(8)

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cprec_jax.artefact import read_json
@@ -21,7 +21,7 @@ INTERACTIONS = st.lists(st.tuples(st.sampled_from(["ann", "bob", "çem"]), ITEM,
 BROKEN = st.lists(st.sampled_from([b"ann", b"ann\ti1\t1\t2", b"\xff\xfe\ti1\t3", b"ann\ti1\tsoon", b"\ti1\t4", b"ann\t\t4"]), max_size=4)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6)
 @given(titles=TITLES, interactions=INTERACTIONS, broken=BROKEN, k_core=st.sampled_from([0, 2, 50]))
 def test_rows_in_are_rows_kept_or_counted(tmp_path: Path, titles, interactions, broken, k_core):
     source = {

@@ -48,7 +48,7 @@ def test_counts():
 
 
 @given(st.text(max_size=60), st.integers(1, 40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_text_becomes_one_short_clean_line(raw, max_length):
     text = cut_title(clean_title(raw), max_length)
     assert len(text) <= max_length

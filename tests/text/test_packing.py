@@ -30,7 +30,7 @@ def catalogue_of(lengths: list[int]) -> Catalogue:
 
 
 @given(st.lists(st.integers(1, 64), max_size=300), st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_best_fit_places_every_document_within_capacity(lengths: list[int], seed: int) -> None:
     array = np.array(lengths, np.int64)
     row_of, rows = best_fit(array, 64, np.random.default_rng(seed))
@@ -51,7 +51,7 @@ def test_best_fit_fills_real_lengths() -> None:
     st.lists(st.integers(1, 12), min_size=5, max_size=5),
     st.integers(14, 40),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_documents_hold_every_item_once_in_order(sequences: list[list[int]], lengths: list[int], capacity: int) -> None:
     catalogue = catalogue_of(lengths)
     items = np.array([i for s in sequences for i in s], np.int64)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cprec_jax.errors import UserError
@@ -253,7 +253,7 @@ LINES = st.one_of(
 
 
 @example(lines=[b"\x01", b"\x01{}", b"\x01\x02"])
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30)
 @given(lines=st.lists(LINES, max_size=12))
 def test_any_lines_are_read_or_counted(tmp_path: Path, lines):
     lines = [line.replace(b"\n", b"").replace(b"\r", b"") for line in lines]

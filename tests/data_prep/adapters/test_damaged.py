@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cprec_jax.errors import UserError
@@ -46,7 +46,7 @@ def damaged(content: bytes, damage: list[tuple[str, int, bytes]]) -> bytes:
 
 
 @pytest.mark.parametrize("adapter", FILES)
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8)
 @given(damage=DAMAGE, which=st.booleans(), packing=st.sampled_from(["plain", "inside gzip", "gzip itself"]))
 @example(damage=[("insert", 126009, b"\xff")], which=False, packing="gzip itself")  # bytes that DuckDB reads and Python does not
 def test_damaged_files(tmp_path: Path, adapter, damage, which, packing):

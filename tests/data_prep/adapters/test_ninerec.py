@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cprec_jax.errors import UserError
@@ -142,7 +142,7 @@ def test_to_a_corpus_by_order(tmp_path: Path):
 FIELD = st.sampled_from(["u1", "v2", "v3", "-5", "x", "", "1e9", "99999999999999999999", "舞"]) | st.text("0123:|\t\x00\x01'ß", max_size=6)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30)
 @given(lines=st.lists(st.lists(FIELD, min_size=1, max_size=5), max_size=10))
 def test_any_lines_are_read_or_counted(tmp_path: Path, lines):
     texts = [",".join(fields) for fields in lines]

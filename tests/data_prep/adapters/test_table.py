@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cprec_jax.errors import UserError
@@ -184,7 +184,7 @@ LINE = st.lists(st.one_of(FIELD, TIME), min_size=1, max_size=4).map("\t".join)
 
 
 @given(lines=st.lists(st.one_of(st.tuples(FIELD, FIELD, TIME).map("\t".join), LINE), max_size=12))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 def test_no_line_is_lost_silently(tmp_path: Path, lines):
     text = "user_id\titem_id\ttimestamp\n" + "".join(line + "\n" for line in [*lines, "u1\ta\t5"])
     loaded = load(tmp_path, text)
@@ -211,7 +211,7 @@ TITLE = st.text(st.characters(exclude_characters="\r\0", exclude_categories=["Cs
         st.one_of(TITLE, st.sampled_from(["tab\there", 'q"uo"te', "a,b", "😀" * 5, "x" * 2000, "two\nlines"])), min_size=1, max_size=8
     )
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 def test_quoted_csv_titles_arrive_whole(tmp_path: Path, titles):
     with open(tmp_path / "item.csv", "w", newline="", encoding="utf-8") as stream:
         csv.writer(stream, lineterminator="\n").writerows([("item_id", "title"), *((f"i{n}", title) for n, title in enumerate(titles))])

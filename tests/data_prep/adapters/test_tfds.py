@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cprec_jax.errors import UserError
@@ -143,7 +143,7 @@ VALUE = st.sampled_from(["1", "2", "", "😀", "a\x00b"]) | st.binary(max_size=3
 TIME = st.integers(-3, 5) | st.sampled_from([2**62, -(2**62), 4_102_444_801])
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8)
 @given(records=st.lists(st.tuples(VALUE, VALUE, TIME, VALUE), max_size=8))
 def test_any_records_are_read_or_counted(tmp_path: Path, records):
     directory = tmp_path / str(len(list(tmp_path.iterdir()))) / "1.0.0"
