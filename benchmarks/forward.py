@@ -15,7 +15,6 @@ Names: forward_speedup_vs_torch_eager, train_speedup_vs_torch_eager, the same wi
 
 import argparse
 import functools
-import json
 import os
 import sys
 import tempfile
@@ -33,6 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import measure
 from cprec_jax.hf import keys
 from cprec_jax.hf.save import save
 from cprec_jax.model.backends import attend_for
@@ -210,24 +210,18 @@ def in_turn(works: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, n
     return dict(zip(names, times, strict=True))
 
 
-def measure(mode: str, contestants: list[Contestant], repeats: int, what: str) -> list[dict[str, Any]]:
+def compare(mode: str, contestants: list[Contestant], repeats: int, what: str, results: measure.Results) -> None:
     works = {c.name: getattr(c, mode) for c in contestants}
     for work in works.values():  # PyTorch compiles again when it meets a second mode
         work(), work()
     times = in_turn(works, repeats)
     here = times["jax"]
-    rows = [row(f"{mode}_seconds", float(np.median(here)), "s", "", f"{what}, median of {repeats}")]
+    results.add(f"{mode}_seconds", float(np.median(here)), "s", "", f"{what}, median of {repeats}")
     for name, there in times.items():
         if name != "jax":
             low, value, high = np.quantile(there / here, (0.25, 0.5, 0.75))
             detail = f"{what}: {np.median(here):.3f} s against {np.median(there):.3f} s; {repeats} turns, quartiles {low:.2f}-{high:.2f}"
-            rows.append(row(f"{mode}_speedup_vs_{name}", float(value), "x", name, detail))
-    return rows
-
-
-def row(name: str, value: float, unit: str, against: str, detail: str) -> dict[str, Any]:
-    print(f"{name:36s} {value:10.4g} {unit:4s} {detail}", flush=True)
-    return {"name": name, "value": value, "unit": unit, "against": against, "detail": detail}
+            results.add(f"{mode}_speedup_vs_{name}", float(value), "x", name, detail)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -259,25 +253,23 @@ def main(arguments: list[str] | None = None) -> None:
         contestants = [here, theirs(model, tokens_BT, compiled=False)]
         if not options.no_compile:
             contestants.append(theirs(model, tokens_BT, compiled=True))
-        rows = run(case, contestants, B, repeats)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        run(case, contestants, B, repeats).write(options.json)
 
 
-def run(case: Case, contestants: list[Contestant], B: int, repeats: int) -> list[dict[str, Any]]:
+def run(case: Case, contestants: list[Contestant], B: int, repeats: int) -> measure.Results:
     import torch
 
     where = f"{jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, torch {torch.__version__}"
     what = f"{count_params(case.config) / 1e6:.1f}M {case.config.model_type}, {case.dtype}, {B} x {case.length} tokens"
     print(f"{what}; {where}", flush=True)
     found = differences(contestants[0], contestants[1], case.config)
-    rows = []
+    results = measure.Results()
     for name, value, limit in zip(("logit", "gradient"), found, TOLERANCE[case.dtype], strict=True):
-        rows.append(row(f"max_{name}_difference", value, "", "torch_eager", "smaller is better"))
+        results.add(f"max_{name}_difference", value, "", "torch_eager", "smaller is better")
         assert value < limit, f"{name}s differ by {value}"
     for mode in ("forward", "train"):
-        rows += measure(mode, contestants, repeats, what)
-    return rows
+        compare(mode, contestants, repeats, what, results)
+    return results
 
 
 def has_gpu() -> bool:

@@ -84,8 +84,9 @@ class Results:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, name: str, value: float, unit: str, against: str, detail: str) -> None:
-        self.rows.append({"name": name, "value": round(value, 4), "unit": unit, "against": against, "detail": detail})
-        print(f"{name:38} {value:14,.3f} {unit:14} against {against}: {detail}", flush=True)
+        self.rows.append({"name": name, "value": value, "unit": unit, "against": against, "detail": detail})
+        shown = f"{value:,.3f}" if abs(value) >= 0.01 else f"{value:.3g}"
+        print(f"{name:38} {shown:>14} {unit:14} against {against or 'nothing'}: {detail}", flush=True)
 
     def write(self, path: Path | None) -> None:
         if path is not None:

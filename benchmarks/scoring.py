@@ -14,7 +14,6 @@ trie_speedup_17k (exact rule `trie` over MovieLens-1M and Amazon Games titles, o
 import argparse
 import csv
 import gzip
-import json
 import os
 import sys
 import tempfile
@@ -31,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import measure
 from cprec_jax.evaluate.shared_prefix import candidate_log_likelihoods, label_log_probs
 from cprec_jax.evaluate.title_trie import TitleTrie, build_trie
 from cprec_jax.evaluate.trie_scoring import DeviceTrie, to_device, trie_log_probs
@@ -129,16 +129,11 @@ def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> t
     return float(np.median([b / a for a, b in pairs])), float(here), float(there)
 
 
-class Results:
+@dataclass
+class Results(measure.Results):
     """The rows of the table, and the largest difference of scores seen."""
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.difference = 0.0
-
-    def add(self, name: str, value: float, unit: str, against: str, detail: str) -> None:
-        self.rows.append({"name": name, "value": value, "unit": unit, "against": against, "detail": detail})
-        print(f"{name:32s} {value:10.4g} {unit:8s} {detail}", flush=True)
+    difference: float = 0.0
 
     def compared(self, a: np.ndarray, b: np.ndarray) -> None:
         self.difference = max(self.difference, float(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)).max()))
@@ -288,8 +283,7 @@ def main(arguments: list[str] | None = None) -> None:
         whole_catalogue(model, name, titles, made_up, sample, repeats, results)
     results.add("max_score_difference", results.difference, "nats", "naive", "largest difference of a score, smaller is better")
     assert results.difference < 1e-3, "scores differ"
-    if options.json:
-        options.json.write_text(json.dumps(results.rows, indent=1) + "\n", encoding="utf-8")
+    results.write(options.json)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def run(config: Config, workdir: Path) -> None:
 
     if _stale("prepare", workdir / "corpus", prepare_inputs(config, workdir)):
         prepare(config, workdir)
-    if _stale("pack", workdir / "rows" / trainer.STAGE, pack_inputs(config, workdir)):
+    if _stale("pack", workdir / "rows" / runs.STAGE, pack_inputs(config, workdir)):
         pack(config, workdir)
     if "train" in config:
         stale = [
@@ -82,7 +82,7 @@ def run(config: Config, workdir: Path) -> None:
             names.append(name)
     if names:
         evaluate(config, workdir, names)
-    if "export" in config and _stale("export", workdir / "export" / trainer.STAGE, export_inputs(config, workdir)):
+    if "export" in config and _stale("export", workdir / "export" / runs.STAGE, export_inputs(config, workdir)):
         export(config, workdir)
     report(config, workdir)
 

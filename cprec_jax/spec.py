@@ -29,7 +29,7 @@ def build(cls: type[T], section: Mapping[str, Any], where: str) -> T:
     `cls` refuses with `ValueError`.
     """
     hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # any dataclass: there is no type for that
     section = dict(section)
     for key in section:
         if key not in fields:
@@ -44,6 +44,13 @@ def build(cls: type[T], section: Mapping[str, Any], where: str) -> T:
         raise
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
+
+
+def at_least_one(made: Any, *names: str) -> None:
+    """For `__post_init__`: `ValueError` for the first of these fields that is below 1. None is left alone."""
+    for name in names:
+        if getattr(made, name) is not None and getattr(made, name) < 1:
+            raise ValueError(f"{name} {getattr(made, name)} must be at least 1")
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -65,7 +72,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}")
         return value
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return build(hint, value, where)  # type: ignore[arg-type]
+        return build(hint, value, where)  # type: ignore[arg-type]  # `is_dataclass` is true of instances, too, which no hint is
     if origin is tuple and isinstance(value, list | tuple):
         inner = args[0] if args else Any
         return tuple(_convert(inner, item, f"{where}[{index}]") for index, item in enumerate(value))

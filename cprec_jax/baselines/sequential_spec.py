@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cprec_jax.spec import at_least_one
+
 
 @dataclass(frozen=True, kw_only=True)
 class SequentialSpec:
@@ -25,9 +27,7 @@ class SequentialSpec:
     validation_users: int = 2000
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "layers", "heads", "epochs", "patience", "validation_users"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        at_least_one(self, "hidden", "layers", "heads", "epochs", "patience", "validation_users")
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is not divisible by heads {self.heads}")
         if not 2 <= self.max_length <= self.batch_tokens:

@@ -42,7 +42,8 @@ def through_layers(
 
     def one(x_BnD: jax.Array, index: Any) -> tuple[jax.Array, None]:
         weights, here, flag = layer(index)
-        return block.apply({"params": weights}, x_BnD, here, flag, tables, context)[0], None  # type: ignore[index]
+        found: Any = block.apply({"params": weights}, x_BnD, here, flag, tables, context)
+        return found[0], None
 
     if L > 1:  # the first apart: until it has looked at the prompts its input and its projections are all users' own
         x_bnD, _ = one(x_bnD, 0)
@@ -51,10 +52,11 @@ def through_layers(
 
     weights, here, flag = layer(L - 1)
     own = block.clone(attend=_attend_to_nothing)
-    _, kv = own.apply({"params": weights}, x_bnD, here, flag, tables, context)  # type: ignore[misc]
+    found: Any = own.apply({"params": weights}, x_bnD, here, flag, tables, context)
+    _, kv = found
     tables = jax.tree.map(lambda leaf: leaf[:, asked_q], tables)
-    x_BqD, _ = block.apply({"params": weights}, x_bnD[:, asked_q], (*here, *kv), flag, tables, asked_context)  # type: ignore[misc]
-    return rms_norm(x_BqD, params["final_norm"], c)
+    found = block.apply({"params": weights}, x_bnD[:, asked_q], (*here, *kv), flag, tables, asked_context)
+    return rms_norm(found[0], params["final_norm"], c)
 
 
 def _attend_to_nothing(q_BTHh: jax.Array, *_: Any, **__: Any) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Loading what a method names: a checkpoint of the run, or a Hugging Face directory, with the tokens of the corpus's titles."""
+"""Opening models, a checkpoint of a run or a Hugging Face directory: for generation, and with the tokens of the titles for evaluation."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,17 @@ from cprec_jax.train import run
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.restore import restore_decoder
 
-STAGE = "cpt"
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedModel:
+    """A decoder with parameters, its tokenizer (from `tokenizer_dir`) and its template. `step` is None for a Hugging Face directory."""
+
+    decoder: Decoder
+    params: Any
+    tokenizer_dir: Path
+    words: tokenizer.Tokenizer
+    template: Template
+    step: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +70,51 @@ def load_model(spec: MethodSpec, config: Mapping[str, Any], workdir: Path, corpu
     """The model of a method of kind `untrained`, `checkpoint` (of the run `directory`) or `hf`. Absent or unfit: `UserError`."""
     if spec.kind == "hf":
         assert spec.path is not None
-        directory = locate(spec.path)
-        decoder = Decoder(config=read_config(directory), dtype=jnp.float32)
-        words, _ = text_specs(config)
-        return _bound(decoder, load_params(directory, decoder.config), directory, words.template, corpus, None)
-    directory = directory or workdir / "runs" / STAGE
-    restored = restore_decoder(directory, step=0 if spec.kind == "untrained" else cast("int | None", spec.step), fraction=spec.fraction)
+        opened = open_directory(spec.path, config)
+    else:
+        step = 0 if spec.kind == "untrained" else cast("int | None", spec.step)
+        opened = open_run(workdir, directory or run.run_directory(workdir), step, spec.fraction)
+    catalogue = Catalogue.build(opened.words, corpus.items.title, opened.template.spec.end_of_item)
+    return LoadedModel(
+        decoder=opened.decoder,
+        params=opened.params,
+        catalogue=catalogue,
+        template=opened.template,
+        step=opened.step,
+        words=opened.words,
+    )
+
+
+def open_directory(location: str, config: Mapping[str, Any]) -> OpenedModel:
+    """A Hugging Face directory or hub id, with the template of `config`. Absent or unfit: `UserError`."""
+    directory = locate(location)
+    decoder = Decoder(config=read_config(directory), dtype=jnp.float32)
+    text, _ = text_specs(config)
+    words = _words(directory, decoder)
+    params = load_params(directory, decoder.config)
+    return OpenedModel(
+        decoder=decoder, params=params, tokenizer_dir=directory, words=words, template=Template(text.template, words), step=None
+    )
+
+
+def open_run(workdir: Path, directory: Path, step: int | None = None, fraction: float | None = None) -> OpenedModel:
+    """A checkpoint (see `restore_decoder`) of the run `directory` of `workdir`, with the template it was trained with."""
+    restored = restore_decoder(directory, step=step, fraction=fraction)
     template = build(TemplateSpec, run.read_description(directory)["template"], f"{directory / 'config.json'}: template")
-    return _bound(restored.decoder, restored.params, workdir / "rows" / STAGE / "tokenizer", template, corpus, restored.step)
+    tokenizer_dir = workdir / "rows" / run.STAGE / "tokenizer"
+    words = _words(tokenizer_dir, restored.decoder)
+    return OpenedModel(
+        decoder=restored.decoder,
+        params=restored.params,
+        tokenizer_dir=tokenizer_dir,
+        words=words,
+        template=Template(template, words),
+        step=restored.step,
+    )
 
 
-def _bound(decoder: Decoder, params: Any, tokenizer_dir: Path, template: TemplateSpec, corpus: Corpus, step: int | None) -> LoadedModel:
-    tokens = tokenizer.load(tokenizer_dir)
-    if tokens.size > decoder.config.vocab_size:
-        raise UserError(f"{tokenizer_dir}: {tokens.size} tokens, but the model's embedding has {decoder.config.vocab_size} rows")
-    catalogue = Catalogue.build(tokens, corpus.items.title, template.end_of_item)
-    return LoadedModel(decoder=decoder, params=params, catalogue=catalogue, template=Template(template, tokens), step=step, words=tokens)
+def _words(directory: Path, decoder: Decoder) -> tokenizer.Tokenizer:
+    words = tokenizer.load(directory)
+    if words.size > decoder.config.vocab_size:
+        raise UserError(f"{directory}: {words.size} tokens, but the model's embedding has {decoder.config.vocab_size} rows")
+    return words

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cprec_jax.baselines.sequential_spec import SequentialSpec
+from cprec_jax.spec import at_least_one
 
 Kind = Literal[
     "random",
@@ -148,7 +149,6 @@ class EvaluateSpec:
             raise ValueError(f"beam {self.beam} belongs to the rule 'trie' with pmi 0")
         if not self.pmi_weights:
             raise ValueError("pmi_weights is empty; give at least one")
-        counts = ("validation_users", "prompt_tokens", "node_chunk", "batch_users", "batch_tokens", "devices", "max_users", "seeds", "beam")
-        for name in counts:
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        at_least_one(
+            self, "validation_users", "prompt_tokens", "node_chunk", "batch_users", "batch_tokens", "devices", "max_users", "seeds", "beam"
+        )

@@ -10,21 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cprec_jax.errors import UserError, one_line
+from cprec_jax.evaluate.models import open_directory, open_run
 from cprec_jax.generate.spec import GenerateSpec
 from cprec_jax.hf import base
-from cprec_jax.hf.hub import locate
-from cprec_jax.hf.load import load_params, read_config
 from cprec_jax.hf.save import special_token_ids
 from cprec_jax.model.decoder import Decoder
-from cprec_jax.spec import build
-from cprec_jax.text import tokenizer
-from cprec_jax.text.packing import specs as text_specs
-from cprec_jax.text.template import Template, TemplateSpec
+from cprec_jax.text.template import Template
 from cprec_jax.text.tokenizer import Tokenizer
-from cprec_jax.train import run
-from cprec_jax.train.restore import restore_decoder
-
-STAGE = "cpt"
+from cprec_jax.train.run import run_directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,35 +51,23 @@ class Source:
 def open_source(config: Mapping[str, Any], spec: GenerateSpec, workdir: Path | None, model: str | None) -> Source:
     """Load `model` (a Hugging Face directory or hub id), or without it the checkpoint of `workdir`. Absent or unfit: `UserError`."""
     if model is not None:
-        directory = locate(model)
-        decoder, params = _computing(read_config(directory), spec), None
-        words, _ = text_specs(config)
-        tokens, template, name, kept = tokenizer.load(directory), words.template, str(model), directory
-        params = load_params(directory, decoder.config)
+        opened, name = open_directory(model, config), model
+        kept = opened.tokenizer_dir
     else:
         if workdir is None:
             raise UserError("--workdir=DIR (its newest checkpoint) or --model=DIR (a Hugging Face directory) is missing")
-        restored = restore_decoder(workdir / "runs" / STAGE, step=spec.step)
-        decoder, params = _computing(restored.decoder.config, spec), restored.params
-        description = workdir / "runs" / STAGE
-        template = build(TemplateSpec, run.read_description(description)["template"], f"{description / 'config.json'}: template")
-        directory, kept = workdir / "rows" / STAGE / "tokenizer", description / base.DIRECTORY
-        tokens, name = tokenizer.load(directory), f"{description}, step {restored.step}"
-    if tokens.size > decoder.config.vocab_size:
-        raise UserError(f"{directory}: {tokens.size} tokens, but the model's embedding has {decoder.config.vocab_size} rows")
+        directory = run_directory(workdir)
+        opened, kept = open_run(workdir, directory, spec.step), directory / base.DIRECTORY
+        name = f"{directory}, step {opened.step}"
     return Source(
         name=name,
-        decoder=decoder,
-        params=params,
-        tokenizer=tokens,
-        template=Template(template, tokens),
-        end_ids=end_ids(directory, kept),
+        decoder=Decoder(config=opened.decoder.config, dtype=jnp.dtype(spec.dtype)),
+        params=opened.params,
+        tokenizer=opened.words,
+        template=opened.template,
+        end_ids=end_ids(opened.tokenizer_dir, kept),
         begin=model is None,
     )
-
-
-def _computing(config: Any, spec: GenerateSpec) -> Decoder:
-    return Decoder(config=config, dtype=jnp.dtype(spec.dtype))
 
 
 def end_ids(directory: Path, model: Path | None = None) -> tuple[int, ...]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from cprec_jax.spec import at_least_one
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSpec:
@@ -30,9 +32,7 @@ class GenerateSpec:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("new_tokens", "titles", "prompt_tokens", "batch", "beam"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        at_least_one(self, "new_tokens", "titles", "prompt_tokens", "batch", "beam")
         if self.temperature < 0:
             raise ValueError(f"temperature {self.temperature} must be at least 0 (0 is greedy)")
         if self.title_temperature <= 0:

@@ -19,8 +19,6 @@ from cprec_jax.spec import build
 from cprec_jax.train import run
 from cprec_jax.train.restore import restore_decoder
 
-STAGE = "cpt"
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSpec:
@@ -44,7 +42,7 @@ class ExportSpec:
 
 def export_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     """What an export is made from: the section and the run's parameters."""
-    trained = artefact.read_json(workdir / "runs" / STAGE / artefact.MANIFEST, "train")
+    trained = artefact.read_json(run.run_directory(workdir) / artefact.MANIFEST, "train")
     return {"job": "export", "export": config.get("export", {}), "params": trained["params_sha256"]}
 
 
@@ -54,10 +52,10 @@ def export(config: Mapping[str, Any], workdir: Path) -> None:
     inputs = export_inputs(config, workdir)
     several = jax.device_count() > 1
     mesh = make_mesh(data=1, fsdp=-1) if several else None  # spread: a model that was trained on many devices may not fit one
-    loaded = restore_decoder(workdir / "runs" / STAGE, step=spec.step, mesh=mesh)
-    rows = artefact.read_json(workdir / "rows" / STAGE / artefact.MANIFEST, "pack")
-    description = run.read_description(workdir / "runs" / STAGE)
-    base_dir = workdir / "runs" / STAGE / base.DIRECTORY
+    loaded = restore_decoder(run.run_directory(workdir), step=spec.step, mesh=mesh)
+    rows = artefact.read_json(workdir / "rows" / run.STAGE / artefact.MANIFEST, "pack")
+    description = run.read_description(run.run_directory(workdir))
+    base_dir = run.run_directory(workdir) / base.DIRECTORY
     facts = {
         "parameters": count_params(loaded.decoder.config),
         "step": loaded.step,
@@ -71,8 +69,8 @@ def export(config: Mapping[str, Any], workdir: Path) -> None:
         "base_sha256": artefact.fingerprint(description["inputs"]["base"]) if description["inputs"].get("base") else None,
         "template": rows["template"],
     }
-    target = workdir / "export" / STAGE
-    tokenizer_dir = workdir / "rows" / STAGE / "tokenizer"
+    target = workdir / "export" / run.STAGE
+    tokenizer_dir = workdir / "rows" / run.STAGE / "tokenizer"
     card = model_card(config, workdir, facts, base_dir if base_dir.exists() else None)
     save(
         target,

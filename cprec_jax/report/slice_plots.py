@@ -128,24 +128,16 @@ def _by_bins(
         }
         for name, methods in ranked.items()
     }
-    curves = {name: lines for name, lines in curves.items() if lines}
-    if not curves:
-        return False
-    methods = list(dict.fromkeys(method for lines in curves.values() for method in lines))
-    with rc_context(RC):
-        figure, grid = _panels(len(curves))
-        for axes, (name, lines) in zip(grid, curves.items(), strict=False):
-            for method, points in lines.items():
-                places, means = zip(*points, strict=True)
-                axes.plot(places, means, marker="o", markersize=4, label=short_name(method), **_look(methods.index(method)))
-            axes.set(title=short_name(name, 24), ylim=(0, None))
-            used = [place for points in lines.values() for place, _ in points]
-            axes.set_xticks(range(len(bins)), [label for label, *_ in bins])
-            axes.set_xlim(min(used) - 0.3, max(used) + 0.3)
-            axes.tick_params(labelsize=8)
-        _labels(figure, grid[: len(curves)], xlabel, ylabel)
-        write_figure(figure, path)
-    return True
+
+    def draw(axes: Axes, lines: Mapping[str, Any], look: Callable[[str], dict[str, Any]]) -> None:
+        for method, points in lines.items():
+            places, means = zip(*points, strict=True)
+            axes.plot(places, means, marker="o", markersize=4, **look(method))
+        used = [place for points in lines.values() for place, _ in points]
+        axes.set_xticks(range(len(bins)), [label for label, *_ in bins])
+        axes.set_xlim(min(used) - 0.3, max(used) + 0.3)
+
+    return _write_panels(path, {name: lines for name, lines in curves.items() if lines}, draw, xlabel, ylabel)
 
 
 def _cost(path: Path, results: Sequence[Result], sets: Sequence[str]) -> bool:
@@ -158,26 +150,43 @@ def _cost(path: Path, results: Sequence[Result], sets: Sequence[str]) -> bool:
             hit = one.protocols[PRIMARY].values.get("hr@10") if one and PRIMARY in one.protocols else None
             if hit is not None and one is not None and one.users and seconds.get(name, 0) > 0 and result.kind not in (ORACLE, RANDOM):
                 points.setdefault(name, {})[result.name] = (seconds[name] / (one.users * seeds), hit)
-    points = {name: here for name, here in points.items() if len(here) > 1}
-    if not points:
+
+    def draw(axes: Axes, here: Mapping[str, Any], look: Callable[[str], dict[str, Any]]) -> None:
+        for method, (x, y) in here.items():
+            axes.plot([x], [y], marker="o", markersize=7, **{**look(method), "linestyle": ""})
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+
+    return _write_panels(path, {name: here for name, here in points.items() if len(here) > 1}, draw, "seconds a user", "HR@10")
+
+
+def _write_panels(
+    path: Path,
+    panels: Mapping[str, Mapping[str, Any]],
+    draw: Callable[[Axes, Mapping[str, Any], Callable[[str], dict[str, Any]]], None],
+    xlabel: str,
+    ylabel: str,
+) -> bool:
+    """One panel a set, each of what `draw` makes of its methods; a method looks alike in all. Without panels nothing is written."""
+    if not panels:
         return False
-    methods = list(dict.fromkeys(method for here in points.values() for method in here))
+    methods = list(dict.fromkeys(method for here in panels.values() for method in here))
+
+    def look(method: str) -> dict[str, Any]:
+        index = methods.index(method)
+        style = STYLES[index // len(COLOURS) % len(STYLES)]
+        return {"label": short_name(method), "color": COLOURS[index % len(COLOURS)], "linestyle": style}
+
     with rc_context(RC):
-        figure, grid = _panels(len(points))
-        for axes, (name, here) in zip(grid, points.items(), strict=False):
-            for method, (x, y) in here.items():
-                axes.plot([x], [y], marker="o", markersize=7, label=short_name(method), **{**_look(methods.index(method)), "linestyle": ""})
-            axes.set(title=short_name(name, 24), ylim=(0, None), xscale="log")
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+        figure, grid = _panels(len(panels))
+        for axes, (name, here) in zip(grid, panels.items(), strict=False):
+            draw(axes, here, look)
+            axes.set(title=short_name(name, 24), ylim=(0, None))
             axes.tick_params(labelsize=8)
-        _labels(figure, grid[: len(points)], "seconds a user", "HR@10")
+        _labels(figure, grid[: len(panels)], xlabel, ylabel)
         write_figure(figure, path)
     return True
-
-
-def _look(index: int) -> dict[str, Any]:
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index // len(COLOURS) % len(STYLES)]}
 
 
 def _panels(n: int) -> tuple[Figure, list[Axes]]:

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -174,7 +174,7 @@ class PlainText:
 def _open(path: Path) -> BinaryIO:
     with open(path, "rb") as stream:
         gzipped = stream.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if gzipped else open(path, "rb")  # type: ignore[return-value]
+    return cast(BinaryIO, gzip.open(path, "rb")) if gzipped else open(path, "rb")
 
 
 def _field(line: str, key: str) -> tuple[str | None, str]:

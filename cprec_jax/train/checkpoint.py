@@ -106,7 +106,7 @@ class Checkpoints:
         self._check(step, "params", abstract_params)
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params)))
-        except Exception as error:
+        except Exception as error:  # as above: whatever it is, that step is of no use
             raise UserError(
                 f"{self.directory / str(step)}: cannot be read ({one_line(error)[:160]}); evaluate another step of {steps}"
             ) from error

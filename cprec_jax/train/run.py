@@ -14,7 +14,7 @@ from cprec_jax.model.attention import packed_attention
 from cprec_jax.model.backends import attend_for
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder
-from cprec_jax.spec import build
+from cprec_jax.spec import at_least_one, build
 from cprec_jax.train.optimizer import OptimizerSpec
 from cprec_jax.train.schedule import ScheduleSpec
 
@@ -93,9 +93,7 @@ class TrainSpec:
             raise ValueError(f"global_batch {self.global_batch} is not a multiple of micro_batches {self.micro_batches}")
         if any(not 0 <= m <= 1 for m in self.milestones):
             raise ValueError(f"milestones {self.milestones} are fractions of the run, 0..1")
-        for name in ("global_batch", "micro_batches", "loss_chunk", "log_every", "checkpoint_every", "keep", "seeds"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        at_least_one(self, "global_batch", "micro_batches", "loss_chunk", "log_every", "checkpoint_every", "keep", "seeds")
 
     def total_steps(self, rows: int, row_length: int) -> int:
         """The length of the run in steps."""

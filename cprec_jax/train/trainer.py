@@ -39,15 +39,13 @@ from cprec_jax.train.optimizer import adamw
 from cprec_jax.train.schedule import anneal_fraction, phases, wsa
 from cprec_jax.train.step import TrainState, train_step
 
-STAGE = run.STAGE
-
 
 def train_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     """What the parameters of a run are a function of: model and train sections, the rows, and the base model's files.
 
     Of a further seed: with the config `run.of_seed` gives.
     """
-    rows = artefact.read_json(workdir / "rows" / STAGE / artefact.MANIFEST, "pack")
+    rows = artefact.read_json(workdir / "rows" / run.STAGE / artefact.MANIFEST, "pack")
     base = {}
     if config.get("model", {}).get("init_from"):
         directory = locate(config["model"]["init_from"])
@@ -86,7 +84,7 @@ def make_plan(config: Mapping[str, Any], workdir: Path, directory: Path | None =
     """Check the config against the rows, before anything is compiled or written. directory: of the run (None: that of the first seed)."""
     train_spec = build(run.TrainSpec, config.get("train", {}), "config.train")
     model_spec = build(run.ModelSpec, config.get("model", {}), "config.model")
-    rows = workdir / "rows" / STAGE
+    rows = workdir / "rows" / run.STAGE
     manifest = artefact.read_json(rows / artefact.MANIFEST, "pack")
     rows_on_disk.check_shards(rows, manifest["shards"])
     sizes = {name: split["rows"] for name, split in manifest["splits"].items()}

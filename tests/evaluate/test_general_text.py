@@ -41,7 +41,7 @@ def test_equal_to_the_whole_softmax(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         log_p = np.asarray(jax.nn.log_softmax(logits(params, decoder.config, jax.numpy.asarray(x)), axis=-1))[0]
         total -= sum(log_p[i, piece[i + 1]] for i in range(len(piece) - 1))
         count += len(piece) - 1
-    found = general_text(decoder, params, words, path)  # type: ignore[arg-type]
+    found = general_text(decoder, params, words, path)  # type: ignore[arg-type]  # a tokenizer of letters
     assert found["tokens"] == count
     assert found["nll"] == pytest.approx(total / count, abs=1e-4) and found["perplexity"] == pytest.approx(np.exp(total / count), rel=1e-3)
     assert found["bits_per_byte"] == pytest.approx(total / np.log(2) / path.stat().st_size, rel=1e-4)
@@ -53,4 +53,4 @@ def test_unfit_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\xff")
     for name, message in (("absent.txt", "cannot be read"), ("binary.txt", "cannot be read"), ("short.txt", "nothing can be predicted")):
         with pytest.raises(UserError, match=message):
-            general_text(decoder, params, Letters(None), tmp_path / name)  # type: ignore[arg-type]
+            general_text(decoder, params, Letters(None), tmp_path / name)  # type: ignore[arg-type]  # as above

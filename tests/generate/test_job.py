@@ -46,7 +46,9 @@ def test_titles_after_a_user(workdir: Path, capsys: pytest.CaptureFixture[str]) 
     probabilities = np.array([float(line[1]) for line in lines])
     assert np.all(np.diff(probabilities) <= 0) and 0 < probabilities.sum() < 1.01
     target = corpus.items.title[targets.target[0]]
-    place = int(re.search(r"place (\d+) of", out).group(1))  # type: ignore[union-attr]
+    found = re.search(r"place (\d+) of", out)
+    assert found is not None
+    place = int(found[1])
     assert abs(probabilities[place - 1] - probabilities[[line[2] for line in lines].index(target)]) < 1e-3
 
 
