@@ -1,11 +1,12 @@
 """Writes the corpus's files and computes its hash."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cprec_jax.artefact import file_sha256
@@ -44,10 +45,10 @@ def write_lists(path: Path, columns: dict[str, np.ndarray], list_name: str, list
     pq.write_table(pa.table({**{name: pa.array(column) for name, column in columns.items()}, list_name: values}), path, compression="zstd")
 
 
-def describe_files(folder: Path) -> dict[str, dict[str, int | str]]:
-    """Rows and SHA-256 of every Parquet file below `folder`, by relative path."""
-    paths = sorted(folder.rglob("*.parquet"))
-    return {str(path.relative_to(folder)): {"rows": pq.read_metadata(path).num_rows, "sha256": file_sha256(path)} for path in paths}
+def describe_files(folder: Path, known: Mapping[str, dict[str, int | str]] = MappingProxyType({})) -> dict[str, dict[str, int | str]]:
+    """Rows and SHA-256 of every Parquet file below `folder`, by relative path; what is `known` already is not read again."""
+    paths = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*.parquet"))}
+    return {name: known.get(name) or {"rows": pq.read_metadata(path).num_rows, "sha256": file_sha256(path)} for name, path in paths.items()}
 
 
 def corpus_hash(folder: Path, files: list[str]) -> str:
@@ -77,9 +78,10 @@ def _feed(array: pa.Array, column: str, hashes: dict[str, "hashlib._Hash"]) -> N
         _feed(array.flatten(), column + ".value", hashes)
         return
     if pa.types.is_string(array.type):
-        encoded = array.cast(pa.binary())
-        _feed(pc.binary_length(encoded).cast(pa.int64()), column + ".length", hashes)
-        content = b"".join(encoded.to_pylist())
+        _, offsets, text = array.buffers()
+        offsets_n = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
+        _feed(pa.array(np.diff(offsets_n).astype(np.int64)), column + ".length", hashes)
+        content = memoryview(text)[offsets_n[0] : offsets_n[-1]] if text else b""
     elif pa.types.is_boolean(array.type):
         content = array.to_numpy(zero_copy_only=False).tobytes()
     else:

@@ -30,7 +30,7 @@ def hash60(text: str) -> int:
 
 
 def user_key(platform: str, raw_user: str) -> int:
-    """The corpus's user number: the same person on all domains of one platform. Equal to the expression in `sql/raw_counts.sql`."""
+    """The corpus's user number: the same person on all domains of one platform. Equal to the expression in `sql/encode.sql`."""
     return hash60(f"{platform}\x1f{raw_user}")
 
 

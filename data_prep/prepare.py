@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cprec_jax.artefact import MANIFEST, file_sha256, fingerprint, new_directory, write_json
-from cprec_jax.corpus import VERSION, Corpus, EvalSplit
+from cprec_jax.corpus import ITEMS_FILE, VERSION, Corpus, EvalSplit
 from cprec_jax.progress import say
 from cprec_jax.spec import build
 from cprec_jax.text.template import TemplateSpec
-from data_prep.adapters import Adapter, make_adapters
+from data_prep.adapters import Adapter, KnowsTruth, make_adapters
 from data_prep.candidates import draw_candidates
 from data_prep.corpus import corpus_hash, describe_files, write_lists
 from data_prep.download import download_missing
@@ -58,9 +58,12 @@ def prepare(config: Mapping[str, Any], workdir: Path) -> None:
         finally:
             engine.close()
         shutil.rmtree(scratch)
-        manifest["candidates"] = _write_candidates(spec, _opened(folder, manifest), folder)
-        _write_oracles(spec, adapters, _opened(folder, manifest), folder)
         manifest["files"] = describe_files(folder)
+        # Through the reader that everybody else uses.
+        corpus = Corpus(folder, {**manifest, "corpus_hash": ""})
+        manifest["candidates"] = _write_candidates(spec, corpus, folder)
+        _write_oracles(spec, adapters, corpus, folder)
+        manifest["files"] = describe_files(folder, manifest["files"])
         manifest["corpus_hash"] = corpus_hash(folder, list(manifest["files"]))
         _add_source_hashes(manifest, inputs)
         write_json(folder / MANIFEST, {"version": VERSION, "inputs_hash": fingerprint(inputs), **manifest})
@@ -92,18 +95,19 @@ def _add_source_hashes(manifest: dict[str, Any], inputs: Mapping[str, Any]) -> N
             manifest["sources"][name]["files"][which]["sha256"] = sha256
 
 
-def _opened(folder: Path, manifest: Mapping[str, Any]) -> Corpus:
-    """What is written so far, through the reader that everybody else uses."""
-    return Corpus(folder, {**manifest, "files": describe_files(folder), "corpus_hash": ""})
-
-
 def _write_candidates(spec: CorpusSpec, corpus: Corpus, folder: Path) -> dict[str, Any]:
     """candidates/SPLIT.SET.PROTOCOL.parquet for every set with users; returns how many candidates each list has."""
     sizes: dict[str, Any] = {}
+    if not spec.candidates.protocols:
+        return sizes
+    # Not `corpus.items`, which holds every title and id as text of Python's.
+    items = pq.read_table(folder / ITEMS_FILE, columns=["domain", "title", "train_count"]).combine_chunks()
     # Numbers that are equal where titles are.
-    title_id = pa.array(corpus.items.title).dictionary_encode().indices.to_numpy()
+    title_id = items["title"].combine_chunks().dictionary_encode().indices.to_numpy()
+    domain, train_count = (items[name].to_numpy() for name in ("domain", "train_count"))
     for name, split in [(name, split) for name in corpus.sets for split in EVAL_SPLITS]:
-        targets, catalogue = corpus.targets(split, name), corpus.catalogue(name)
+        targets = corpus.targets(split, name)
+        catalogue = np.flatnonzero(domain == corpus.sets[name].domain_id).astype(np.int32)
         if not len(targets):
             continue
         for protocol in spec.candidates.protocols:
@@ -116,7 +120,7 @@ def _write_candidates(spec: CorpusSpec, corpus: Corpus, folder: Path) -> dict[st
                 target=np.searchsorted(catalogue, targets.target),
                 offsets=targets.offsets,
                 history=np.searchsorted(catalogue, targets.items),
-                train_count=corpus.items.train_count[catalogue],
+                train_count=train_count[catalogue],
                 title_id=title_id[catalogue],
             )
             entry = sizes.setdefault(name, {}).setdefault(protocol, {"asked": int(protocol[1:])})
@@ -133,11 +137,13 @@ def _write_candidates(spec: CorpusSpec, corpus: Corpus, folder: Path) -> dict[st
 def _write_oracles(spec: CorpusSpec, adapters: Mapping[str, Adapter], corpus: Corpus, folder: Path) -> None:
     """oracle/SPLIT.SET.parquet where the adapter knows the true distribution."""
     for source in spec.sources:
+        adapter = adapters[source.adapter]
+        if not isinstance(adapter, KnowsTruth):
+            continue
         item_id = corpus.items.item_id
         catalogue = [item_id[item] for item in corpus.catalogue(source.name)]
         for split in EVAL_SPLITS:
             targets = corpus.targets(split, source.name)
             history = [item_id[item] for item in targets.items]
-            scores = adapters[source.adapter].oracle(source, targets.user, targets.offsets, history, catalogue)
-            if scores is not None:
-                write_lists(folder / "oracle" / f"{split}.{source.name}.parquet", {"user": targets.user}, "scores", scores)
+            scores = adapter.oracle(source, targets.user, targets.offsets, history, catalogue)
+            write_lists(folder / "oracle" / f"{split}.{source.name}.parquet", {"user": targets.user}, "scores", scores)

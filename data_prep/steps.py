@@ -14,7 +14,7 @@ from data_prep.corpus import write_items, write_sequences
 from data_prep.engine import Relational, quoted
 from data_prep.rejects import SAMPLES, Rejects
 from data_prep.spec import CorpusSpec, Order
-from data_prep.titles import clean_titles
+from data_prep.titles import PLAIN_TITLE, clean_titles, count_plain_titles
 
 SMALL_SET = 500  # fewer test users than this: the set is marked as too small
 MUCH_LOST = 0.5  # a filter that keeps less than this is worth a line
@@ -62,15 +62,20 @@ class Preparation:
         rows = {which: loader.value(f"SELECT count(*) FROM raw_{which} WHERE domain = {domain}") for which in ("interactions", "items")}
         self.rows.append(rows)
         say(f"{source.name}: {rows['interactions']} interactions, order by {order}, split {split}")
+        loader.script("encode")
         return order
 
     def _clean_items(self) -> None:
         loader = self.engine.loader
-        for batch in loader.batches("SELECT domain, item_id, title FROM raw_items"):
+        plain = f"regexp_full_match(title, {quoted(PLAIN_TITLE)}) AND strlen(title) <= {self.spec.titles.max_length}"
+        n_plain = loader.value(f"INSERT INTO clean_items SELECT domain, item_id, title FROM raw_items WHERE {plain}")
+        count_plain_titles(n_plain, self.title_counts)
+        for batch in loader.batches(f"SELECT domain, item_id, title FROM raw_items WHERE ({plain}) IS NOT TRUE"):
             titles = clean_titles(batch["title"].to_pylist(), self.spec.titles.max_length, self.title_counts)
             cleaned = pa.table({"domain": batch["domain"], "item_id": batch["item_id"], "title": pa.array(titles, pa.string())})
             loader.insert("clean_items", cleaned.column_names, cleaned)
-        self.engine.share("sources", "raw_interactions", "raw_items", "clean_items")
+        loader.execute("DROP TABLE raw_items")
+        self.engine.share("sources", "read_interactions", "read_places", "read_users", "read_items", "clean_items")
         self._reject(
             "item without a usable title",
             "SELECT s.name || ' ' || i.item_id FROM clean_items i JOIN sources s ON i.domain = s.domain WHERE i.title IS NULL",
@@ -79,6 +84,7 @@ class Preparation:
             "item listed more than once",
             "SELECT s.name || ' ' || i.item_id || ' (' || count(*) || ' times, ' || count(DISTINCT i.title) || ' titles; one kept)' "
             "FROM clean_items i JOIN sources s ON i.domain = s.domain GROUP BY s.name, i.item_id HAVING count(*) > 1",
+            "SELECT count(*) FROM (SELECT item_id FROM clean_items GROUP BY domain, item_id HAVING count(*) > 1) AS t",
         )
         self.engine.script("titled_items")
         duplicated = self.engine.value(
@@ -86,17 +92,22 @@ class Preparation:
         )
         self.title_counts["items sharing another's title"] = int(duplicated)
         self.engine.script(f"items_{self.spec.titles.policy}")
-        told_apart = "SELECT n.domain FROM item_names n JOIN titled_items t ON n.domain = t.domain AND n.item_id = t.item_id"
-        n = self.engine.value(f"SELECT count(*) FROM ({told_apart} WHERE n.title <> t.title) AS a")
-        self.appended = {"item_id": n} if n else {}
+        self.appended: dict[str, int] = {}
+        if self.spec.titles.policy == "distinguish":
+            told_apart = "SELECT n.domain FROM item_names n JOIN titled_items t ON n.domain = t.domain AND n.item_id = t.item_id"
+            n = self.engine.value(f"SELECT count(*) FROM ({told_apart} WHERE n.title <> t.title) AS a")
+            self.appended = {"item_id": n} if n else {}
         self.engine.script("catalogue")
         clash = self.engine.rows("SELECT domain, title FROM catalogue GROUP BY domain, title HAVING count(*) > 1 LIMIT 1")
         if clash:
             raise UserError(f"config.corpus.titles.policy: {clash[0][1]!r} occurs twice even with item ids appended; use 'merge'")
 
     def _interactions(self) -> None:
-        self.engine.script("raw_counts")
-        named = "SELECT s.name || ' ' || r.user_id || ' ' || r.item_id FROM raw_interactions r JOIN sources s ON r.domain = s.domain"
+        named = (
+            "SELECT s.name || ' ' || u.user_id || ' ' || r.item_id FROM read_interactions a "
+            "JOIN read_users u ON a.domain = u.domain AND a.user = u.user JOIN read_items r ON a.code = r.code "
+            "JOIN sources s ON a.domain = s.domain"
+        )
         untitled = (
             "JOIN (SELECT domain, item_id FROM clean_items GROUP BY domain, item_id HAVING count(title) = 0) AS i "
             "ON r.domain = i.domain AND r.item_id = i.item_id"
@@ -105,18 +116,19 @@ class Preparation:
             "LEFT JOIN (SELECT DISTINCT domain, item_id FROM clean_items) AS i "
             "ON r.domain = i.domain AND r.item_id = i.item_id WHERE i.item_id IS NULL"
         )
-        refused = "SELECT coalesce(sum(r.n), 0) FROM raw_item_counts r"
+        refused = "SELECT coalesce(sum(r.n), 0) FROM read_items r"
         self._reject("interaction with an item that has no usable title", f"{named} {untitled}", f"{refused} {untitled}")
         self._reject("interaction with an unknown item", f"{named} {unknown}", f"{refused} {unknown}")
-        people = "SELECT DISTINCT s.platform, u.user_id, u.user FROM raw_users u JOIN sources s ON u.domain = s.domain"
+        people = "SELECT DISTINCT s.platform, u.user_id, u.user FROM read_users u JOIN sources s ON u.domain = s.domain"
         clashes = f"SELECT count(*) - count(DISTINCT p.user) FROM ({people}) AS p"
         assert self.engine.value(clashes) == 0, "two users share a 60-bit hash"
-        users = self._by_domain("SELECT domain, count(*) FROM raw_users GROUP BY domain")
-        items = self._by_domain("SELECT domain, sum(n), count(*) FROM raw_item_counts GROUP BY domain", 2)
+        users = self._by_domain("SELECT domain, count(*) FROM read_users GROUP BY domain")
+        items = self._by_domain("SELECT domain, sum(n), count(*) FROM read_items GROUP BY domain", 2)
         for domain, ((n_users,), (n, n_items)) in enumerate(zip(users, items, strict=True)):
             self._count(domain, "read", n, n_users, n_items)
         self.engine.script("interactions")
-        self.engine.loader.execute("DROP TABLE raw_interactions")
+        for table in ("read_interactions", "read_places", "read_users", "clean_items"):
+            self.engine.loader.execute(f"DROP TABLE {table}")
         self._count_interactions()
         if not self.engine.value("SELECT count(*) FROM user_counts"):
             refused = ", ".join(f"{reason} ({entry['n']})" for reason, entry in self.rejects.as_dict().items())
@@ -127,7 +139,7 @@ class Preparation:
     def _count_interactions(self) -> None:
         """The counts of the steps up to `interactions`, from the small tables that they left."""
         known = self._by_domain(
-            "SELECT r.domain, sum(r.n), count(DISTINCT i.item) FROM raw_item_counts r "
+            "SELECT r.domain, sum(r.n), count(DISTINCT i.item) FROM read_items r "
             "JOIN item_numbers i ON r.domain = i.domain AND r.item_id = i.item_id GROUP BY r.domain",
             2,
         )
@@ -138,8 +150,7 @@ class Preparation:
             self._count(domain, "with a known title", n_known, n_users, n_items)
             self._count(domain, "without exact duplicates", n_known - n_duplicates, n_users, n_items)
             self._count(domain, "without consecutive repeats", n_left, n_users, n_items)
-        for table in ("raw_item_counts", "ties"):
-            self.engine.execute(f"DROP TABLE {table}")
+        self.engine.execute("DROP TABLE ties")
 
     def _split(self) -> dict[str, dict[str, int]]:
         """Fix t1 and t2 a platform, then mark every interaction as training, validation or test."""
@@ -151,8 +162,10 @@ class Preparation:
         self.engine.share("sources")
         self.engine.script("split")
         self._count_train("training period")
-        repeats = "SELECT domain, count(*) - 1 AS n FROM train GROUP BY domain, user, item"
-        self.training_repeats = self._by_domain(f"SELECT domain, sum(n) FROM ({repeats}) AS r GROUP BY domain")
+        repeats = "SELECT item, count(*) - 1 AS n FROM train GROUP BY user, item HAVING count(*) > 1"
+        self.training_repeats = self._by_domain(
+            f"SELECT c.domain, sum(r.n) FROM ({repeats}) AS r JOIN catalogue c ON r.item = c.item GROUP BY c.domain"
+        )
         if self.spec.exclude_test_users:
             self.engine.script("exclude_test_users")
             self._count_train("training period without test users")

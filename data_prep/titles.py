@@ -12,6 +12,8 @@ _SPACE = re.compile(r"\s+")
 _JOINERS = "\u200c\u200d"
 _NOISE = ("Cc", "Cf", "Cs", "Co")
 _UNESCAPE_ROUNDS = 3
+# Printable ASCII without "&", words parted by single spaces: `clean_title` leaves it as it is.
+PLAIN_TITLE = "[!-%'-~]+( [!-%'-~]+)*"
 
 
 def clean_title(raw: str | None, counts: Counter[str] | None = None) -> str:
@@ -65,3 +67,10 @@ def clean_titles(raw: Iterable[str | None], max_length: int, counts: Counter[str
         counts["empty"] += title is not None and not text
         titles.append(text or None)
     return titles
+
+
+def count_plain_titles(n: int, counts: Counter[str]) -> None:
+    """What `clean_titles` adds to `counts` for `n` titles that are `PLAIN_TITLE` and short enough."""
+    for what in ("read", "changed", "cut", "missing", "empty", "white space"):
+        if n:
+            counts[what] += n if what == "read" else 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,10 +27,15 @@ class Adapter(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class KnowsTruth(Protocol):
+    """What an adapter has besides where its data were made, and so the best possible ranking is known."""
+
     def oracle(
         self, source: SourceSpec, user: np.ndarray, offsets: np.ndarray, item_ids: Sequence[str], catalogue: Sequence[str]
-    ) -> np.ndarray | None:
-        """Known next-item probabilities [n, len(catalogue)], or None where nobody knows (all real data)."""
+    ) -> np.ndarray:
+        """Next-item probabilities [n, len(catalogue)] of users with these histories (flat `item_ids`, cut by `offsets`)."""
         ...
 
 

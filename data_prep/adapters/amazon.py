@@ -7,11 +7,8 @@ in milliseconds, and the item is the `parent_asin`, which all colours and sizes 
 """
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from cprec_jax.errors import UserError
 from data_prep.adapters.json_lines import JsonLines
@@ -55,11 +52,6 @@ class AmazonAdapter:
             _load_reviews(files["interactions"], domain, release, engine, rejects)
         engine.execute("DROP TABLE staged")
         return "timestamp"
-
-    def oracle(
-        self, source: SourceSpec, user: np.ndarray, offsets: np.ndarray, item_ids: Sequence[str], catalogue: Sequence[str]
-    ) -> np.ndarray | None:
-        return None
 
 
 def _load_metadata(path: Path, source: str, domain: int, release: Release, engine: Engine, rejects: Rejects) -> None:

@@ -7,10 +7,7 @@ Latin-1 in 1M, UTF-8 in 10M).  20M, 25M, 32M and latest: `ratings.csv` and `movi
 import dataclasses
 import gzip
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from cprec_jax.errors import UserError, one_line
 from data_prep.adapters.table import Layout, TableFile, load_interactions, load_items
@@ -52,11 +49,6 @@ class MovieLensAdapter:
         load_interactions(ratings.examples(names), domain, "timestamp", "s", engine, rejects)
         engine.execute("DROP TABLE staged")
         return "timestamp"
-
-    def oracle(
-        self, source: SourceSpec, user: np.ndarray, offsets: np.ndarray, item_ids: Sequence[str], catalogue: Sequence[str]
-    ) -> np.ndarray | None:
-        return None
 
 
 def _layout(path: Path, layouts: dict[str, Layout | None]) -> Layout | None:

@@ -11,10 +11,7 @@ import dataclasses
 import itertools
 import zlib
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from cprec_jax.errors import UserError, one_line
 from data_prep.adapters.table import Layout, TableFile, load_interactions, load_items
@@ -44,11 +41,6 @@ class NineRecAdapter:
             order = _load_pairs(files["interactions"], source, domain, engine, rejects)
         engine.execute("DROP TABLE staged")
         return order
-
-    def oracle(
-        self, source: SourceSpec, user: np.ndarray, offsets: np.ndarray, item_ids: Sequence[str], catalogue: Sequence[str]
-    ) -> np.ndarray | None:
-        return None
 
 
 def _open(path: Path, source: SourceSpec, which: str) -> TableFile:

@@ -200,7 +200,7 @@ class SyntheticAdapter:
 
     def oracle(
         self, source: SourceSpec, user: np.ndarray, offsets: np.ndarray, item_ids: Sequence[str], catalogue: Sequence[str]
-    ) -> np.ndarray | None:
+    ) -> np.ndarray:
         """The exact next-item distribution [n, N] float32 of users with these histories (flat `item_ids`, cut by `offsets`)."""
         number = {name: n for n, name in enumerate(_item_names(source.name, self.spec.items))}
         row_of = {user_key(source.platform, name): row for row, name in enumerate(_user_names(self.spec.users))}

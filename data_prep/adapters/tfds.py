@@ -11,11 +11,10 @@ features are taken, which is much quicker than `as_data_source`.
 """
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from cprec_jax.errors import UserError, one_line
@@ -64,11 +63,6 @@ class TfdsAdapter:
             rejects.bad_lines("item without id", n, str(dataset.path), [])
         engine.execute("DROP TABLE staged")
         return order
-
-    def oracle(
-        self, source: SourceSpec, user: np.ndarray, offsets: np.ndarray, item_ids: Sequence[str], catalogue: Sequence[str]
-    ) -> np.ndarray | None:
-        return None
 
     def _dataset(self, source: SourceSpec, which: str) -> "Dataset":
         where = f"config.corpus.sources.{source.name}"

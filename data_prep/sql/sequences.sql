@@ -1,6 +1,6 @@
 -- One row a user and domain, events in order. A list of structs is sorted, because an ordered array_agg loses its order on Spark.
 CREATE TABLE domain_sequences AS
-SELECT user, domain, list_sort(array_agg(struct_pack(time := time, tie := tie, item := item))) AS events
+SELECT user, domain, list_sort(array_agg(struct_pack(time := time, nth := nth, item := item))) AS events
 FROM train GROUP BY user, domain;
 
 -- All pre-training domains of a user in one row; order-only domains have no clock to merge by.
@@ -8,7 +8,7 @@ CREATE TABLE mixed_sequences AS
 SELECT user, CAST(-1 AS SMALLINT) AS domain, list_sort(events) AS events FROM (
     SELECT
         t.user AS user, min(t.domain) AS first_domain, max(t.domain) AS last_domain,
-        array_agg(struct_pack(time := t.time, tie := t.tie, item := t.item, domain := t.domain)) AS events
+        array_agg(struct_pack(time := t.time, nth := t.nth, item := t.item, domain := t.domain)) AS events
     FROM train t JOIN sources s ON t.domain = s.domain
     WHERE s.role = 'pretrain' AND s.item_order = 'timestamp'
     GROUP BY t.user
@@ -30,11 +30,11 @@ WHERE g.draw_rank <= CASE WHEN g.phase = 1 THEN s.max_valid ELSE s.max_test END;
 CREATE TABLE histories AS
 SELECT
     g.domain, g.phase, g.user, g.draw_rank,
-    list_sort(array_agg(struct_pack(time := p.time, tie := p.tie, item := p.item))) AS events,
+    list_sort(array_agg(struct_pack(time := p.time, nth := p.nth, item := p.item))) AS events,
     min(g.item) AS target, min(g.time) AS target_time, bool_and(g.untied) AS untied, bool_and(g.seen) AS seen
 FROM kept_targets g
 JOIN interactions p ON g.domain = p.domain AND g.user = p.user
-WHERE p.time < g.time OR (p.time = g.time AND (p.tie < g.tie OR (p.tie = g.tie AND p.item < g.item)))
+WHERE p.time < g.time OR (p.time = g.time AND p.nth < g.nth)
 GROUP BY g.domain, g.phase, g.user, g.draw_rank;
 
 -- The files' columns.

@@ -2,7 +2,7 @@
 -- user in this domain at this time. Leave-one-out: the last and the second last of at least three. All windows are one sort.
 CREATE TABLE left_out AS
 SELECT
-    domain, user, item, time, tie, place,
+    domain, user, item, time, nth, place,
     (time_before IS NULL OR time_before <> time) AND (time_after IS NULL OR time_after <> time) AS untied,
     CASE
         WHEN time_after IS NULL AND place >= 3 THEN 2
@@ -11,11 +11,11 @@ SELECT
     END AS phase
 FROM (
     SELECT
-        i.domain, i.user, i.item, i.time, i.tie,
-        row_number() OVER (PARTITION BY i.domain, i.user ORDER BY i.time, i.tie, i.item) AS place,
-        lag(i.time) OVER (PARTITION BY i.domain, i.user ORDER BY i.time, i.tie, i.item) AS time_before,
-        lead(i.time) OVER (PARTITION BY i.domain, i.user ORDER BY i.time, i.tie, i.item) AS time_after,
-        lead(i.time, 2) OVER (PARTITION BY i.domain, i.user ORDER BY i.time, i.tie, i.item) AS time_after_next
+        i.domain, i.user, i.item, i.time, i.nth,
+        row_number() OVER (PARTITION BY i.domain, i.user ORDER BY i.time, i.nth) AS place,
+        lag(i.time) OVER (PARTITION BY i.domain, i.user ORDER BY i.time, i.nth) AS time_before,
+        lead(i.time) OVER (PARTITION BY i.domain, i.user ORDER BY i.time, i.nth) AS time_after,
+        lead(i.time, 2) OVER (PARTITION BY i.domain, i.user ORDER BY i.time, i.nth) AS time_after_next
     FROM interactions i
     JOIN sources s ON i.domain = s.domain
     WHERE s.split = 'leave_one_out'
@@ -24,24 +24,24 @@ FROM (
 -- By time: only what comes after the training period needs an order, and that is little.
 CREATE TABLE later AS
 SELECT
-    i.domain, i.user, i.item, i.time, i.tie, CASE WHEN i.time < s.t2 THEN 1 ELSE 2 END AS phase
+    i.domain, i.user, i.item, i.time, i.nth, CASE WHEN i.time < s.t2 THEN 1 ELSE 2 END AS phase
 FROM interactions i
 JOIN sources s ON i.domain = s.domain
 WHERE s.split = 'time' AND i.time >= s.t1;
 
 -- The first interaction of a user in each later phase.
 CREATE TABLE firsts AS
-SELECT domain, user, item, time, tie, place, untied, phase FROM left_out WHERE phase > 0
+SELECT domain, user, item, time, nth, place, untied, phase FROM left_out WHERE phase > 0
 UNION ALL
 SELECT
-    f.domain, f.user, f.item, f.time, f.tie,
+    f.domain, f.user, f.item, f.time, f.nth,
     CAST(1 + CASE WHEN f.phase = 1 THEN b.before_t1 ELSE b.before_t2 END AS BIGINT) AS place,
     f.time_after IS NULL OR f.time_after <> f.time AS untied, f.phase
 FROM (
     SELECT
-        domain, user, item, time, tie, phase,
-        row_number() OVER (PARTITION BY domain, user, phase ORDER BY time, tie, item) AS nth,
-        lead(time) OVER (PARTITION BY domain, user, phase ORDER BY time, tie, item) AS time_after
+        domain, user, item, time, nth, phase,
+        row_number() OVER (PARTITION BY domain, user, phase ORDER BY time, nth) AS turn,
+        lead(time) OVER (PARTITION BY domain, user, phase ORDER BY time, nth) AS time_after
     FROM later
 ) AS f
 JOIN (
@@ -52,7 +52,7 @@ JOIN (
     JOIN user_counts u ON l.domain = u.domain AND l.user = u.user
     GROUP BY u.domain, u.user
 ) AS b ON f.domain = b.domain AND f.user = b.user
-WHERE f.nth = 1;
+WHERE f.turn = 1;
 
 DROP TABLE later;
 
@@ -63,9 +63,9 @@ FROM firsts f JOIN sources s ON f.domain = s.domain
 WHERE f.place > s.min_history;
 
 CREATE TABLE train AS
-SELECT domain, user, item, time, tie FROM left_out WHERE phase = 0
+SELECT domain, user, item, time, nth FROM left_out WHERE phase = 0
 UNION ALL
-SELECT i.domain, i.user, i.item, i.time, i.tie
+SELECT i.domain, i.user, i.item, i.time, i.nth
 FROM interactions i JOIN sources s ON i.domain = s.domain
 WHERE s.split = 'time' AND i.time < s.t1;
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.titles import clean_title, clean_titles, cut_title
+from data_prep.engine import Engine, quoted
+from data_prep.titles import PLAIN_TITLE, clean_title, clean_titles, count_plain_titles, cut_title
 
 
 @pytest.mark.parametrize(
@@ -54,3 +55,23 @@ def test_any_text_becomes_one_short_clean_line(raw, max_length):
     assert len(text) <= max_length
     assert text == text.strip()
     assert not any(unicodedata.category(c) == "Cc" for c in text)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    engine = Engine(tmp_path_factory.mktemp("engine"), threads=1)
+    yield engine
+    engine.close()
+
+
+@given(title=st.text(alphabet="ab &;\t\n%'~!\x00\x1f\x7f\xa0é<", max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_a_plain_title_needs_no_cleaning(engine, title):
+    plain = engine.value(f"SELECT regexp_full_match({quoted(title)}, {quoted(PLAIN_TITLE)})")
+    parts = title.split(" ")
+    assert plain == (all(parts) and title.isascii() and title.isprintable() and "&" not in title)
+    if plain:
+        counts, without = Counter(), Counter()
+        assert clean_titles([title], 300, counts) == [title]
+        count_plain_titles(1, without)
+        assert (without, without.keys()) == (counts, counts.keys())
