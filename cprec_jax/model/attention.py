@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from cprec_jax.model.config import DecoderConfig
-from cprec_jax.model.layers import apply_rope, bias, norm_scale, residual_std, rms_norm, weight
+from cprec_jax.model.layers import apply_rope, bias, norm_scale, project, residual_std, rms_norm, weight
 from cprec_jax.parallel.rules import constrain
 
 AttendFn = Callable[..., jax.Array]
@@ -135,7 +135,7 @@ class Attention(nn.Module):
         o_BTHh = checkpoint_name(self.attend(q_BTHh, k_BTKh, v_BTKh, past, context, **extra), ATTENTION_OUTPUT)
         o_BTHh = constrain(o_BTHh, "batch", "length", "heads", "head_dim")
         o_HhD = self.param("o", weight(residual_std(c), "heads", "head_dim", "embed"), (H, h, D))
-        out_BTD = jnp.einsum("BTHh,HhD->BTD", o_BTHh, o_HhD.astype(self.dtype))
+        out_BTD = project(o_BTHh, o_HhD.astype(self.dtype), 2)
         if c.attention_out_bias:
             out_BTD += self.param("o_bias", bias("norm"), (D,)).astype(self.dtype)
         return out_BTD, (k_BTKh, v_BTKh)
@@ -143,7 +143,7 @@ class Attention(nn.Module):
     def _project(self, x_BTD: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
         c = self.config
         w_DHh = self.param(name, weight(c.initializer_range, "embed", axis, "head_dim"), (c.hidden_size, heads, c.head_dim))
-        y_BTHh = jnp.einsum("BTD,DHh->BTHh", x_BTD, w_DHh.astype(self.dtype))
+        y_BTHh = project(x_BTD, w_DHh.astype(self.dtype))
         if c.attention_bias:
             y_BTHh += self.param(f"{name}_bias", bias(axis, "head_dim"), (heads, c.head_dim)).astype(self.dtype)
         return constrain(y_BTHh, "batch", "length", axis, "head_dim")

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from cprec_jax.model.attention import ATTENTION_OUTPUT, NO_WINDOW, AttendFn, Attention, packed_attention
 from cprec_jax.model.config import DecoderConfig
-from cprec_jax.model.layers import MLP, norm_scale, rms_norm, rope_frequencies, rope_tables, weight
+from cprec_jax.model.layers import MLP, PROJECTION, norm_scale, rms_norm, rope_frequencies, rope_tables, weight
 from cprec_jax.parallel.rules import constrain
 
 Params = Mapping[str, Any]
@@ -21,10 +21,7 @@ Params = Mapping[str, Any]
 _REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
     # the products of weights, and what attention gives: nothing is left to do again but element-wise work and scores
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(ATTENTION_OUTPUT),
-    ),
+    "dots": jax.checkpoint_policies.save_only_these_names(PROJECTION, ATTENTION_OUTPUT),
 }
 
 
@@ -106,9 +103,11 @@ class Decoder(nn.Module):
             x_BTD = nn.Dropout(self.dropout, deterministic=False)(x_BTD)
         x_BTD = constrain(x_BTD, "batch", "length", None)
 
+        # The barrier keeps XLA from working out the sines again for every head of every layer, which it does where layers are unrolled.
+        rope = jax.lax.optimization_barrier(self.rope(positions_BT))
         layers = self._scanned()(c, self.dtype, self.attend, self.dropout, deterministic, return_kv, name="layers")
         layer_L = None if c.sliding_layers is None else np.asarray(c.sliding_layers)
-        x_BTD, kv = layers(x_BTD, past, layer_L, self.rope(positions_BT), context)
+        x_BTD, kv = layers(x_BTD, past, layer_L, rope, context)
 
         x_BTD = rms_norm(x_BTD, self.param("final_norm", norm_scale(c), (c.hidden_size,)), c)
         return (x_BTD, kv) if return_kv else x_BTD

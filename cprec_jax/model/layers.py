@@ -1,14 +1,17 @@
 """RMSNorm, rotary embedding and the gated MLP. B batch, T length, D model, F feed-forward, H heads, h head dim."""
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from cprec_jax.model.config import DecoderConfig, RopeScaling
 from cprec_jax.parallel.rules import constrain
 
+PROJECTION = "projection"  # for policies of `jax.checkpoint`, which do not see into a function with its own gradient
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": lambda x: nn.gelu(x, approximate=True)}
 
 
@@ -19,6 +22,41 @@ def weight(std: float, *axes: str) -> nn.initializers.Initializer:
 
 def bias(*axes: str) -> nn.initializers.Initializer:
     return nn.with_logical_partitioning(nn.initializers.zeros_init(), axes)
+
+
+def project(x: jax.Array, w: jax.Array, contracted: int = 1) -> jax.Array:
+    """The product of x with weights, over the last `contracted` axes of x and the first of w; named `PROJECTION` for `jax.checkpoint`.
+
+    In the backward pass the gradient of w is made with the narrower of the two operands first: a CPU turns the first one, and by
+    default that is the gradient of the output, at times with the activation's derivative worked out again element by element.
+    """
+    return checkpoint_name(_project(x, w, contracted), PROJECTION)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _project(x: jax.Array, w: jax.Array, contracted: int) -> jax.Array:
+    axes = (tuple(range(x.ndim - contracted, x.ndim)), tuple(range(contracted)))
+    return jax.lax.dot_general(x, w, (axes, ((), ())))
+
+
+def _project_forward(x: jax.Array, w: jax.Array, contracted: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _project(x, w, contracted), (x, w)
+
+
+def _project_backward(contracted: int, operands: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, w = operands
+    free = x.ndim - contracted
+    out_axes = (tuple(range(free, dy.ndim)), tuple(range(contracted, w.ndim)))
+    dx = jax.lax.dot_general(dy, w, (out_axes, ((), ())))
+    rows = (tuple(range(free)), tuple(range(free)))
+    if math.prod(w.shape[:contracted]) <= math.prod(w.shape[contracted:]):
+        return dx, jax.lax.dot_general(x, dy, (rows, ((), ())))
+    turned = jax.lax.dot_general(dy, x, (rows, ((), ())))
+    n_out = w.ndim - contracted
+    return dx, turned.transpose(*range(n_out, w.ndim), *range(n_out))
+
+
+_project.defvjp(_project_forward, _project_backward)
 
 
 def norm_scale(config: DecoderConfig) -> nn.initializers.Initializer:
@@ -76,13 +114,13 @@ class MLP(nn.Module):
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         c, dtype = self.config, self.dtype
         D, F, std = c.hidden_size, c.intermediate_size, c.initializer_range
-        gate_BTF = x_BTD @ self.param("gate", weight(std, "embed", "mlp"), (D, F)).astype(dtype)
-        up_BTF = x_BTD @ self.param("up", weight(std, "embed", "mlp"), (D, F)).astype(dtype)
+        gate_BTF = project(x_BTD, self.param("gate", weight(std, "embed", "mlp"), (D, F)).astype(dtype))
+        up_BTF = project(x_BTD, self.param("up", weight(std, "embed", "mlp"), (D, F)).astype(dtype))
         if c.mlp_bias:
             gate_BTF += self.param("gate_bias", bias("mlp"), (F,)).astype(dtype)
             up_BTF += self.param("up_bias", bias("mlp"), (F,)).astype(dtype)
         hidden_BTF = constrain(ACTIVATIONS[c.activation](gate_BTF) * up_BTF, "batch", "length", "mlp")
-        out_BTD = hidden_BTF @ self.param("down", weight(residual_std(c), "mlp", "embed"), (F, D)).astype(dtype)
+        out_BTD = project(hidden_BTF, self.param("down", weight(residual_std(c), "mlp", "embed"), (F, D)).astype(dtype))
         if c.mlp_bias:
             out_BTD += self.param("down_bias", bias("norm"), (D,)).astype(dtype)
         return out_BTD
