@@ -23,7 +23,7 @@ class SequentialSpec:
     weight_decay: float = 0.0
     epochs: int = 40
     patience: int = 3
-    batch_tokens: int = 2048
+    batch_tokens: int = 512
     validation_users: int = 2000
 
     def __post_init__(self) -> None:
