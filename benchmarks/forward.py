@@ -245,7 +245,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     with jax.default_device(jax.devices("gpu" if gpu else "cpu")[0]):
         attend = attend_for("auto" if gpu else "xla", case.config, case.dtype, case.length)
-        decoder = Decoder(case.config, dtype=jnp.dtype(case.dtype), attend=attend)
+        # On a CPU unrolled, as the configs for one are: nothing is copied into and out of stacks of layers.
+        decoder = Decoder(case.config, dtype=jnp.dtype(case.dtype), attend=attend, unroll=not gpu)
         params = jax.jit(lambda: jax.tree.map(lambda x: x.astype(case.dtype), init_params(decoder, jax.random.key(0))))()
         tokens_BT = np.random.default_rng(0).integers(0, case.config.vocab_size, (B, case.length))
         here = ours(decoder, params, tokens_BT)
