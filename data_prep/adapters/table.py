@@ -124,7 +124,7 @@ class TableFile:
             if theirs not in self.columns:
                 option = "time" if ours == "time_text" else ours.removesuffix("_id")
                 hint = f"{nearest(theirs, self.columns)} (set {self.where}.columns.{option} to the file's name for it)"
-                raise UserError(f"{self.path}: no column {theirs!r}{hint}")
+                raise UserError(one_line(f"{self.path}: no column {theirs!r}{hint}"))  # a damaged header may hold line breaks
         try:
             if self.format == "parquet":
                 engine.stage_parquet(self.path, wanted)

@@ -49,6 +49,7 @@ def damaged(content: bytes, damage: list[tuple[str, int, bytes]]) -> bytes:
 @settings(max_examples=8)
 @given(damage=DAMAGE, which=st.booleans(), packing=st.sampled_from(["plain", "inside gzip", "gzip itself"]))
 @example(damage=[("insert", 126009, b"\xff")], which=False, packing="gzip itself")  # bytes that DuckDB reads and Python does not
+@example(damage=[("flip", 0, b'"')], which=True, packing="plain")  # a header that goes on in the next line
 def test_damaged_files(tmp_path: Path, adapter, damage, which, packing):
     pack: Callable[[bytes], bytes] = gzip.compress if packing != "plain" else bytes
     paths = []
@@ -63,4 +64,6 @@ def test_damaged_files(tmp_path: Path, adapter, damage, which, packing):
     except UserError as error:
         assert "\n" not in str(error) and any(str(path) in str(error) for path in paths)
         return
-    assert 0 < len(loaded.interactions) <= N + len(damage) and len(loaded.items) <= 5 + len(damage)
+    # A byte of a gzip file may change a field's name in every line: then all of them are refused, and counted.
+    assert len(loaded.interactions) + loaded.refused() > 0 and len(loaded.interactions) <= N + len(damage)
+    assert len(loaded.items) <= 5 + len(damage)
