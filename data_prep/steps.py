@@ -19,6 +19,7 @@ from data_prep.titles import PLAIN_TITLE, clean_titles, count_plain_titles
 SMALL_SET = 500  # fewer test users than this: the set is marked as too small
 MUCH_LOST = 0.5  # a filter that keeps less than this is worth a line
 NO_LIMIT = 2**62
+SLICES = 4  # of the users, where there is a group for nearly every interaction: such a table would be the largest thing in memory
 
 
 class Preparation:
@@ -39,7 +40,11 @@ class Preparation:
         self._interactions()
         times = self._split()
         self._filter()
+        self.engine.script("histories")
+        if not self.spec.explain:
+            self.engine.execute("DROP TABLE interactions")
         self.engine.script("sequences")
+        self.engine.execute("DROP TABLE train")
         write_items(self.engine, folder)
         write_sequences(self.engine, folder)
         return self._manifest(orders, times)
@@ -126,8 +131,16 @@ class Preparation:
         items = self._by_domain("SELECT domain, sum(n), count(*) FROM read_items GROUP BY domain", 2)
         for domain, ((n_users,), (n, n_items)) in enumerate(zip(users, items, strict=True)):
             self._count(domain, "read", n, n_users, n_items)
+        self.engine.script("known")
+        # What is not needed any more is dropped at once: it would be held in memory, or spilled.
+        for table in ("read_interactions", "clean_items"):
+            self.engine.loader.execute(f"DROP TABLE {table}")
+        for part in range(SLICES):
+            into = "INSERT INTO tied_moments" if part else "CREATE TABLE tied_moments AS"
+            moments = f"SELECT user, time FROM known WHERE user % {SLICES} = {part} GROUP BY user, time HAVING count(*) > 1"
+            self.engine.execute(f"{into} {moments}")
         self.engine.script("interactions")
-        for table in ("read_interactions", "read_places", "read_users", "clean_items"):
+        for table in ("read_places", "read_users"):
             self.engine.loader.execute(f"DROP TABLE {table}")
         self._count_interactions()
         if not self.engine.value("SELECT count(*) FROM user_counts"):
@@ -150,7 +163,9 @@ class Preparation:
             self._count(domain, "with a known title", n_known, n_users, n_items)
             self._count(domain, "without exact duplicates", n_known - n_duplicates, n_users, n_items)
             self._count(domain, "without consecutive repeats", n_left, n_users, n_items)
-        self.engine.execute("DROP TABLE ties")
+        for table in ("ties", "item_numbers"):
+            self.engine.execute(f"DROP TABLE {table}")
+        self.engine.loader.execute("DROP TABLE read_items")
 
     def _split(self) -> dict[str, dict[str, int]]:
         """Fix t1 and t2 a platform, then mark every interaction as training, validation or test."""
@@ -162,14 +177,20 @@ class Preparation:
         self.engine.share("sources")
         self.engine.script("split")
         self._count_train("training period")
-        repeats = "SELECT item, count(*) - 1 AS n FROM train GROUP BY user, item HAVING count(*) > 1"
-        self.training_repeats = self._by_domain(
-            f"SELECT c.domain, sum(r.n) FROM ({repeats}) AS r JOIN catalogue c ON r.item = c.item GROUP BY c.domain"
-        )
+        self.training_repeats = self._training_repeats()
         if self.spec.exclude_test_users:
             self.engine.script("exclude_test_users")
             self._count_train("training period without test users")
         return times
+
+    def _training_repeats(self) -> list[int]:
+        """How often, by domain, a user meets an item again in the training period."""
+        repeats = [0] * len(self.spec.sources)
+        for part in range(SLICES):
+            again = f"SELECT item, count(*) - 1 AS n FROM train WHERE user % {SLICES} = {part} GROUP BY user, item HAVING count(*) > 1"
+            found = self._by_domain(f"SELECT c.domain, sum(r.n) FROM ({again}) AS r JOIN catalogue c ON r.item = c.item GROUP BY c.domain")
+            repeats = [before + n for before, (n,) in zip(repeats, found, strict=True)]
+        return repeats
 
     def _split_times(self, platform: str) -> tuple[int, int]:
         if platform in self.spec.times:
@@ -297,8 +318,8 @@ class Preparation:
                 "n_test_targets_never_trained": cold[domain][0],
                 "n_test_users_with_short_history": short[domain][0],
                 "n_users_with_one_interaction": single[domain][0],
-                "n_training_repeats": self.training_repeats[domain][0],
-                "repeats": self.training_repeats[domain][0] > 0,
+                "n_training_repeats": self.training_repeats[domain],
+                "repeats": self.training_repeats[domain] > 0,
                 "too_small": n_test < SMALL_SET,
             }
         return entries

@@ -1,10 +1,3 @@
--- Interactions with known items.
-CREATE TABLE known AS
-SELECT r.domain, r.user, c.item, r.time
-FROM read_interactions r
-JOIN (SELECT i.code, n.item FROM read_items i JOIN item_numbers n ON i.domain = n.domain AND i.item_id = n.item_id) AS c
-    ON r.code = c.code;
-
 -- What a user did at one time, in whatever domain, is ordered by a seeded hash, since files often list ties by item id and that order leaks
 -- (see docs/data-formats.md). The order of the file is an option, for figures that were published with it. `nth` = 1, 2, ... is the place
 -- among what has the same time; `n` counts exact duplicates.
@@ -21,7 +14,7 @@ FROM (
     FROM (
         SELECT a.domain, a.user, a.item, a.time, count(*) AS n
         FROM known a
-        JOIN (SELECT user, time FROM known GROUP BY user, time HAVING count(*) > 1) AS b ON a.user = b.user AND a.time = b.time
+        JOIN tied_moments b ON a.user = b.user AND a.time = b.time
         GROUP BY a.domain, a.user, a.item, a.time
     ) AS k
     JOIN sources s ON k.domain = s.domain
@@ -49,6 +42,8 @@ SELECT domain, user, item, time, nth FROM (
 WHERE previous IS NULL OR previous <> item;
 
 DROP TABLE known;
+
+DROP TABLE tied_moments;
 
 CREATE TABLE user_counts AS
 SELECT domain, user, count(*) AS n FROM interactions GROUP BY domain, user
