@@ -58,15 +58,16 @@ def run(config: Config, workdir: Path) -> None:
     """The whole road. An artefact is kept when it was made from just these inputs (compared by hash)."""
     from cprec_jax.evaluate import harness
     from cprec_jax.hf.export import export_inputs
-    from cprec_jax.text.packing import pack_inputs
+    from cprec_jax.text import packing
     from cprec_jax.train import run as runs
     from cprec_jax.train import trainer
     from data_prep.prepare import prepare_inputs
 
     if _stale("prepare", workdir / "corpus", prepare_inputs(config, workdir)):
         prepare(config, workdir)
-    if _stale("pack", workdir / "rows" / runs.STAGE, pack_inputs(config, workdir)):
-        pack(config, workdir)
+    for stage in packing.stages(config):
+        if _stale("pack", workdir / "rows" / stage, packing.pack_inputs(config, workdir, stage)):
+            packing.pack(config, workdir, only=stage)
     if "train" in config:
         stale = [
             number

@@ -1,11 +1,15 @@
-"""Job `pack`: corpus + tokenizer + template -> packed rows of fixed length, one split a source."""
+"""Job `pack`: corpus + tokenizer + template -> packed rows of fixed length, one split a source.
+
+Rows of two stages, each an artefact of its own: `cpt` from the pre-training domains, their mixed sequences and general text; `sft` from the
+training sequences of the downstream sets, in the same template and with the same tokenizer.
+"""
 
 import dataclasses
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -23,8 +27,10 @@ from cprec_jax.text.packer import SplitPacker, cores, used_workers
 from cprec_jax.text.plain_text import PlainText, PlainTextSpec
 from cprec_jax.text.template import Template, TemplateSpec
 
+Stage = Literal["cpt", "sft"]
+ROLE = {"cpt": "pretrain", "sft": "downstream"}  # the sets whose training sequences a stage packs
 MIXED = "mixed"
-NO_INPUT = ("workers",)  # keys of config.pack that change no row
+NO_INPUT = ("workers", "stages")  # keys of config.pack that change no row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +54,7 @@ class TextSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class PackSpec:
-    """`config.pack`: tokens a row, and the seed of the pairing of documents.
+    """`config.pack`: tokens a row, the seed of the pairing of documents, and the stages to make rows for ("cpt", "sft"; in this order).
 
     window: interactions that are held and packed at a time; memory grows with it (about 60 bytes each), rows differ only where a source
     has more. workers: processes that write rows (None: one a core); rows do not depend on it. text: general text for replay.
@@ -59,8 +65,11 @@ class PackSpec:
     window: int = 8_000_000
     workers: int | None = None
     text: PlainTextSpec | None = None
+    stages: tuple[Stage, ...] = ("cpt",)
 
     def __post_init__(self) -> None:
+        if not self.stages or list(self.stages) != [stage for stage in get_args(Stage) if stage in self.stages]:
+            raise ValueError(f"stages {self.stages!r}: give 'cpt', 'sft' or both, each once and in this order")
         if self.window < 1 or (self.workers is not None and self.workers < 1):
             raise ValueError(f"window {self.window} and workers {self.workers} must be at least 1")
         if self.row_length < 32 or self.row_length % 8:
@@ -71,46 +80,60 @@ def specs(config: Mapping[str, Any]) -> tuple[TextSpec, PackSpec]:
     return build(TextSpec, config.get("text", {}), "config.text"), build(PackSpec, config.get("pack", {}), "config.pack")
 
 
-def pack_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
-    """What the rows are made from: the text and pack sections, the corpus, the tokenizer's bytes."""
+def stages(config: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """The stages that a config asks rows for."""
+    return specs(config)[1].stages
+
+
+def pack_inputs(config: Mapping[str, Any], workdir: Path, stage: Stage = "cpt") -> dict[str, Any]:
+    """What the rows of a stage are made from: the text and pack sections, the corpus, the tokenizer's bytes."""
     text, pack_spec = specs(config)
     files = {}
-    if text.tokenizer != "train":
-        directory = locate(text.tokenizer)
-        files = {f: artefact.file_sha256(directory / f) for f in tokenizer.TOKENIZER_FILES if (directory / f).exists()}
+    source = _given_tokenizer(text, workdir, stage)
+    if source is not None:
+        files = {f: artefact.file_sha256(source / f) for f in tokenizer.TOKENIZER_FILES if (source / f).exists()}
     corpus_hash = artefact.read_json(workdir / "corpus" / artefact.MANIFEST, "prepare")["corpus_hash"]
     packing = {key: value for key, value in config.get("pack", {}).items() if key not in NO_INPUT}
     inputs = {"job": "pack", "text": config.get("text", {}), "pack": packing, "corpus": corpus_hash, "tokenizer": files}
-    if pack_spec.text is not None:
+    if stage != "cpt":
+        inputs["stage"] = stage
+    elif pack_spec.text is not None:
         inputs["general_text"] = [artefact.file_sha256(path) for path in plain_text.find_files(pack_spec.text)]
     return inputs
 
 
-def pack(config: Mapping[str, Any], workdir: Path) -> None:
-    """Write WORKDIR/rows/cpt: the TFDS dataset, the tokenizer it was made with, and manifest.json."""
+def pack(config: Mapping[str, Any], workdir: Path, only: Stage | None = None) -> None:
+    """Write WORKDIR/rows/STAGE of every stage in `config.pack.stages`, or of `only` one."""
+    for stage in stages(config) if only is None else (only,):
+        _pack_stage(config, workdir, stage)
+
+
+def _pack_stage(config: Mapping[str, Any], workdir: Path, stage: Stage) -> None:
+    """Write WORKDIR/rows/STAGE: the TFDS dataset, the tokenizer it was made with, and manifest.json."""
     text, pack_spec = specs(config)
-    inputs = pack_inputs(config, workdir)
+    inputs = pack_inputs(config, workdir, stage)
     corpus = Corpus.open(workdir / "corpus")
-    with artefact.new_directory(workdir / "rows" / "cpt") as directory:
-        tokens = _tokenizer(text, corpus, directory / "tokenizer")
+    with artefact.new_directory(workdir / "rows" / stage) as directory:
+        needed = _trained_items(corpus, stage)
+        tokens = _tokenizer(text, corpus, _given_tokenizer(text, workdir, stage), directory / "tokenizer")
         base_vocab_size = tokens.size
         tokens, added = new_tokens.add(
             directory / "tokenizer", new_tokens.texts(text.new_tokens, [*corpus.domains, text.template.all_domains])
         )
-        needed = _trained_items(corpus)
         catalogue = Catalogue.build(tokens, corpus.items.title, text.template.end_of_item, needed)
         tokens_per_item = float(catalogue.lengths[needed].mean()) if len(needed) else 0.0
         template = Template(text.template, tokens)
         say(
-            f"pack: {len(needed)} of {len(catalogue)} items, {tokens_per_item:.2f} tokens an item, vocabulary {tokens.size}, "
+            f"pack {stage}: {len(needed)} of {len(catalogue)} items, {tokens_per_item:.2f} tokens an item, vocabulary {tokens.size}, "
             f"{len(added)} of it new"
         )
-        statistics = _write_splits(directory, corpus, catalogue, template, pack_spec, tokens)
+        statistics = _write_splits(directory, corpus, catalogue, template, pack_spec, stage, tokens)
         if not any(entry["rows"] for entry in statistics.values()):
-            raise UserError(f"{workdir / 'corpus'}: no pre-training sequence is left to pack; see `rejected` in its manifest.json")
+            raise UserError(f"{workdir / 'corpus'}: no {ROLE[stage]} sequence is left to pack; see `rejected` in its manifest.json")
         shards = {p.name: artefact.file_sha256(p) for p in sorted(directory.glob("*.array_record*"))}
         manifest = {
             "version": 1,
+            "stage": stage,
             "inputs_hash": artefact.fingerprint(inputs),
             "rows_hash": artefact.fingerprint(shards),
             "corpus_hash": corpus.hash,
@@ -127,28 +150,41 @@ def pack(config: Mapping[str, Any], workdir: Path) -> None:
         }
         artefact.write_json(directory / artefact.MANIFEST, manifest)
     for name, row in statistics.items():
-        say(f"pack: {name}: {row['documents']} documents, {row['tokens']} tokens in {row['rows']} rows, {row['fill']:.1%} full")
+        say(f"pack {stage}: {name}: {row['documents']} documents, {row['tokens']} tokens in {row['rows']} rows, {row['fill']:.1%} full")
 
 
-def _sources(corpus: Corpus, spec: PackSpec) -> list[str]:
-    pretrain = [name for name, info in corpus.sets.items() if info.role == "pretrain"]
+def _sources(corpus: Corpus, spec: PackSpec, stage: Stage) -> list[str]:
+    sets = [name for name, info in corpus.sets.items() if info.role == ROLE[stage]]
+    if stage == "sft":
+        if not sets:
+            raise UserError("config.pack.stages: 'sft' packs downstream sets, and the corpus has none (a source with role 'downstream')")
+        return sets
     taken = {MIXED: "the all-domain sequences"} | ({plain_text.SPLIT: "the general text"} if spec.text else {})
-    for name in taken.keys() & set(pretrain):
+    for name in taken.keys() & set(sets):
         raise UserError(f"config.corpus.sources: a domain may not be called {name!r}; that is the name of {taken[name]}")
-    return [*pretrain, MIXED] if len(pretrain) > 1 else pretrain
+    return [*sets, MIXED] if len(sets) > 1 else sets
 
 
-def _trained_items(corpus: Corpus) -> np.ndarray:
-    """The items that can occur in pre-training sequences: those of its domains with an interaction in the training period."""
-    domains = [info.domain_id for info in corpus.sets.values() if info.role == "pretrain"]
+def _trained_items(corpus: Corpus, stage: Stage = "cpt") -> np.ndarray:
+    """The items that can occur in a stage's sequences: those of its domains with an interaction in the training period."""
+    domains = [info.domain_id for info in corpus.sets.values() if info.role == ROLE[stage]]
     return np.flatnonzero(np.isin(corpus.items.domain, domains) & (corpus.items.train_count > 0))
 
 
-def _tokenizer(text: TextSpec, corpus: Corpus, directory: Path) -> tokenizer.Tokenizer:
+def _given_tokenizer(text: TextSpec, workdir: Path, stage: Stage) -> Path | None:
+    """The directory of the tokenizer to copy; None where one is trained. Fine-tuning takes the one that pre-training was trained with."""
     if text.tokenizer != "train":
-        source = locate(text.tokenizer)
-        tokenizer.copy_files(source, directory)
-        return tokenizer.load(source)
+        return locate(text.tokenizer)
+    if stage == "cpt":
+        return None
+    artefact.read_json(workdir / "rows" / "cpt" / artefact.MANIFEST, "pack --config.pack.stages=('cpt','sft')")
+    return workdir / "rows" / "cpt" / "tokenizer"
+
+
+def _tokenizer(text: TextSpec, corpus: Corpus, given: Path | None, directory: Path) -> tokenizer.Tokenizer:
+    if given is not None:
+        tokenizer.copy_files(given, directory)
+        return tokenizer.load(given)
     # Only what pre-training sees: titles of its domains, as often as they occur there (downstream titles stay unseen).
     needed = _trained_items(corpus)
     counts = np.zeros(len(corpus.items), np.int64)
@@ -161,12 +197,19 @@ def _tokenizer(text: TextSpec, corpus: Corpus, directory: Path) -> tokenizer.Tok
 
 
 def _write_splits(
-    directory: Path, corpus: Corpus, catalogue: Catalogue, template: Template, spec: PackSpec, tokens: tokenizer.Tokenizer
+    directory: Path,
+    corpus: Corpus,
+    catalogue: Catalogue,
+    template: Template,
+    spec: PackSpec,
+    stage: Stage,
+    tokens: tokenizer.Tokenizer,
 ) -> dict[str, dict[str, Any]]:
     """Write all splits and the dataset's description; returns what the manifest says of each split."""
-    sources = _sources(corpus, spec)
-    general = PlainText(spec.text) if spec.text else None
-    headers = [template.header(None if name == MIXED else name) for name in sources]
+    sources = _sources(corpus, spec, stage)
+    general = PlainText(spec.text) if spec.text and stage == "cpt" else None
+    kinds: list[TrainSplit] = ["sft" if stage == "sft" else "mixed" if name == MIXED else "domain" for name in sources]
+    headers = [template.header(None if kind == "mixed" else name) for name, kind in zip(sources, kinds, strict=True)]
     table = PieceTable.of(*documents.piece_table(catalogue, headers)).save(directory / "pieces")
     rng = np.random.default_rng(spec.seed)
     statistics: dict[str, dict[str, Any]] = {}
@@ -182,7 +225,7 @@ def _write_splits(
                 headers_from=len(catalogue) + (len(headers) if template.spec.loss_on_header else 0),
                 table=table,
             )
-            statistics[name] = _pack_sequences(packer, corpus, catalogue, headers, number, spec.window)
+            statistics[name] = _pack_sequences(packer, corpus, kinds[number], catalogue, headers, number, spec.window)
         if general is not None:
             packer = SplitPacker(
                 split=plain_text.SPLIT,
@@ -199,11 +242,10 @@ def _write_splits(
 
 
 def _pack_sequences(
-    packer: SplitPacker, corpus: Corpus, catalogue: Catalogue, headers: list[np.ndarray], number: int, window: int
+    packer: SplitPacker, corpus: Corpus, kind: TrainSplit, catalogue: Catalogue, headers: list[np.ndarray], number: int, window: int
 ) -> dict[str, Any]:
     """Pack one source of behavioural sequences, whose header is `headers[number]`, window by window."""
-    kind: TrainSplit = "mixed" if packer.split == MIXED else "domain"
-    file = "all" if packer.split == MIXED else packer.split
+    file = "all" if kind == "mixed" else packer.split
     progress = Progress(f"pack {packer.split}", corpus.n_sequences(kind, file), "users")
     items = dropped = 0
     for flat, offsets in corpus.windows(kind, file, window):

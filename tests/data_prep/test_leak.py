@@ -27,7 +27,7 @@ def config_of(folder: Path, planted: bool) -> dict[str, Any]:
         "name": "leak",
         "corpus": {"sources": sources, "times": {"default": {"t1": T1, "t2": 850}}, "k_core": 0, "candidates": {"protocols": ["u3"]}},
         "text": {"tokenizer": "train", "vocab_size": 300, "template": {"header": "{scope}:\n"}},
-        "pack": {"row_length": 64},
+        "pack": {"row_length": 64, "stages": ["cpt", "sft"]},
     }
 
 
@@ -38,11 +38,10 @@ def packed(folder: Path, planted: bool) -> tuple[dict[str, list[tuple[bytes, byt
     config = config_of(folder, planted)
     jobs.prepare(config, folder)
     jobs.pack(config, folder)
-    directory = folder / "rows" / "cpt"
-    tokenizer = AutoTokenizer.from_pretrained(_tokenizer_of(directory))
+    tokenizer = AutoTokenizer.from_pretrained(_tokenizer_of(folder / "rows" / "cpt"))
     found, text = {}, ""
-    for source in ("books", "films", "mixed"):
-        opened = rows.open_split(directory, source)
+    for stage, source in (("cpt", "books"), ("cpt", "films"), ("cpt", "mixed"), ("sft", "songs")):
+        opened = rows.open_split(folder / "rows" / stage, source)
         made = [opened[n] for n in range(len(opened))]
         found[source] = [(row["tokens"].tobytes(), row["lengths"].tobytes()) for row in made]
         text += tokenizer.decode(np.concatenate([row["tokens"] for row in made]).tolist())
@@ -53,7 +52,7 @@ def _tokenizer_of(directory: Path) -> str:
     return str(next(path.parent for path in directory.rglob("tokenizer.json")))
 
 
-def test_the_future_of_other_domains_never_reaches_a_pre_training_row(tmp_path: Path):
+def test_the_future_of_other_domains_never_reaches_a_row_of_pre_training_or_fine_tuning(tmp_path: Path):
     plain, _ = packed(tmp_path / "plain", planted=False)
     planted, text = packed(tmp_path / "planted", planted=True)
     assert all(len(made) > 3 for made in plain.values())

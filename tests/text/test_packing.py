@@ -17,7 +17,7 @@ from cprec_jax.corpus import Corpus
 from cprec_jax.data import rows
 from cprec_jax.data.shards import PieceTable, ShardTask, ShardWriter
 from cprec_jax.errors import UserError
-from cprec_jax.text import documents, packer, packing, ragged
+from cprec_jax.text import documents, packer, packing, ragged, tokenizer
 from cprec_jax.text.best_fit import best_fit
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.packing import PackSpec
@@ -193,3 +193,42 @@ def test_memory_is_bounded_by_the_window(tmp_path: Path) -> None:
         return traced
 
     assert peak(12) < 1.5 * peak(3)
+
+
+def test_rows_for_fine_tuning(workdir: Path) -> None:
+    """The downstream set's training sequences, in the same template and with the tokenizer of pre-training."""
+    packed(workdir, stages=("cpt", "sft"))
+    manifests = {stage: json.loads((workdir / "rows" / stage / "manifest.json").read_text()) for stage in ("cpt", "sft")}
+    assert [list(manifest["splits"]) for manifest in manifests.values()] == [["Books", "Games", "mixed"], ["Garden"]]
+    sequences = Corpus.open(workdir / "corpus").sequences("sft", "Garden")
+    assert manifests["sft"]["splits"]["Garden"]["items"] == len(sequences.items) > 0
+    words = [tokenizer.load(workdir / "rows" / stage / "tokenizer") for stage in ("cpt", "sft")]
+    assert words[0].backend.to_str() == words[1].backend.to_str()
+    titles = Corpus.open(workdir / "corpus").items.title
+    found, targets = [], 0
+    for row in rows.open_split(workdir / "rows" / "sft", "Garden"):
+        ends = np.cumsum(row["lengths"])
+        found += [words[0].decode(row["tokens"][a:b]) for a, b in zip(ends - row["lengths"], ends, strict=True)]
+        targets += int(row["loss"].sum())
+    header = f"{tokenizer.END_OF_TEXT}Garden:\n"
+    assert all(text.startswith(header) for text in found)
+    lines = [line for text in found for line in text.removeprefix(header).splitlines()]
+    assert sorted(lines) == sorted(titles[item] for item in sequences.items)
+    assert targets == sum(len(words[0].encode(line + "\n")) for line in lines)
+
+
+def test_rows_for_fine_tuning_need_their_tokenizer_and_a_set(tmp_path: Path) -> None:
+    jobs.prepare(road.CONFIG, tmp_path)
+    with pytest.raises(UserError, match=r"rows/cpt/manifest.json: not found; run `launch.py pack --config.pack.stages=\('cpt','sft'\)`"):
+        packed(tmp_path, stages=("sft",))
+    with pytest.raises(UserError, match=r"stages \('sft', 'cpt'\): give 'cpt', 'sft' or both, each once and in this order"):
+        packed(tmp_path, stages=("sft", "cpt"))
+
+
+def test_without_a_downstream_set_there_are_no_rows_for_fine_tuning(tmp_path: Path) -> None:
+    config = road.config(pack={"stages": ("cpt", "sft")})
+    config["corpus"]["sources"] = config["corpus"]["sources"][:2]
+    jobs.prepare(config, tmp_path)
+    with pytest.raises(UserError, match=r"config.pack.stages: 'sft' packs downstream sets, and the corpus has none"):
+        packing.pack(config, tmp_path)
+    assert (tmp_path / "rows" / "cpt").exists() and not (tmp_path / "rows" / "sft").exists()
