@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cprec_jax.artefact import file_sha256
+from cprec_jax.corpus import as_numpy
 from data_prep.engine import Relational
 
 
@@ -74,7 +75,7 @@ def corpus_hash(folder: Path, files: list[str]) -> str:
 
 def _feed(array: pa.Array, column: str, hashes: dict[str, "hashlib._Hash"]) -> None:
     if pa.types.is_list(array.type):
-        _feed(pa.array(np.diff(array.offsets.to_numpy()).astype(np.int64)), column + ".length", hashes)
+        _feed(pa.array(np.diff(as_numpy(array.offsets)).astype(np.int64)), column + ".length", hashes)
         _feed(array.flatten(), column + ".value", hashes)
         return
     if pa.types.is_string(array.type):
@@ -82,8 +83,6 @@ def _feed(array: pa.Array, column: str, hashes: dict[str, "hashlib._Hash"]) -> N
         offsets_n = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]
         _feed(pa.array(np.diff(offsets_n).astype(np.int64)), column + ".length", hashes)
         content = memoryview(text)[offsets_n[0] : offsets_n[-1]] if text else b""
-    elif pa.types.is_boolean(array.type):
-        content = array.to_numpy(zero_copy_only=False).tobytes()
     else:
-        content = np.ascontiguousarray(array.to_numpy()).tobytes()
+        content = as_numpy(array).tobytes()
     hashes.setdefault(column, hashlib.sha256()).update(content)

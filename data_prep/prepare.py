@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from cprec_jax.artefact import MANIFEST, file_sha256, fingerprint, new_directory, write_json
-from cprec_jax.corpus import ITEMS_FILE, VERSION, Corpus, EvalSplit
+from cprec_jax.corpus import ITEMS_FILE, VERSION, Corpus, EvalSplit, as_numpy
 from cprec_jax.progress import say
 from cprec_jax.spec import build
 from cprec_jax.text.template import TemplateSpec
@@ -101,10 +101,11 @@ def _write_candidates(spec: CorpusSpec, corpus: Corpus, folder: Path) -> dict[st
     if not spec.candidates.protocols:
         return sizes
     # Not `corpus.items`, which holds every title and id as text of Python's.
-    items = pq.read_table(folder / ITEMS_FILE, columns=["domain", "title", "train_count"]).combine_chunks()
+    with pq.ParquetFile(folder / ITEMS_FILE) as opened:  # `read_table` would import pyarrow.dataset and with it pandas
+        items = opened.read(columns=["domain", "title", "train_count"]).combine_chunks()
     # Numbers that are equal where titles are.
-    title_id = items["title"].combine_chunks().dictionary_encode().indices.to_numpy()
-    domain, train_count = (items[name].to_numpy() for name in ("domain", "train_count"))
+    title_id = as_numpy(items["title"].combine_chunks().dictionary_encode().indices)
+    domain, train_count = (as_numpy(items[name].combine_chunks()) for name in ("domain", "train_count"))
     for name, split in [(name, split) for name in corpus.sets for split in EVAL_SPLITS]:
         targets = corpus.targets(split, name)
         catalogue = np.flatnonzero(domain == corpus.sets[name].domain_id).astype(np.int32)

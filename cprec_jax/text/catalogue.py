@@ -67,10 +67,17 @@ class Catalogue:
         return ragged.gather(self.tokens, self.offsets, np.asarray(items))
 
     def _strict_prefix(self, numbers: Sequence[int]) -> tuple[int, int] | None:
+        # Where a strict prefix ends, some item's last token stands inside another item: mostly there is no such place.
+        if self.lengths[np.asarray(numbers, np.int64)].all():
+            final = self.offsets[1:][self.lengths > 0] - 1
+            is_last = np.zeros(int(self.tokens.max(initial=0)) + 1, bool)
+            is_last[self.tokens[final]] = True
+            if np.count_nonzero(is_last[self.tokens]) == len(final):
+                return None
         # Big-endian bytes sort like the token arrays, and a strict prefix sorts directly before something it is a prefix of.
         keys = self.tokens.astype(">u4").tobytes()
-        ends = self.offsets.tolist()
-        order = sorted((keys[4 * ends[i] : 4 * ends[i + 1]], i) for i in numbers)
+        bounds = self.offsets.tolist()
+        order = sorted((keys[4 * bounds[i] : 4 * bounds[i + 1]], i) for i in numbers)
         for (a, i), (b, j) in itertools.pairwise(order):
             if len(a) < len(b) and b.startswith(a):
                 return i, j

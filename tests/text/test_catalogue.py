@@ -43,6 +43,24 @@ def test_a_tokenizer_that_loses_the_end_is_refused(tmp_path: Path) -> None:
         Catalogue.build(tokenizer.load(tmp_path), ["Halo", "Halo 2"], "\n")
 
 
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ([[1, 9], [1, 2, 9], [9]], None),  # no last token inside
+        ([[1, 9], [1, 9, 2, 9]], (0, 1)),
+        ([[3, 1], [1, 2], [3, 2, 1]], None),  # last tokens inside, but no prefix
+        ([[3, 1, 2], [4], [3, 1]], (2, 0)),
+        ([[], [4]], (0, 1)),
+        ([[4], [4]], None),  # equal, not strict: counted where they are ranked
+        ([], None),
+    ],
+)
+def test_strict_prefixes(items: list[list[int]], expected: tuple[int, int] | None) -> None:
+    flat = np.array([token for item in items for token in item], np.int32)
+    catalogue = Catalogue(tokens=flat, offsets=np.cumsum([0, *map(len, items)]), unknown_tokens=0)
+    assert catalogue._strict_prefix(range(len(items))) == expected
+
+
 def test_prompt_keeps_the_most_recent_items_whole(tokens: tokenizer.Tokenizer, catalogue: Catalogue) -> None:
     template = Template(TemplateSpec(header="{scope}:\n"), tokens)
     full = template.prompt("Games", np.array([3, 1, 0]), catalogue, 1000)
