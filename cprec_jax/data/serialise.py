@@ -5,6 +5,8 @@ names: protobuf's own order of a map differs from process to process, and equal 
 Source: https://protobuf.dev/programming-guides/encoding/ and tensorflow/core/example/{example,feature}.proto.
 """
 
+import functools
+
 import numpy as np
 
 _LENGTH_DELIMITED = {1: b"\x0a", 2: b"\x12", 3: b"\x1a"}  # field number -> tag
@@ -28,17 +30,17 @@ def pack_varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def example(tokens: bytes, lengths: bytes, loss: bytes, row: int) -> bytes:
     """One serialised row; `tokens`, `lengths` and `loss` are packed varints (padding included; bytes 0 and 1 are their own varints)."""
-    entries = (_entry(b"lengths", lengths), _entry(b"loss", loss), _entry(b"row", _varint(row)), _entry(b"tokens", tokens))
+    entries = (_entry(_LENGTHS, lengths), _entry(_LOSS, loss), _entry(_ROW, _varint(row)), _entry(_TOKENS, tokens))
     return _field(1, b"".join(entries))
 
 
 def _entry(name: bytes, packed: bytes) -> bytes:
-    """One entry of `Features.feature`: name -> Feature.int64_list."""
-    return _field(1, _field(1, name) + _field(2, _field(3, _field(1, packed))))
+    """One entry of `Features.feature`: name (a field) -> Feature.int64_list."""
+    return _field(1, name + _field(2, _field(3, _field(1, packed))))
 
 
 def _field(number: int, payload: bytes) -> bytes:
-    return _LENGTH_DELIMITED[number] + _varint(len(payload)) + payload
+    return _LENGTH_DELIMITED[number] + _size(len(payload)) + payload
 
 
 def _varint(value: int) -> bytes:
@@ -48,3 +50,7 @@ def _varint(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+_size = functools.lru_cache(maxsize=1 << 16)(_varint)  # rows of one dataset are of much the same sizes
+_LENGTHS, _LOSS, _ROW, _TOKENS = (_field(1, name) for name in (b"lengths", b"loss", b"row", b"tokens"))

@@ -20,8 +20,8 @@ from cprec_jax.data.serialise import example, pack_varints
 from cprec_jax.errors import UserError
 
 ROWS_A_SHARD = 8192
-ROWS_A_CHUNK = 256
-OPTIONS = "group_size:1"  # as TFDS writes it: every row can be read alone
+ROWS_A_CHUNK = 64  # at 2,048 tokens a row what is gathered stays in the cache
+OPTIONS = "group_size:1,zstd:1"  # as TFDS writes it: every row can be read alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,28 +85,34 @@ def write_shard(task: ShardTask) -> tuple[int, int]:
 
 def _examples(task: ShardTask) -> Iterator[bytes]:
     table = task.table if isinstance(task.table, PieceTable) else _mapped(task.table)
-    data, zeros = table.data, bytes(task.row_length)
+    data, zeros = np.frombuffer(table.data, np.uint8), bytes(task.row_length)
+    places = np.int32 if len(data) < 1 << 31 else np.int64
     document_ends = np.concatenate([[0], np.cumsum(task.row_documents, dtype=np.int64)])
     piece_ends = np.concatenate([[0], np.cumsum(task.document_pieces, dtype=np.int64)])
     for first in range(0, len(task.row_documents), ROWS_A_CHUNK):
         documents = document_ends[first : first + ROWS_A_CHUNK + 1]
         pieces = piece_ends[documents[0] : documents[-1] + 1]
         chosen = task.pieces[pieces[0] : pieces[-1]]
-        runs = [data[a:b] for a, b in zip(table.starts[chosen].tolist(), table.starts[chosen + 1].tolist(), strict=True)]
+        starts = table.starts[chosen]
+        sizes = table.starts[chosen + 1] - starts
+        byte_ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        place = np.repeat((starts - byte_ends[:-1]).astype(places), sizes)
+        place += np.arange(len(place), dtype=places)
+        tokens = data[place].tobytes()
         counts = table.counts[chosen]
         token_ends = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         loss = np.repeat((chosen < task.headers_from).astype(np.uint8), counts).tobytes()
-        token_bounds = token_ends[pieces - pieces[0]]
+        byte_bounds, token_bounds = byte_ends[pieces - pieces[0]], token_ends[pieces - pieces[0]]
         lengths, length_starts = pack_varints(np.diff(token_bounds))
         lengths_bytes = lengths.tobytes()
         rows = documents - documents[0]
         bounds = zip(
-            (pieces - pieces[0])[rows].tolist(), token_bounds[rows].tolist(), length_starts[rows].tolist(), strict=True
+            byte_bounds[rows].tolist(), token_bounds[rows].tolist(), length_starts[rows].tolist(), strict=True
         )  # of each row, and the end of the last one
         a, t, le = next(bounds)
         for row, (b, u, end) in enumerate(bounds, first):
             padding = zeros[: task.row_length - (u - t)]
-            yield example(b"".join(runs[a:b]) + padding, lengths_bytes[le:end], loss[t:u] + padding, task.first_row + row)
+            yield example(tokens[a:b] + padding, lengths_bytes[le:end], loss[t:u] + padding, task.first_row + row)
             a, t, le = b, u, end
 
 

@@ -236,6 +236,7 @@ def _write_splits(
                 headers_from=np.iinfo(np.int32).max,
             )
             statistics[plain_text.SPLIT] = _pack_text(packer, general, tokens)
+        rows.features(spec.row_length)  # a quarter of a second to import TFDS, while the workers still write
     rows.write_info(directory, spec.row_length, {name: writer.written.get(name, []) for name in statistics})
     shutil.rmtree(table)
     return statistics

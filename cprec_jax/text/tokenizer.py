@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from cprec_jax.errors import UserError, one_line
 
 END_OF_TEXT = "<|endoftext|>"
-TEXTS_A_BATCH = 20_000
+TEXTS_A_BATCH = 2_000  # an encoding takes many times the memory of its ids
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -46,13 +47,18 @@ class Tokenizer:
 
     def encode_all(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Encode many texts on all cores. Returns flat `tokens` int32 and `offsets` int64[len(texts) + 1]."""
-        parts, offsets = [np.zeros(0, np.int32)], np.zeros(len(texts) + 1, np.int64)
-        for first in range(0, len(texts), TEXTS_A_BATCH):  # an encoding takes many times the memory of its ids
-            ids = [e.ids for e in self.backend.encode_batch_fast(list(texts[first : first + TEXTS_A_BATCH]), add_special_tokens=False)]
-            offsets[first + 1 : first + 1 + len(ids)] = list(map(len, ids))
-            parts.append(np.fromiter(itertools.chain.from_iterable(ids), np.int32))
-        np.cumsum(offsets, out=offsets)
-        return np.concatenate(parts), offsets
+
+        def encode(first: int) -> tuple[np.ndarray, np.ndarray]:
+            encodings = self.backend.encode_batch_fast(list(texts[first : first + TEXTS_A_BATCH]), add_special_tokens=False)
+            ids = [encoding.ids for encoding in encodings]
+            return np.fromiter(itertools.chain.from_iterable(ids), np.int32), np.fromiter(map(len, ids), np.int64)
+
+        # Two threads, so that one batch is encoded (on all cores, outside Python) while the ids of another one are collected.
+        with ThreadPoolExecutor(2) as threads:
+            parts = list(threads.map(encode, range(0, len(texts), TEXTS_A_BATCH)))
+        offsets = np.zeros(len(texts) + 1, np.int64)
+        np.cumsum(np.concatenate([np.zeros(0, np.int64), *(lengths for _, lengths in parts)]), out=offsets[1:])
+        return np.concatenate([np.zeros(0, np.int32), *(ids for ids, _ in parts)]), offsets
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.backend.decode(list(map(int, ids)), skip_special_tokens=False)

@@ -1,6 +1,10 @@
 """The same corpus from both engines. Needs requirements-spark.txt and Java (make test-spark)."""
 
+import socket
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -85,6 +89,41 @@ def test_one_hash_on_real_data(shared_data: Path, tmp_path: Path):
     duckdb, spark = both(sources, tmp_path, k_core={"pretrain": 0, "downstream": 5}, times=split)
     assert_alike(duckdb, spark)
     assert len(spark.sequences("mixed")) > 1000
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[str]:
+    """A standalone master and one worker on this machine; gives the master's URL."""
+    import pyspark
+
+    start = str(Path(pyspark.__file__).parent / "bin" / "spark-class")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    url, log = f"spark://127.0.0.1:{port}", tmp_path / "cluster.log"
+    address = ["--host", "127.0.0.1", "--webui-port", "0"]
+    master = [start, "org.apache.spark.deploy.master.Master", *address, "--port", port]
+    worker = [start, "org.apache.spark.deploy.worker.Worker", *address, "--cores", "2", "--memory", "1g", url]
+    worker += ["--work-dir", str(tmp_path / "worker")]
+    with log.open("w") as out, subprocess.Popen(master, stderr=out, stdout=out) as first, subprocess.Popen(worker, stderr=out) as second:
+        deadline = time.monotonic() + 120
+        while "Registering worker" not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+        yield url
+        second.kill()
+        first.kill()
+
+
+@pytest.mark.spark
+def test_one_hash_from_a_cluster(tmp_path: Path, cluster: str):
+    """Through spark://, where an executor with a process of its own reads and writes the tables."""
+    books = {"books": table_source(tmp_path / "books", random_interactions(1, n=200), numbered_titles())}
+    local = [f"spark.driver.{key}=127.0.0.1" for key in ("host", "bindAddress")]
+    conf = ["spark.sql.shuffle.partitions=1", "spark.executor.memory=512m", "spark.cores.max=1", *local]
+    duckdb, spark_corpus = both(books, tmp_path, spark={"master": cluster, "conf": conf}, k_core=0)
+    assert_alike(duckdb, spark_corpus)
+    assert list((tmp_path / "worker").glob("app-*/0/stderr")), "an executor of the worker did it"
 
 
 @pytest.mark.spark
