@@ -16,13 +16,14 @@ def pack_varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Non-negative integers below 2^31 as varints: uint8[total], and the place int64[n + 1] where each begins."""
     flat = np.ascontiguousarray(values, np.uint32).reshape(-1)
     size = np.ones(len(flat), np.uint8)
-    for bits in (7, 14, 21, 28):
-        size += flat >= np.uint32(1 << bits)
+    limits = [1 << bits for bits in (7, 14, 21, 28) if int(flat.max(initial=0)) >> bits]  # few tokenizers need all of them
+    for limit in limits:
+        size += flat >= np.uint32(limit)
     starts = np.zeros(len(flat) + 1, np.int64)
     np.cumsum(size, out=starts[1:])
     out = np.empty(starts[-1], np.uint8)
     out[starts[:-1]] = (flat & 127) | np.where(size > 1, 128, 0)
-    for place in range(1, 5):
+    for place in range(1, len(limits) + 1):
         longer = np.flatnonzero(size > place)
         out[starts[longer] + place] = ((flat[longer] >> (7 * place)) & 127) | np.where(size[longer] > place + 1, 128, 0)
     return out, starts
