@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.evaluate.sets import EvalSet
+from cprec_jax.progress import say
 
 USERS_A_BATCH = 256
 
@@ -62,16 +63,20 @@ class Oracle:
 class ScoreFile:
     """Scores of another system: a table `user, item, score` (Parquet, CSV or TSV), with the numbers of the corpus's own files.
 
-    Items a user has no score for rank below all that have one, and tie. A user of the set without any score is a `UserError`; so are
-    scores that are not finite and pairs given twice. There is no distribution, so no NLL.
+    Items a user has no score for rank below all that have one, and tie. A user of the set without any score for its catalogue is a
+    `UserError`; so are empty cells, scores that are not finite and pairs given twice. There is no distribution, so no NLL.
     """
 
     def __init__(self, path: Path):
         self._path = path
         table = _read_table(path)
         for column in ("user", "item", "score"):
-            if column not in table.column_names:
-                raise UserError(f"{path}: no column {column!r}; a file of scores has user, item and score (found {table.column_names})")
+            if (count := table.column_names.count(column)) != 1:
+                found = f"{'two columns' if count else 'no column'} {column!r}"
+                raise UserError(f"{path}: {found}; a file of scores has user, item and score once (found {table.column_names})")
+            if table[column].null_count:
+                row = int(np.flatnonzero(table[column].is_null().to_numpy())[0])
+                raise UserError(f"{path}: row {row + 1}: {column} is empty or NaN; leave such rows out, or fill them")
         try:
             user, item = (table[name].cast(pa.int64()).to_numpy() for name in ("user", "item"))
             score = table["score"].cast(pa.float64()).to_numpy()
@@ -95,17 +100,26 @@ class ScoreFile:
         last = np.searchsorted(self._user, data.targets.user, side="right")
         if (first == last).any():
             raise UserError(f"{self._path}: no score for user {data.targets.user[np.flatnonzero(first == last)[0]]} of set {data.name}")
-        given = 0
+        missing = 0
+        lowest = np.nextafter(self._score.min(), -np.inf)  # what is missing ties below everything
         for users in user_batches(len(data)):
-            scores = np.full((len(users), len(data.items)), self._score.min() - 1)  # what is missing ties below everything
+            scores = np.full((len(users), len(data.items)), lowest)
             for row, user in enumerate(users):
                 item, score = self._item[first[user] : last[user]], self._score[first[user] : last[user]]
                 column = np.minimum(np.searchsorted(data.items, item), len(data.items) - 1)
                 here = data.items[column] == item  # a file may hold several sets
+                if not here.any():  # the user would be ranked like chance: numbers of another corpus?
+                    raise UserError(
+                        f"{self._path}: user {data.targets.user[user]} has scores, but for no item of set {data.name}; "
+                        f"`item` must be the corpus's numbers (its catalogue: {data.items[0]} to {data.items[-1]})"
+                    )
                 scores[row, column[here]] = score[here]
-                given += int(here.sum())
+                missing += len(data.items) - int(here.sum())
             yield Scored(users=users, scores=scores, log_probs=None)
-        self._facts = {"pairs_without_score": len(data) * len(data.items) - given}
+        self._facts = {"pairs_without_score": missing}
+        if missing:
+            pairs = len(data) * len(data.items)
+            say(f"evaluate: {data.name}: {self._path} has no score for {missing:,} of {pairs:,} pairs of user and item; they tie last")
 
     def facts(self) -> dict[str, Any]:
         return self._facts

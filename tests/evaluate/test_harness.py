@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate import harness, methods
+from cprec_jax.evaluate import harness
 from cprec_jax.evaluate.metrics import METRICS, random_ranker
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.evaluate.sets import open_set
@@ -344,61 +343,6 @@ def test_a_target_outside_its_catalogue_is_refused(corpus: Corpus, monkeypatch: 
     monkeypatch.setattr(Corpus, "targets", lambda *_: type(targets)(**changed))
     with pytest.raises(UserError, match="target 100 is not in its catalogue"):
         open_set(corpus, "Books", "test", ("full",), True, None, 0)
-
-
-def write_scores(path: Path, corpus: Corpus, change: Mapping[str, Any] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A file of random scores of every user of Books for 50 of its 60 items."""
-    targets, items = corpus.targets("test", "Books"), corpus.catalogue("Books")[:50]
-    user, item = np.repeat(targets.user, 50), np.tile(items, len(targets))
-    score = np.random.default_rng(0).normal(size=len(user))
-    columns: dict[str, Any] = {"user": user, "item": item, "score": score} | dict(change or {})
-    lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
-    path.write_text("\n".join(lines) + "\n")
-    return user, item, score
-
-
-def test_scores_of_another_system(evaluated, corpus: Corpus, tmp_path: Path) -> None:
-    _, _, score = write_scores(tmp_path / "scores.csv", corpus)
-    names = {"theirs": {"kind": "scores", "path": str(tmp_path / "scores.csv")}}
-    result, ranks = evaluated(name="theirs", names=names, max_users=None, mask_history="never")
-    targets = corpus.targets("test", "Books")
-    table = score.reshape(len(targets), 50)
-    target = targets.target - corpus.catalogue("Books")[0]
-    for user in range(len(targets)):
-        expected = (table[user] > table[user, target[user]]).sum() if target[user] < 50 else 50
-        assert column(ranks, "n_better")[user] == expected
-        assert column(ranks, "n_tied")[user] == (0 if target[user] < 50 else 9)
-    assert result["sets"]["Books"]["pairs_without_score"] == 10 * len(targets)
-    assert "nll" not in result["sets"]["Books"]["protocols"]["full"] and ranks["nll"].null_count == len(ranks)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"score": [float("nan")]}, "row 1: score nan"),
-        ({"user": [5]}, "no score for user"),
-        ({"item": ["B00x"]}, "must be the corpus's numbers"),
-    ],
-)
-def test_bad_scores_are_refused(corpus: Corpus, tmp_path: Path, change: dict[str, list], message: str) -> None:
-    n = len(corpus.targets("test", "Books")) * 50
-    write_scores(
-        tmp_path / "s.csv", corpus, {key: value * n for key, value in change.items()} | ({"item": range(n)} if "user" in change else {})
-    )
-    data = open_set(corpus, "Books", "test", ("full",), True, None, 0)
-    with pytest.raises(UserError, match=message):
-        list(methods.ScoreFile(tmp_path / "s.csv").score(data))
-
-
-def test_a_file_without_scores_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "s.csv").write_text("user,item\n1,2\n")
-    with pytest.raises(UserError, match="no column 'score'"):
-        methods.ScoreFile(tmp_path / "s.csv")
-    (tmp_path / "t.csv").write_text("user,item,score\n1,2,.5\n1,2,.6\n")
-    with pytest.raises(UserError, match="user 1 has two scores for item 2"):
-        methods.ScoreFile(tmp_path / "t.csv")
-    with pytest.raises(UserError, match="no such file of scores"):
-        methods.ScoreFile(tmp_path / "none.csv")
 
 
 def test_seeds_of_runs(evaluated, corpus: Corpus, model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,113 @@
+"""Scores of another system: ranked as they are, and refused where they would rank anybody by chance."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cprec_jax.corpus import Corpus
+from cprec_jax.errors import UserError
+from cprec_jax.evaluate import harness, methods
+from cprec_jax.evaluate.sets import EvalSet, open_set
+
+
+@pytest.fixture(scope="module")
+def corpus(tiny_rows: Path) -> Corpus:
+    return Corpus.open(tiny_rows / "corpus")
+
+
+@pytest.fixture(scope="module")
+def books(corpus: Corpus) -> EvalSet:
+    return open_set(corpus, "Books", "test", ("full",), True, None, 0)
+
+
+def write_scores(path: Path, corpus: Corpus, change: Mapping[str, Any] | None = None) -> np.ndarray:
+    """A file of random scores of every user of Books for 50 of its 60 items; the scores, float64[users * 50]."""
+    targets, items = corpus.targets("test", "Books"), corpus.catalogue("Books")[:50]
+    user, item = np.repeat(targets.user, 50), np.tile(items, len(targets))
+    score = np.random.default_rng(0).normal(size=len(user))
+    columns: dict[str, Any] = {"user": user, "item": item, "score": score} | dict(change or {})
+    lines = [",".join(columns), *(",".join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+    path.write_text("\n".join(lines) + "\n")
+    return score
+
+
+def test_scores_of_another_system(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    score = write_scores(tmp_path / "scores.csv", corpus)
+    (tmp_path / "corpus").symlink_to(corpus.path)
+    names = {"theirs": {"kind": "scores", "path": str(tmp_path / "scores.csv")}}
+    settings = {"sets": ("Books",), "protocols": ("full",), "mask_history": "never", "bootstrap": 20}
+    harness.evaluate({"evaluate": {"names": names, **settings}}, tmp_path)
+    result = json.loads((tmp_path / "results" / "theirs" / "results.json").read_text())
+    ranks = pq.read_table(tmp_path / "results" / "theirs" / "ranks.parquet")
+    targets = corpus.targets("test", "Books")
+    table = score.reshape(len(targets), 50)
+    target = targets.target - corpus.catalogue("Books")[0]
+    for user in range(len(targets)):
+        expected = (table[user] > table[user, target[user]]).sum() if target[user] < 50 else 50
+        assert ranks["n_better"][user].as_py() == expected
+        assert ranks["n_tied"][user].as_py() == (0 if target[user] < 50 else 9)
+    assert result["sets"]["Books"]["pairs_without_score"] == 10 * len(targets)
+    assert f"has no score for {10 * len(targets):,} of {60 * len(targets):,} pairs of user and item" in capsys.readouterr().err
+    assert "nll" not in result["sets"]["Books"]["protocols"]["full"] and ranks["nll"].null_count == len(ranks)
+
+
+def test_missing_pairs_are_below_the_lowest_score_however_large_it_is(corpus: Corpus, books: EvalSet, tmp_path: Path) -> None:
+    write_scores(tmp_path / "s.csv", corpus, {"score": [-1e17] * (50 * len(books))})
+    (scored,) = methods.ScoreFile(tmp_path / "s.csv").score(books)
+    assert scored.scores is not None and (scored.scores[:, :50] == -1e17).all() and (scored.scores[:, 50:] < -1e17).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"score": [float("nan")]}, "row 1: score is empty or NaN"),
+        ({"user": [5]}, "no score for user"),
+        ({"item": ["B00x"]}, "must be the corpus's numbers"),
+        ({"score": [float("inf")]}, "row 1: score inf"),
+    ],
+)
+def test_bad_scores_are_refused(corpus: Corpus, books: EvalSet, tmp_path: Path, change: dict[str, list], message: str) -> None:
+    n = len(books) * 50
+    write_scores(
+        tmp_path / "s.csv", corpus, {key: value * n for key, value in change.items()} | ({"item": range(n)} if "user" in change else {})
+    )
+    with pytest.raises(UserError, match=message):
+        list(methods.ScoreFile(tmp_path / "s.csv").score(books))
+
+
+def test_items_of_another_numbering_are_refused(corpus: Corpus, books: EvalSet, tmp_path: Path) -> None:
+    """Nobody would have a score for anything, and every user a rank by chance."""
+    write_scores(tmp_path / "s.csv", corpus, {"item": np.tile(np.arange(50) + 10_000, len(books))})
+    message = rf"user {books.targets.user[0]} has scores, but for no item of set Books; .*{books.items[0]} to {books.items[-1]}"
+    with pytest.raises(UserError, match=message):
+        list(methods.ScoreFile(tmp_path / "s.csv").score(books))
+
+
+@pytest.mark.parametrize("column", ["user", "item", "score"])
+def test_empty_cells_are_refused(tmp_path: Path, column: str) -> None:
+    """Arrow would make floats of numbers beside a null, and two users of large numbers the same."""
+    values: dict[str, list[Any]] = {"user": [2**60, 2**60 + 1], "item": [1, 2], "score": [0.5, 0.6]}
+    values[column][1] = None
+    pq.write_table(pa.table(values), tmp_path / "s.parquet")
+    with pytest.raises(UserError, match=f"row 2: {column} is empty or NaN; leave such rows out"):
+        methods.ScoreFile(tmp_path / "s.parquet")
+
+
+def test_a_file_without_scores_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("user,item\n1,2\n")
+    with pytest.raises(UserError, match="no column 'score'"):
+        methods.ScoreFile(tmp_path / "s.csv")
+    (tmp_path / "s.csv").write_text("user,item,score,item\n1,2,.5,2\n")
+    with pytest.raises(UserError, match="two columns 'item'"):
+        methods.ScoreFile(tmp_path / "s.csv")
+    (tmp_path / "t.csv").write_text("user,item,score\n1,2,.5\n1,2,.6\n")
+    with pytest.raises(UserError, match="user 1 has two scores for item 2"):
+        methods.ScoreFile(tmp_path / "t.csv")
+    with pytest.raises(UserError, match="no such file of scores"):
+        methods.ScoreFile(tmp_path / "none.csv")
