@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cprec_jax.errors import UserError
 from cprec_jax.evaluate.prompt_cache import PromptCache, attend_keys, attend_prompt, by_head, by_position, join_rows, merge
 from cprec_jax.evaluate.trie_index import TrieIndex, spans
 from cprec_jax.evaluate.trie_scoring import root_edge_logits
@@ -131,7 +132,10 @@ def _ways(index: TrieIndex, asked_UC: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _expand(index: TrieIndex, at: _Frontier, logits: np.ndarray, temperature: float, leaves: _Leaves) -> _Frontier:
-    """The next level: children of visited nodes. `logits`: of the edges of all nodes of `at`, one after the other."""
+    """The next level: children of visited nodes. `logits`: of the edges of all nodes of `at`, one after the other; `UserError` where one
+    is not finite, since NaN is below every bound and its titles would be left out in silence."""
+    if not np.isfinite(logits).all():
+        raise UserError(f"the model gives a title the logit {logits[~np.isfinite(logits)][0]}; its parameters must give finite scores")
     owner, edge = spans(index.edge_first, at.node)
     log_prob = np.zeros(0)
     first = np.zeros(len(at.node), np.int64)

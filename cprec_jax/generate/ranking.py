@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cprec_jax.evaluate.ranks import check_finite
 from cprec_jax.evaluate.title_trie import build_trie
 from cprec_jax.evaluate.trie_index import build_index
 from cprec_jax.evaluate.trie_scoring import encode_for_trie, to_device, trie_log_probs
@@ -27,10 +28,12 @@ class TitleRanker:
         self._index = None if beam is None else build_index(trie)
 
     def log_probs(self, tokens: np.ndarray, best: int, asked: list[int]) -> np.ndarray:
-        """float64[N]. By a beam: the `best` best titles it reaches and those `asked` for (columns) exactly, -inf for all others."""
+        """float64[N]. By a beam: the `best` best titles it reaches and those `asked` for (columns) exactly, -inf for all others. A model
+        whose scores are not finite is a `UserError`: next to NaN every title has the first place."""
         padded = pad([tokens])
         if self._index is None:
             found = _rank(self._decoder, self._params, self._device_trie, *padded, np.float32(self._temperature))
+            check_finite(np.asarray(found), "generate")
             return np.asarray(found, np.float64)[0]
         cache = _encode(self._decoder, self._params, *padded)
         columns = np.array([asked], np.int64).reshape(1, -1)

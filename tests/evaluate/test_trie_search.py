@@ -1,9 +1,11 @@
 """Branch and bound against the ranking of the whole catalogue; a beam against both."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cprec_jax.errors import UserError
 from cprec_jax.evaluate import trie_search
 from cprec_jax.evaluate.title_trie import build_trie
 from cprec_jax.evaluate.trie_index import build_index
@@ -85,3 +87,16 @@ def test_a_beam_is_deterministic_and_finds_most_of_the_best() -> None:
 def test_tiny_catalogues(titles: list[tuple[int, ...]]) -> None:
     found, exact = searched(titles, np.zeros((3, 1), np.int64), best=len(titles))
     np.testing.assert_allclose(found.log_probs, exact, atol=1e-4)
+
+
+def test_nan_beside_the_way_to_the_target_is_refused() -> None:
+    """The subtree of token 2 is NaN, the target is below token 1: its rank would be right and the other titles gone."""
+    decoder, params = tiny(tie_embeddings=False)
+    embedding = params["embed"].at[2].set(jnp.nan)  # of the token as a node, not as an edge
+    titles = [(1, 3), (1, 4), (2, 3), (2, 4)]
+    cache = encoded(decoder, params, *prompts(1, LENGTHS, 12))
+    broken = {**params, "embed": embedding}
+    asked, index = np.zeros((3, 1), np.int64), build_index(build_trie(*ragged(titles)))
+    assert np.isfinite(search(decoder, params, index, cache, asked, np.full(3, 4)).log_probs).all()
+    with pytest.raises(UserError, match="the logit nan; its parameters must give finite scores"):
+        search(decoder, broken, index, cache, asked, np.full(3, 4))
