@@ -8,6 +8,7 @@ import numpy as np
 
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.hf.keys import few
+from cprec_jax.hf.settings import once
 from cprec_jax.hf.tensor_file import TensorFile
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -15,14 +16,6 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; absent, broken, or with one key twice -> `UserError`."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            keys = [key for key, _ in pairs]
-            raise ValueError(f"duplicate keys {few({key for key in keys if keys.count(key) > 1})}")
-        return result
-
     try:
         value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
     except FileNotFoundError:
@@ -55,9 +48,9 @@ class CheckpointFiles:
             weight_map = read_json(self.directory / INDEX).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
                 raise UserError(f"{self.directory / INDEX}: has no weight_map; download the checkpoint again")
-            outside = {file for file in weight_map.values() if not isinstance(file, str) or Path(file).name != file}
+            outside = {str(file) for file in weight_map.values() if not isinstance(file, str) or Path(file).name != file}
             if outside:
-                raise UserError(f"{self.directory / INDEX}: names files outside its directory: {few(map(str, outside))}")
+                raise UserError(f"{self.directory / INDEX}: names files outside its directory: {few(outside)}")
             return weight_map
         if (self.directory / SINGLE).exists():
             return None

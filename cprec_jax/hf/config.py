@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from cprec_jax.errors import UserError
-from cprec_jax.model.config import DecoderConfig, RopeScaling
+from cprec_jax.hf.keys import few
+from cprec_jax.hf.rope import LOCAL_ROPE_THETA, parse_rope
+from cprec_jax.hf.settings import Settings
+from cprec_jax.model.config import DecoderConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,8 +64,7 @@ FAMILIES = {
     ),
 }
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-ROPE_KINDS = ("default", "linear", "llama3")
-LOCAL_ROPE_THETA = 10000.0  # Gemma 3's default for layers with a window
+LAYER_TYPES = ("full_attention", "sliding_attention")
 
 # features of transformers configs that would change the computation: key -> the values that leave it alone
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -85,15 +87,17 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 def parse_config(raw: Mapping[str, Any], where: str) -> DecoderConfig:
     """The `DecoderConfig` of a parsed `config.json`; `where` starts every message. Raises `UserError` for anything unsupported."""
     model_type = raw.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UserError(f"{where}: model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
     for key, neutral in _NEUTRAL.items():
         if raw.get(key) not in neutral:
             raise UserError(f"{where}: {key} = {raw[key]!r} is not supported; use a checkpoint without it")
+    if raw.get("dtype") is not None and raw.get("torch_dtype") not in (None, raw["dtype"]):
+        raise UserError(f"{where}: dtype = {raw['dtype']!r} and torch_dtype = {raw['torch_dtype']!r} contradict each other; keep one")
     family = FAMILIES[model_type]
-    get = _Reader({**family.defaults, **raw}, where)
+    get = Settings(raw, where, family.defaults)
     heads, hidden = get.integer("num_attention_heads"), get.integer("hidden_size")
-    scaling, theta, local_theta = _rope(get, model_type)
+    scaling, theta, local_theta = parse_rope(get, model_type)
     window, sliding_layers = _window(get, family)
     values: dict[str, Any] = {
         "model_type": model_type,
@@ -107,7 +111,7 @@ def parse_config(raw: Mapping[str, Any], where: str) -> DecoderConfig:
         "max_position_embeddings": get.integer("max_position_embeddings", 2048),
         "rope_theta": theta,
         "rope_scaling": scaling,
-        "norm_eps": get.number("rms_norm_eps", 1e-6),
+        "norm_eps": get.positive("rms_norm_eps", 1e-6),
         "tie_embeddings": get.flag("tie_word_embeddings"),
         "initializer_range": get.number("initializer_range", 0.02),
         "activation": _activation(get, family),
@@ -117,7 +121,7 @@ def parse_config(raw: Mapping[str, Any], where: str) -> DecoderConfig:
         **family.fixed,
     }
     if model_type == "gemma3_text":
-        values["query_scalar"] = get.number("query_pre_attn_scalar", 256.0)
+        values["query_scalar"] = get.positive("query_pre_attn_scalar", 256.0)
         values["local_rope_theta"] = local_theta if sliding_layers is not None else None
     try:
         return DecoderConfig(**values)
@@ -125,39 +129,14 @@ def parse_config(raw: Mapping[str, Any], where: str) -> DecoderConfig:
         raise UserError(f"{where}: {error}") from error
 
 
-class _Reader:
-    """Typed look-ups that name the key and the file when something is wrong; null means absent, as in transformers."""
-
-    def __init__(self, raw: Mapping[str, Any], where: str):
-        self.raw, self.where = raw, where
-
-    def value(self, key: str, kind: type | tuple[type, ...], default: Any) -> Any:
-        value = self.raw.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise UserError(f"{self.where}: {key} is missing")
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise UserError(f"{self.where}: {key} = {value!r} has the wrong type")
-        return value
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        return self.value(key, int, default)
-
-    def number(self, key: str, default: float) -> float:
-        return float(self.value(key, (int, float), default))
-
-    def flag(self, key: str) -> bool:
-        return self.value(key, bool, False)
-
-
-def _activation(get: _Reader, family: Family) -> str:
-    name = get.raw.get(family.activation_key) or "silu"
+def _activation(get: Settings, family: Family) -> str:
+    name = get.value(family.activation_key, str, "silu")
     if name not in ACTIVATIONS:
         raise UserError(f"{get.where}: {family.activation_key} = {name!r} is not supported; supported: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
-def _biases(get: _Reader, family: Family) -> dict[str, bool]:
+def _biases(get: Settings, family: Family) -> dict[str, bool]:
     biased, mlp = get.flag("attention_bias"), get.flag("mlp_bias")
     if mlp and get.raw["model_type"] != "llama":
         raise UserError(f"{get.where}: mlp_bias = true is not supported for model_type {get.raw['model_type']!r}")
@@ -168,45 +147,7 @@ def _biases(get: _Reader, family: Family) -> dict[str, bool]:
     return {"attention_bias": family.biases == "qkv", "attention_out_bias": False, "mlp_bias": mlp}
 
 
-def _rope(get: _Reader, model_type: str) -> tuple[RopeScaling | None, float, float]:
-    """(scaling, theta, theta of local layers) from the old spelling (rope_theta, rope_scaling) and the new one (rope_parameters)."""
-    old = dict(get.raw.get("rope_scaling") or {})
-    new = dict(get.raw.get("rope_parameters") or {})
-    local: dict[str, Any] = {}
-    if "full_attention" in new or "sliding_attention" in new:  # one set for each layer type (Gemma 3)
-        local, new = dict(new.get("sliding_attention") or {}), dict(new.get("full_attention") or {})
-        if model_type != "gemma3_text":
-            raise UserError(f"{get.where}: rope_parameters by layer type are not supported for model_type {model_type!r}")
-        if local.get("rope_type", "default") != "default":
-            raise UserError(f"{get.where}: rope_type {local['rope_type']!r} of sliding_attention is not supported; supported: default")
-    if old and new and _scaling(old, get.where) != _scaling(new, get.where):
-        raise UserError(f"{get.where}: rope_scaling and rope_parameters contradict each other; keep one")
-    theta = float(new.get("rope_theta", get.number("rope_theta", 10000.0)))
-    local_theta = float(local.get("rope_theta", get.number("rope_local_base_freq", LOCAL_ROPE_THETA)))
-    return _scaling(old or new, get.where), theta, local_theta
-
-
-def _scaling(rope: Mapping[str, Any], where: str) -> RopeScaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ROPE_KINDS:
-        raise UserError(f"{where}: rope type {kind!r} is not supported; supported: {', '.join(ROPE_KINDS)}")
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError(f"{where}: partial_rotary_factor = {rope['partial_rotary_factor']} is not supported")
-    if kind == "default":
-        return None
-    names = ["factor"]
-    if kind == "llama3":
-        names += ["low_freq_factor", "high_freq_factor", "original_max_position_embeddings"]
-    missing = [name for name in names if name not in rope]
-    if missing:
-        raise UserError(f"{where}: rope type {kind!r} needs {', '.join(missing)}")
-    try:
-        return RopeScaling(kind=kind, **{name: rope[name] for name in names})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: rope type {kind!r}: {error}") from error
-
-
-def _window(get: _Reader, family: Family) -> tuple[int | None, tuple[bool, ...] | None]:
+def _window(get: Settings, family: Family) -> tuple[int | None, tuple[bool, ...] | None]:
     """(window, layers that have it; None = all) as transformers decides it for the family."""
     window, layers = get.raw.get("sliding_window"), get.integer("num_hidden_layers")
     if family.window == "none":
@@ -215,16 +156,17 @@ def _window(get: _Reader, family: Family) -> tuple[int | None, tuple[bool, ...] 
         return None, None
     if family.window == "max_window_layers" and not get.flag("use_sliding_window"):
         window = None
-    types = get.raw.get("layer_types")
-    if types is not None and family.window != "all":
-        unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
+    if get.raw.get("layer_types") is not None and family.window != "all":
+        types = get.value("layer_types", list)
+        unknown = [kind for kind in types if kind not in LAYER_TYPES]
         if unknown or len(types) != layers:
-            raise UserError(f"{get.where}: layer_types must be {layers} of full_attention, sliding_attention; got {len(types)}, {unknown}")
+            got = f"{len(types)}, {few(set(map(repr, unknown)))}" if unknown else f"{len(types)}"
+            raise UserError(f"{get.where}: layer_types must be {layers} of {', '.join(LAYER_TYPES)}; got {got}")
         sliding = [kind == "sliding_attention" for kind in types]
     elif family.window == "max_window_layers":
-        sliding = [i >= get.integer("max_window_layers", 28) for i in range(layers)]
+        sliding = [i >= get.integer("max_window_layers", 28, least=0) for i in range(layers)]
     elif family.window == "pattern":
-        period = get.integer("sliding_window_pattern", get.raw.get("_sliding_window_pattern") or 6)
+        period = get.integer("sliding_window_pattern", get.integer("_sliding_window_pattern", 6))
         sliding = [bool((i + 1) % period) for i in range(layers)]
     else:
         sliding = [True] * layers

@@ -77,6 +77,18 @@ def test_truncated_file(directory, keep):
     refused(directory, r"model\.safetensors: damaged or truncated")
 
 
+def test_header_that_names_a_tensor_twice(directory):
+    path = directory / "model.safetensors"
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    entry = json.dumps({**header["model.norm.weight"], "shape": [2, 16]})
+    text = f'{json.dumps(header)[:-1]}, "model.norm.weight": {entry}}}'.encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+    refused(directory, r"model\.safetensors: damaged or truncated \(duplicate keys model\.norm\.weight\)")
+
+
 def test_only_a_pickle(directory):
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
     refused(directory, r"only pytorch_model\.bin \(a pickle")
@@ -114,6 +126,8 @@ def test_index_that_disagrees_with_its_files(sharded):
     refused(sharded, f"disagree about {name}")
     path.write_text(json.dumps({"weight_map": {name: "../elsewhere.safetensors"}}))
     refused(sharded, "outside its directory")
+    path.write_text(json.dumps({"weight_map": {name: ["model-00001-of-00002.safetensors"], "b": 5}}))
+    refused(sharded, r"outside its directory: 5, \['model-00001")
 
 
 def test_one_tensor_in_two_files(sharded):

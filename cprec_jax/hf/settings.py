@@ -1,0 +1,58 @@
+"""JSON objects that others made: no key twice, and typed look-ups whose errors name the file, the key and the value."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cprec_jax.errors import UserError
+from cprec_jax.hf.keys import few
+
+
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` of `json` that raises `ValueError` for a key that stands twice, where `json` lets the last one win."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"duplicate keys {few({key for key in keys if keys.count(key) > 1})}")
+    return result
+
+
+class Settings:
+    """The keys of one object, over the defaults of its family; null means absent. `where` starts every message."""
+
+    def __init__(self, given: Mapping[str, Any], where: str, defaults: Mapping[str, Any] | None = None):
+        self.given, self.where, self.defaults = given, where, defaults or {}
+        self.raw = {**self.defaults, **given}  # here a null in the file stays one
+
+    def value(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
+        value = next((found for found in (self.given.get(key), self.defaults.get(key), default) if found is not None), None)
+        if value is None:
+            raise UserError(f"{self.where}: {key} is missing")
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise UserError(f"{self.where}: {key} = {value!r} has the wrong type")
+        return value
+
+    def integer(self, key: str, default: int | None = None, least: int = 1) -> int:
+        value = self.value(key, int, default)
+        if value < least:
+            raise UserError(f"{self.where}: {key} = {value} must be at least {least}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.value(key, (int, float), default)
+        if not abs(value) <= sys.float_info.max:  # NaN, infinities (Python's JSON has both), and integers beyond a float
+            raise UserError(f"{self.where}: {key} = {value!r} is not a finite number")
+        return float(value)
+
+    def positive(self, key: str, default: float | None = None) -> float:
+        value = self.number(key, default)
+        if value <= 0:
+            raise UserError(f"{self.where}: {key} = {value!r} must be above 0")
+        return value
+
+    def flag(self, key: str) -> bool:
+        return self.value(key, bool, False)
+
+    def section(self, key: str) -> "Settings":
+        """The object under `key`, empty where it is absent; its messages name both keys."""
+        return Settings(self.value(key, dict, {}), f"{self.where}: {key}")
