@@ -89,17 +89,21 @@ def read_result(path: Path) -> Result:
             step=None if step is None else int(_number(step, "step")),
             run=str(raw.get("run") or ""),
             cost=dict(raw["cost"]) if isinstance(raw.get("cost"), Mapping) else {},
-            general_text=_first_mapping(raw.get("general_text")),
+            general_text=_mean_over_seeds(raw.get("general_text")),
             folder=path.parent,
         )
     except _Damaged as error:
         raise UserError(f"{path}: damaged ({error}); delete {path.parent} and run `launch.py evaluate` again") from None
 
 
-def _first_mapping(value: Any) -> dict[str, Any]:
-    """A mapping, or the first of a list of them (one a seed); empty otherwise."""
-    first = value[0] if isinstance(value, list) and value else value
-    return dict(first) if isinstance(first, Mapping) else {}
+def _mean_over_seeds(value: Any) -> dict[str, Any]:
+    """A mapping, or of a list of them (one a seed) the means of its numbers; what all have alike stays as it is. Empty otherwise."""
+    seeds = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, Mapping)]
+    mean: dict[str, Any] = dict(seeds[0]) if seeds else {}
+    for key, first in mean.items():
+        if any(one.get(key) != first for one in seeds) and isinstance(first, int | float):
+            mean[key] = sum(_number(one.get(key), f"general_text.{key}") for one in seeds) / len(seeds)
+    return mean
 
 
 class _Damaged(Exception):

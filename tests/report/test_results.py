@@ -48,6 +48,17 @@ def test_a_lower_bound_of_mrr_does_not_stand_beside_exact_ones(tmp_path):
     assert "hr@100" in books.protocols["full"].values and "mrr" in games.protocols["full"].values, "all of Games is ranked"
 
 
+def test_forgetting_is_the_mean_over_seeds(tmp_path):
+    """With five seeds the table used to show the first one's perplexity alone."""
+    of_seeds = [{"file": "a.txt", "tokens": 90, "perplexity": value, "bits_per_byte": value / 10} for value in (20.0, 30.0, 40.0)]
+    for general, perplexity in ((of_seeds, 30.0), (of_seeds[0], 20.0)):
+        workdirs.write(tmp_path / "results.json", workdirs.result("cpt", 0.2, {"Books": 800}, general_text=general))
+        expected = {"file": "a.txt", "tokens": 90, "perplexity": perplexity, "bits_per_byte": pytest.approx(perplexity / 10)}
+        assert read_result(tmp_path / "results.json").general_text == expected
+    workdirs.write(tmp_path / "results.json", workdirs.result("cpt", 0.2, {"Books": 800}))
+    assert read_result(tmp_path / "results.json").general_text == {}
+
+
 def _without(value, *keys):
     *parents, last = keys
     for key in parents:
