@@ -5,22 +5,14 @@ Wilcoxon and sign tests have inflated error on such data (arXiv 2305.02461); the
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from scipy import stats
 
-from cprec_jax.artefact import read_json
-from cprec_jax.errors import UserError, one_line
-from cprec_jax.evaluate.metrics import only_bounds, per_user
-from cprec_jax.evaluate.spec import COUNTED
+from cprec_jax.errors import UserError
 
-DETERMINISTIC = ("random", *COUNTED, "oracle", "hf", "scores")  # kinds without a seed
-
-RANKS_FILE = "ranks.parquet"
 DRAWN_AT_ONCE = 4_000_000  # users of all resamples together
 
 
@@ -49,7 +41,8 @@ class Comparison:
 class UserMetrics:
     """One results directory under one protocol. By set: users int64[n] ascending, and by metric float64[seeds, n].
 
-    `deterministic`: another seed could not have given anything else.
+    `deterministic`: another seed could not have given anything else. `masked`: by set, whether items of the history were left out of the
+    ranking; a set is missing where nothing says so, or where the protocol's candidates do not depend on it.
     """
 
     name: str
@@ -57,6 +50,9 @@ class UserMetrics:
     deterministic: bool
     users: Mapping[str, np.ndarray]
     values: Mapping[str, Mapping[str, np.ndarray]]
+    split: str = "test"
+    protocol_version: Any = None
+    masked: Mapping[str, bool] = field(default_factory=dict)
 
 
 def paired_randomisation(a: np.ndarray, b: np.ndarray, samples: int = 10_000, seed: int = 0) -> float:
@@ -114,49 +110,6 @@ def effect_size(a: np.ndarray, b: np.ndarray) -> float:
     return float(difference.mean() / deviation) if deviation else 0.0
 
 
-def read_ranks(directory: Path, protocol: str) -> pa.Table:
-    """The rows of one protocol in WORKDIR/results/NAME/ranks.parquet. Absent or damaged: `UserError`."""
-    path = directory / RANKS_FILE
-    try:
-        return pq.read_table(path, filters=[("protocol", "=", protocol)])
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read ({one_line(error)[:120]}); evaluate {directory.name} again") from error
-
-
-def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
-    """Per-user metrics of WORKDIR/results/NAME, but those that are only bounds. No such protocol in it: `UserError`."""
-    record = read_json(directory / "results.json", "evaluate")
-    table = read_ranks(directory, protocol)
-    if not len(table):
-        raise UserError(f"{directory}: has no ranks under protocol {protocol!r}; evaluate it with that protocol")
-    names = np.asarray(table["set"].to_pylist())
-    columns = {name: table[name].to_numpy() for name in ("user", "n_better", "n_tied", "nll", "seed")}
-    users: dict[str, np.ndarray] = {}
-    values: dict[str, dict[str, np.ndarray]] = {}
-    for set_name in dict.fromkeys(names.tolist()):
-        here = {key: column[names == set_name] for key, column in columns.items()}
-        order = np.lexsort((here["user"], here["seed"]))
-        seeds = len(np.unique(here["seed"]))
-        shape = (seeds, len(order) // seeds)
-        ranked = per_user(here["n_better"][order], here["n_tied"][order])
-        if not np.isnan(here["nll"]).any():
-            ranked["nll"] = here["nll"][order].astype(np.float64)
-        for metric in only_bounds(record.get("sets", {}).get(set_name, {}), protocol):
-            del ranked[metric]
-        by_seed = here["user"][order].reshape(shape)
-        if (by_seed != by_seed[0]).any():
-            raise UserError(f"{directory / RANKS_FILE}: set {set_name}: seeds were evaluated on different users; evaluate it again")
-        users[set_name] = by_seed[0]
-        values[set_name] = {metric: value.reshape(shape) for metric, value in ranked.items()}
-    return UserMetrics(
-        name=record["name"],
-        corpus_hash=record["corpus_hash"],
-        deterministic=record.get("kind") in DETERMINISTIC,
-        users=users,
-        values=values,
-    )
-
-
 def on_common_users(results: Sequence[UserMetrics]) -> list[UserMetrics]:
     """The results, cut to the users of each set that all results with that set have ranked; sets without such users are left out."""
     common: dict[str, np.ndarray] = {}
@@ -180,7 +133,8 @@ def compare(
 ) -> list[Comparison]:
     """`method` against every reference on every set that both have, Holm-corrected over all of them, a metric at a time.
 
-    Results of another corpus, or of other users, are a `UserError`: they cannot be paired.
+    Results of another corpus, split or protocol version, of other users, or with other items in the ranking, are a `UserError`: they
+    cannot be paired.
     """
     rows: list[Comparison] = []
     for metric in metrics:
@@ -202,9 +156,22 @@ def compare(
 def _check_pair(a: UserMetrics, b: UserMetrics) -> None:
     if a.corpus_hash != b.corpus_hash:
         raise UserError(f"results {a.name!r} and {b.name!r} are of different corpora; evaluate both on the same one")
+    for what, one, other in (("split", a.split, b.split), ("protocol version", a.protocol_version, b.protocol_version)):
+        if one != other:
+            raise UserError(f"results {a.name!r} and {b.name!r} are not of one {what} ({one} and {other}); evaluate both alike")
+    for name in other_masks(a, b):
+        raise UserError(
+            f"results {a.name!r} and {b.name!r}: set {name} was ranked without the items of the history in one and with them in the "
+            "other; use the same config.evaluate.mask_history"
+        )
     for name in a.users:
         if name in b.users and not np.array_equal(a.users[name], b.users[name]):
             raise UserError(f"results {a.name!r} and {b.name!r} ranked different users of set {name}; use the same max_users and seed")
+
+
+def other_masks(a: UserMetrics, b: UserMetrics) -> list[str]:
+    """The sets of both in which one ranked the items of the history and the other did not."""
+    return [name for name in a.values if name in b.values and {a.masked.get(name), b.masked.get(name)} == {True, False}]
 
 
 def _seeds(method: UserMetrics, reference: UserMetrics, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.metrics import METRICS
-from cprec_jax.evaluate.significance import Comparison, UserMetrics, compare, on_common_users, read_user_metrics
+from cprec_jax.evaluate.significance import Comparison, UserMetrics, compare, on_common_users
+from cprec_jax.report.ranks import read_user_metrics
 from cprec_jax.report.render import WIDTH, markdown_table, plain_text
 from cprec_jax.report.results import RESULTS_FILE, Measured
 from cprec_jax.report.tables import NOTHING, Cell, Column, Entry, Row, Table, metric_cells, number

@@ -6,11 +6,11 @@ from typing import Any
 
 from cprec_jax.artefact import MANIFEST, file_sha256, fingerprint, new_directory, read_json, write_json
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.significance import RANKS_FILE
 from cprec_jax.progress import say
 from cprec_jax.report.corpus_summary import corpus_tables
 from cprec_jax.report.html import html_page
 from cprec_jax.report.latex import latex
+from cprec_jax.report.ranks import RANKS_FILE
 from cprec_jax.report.render import csv_text, markdown, plain_text
 from cprec_jax.report.results import RESULTS_FILE, Result, read_metrics, read_results
 from cprec_jax.report.signs import best_signs
@@ -113,7 +113,7 @@ def load_results(workdir: Path, manifest: Mapping[str, Any], order: Sequence[str
         raise UserError(f"{workdir / 'results'}: all results were made from another corpus; run `launch.py evaluate` again")
     known = {result.name for result in found}
     notes += [f"{name}: no result yet; run `launch.py evaluate --only={name}`" for name in order if name not in known]
-    return with_random(ordered(usable, order), manifest), notes
+    return with_random(ordered(usable, order), manifest), notes + _mask_notes(usable)
 
 
 def one_protocol(found: Sequence[Result], manifest: Mapping[str, Any]) -> tuple[list[Result], list[str]]:
@@ -135,6 +135,21 @@ def one_protocol(found: Sequence[Result], manifest: Mapping[str, Any]) -> tuple[
             why = f"the split {result.split}, not {split}"
         notes.append(f"{result.name}: left out, made with {why}; run `launch.py evaluate --only={result.name}` again")
     return usable, notes
+
+
+def _mask_notes(results: Sequence[Result]) -> list[str]:
+    """Where `full` does not mean the same for all results of a set."""
+    notes = []
+    for name in dict.fromkeys(name for result in results for name in result.sets):
+        of_set = {result.name: result.sets[name].facts for result in results if name in result.sets}
+        masked = {result: facts["history_masked"] for result, facts in of_set.items() if "history_masked" in facts}
+        if len(set(masked.values())) > 1:
+            ranked = ", ".join(result for result, mask in masked.items() if not mask)
+            notes.append(
+                f"{name}: items of the history are ranked by {ranked} and by none of the others, so their figures do not compare; "
+                "evaluate all with one config.evaluate.mask_history"
+            )
+    return notes
 
 
 def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping[str, Any]) -> list[Section]:

@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from cprec_jax.artefact import MANIFEST
 from cprec_jax.corpus import Corpus
 from cprec_jax.evaluate.metrics import only_bounds, per_user
-from cprec_jax.evaluate.significance import RANKS_FILE, read_ranks
 from cprec_jax.report.plots import COLOURS, DPI, RC, SIZE, STYLES, short_name, write_figure
+from cprec_jax.report.ranks import RANKS_FILE, read_ranks
 from cprec_jax.report.results import ORACLE, RANDOM, Result
 from cprec_jax.report.tables import PRIMARY
 

@@ -16,8 +16,8 @@ from cprec_jax.evaluate import harness
 from cprec_jax.evaluate.metrics import METRICS, random_ranker
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.evaluate.sets import open_set
-from cprec_jax.evaluate.significance import read_user_metrics
 from cprec_jax.evaluate.spec import EvaluateSpec
+from cprec_jax.report.ranks import read_user_metrics
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.template import Template, TemplateSpec

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,8 @@ from scipy import stats
 
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate import significance
-from cprec_jax.evaluate.significance import compare, effect_size, holm, paired_randomisation, read_user_metrics, t_test_over_seeds
+from cprec_jax.evaluate.significance import compare, effect_size, holm, paired_randomisation, t_test_over_seeds
+from cprec_jax.report.ranks import read_user_metrics
 
 
 def test_randomisation_agrees_with_scipy() -> None:
@@ -58,12 +60,16 @@ def test_effect_size() -> None:
     assert effect_size(np.ones(5), np.ones(5)) == 0
 
 
-def write_result(folder: Path, name: str, better: np.ndarray, corpus: str = "c", first_user: int = 0) -> Path:
+def write_result(
+    folder: Path, name: str, better: np.ndarray, corpus: str = "c", first_user: int = 0, masked: bool = True, **extra: Any
+) -> Path:
     """A results directory of one set with n_better int[seeds, n]."""
     directory = folder / name
     directory.mkdir()
-    (directory / "results.json").write_text(json.dumps({"name": name, "corpus_hash": corpus}))
     seeds, n = better.shape
+    sets = {"Toys": {"users": n, "protocols": {}, "history_masked": masked}}
+    record = {"name": name, "kind": "checkpoint", "corpus_hash": corpus, "protocol_version": 1, "split": "test", "sets": sets, **extra}
+    (directory / "results.json").write_text(json.dumps(record))
     order = np.random.default_rng(seeds).permutation(seeds * n)  # the order of rows must not matter
     columns = {
         "set": np.full(seeds * n, "Toys"),
@@ -111,5 +117,11 @@ def test_what_cannot_be_paired_is_refused(tmp_path: Path) -> None:
         compare(a, [read_user_metrics(write_result(tmp_path, "b", better, corpus="d"))])
     with pytest.raises(UserError, match="different users"):
         compare(a, [read_user_metrics(write_result(tmp_path, "e", better, first_user=1))])
+    with pytest.raises(UserError, match=r"'a' and 'v' are not of one split \(test and valid\)"):
+        compare(a, [read_user_metrics(write_result(tmp_path, "v", better, split="valid"))])
+    with pytest.raises(UserError, match=r"'a' and 'p' are not of one protocol version \(1 and 0\)"):
+        compare(a, [read_user_metrics(write_result(tmp_path, "p", better, protocol_version=0))])
+    with pytest.raises(UserError, match="set Toys was ranked without the items of the history in one and with them in the other"):
+        compare(a, [read_user_metrics(write_result(tmp_path, "m", better, masked=False))])
     with pytest.raises(UserError, match="no ranks under protocol 'u20'"):
         read_user_metrics(tmp_path / "a", "u20")

@@ -19,7 +19,7 @@ def write_result(directory: Path, better: np.ndarray, kind: str = "checkpoint", 
     seeds, n = better.shape
     users = np.arange(n) if users is None else users
     directory.mkdir(parents=True)
-    record = {"name": directory.name, "kind": kind, "corpus_hash": corpus, "sets": {"Books": {}}}
+    record = {"name": directory.name, "kind": kind, "corpus_hash": corpus, "sets": {"Books": {"users": n, "protocols": {}}}}
     (directory / "results.json").write_text(json.dumps(record))
     columns = {
         "set": ["Books"] * better.size,
@@ -115,6 +115,20 @@ def test_mistakes(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     places = {"good": results / "good", "results": results, "other": tmp_path / "other"}
     assert launch.main(["compare", *(argument.format(**places) for argument in arguments)]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", '{"kind": "markov", "corpus_hash": "c", "sets": {}}', '{"name": "good", "sets": []}'])
+def test_damaged_results_are_named(results: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    (results / "good" / "results.json").write_text(text)
+    assert launch.main(["compare", str(results)]) == 2
+    assert "good/results.json: damaged" in capsys.readouterr().err
+
+
+def test_ranks_without_a_column_are_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ranks = results / "good" / "ranks.parquet"
+    pq.write_table(pq.read_table(ranks).drop_columns(["n_tied"]), ranks)
+    assert launch.main(["compare", str(results)]) == 2
+    assert "good/ranks.parquet: no column 'n_tied'" in capsys.readouterr().err
 
 
 def test_damaged_ranks_are_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,6 +132,15 @@ def test_results_of_another_corpus_version_or_split_are_left_out_and_named(workd
     assert "0.9000" not in captured.out
 
 
+def test_results_with_and_without_the_history_in_the_ranking_are_named(workdir, capsys):
+    other = workdirs.result("seen", 0.9, SETS)
+    other["sets"]["Garden"]["history_masked"] = False
+    workdirs.write(workdir / "results" / "seen" / "results.json", other)
+    report(workdirs.config(), workdir)
+    note = "Garden: items of the history are ranked by seen and by none of the others"
+    assert capsys.readouterr().err.count(note) == 1 and note in (workdir / "report" / "report.md").read_text()
+
+
 def test_only_results_of_another_corpus_is_an_error(tmp_path):
     workdir = workdirs.make_workdir(tmp_path, SETS)
     manifest = {**workdirs.manifest(SETS), "corpus_hash": "ff" * 32}

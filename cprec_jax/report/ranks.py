@@ -1,0 +1,66 @@
+"""Reads the ranks of single users, `results/NAME/ranks.parquet`: by column, or as metrics that can be paired."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cprec_jax.errors import UserError, one_line
+from cprec_jax.evaluate.metrics import only_bounds, per_user
+from cprec_jax.evaluate.significance import UserMetrics
+from cprec_jax.evaluate.spec import COUNTED
+from cprec_jax.report.results import RESULTS_FILE, read_result
+
+RANKS_FILE = "ranks.parquet"
+DETERMINISTIC = ("random", *COUNTED, "oracle", "hf", "scores")  # kinds without a seed
+COLUMNS = ("set", "user", "n_better", "n_tied", "nll", "seed")
+
+
+def read_ranks(directory: Path, protocol: str) -> pa.Table:
+    """The rows of one protocol in WORKDIR/results/NAME/ranks.parquet. Absent or damaged: `UserError`."""
+    path = directory / RANKS_FILE
+    try:
+        table = pq.read_table(path, filters=[("protocol", "=", protocol)])
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)[:120]}); evaluate {directory.name} again") from error
+    if missing := [name for name in COLUMNS if name not in table.column_names]:
+        raise UserError(f"{path}: no column {missing[0]!r}; evaluate {directory.name} again")
+    return table
+
+
+def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
+    """Per-user metrics of WORKDIR/results/NAME, but those that are only bounds. Damaged, or no such protocol in it: `UserError`."""
+    result = read_result(directory / RESULTS_FILE)
+    table = read_ranks(directory, protocol)
+    if not len(table):
+        raise UserError(f"{directory}: has no ranks under protocol {protocol!r}; evaluate it with that protocol")
+    names = np.asarray(table["set"].to_pylist())
+    columns = {name: table[name].to_numpy() for name in COLUMNS[1:]}
+    facts = {name: one.facts for name, one in result.sets.items()}
+    users: dict[str, np.ndarray] = {}
+    values: dict[str, dict[str, np.ndarray]] = {}
+    for set_name in dict.fromkeys(names.tolist()):
+        here = {key: column[names == set_name] for key, column in columns.items()}
+        order = np.lexsort((here["user"], here["seed"]))
+        by_seed = np.split(here["user"][order], np.flatnonzero(np.diff(here["seed"][order])) + 1)
+        if any(not np.array_equal(user, by_seed[0]) for user in by_seed):
+            raise UserError(f"{directory / RANKS_FILE}: set {set_name}: seeds were evaluated on different users; evaluate it again")
+        shape = (len(by_seed), len(by_seed[0]))
+        ranked = per_user(here["n_better"][order], here["n_tied"][order])
+        if not np.isnan(here["nll"]).any():
+            ranked["nll"] = here["nll"][order].astype(np.float64)
+        for metric in only_bounds(facts.get(set_name, {}), protocol):
+            del ranked[metric]
+        users[set_name] = by_seed[0]
+        values[set_name] = {metric: value.reshape(shape) for metric, value in ranked.items()}
+    return UserMetrics(
+        name=result.name,
+        corpus_hash=result.corpus_hash,
+        deterministic=result.kind in DETERMINISTIC,
+        users=users,
+        values=values,
+        split=result.split,
+        protocol_version=result.protocol_version,
+        masked={name: bool(fact["history_masked"]) for name, fact in facts.items() if protocol == "full" and "history_masked" in fact},
+    )
