@@ -56,10 +56,19 @@ def test_nothing_is_done_twice(done: Path, capsys: pytest.CaptureFixture[str]) -
 def test_only_what_is_out_of_date_is_done(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(done, workdir)
+    card = workdir / "export" / "cpt" / "README.md"
+    before = card.read_text()
     shutil.rmtree(workdir / "results" / "popularity")
+    jobs.export(road.config(train={"schedule": {"peak": 0.5}, "seed": 7}, pack={"row_length": 128}), workdir)
+    row = next(line for line in before.splitlines() if line.startswith("| popularity |"))
+    without = card.read_text()
+    assert row not in without and without.partition("## Results")[0] == before.partition("## Results")[0]  # the run's config, not this one
+    assert "warm-up 3 %, stable 87 %, annealing 10 %, peak 0.001" in without and "row length: 64 tokens" in without
+    capsys.readouterr()
     jobs.run(road.CONFIG, workdir)
     told = capsys.readouterr().err
-    assert told.count("is made now") == 1 and "results/popularity is made now" in told
+    assert told.count("is made now") == 2 and "results/popularity is made now" in told and "export/cpt is made now" in told
+    assert card.read_text() == before
 
 
 def test_the_export_is_a_hugging_face_model(done: Path) -> None:

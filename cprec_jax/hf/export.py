@@ -14,7 +14,7 @@ from cprec_jax.hf.save import save
 from cprec_jax.model.decoder import count_params
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.progress import say
-from cprec_jax.report.model_card import model_card
+from cprec_jax.report.model_card import card_inputs, model_card
 from cprec_jax.spec import build
 from cprec_jax.train import run
 from cprec_jax.train.restore import restore_decoder
@@ -41,9 +41,10 @@ class ExportSpec:
 
 
 def export_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
-    """What an export is made from: the section and the run's parameters."""
+    """What an export is made from: the section, the run's parameters, and what the card shows beside them."""
     trained = artefact.read_json(run.run_directory(workdir) / artefact.MANIFEST, "train")
-    return {"job": "export", "export": config.get("export", {}), "params": trained["params_sha256"]}
+    section, card = config.get("export", {}), card_inputs(config, workdir)
+    return {"job": "export", "export": section, "params": trained["params_sha256"], "card": card}
 
 
 def export(config: Mapping[str, Any], workdir: Path) -> None:
@@ -68,6 +69,8 @@ def export(config: Mapping[str, Any], workdir: Path) -> None:
         "params_sha256": inputs["params"],
         "base_sha256": artefact.fingerprint(description["inputs"]["base"]) if description["inputs"].get("base") else None,
         "template": rows["template"],
+        "training": run.training_facts(description["config"]["train"]),
+        "row_length": rows["row_length"],
     }
     target = workdir / "export" / run.STAGE
     tokenizer_dir = workdir / "rows" / run.STAGE / "tokenizer"

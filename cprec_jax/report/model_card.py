@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cprec_jax.artefact import MANIFEST
+from cprec_jax.artefact import MANIFEST, file_sha256
 from cprec_jax.report.render import escape_markdown, markdown_table, one_line
 from cprec_jax.report.report import evaluation_order, one_protocol, read_manifest
 from cprec_jax.report.results import RESULTS_FILE, read_results
@@ -18,8 +18,10 @@ def model_card(config: Mapping[str, Any], workdir: Path, facts: Mapping[str, Any
     """Markdown of the card.
 
     Args:
+      config: of the job; the title and the order of the results are taken from it. How the run was trained is in `facts`.
       facts: what the export knows; all optional: `parameters`, `step`, `tokens`, `dtype`, `init_from`, `corpus_hash`, `rows_hash`,
-        `params_sha256`, `base_sha256`, `base_model` (its name on the hub), `template` (`header`, `end_of_item`, `all_domains`).
+        `params_sha256`, `base_sha256`, `base_model` (its name on the hub), `template` (`header`, `end_of_item`, `all_domains`), `training`
+        (`train.run.training_facts`), `row_length`.
       base_dir: where the base model's own card is; default: `init_from`.
 
     The results table is left out where nothing was evaluated yet; a damaged results.json is a `UserError`, as in the report.
@@ -27,21 +29,31 @@ def model_card(config: Mapping[str, Any], workdir: Path, facts: Mapping[str, Any
     workdir = Path(workdir)
     base = Path(str(facts["init_from"])) if facts.get("init_from") else None
     licence = base_licence(base_dir or base) if base else ""
-    title = str(config.get("name") or config.get("report", {}).get("title") or "CPRec model")
     manifest = read_manifest(workdir) if (workdir / "corpus" / MANIFEST).exists() else {}
     parts = [
         _front_matter(licence, str(facts.get("base_model") or "")),
-        f"# {escape_markdown(title)}",
+        f"# {escape_markdown(_title(config))}",
         _what(base, facts),
         "## Data\n\n" + _data(manifest),
         "## Template\n\n" + _template(facts.get("template") or {}),
-        "## Training\n\n" + _training(config, facts),
+        "## Training\n\n" + _training(facts),
         _results(config, workdir, manifest, facts.get("step")),
         "## Use\n\n" + _use(facts.get("template") or {}, _first_domain(manifest)),
         "## Limits\n\n" + _limits(base, licence),
         "## Hashes\n\n" + _hashes(facts),
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def card_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """What a card depends on beside the run: when this changes, it says what is no longer so."""
+    paths = sorted((workdir / "results").glob(f"*/{RESULTS_FILE}"))
+    results = {path.parent.name: file_sha256(path) for path in paths if not path.parent.name.startswith(".")}
+    return {"title": _title(config), "order": evaluation_order(config), "results": results}
+
+
+def _title(config: Mapping[str, Any]) -> str:
+    return str(config.get("name") or config.get("report", {}).get("title") or "CPRec model")
 
 
 def base_licence(directory: Path) -> str:
@@ -107,8 +119,8 @@ def _code(text: str) -> str:
     return one_line(text).replace("`", "'")
 
 
-def _training(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    train = config.get("train", {})
+def _training(facts: Mapping[str, Any]) -> str:
+    train = facts.get("training") or {}
     lines = [f"- {label}: {describe(facts[key])}" for key, label in (("step", "steps"), ("tokens", "tokens")) if facts.get(key) is not None]
     labels = {
         "schedule": "schedule (Warmup-Stable-Annealing)",
@@ -117,8 +129,8 @@ def _training(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
         "seed": "seed",
     }
     lines += [f"- {label}: {escape_markdown(describe(train[key]))}" for key, label in labels.items() if train.get(key) not in (None, {})]
-    if config.get("pack", {}).get("row_length"):
-        lines.append(f"- row length: {describe(config['pack']['row_length'])} tokens")
+    if facts.get("row_length"):
+        lines.append(f"- row length: {describe(facts['row_length'])} tokens")
     if facts.get("dtype"):
         lines.append(f"- stored as: {escape_markdown(str(facts['dtype']))}")
     return "\n".join(lines) or "Not recorded."

@@ -16,7 +16,7 @@ from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.spec import at_least_one, build
 from cprec_jax.train.optimizer import OptimizerSpec
-from cprec_jax.train.schedule import ScheduleSpec
+from cprec_jax.train.schedule import ScheduleSpec, fractions
 
 STAGE = "cpt"
 
@@ -103,6 +103,15 @@ class TrainSpec:
             return max(1, round(self.epochs * rows / self.global_batch))
         assert self.tokens is not None
         return max(1, round(self.tokens / (self.global_batch * row_length)))
+
+
+def training_facts(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What the section `config.train` of a run means, defaults included, as JSON: for its model card."""
+    spec = build(TrainSpec, section, "config.train")
+    warmup, stable, anneal = (f"{100 * part:.4g} %" for part in fractions(spec.schedule))
+    schedule = {"warm-up": warmup, "stable": stable, "annealing": anneal}
+    schedule |= {name: getattr(spec.schedule, name) for name in ("peak", "end", "shape")}
+    return {"schedule": schedule, "optimizer": vars(spec.optimizer), "global_batch": spec.global_batch, "seed": spec.seed}
 
 
 def seeds(config: Mapping[str, Any]) -> int:

@@ -64,7 +64,14 @@ def wsa(spec: ScheduleSpec, total_steps: int) -> optax.Schedule:
 
 def anneal_fraction(spec: ScheduleSpec) -> float:
     """The part of a run that anneals."""
-    return 1.0 if spec.start == "anneal" else spec.anneal
+    return fractions(spec)[-1]
+
+
+def fractions(spec: ScheduleSpec) -> tuple[float, float, float]:
+    """The parts of a run that warm up, are stable, and anneal."""
+    if spec.start == "anneal":
+        return 0.0, 0.0, 1.0
+    return spec.warmup, 1 - spec.warmup - spec.anneal, spec.anneal
 
 
 def phases(spec: ScheduleSpec, total_steps: int) -> tuple[int, int]:

@@ -7,19 +7,17 @@ import pytest
 
 from cprec_jax.errors import UserError
 from cprec_jax.report.model_card import base_licence, model_card
+from cprec_jax.train.run import training_facts
 from tests.report import workdirs
 
 SETS = {"Books": 800, "Garden": 120}
 TEMPLATE = {"header": "Items one user chose in {scope}, oldest first:\n", "end_of_item": "\n", "all_domains": "all domains"}
-CONFIG = {
-    **workdirs.config(),
-    "pack": {"row_length": 256},
-    "train": {"schedule": {"peak": 4e-3, "warmup": 0.05, "anneal": 0.3}, "seed": 3},
-}
+CONFIG = workdirs.config()
 
 
 def facts(**changes):
     values = {"parameters": 1234567, "step": 300, "tokens": 7654321, "dtype": "float32", "init_from": None, "template": TEMPLATE}
+    values |= {"training": training_facts({"steps": 300, "schedule": {"peak": 4e-3}, "seed": 3}), "row_length": 256}
     return {**values, "corpus_hash": "aa" * 32, "rows_hash": "bb" * 32, "params_sha256": "cc" * 32, **changes}
 
 
@@ -38,8 +36,9 @@ def test_the_card_states_facts_data_schedule_results_and_hashes(tmp_path):
     assert card.startswith("---\n")
     lines = front_matter(card)
     assert "library_name: transformers" in lines and "pipeline_tag: text-generation" in lines and "- recommendation" in lines
-    for words in ("1,234,567 parameters", "trained from scratch", "7,654,321", "peak 0.004", "anneal 0.3", "row length: 256", "float32"):
+    for words in ("1,234,567 parameters", "trained from scratch", "7,654,321", "peak 0.004", "row length: 256", "seed: 3", "float32"):
         assert words in card
+    assert "warm-up 3 %, stable 87 %, annealing 10 %" in card and "weight decay 0.1" in card  # the defaults, too
     assert "| Books | pre-training | 300 | 14,935 |" in card and "| Garden | evaluation only | 300 | – |" in card
     assert "| cpt | **0.2400** (0.2104–0.2696) |" in card and "This model is the row `cpt`." in card
     assert all(value * 32 in card for value in ("aa", "bb", "cc"))
