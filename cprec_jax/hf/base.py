@@ -22,7 +22,7 @@ def keep(init_from: str, tokenizer_dir: Path, target: Path) -> None:
     `tokenizer_dir` holds the run's tokenizer: the base model's, perhaps with new tokens, or quite another.
     """
     source = locate(init_from)
-    names = CARD + (GENERATION if _extends(tokenizer_dir, source) else ())
+    names = CARD + (GENERATION if extends(tokenizer_dir, source) else ())
     with new_directory(target) as temporary:
         write_json(temporary / SOURCE, {"init_from": init_from, "from_hub": not Path(init_from).is_dir()})
         for name in names:
@@ -36,8 +36,8 @@ def hub_name(kept: Path) -> str | None:
     return record["init_from"].partition("@")[0] if record.get("from_hub") else None
 
 
-def _extends(larger: Path, smaller: Path) -> bool:
-    """Whether every token of the tokenizer in `smaller` has the same id in `larger`."""
+def extends(larger: Path, smaller: Path) -> bool:
+    """Whether every token of the tokenizer in `smaller` has the same id in `larger`; False where `smaller` holds none that loads."""
     if not any((smaller / name).exists() for name in ("tokenizer.json", "tokenizer.model", "merges.txt")):
         return False
     ours = tokenizer.load(larger).backend.get_vocab(with_added_tokens=True)

@@ -98,6 +98,8 @@ def make_plan(config: Mapping[str, Any], workdir: Path, directory: Path | None =
     decoder_config = run.decoder_config(model_spec, manifest["vocab_size"], base_vocab_size)
     if decoder_config.max_position_embeddings < manifest["row_length"]:
         say(f"warning: rows have {manifest['row_length']} tokens, the base model was made for {decoder_config.max_position_embeddings}")
+    if model_spec.init_from is not None:
+        _warn_of_another_tokenizer(model_spec.init_from, rows / "tokenizer")
     return Plan(
         directory=directory or run.run_directory(workdir),
         rows=rows,
@@ -113,6 +115,16 @@ def make_plan(config: Mapping[str, Any], workdir: Path, directory: Path | None =
         base_vocab_size=base_vocab_size,
         vocab_size=manifest["vocab_size"],
     )
+
+
+def _warn_of_another_tokenizer(init_from: str, tokenizer_dir: Path) -> None:
+    from cprec_jax.hf import base
+
+    if not base.extends(tokenizer_dir, locate(init_from)):
+        say(
+            f"warning: the rows were not made with the tokenizer of {init_from}, whose embeddings belong to other tokens then; "
+            "set config.text.tokenizer to the base model's own, and pack again"
+        )
 
 
 def _most_segments(splits: Mapping[str, Mapping[str, Any]]) -> int | None:

@@ -15,10 +15,13 @@ import pytest
 
 from cprec_jax.data import loader
 from cprec_jax.errors import Diverged, UserError
+from cprec_jax.hf.save import save
+from cprec_jax.text import tokenizer
 from cprec_jax.train import run
 from cprec_jax.train.trainer import _batches, _most_segments, _remove_run, make_plan, train, train_inputs
 from tests import road
 from tests.conftest import ROOT
+from tests.model.tiny import tiny
 
 PATIENCE = 900  # seconds for what takes twenty on an idle machine
 
@@ -198,6 +201,17 @@ def test_a_base_model_that_does_not_fit_the_tokenizer(workdir: Path, shared_mode
     jobs.pack(small, workdir)
     with pytest.raises(UserError, match=r"has 600 tokens, but the embedding of .* has 512 rows"):
         train(small, workdir)
+
+
+def test_a_base_model_with_another_tokenizer_is_warned_of(tiny_rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    decoder, params = tiny(vocab_size=448)
+    tokenizer.train(["another title\n"] * 9, [1] * 9, 300, tmp_path / "other")
+    for directory, warned in ((tiny_rows / "rows/cpt/tokenizer", False), (tmp_path / "other", True), (None, True)):
+        base = tmp_path / f"base of {directory.name if directory else None}"
+        save(base, params, decoder.config, directory, "card")
+        make_plan({**road.CONFIG, "model": {"init_from": str(base)}}, tiny_rows)
+        told = f"warning: the rows were not made with the tokenizer of {base}," in capsys.readouterr().err
+        assert told == warned
 
 
 def test_a_batch_that_does_not_divide_over_the_devices(workdir: Path) -> None:
