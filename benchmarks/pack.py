@@ -50,8 +50,8 @@ def render(corpus: Corpus, path: Path) -> None:
                 writer.write_table(pa.table({"text": texts}, schema=schema))
 
 
-def make_data(total: int, work: Path, given_tokenizer: Path | None) -> tuple[Path, Path, Path]:
-    """A work directory with a corpus, a tokenizer, and the rendered texts; none of this is measured."""
+def make_data(total: int, work: Path, given_tokenizer: Path | None, rendered: bool = True) -> tuple[Path, Path, Path]:
+    """A work directory with a corpus, a tokenizer, and where the rendered texts are, if wanted; none of this is measured."""
     data, workdir = work / "raw", work / "workdir"
     interactions.generate(data, total)
     prepare.write_config(work / "prepare.py", prepare.corpus_section(data, "4GB", candidates=False) | {"k_core": 0})
@@ -60,7 +60,8 @@ def make_data(total: int, work: Path, given_tokenizer: Path | None) -> tuple[Pat
     shutil.rmtree(data)
     corpus = Corpus.open(workdir / "corpus")
     texts = work / "texts.parquet"
-    render(corpus, texts)
+    if rendered:
+        render(corpus, texts)
     if given_tokenizer is None:
         given_tokenizer = work / "tokenizer"
         tokenizer.train(corpus.items.title, [1] * len(corpus.items), VOCABULARY, given_tokenizer, across_words=False)
@@ -106,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     results = measure.Results()
     speedups, rates, memory = [], [], []
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
-        workdir, tokenizer_directory, texts = make_data(total, Path(folder), options.tokenizer)
+        workdir, tokenizer_directory, texts = make_data(total, Path(folder), options.tokenizer, rendered=not options.no_hf)
         for _ in range(options.repeats or (1 if options.quick else 3)):
             mine, tokens, rows = ours(workdir, tokenizer_directory, options.row_length)
             rates.append(tokens / mine.seconds)

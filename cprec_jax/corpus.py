@@ -29,13 +29,12 @@ EvalSplit = Literal["valid", "test"]
 class ItemTable:
     """All items of all domains; position = item number."""
 
-    item_id: list[str]
     domain: np.ndarray  # int16[N]
     title: list[str]
     train_count: np.ndarray  # int64[N], interactions in the training period
 
     def __len__(self) -> int:
-        return len(self.item_id)
+        return len(self.title)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +109,19 @@ class Corpus:
 
     @functools.cached_property
     def items(self) -> ItemTable:
-        table = self._read(ITEMS_FILE, ("item", "item_id", "domain", "title", "train_count"))
+        table = self._read(ITEMS_FILE, ("item", "domain", "title", "train_count"))
         if not np.array_equal(_numbers(table, "item"), np.arange(len(table))):
             raise UserError(f"{self.path / ITEMS_FILE}: item numbers are not 0, 1, 2, ...; run `launch.py prepare` again")
         return ItemTable(
-            item_id=table["item_id"].to_pylist(),
             domain=_numbers(table, "domain"),
             title=table["title"].to_pylist(),
             train_count=_numbers(table, "train_count"),
         )
+
+    @functools.cached_property
+    def item_ids(self) -> list[str]:
+        """The ids of all items as the sources give them; apart from `items`, because only few need them."""
+        return self._read(ITEMS_FILE, ("item_id",))["item_id"].to_pylist()
 
     @functools.cached_property
     def sets(self) -> dict[str, SetInfo]:

@@ -141,7 +141,7 @@ def _write_oracles(spec: CorpusSpec, adapters: Mapping[str, Adapter], corpus: Co
         adapter = adapters[source.adapter]
         if not isinstance(adapter, KnowsTruth):
             continue
-        item_id = corpus.items.item_id
+        item_id = corpus.item_ids
         catalogue = [item_id[item] for item in corpus.catalogue(source.name)]
         for split in EVAL_SPLITS:
             targets = corpus.targets(split, source.name)

@@ -40,7 +40,7 @@ def naive_k_core(pairs: list[tuple[str, str]], k: int) -> list[tuple[str, str]]:
 
 
 def named(corpus: Corpus, rows: dict[int, list[int]]) -> dict[int, list[str]]:
-    return {user: [corpus.items.item_id[item] for item in items] for user, items in rows.items()}
+    return {user: [corpus.item_ids[item] for item in items] for user, items in rows.items()}
 
 
 def test_time_split_against_a_plain_reference(tmp_path: Path):
@@ -60,13 +60,13 @@ def test_time_split_against_a_plain_reference(tmp_path: Path):
                 wanted[user_key("default", user)] = ([item for item, _ in row[:place]], *row[place], untied)
         histories = named(corpus, records(targets))
         found = {
-            int(user): (histories[int(user)], corpus.items.item_id[item], int(time), bool(untied))
+            int(user): (histories[int(user)], corpus.item_ids[item], int(time), bool(untied))
             for user, item, time, untied in zip(targets.user, targets.target, targets.target_time, targets.untied, strict=True)
         }
         assert found == wanted
         assert not all(untied for *_, untied in wanted.values())
     counts = Counter(item for row in training.values() for item in row)
-    assert dict(zip(corpus.items.item_id, corpus.items.train_count.tolist(), strict=True)) == {i: counts[i] for i in numbered_titles()}
+    assert dict(zip(corpus.item_ids, corpus.items.train_count.tolist(), strict=True)) == {i: counts[i] for i in numbered_titles()}
 
 
 def test_leave_one_out_against_a_plain_reference(tmp_path: Path):
@@ -196,7 +196,7 @@ ODD_INTERACTIONS = [
 def test_odd_titles_duplicates_and_unknown_items_are_counted(tmp_path: Path, policy):
     source = table_source(tmp_path / "raw", ODD_INTERACTIONS, ODD, order="timestamp", split="leave_one_out")
     corpus = corpus_of(tmp_path, {"shop": source}, k_core=0, titles={"policy": policy, "max_length": 300})
-    titles = dict(zip(corpus.items.item_id, corpus.items.title, strict=True))
+    titles = dict(zip(corpus.item_ids, corpus.items.title, strict=True))
     merged = policy == "merge"
     assert titles == {
         "i0": "Same & title" + "" * merged + " [i0]" * (not merged),
@@ -314,5 +314,5 @@ def test_ties_in_the_order_of_the_file(tmp_path: Path):
         targets = corpus.targets("test", "books")
         expected = {user_key("default", user): [row if isinstance(row, str) else row[0] for row in rows] for user, rows in order.items()}
         assert named(corpus, records(targets)) == {user: row[:-1] for user, row in expected.items()}
-        ids = [corpus.items.item_id[item] for item in targets.target]
+        ids = [corpus.item_ids[item] for item in targets.target]
         assert dict(zip(targets.user.tolist(), ids, strict=True)) == {user: row[-1] for user, row in expected.items()}
