@@ -1,5 +1,6 @@
 """`config.evaluate`: what is compared, on which users, by which rule."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -137,10 +138,15 @@ class EvaluateSpec:
                 raise ValueError(f"name {name!r} becomes a directory: use letters, digits, '-', '_' and '.'")
         if not self.protocols or (self.rule in ("trie", VALIDATION) and "full" not in self.protocols):
             raise ValueError("protocols must contain 'full', the primary one (rules 'sum' and 'mean' can do without)")
-        if isinstance(self.temperature, float) and self.temperature <= 0:
-            raise ValueError(f"temperature {self.temperature} must be above 0")
-        if not self.temperatures or min(self.temperatures) <= 0:
-            raise ValueError(f"temperatures {self.temperatures} must be above 0, and at least one")
+        if self.temperature != VALIDATION and not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature {self.temperature} must be above 0 and finite")
+        if not self.temperatures or not all(0 < each < math.inf for each in self.temperatures):
+            raise ValueError(f"temperatures {self.temperatures} must be above 0 and finite, and at least one")
+        if not all(math.isfinite(each) for each in (*self.pmi_weights, 0.0 if self.pmi == VALIDATION else self.pmi)):
+            raise ValueError(f"pmi {self.pmi} and pmi_weights {self.pmi_weights} must be finite")
+        for name in ("bootstrap", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 0")
         if self.pmi != 0 and self.rule != "trie":
             raise ValueError(f"pmi {self.pmi} belongs to the rule 'trie'")
         if self.ranks_to is not None and (self.ranks_to < 100 or self.rule != "trie" or self.pmi != 0):
