@@ -1,5 +1,7 @@
 """Batches of prompts: every user once, few shapes, nothing lost."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -65,7 +67,8 @@ def test_headers_that_do_not_fit_and_prompts_of_nothing_are_refused(tiny_rows) -
         make_prompts(targets, "Books", catalogue, header, 3)
     nothing = without_history(targets)
     assert make_prompts(nothing, "Books", catalogue, header, 100).tokens[0].tolist() == header.header("Books").tolist()
-    bare = Template(TemplateSpec(header=""), words)
-    if len(bare.header("Books")) == 0:
-        with pytest.raises(UserError, match=f"the prompt of user {targets.user[0]} is empty"):
-            make_prompts(nothing, "Books", catalogue, bare, 100)
+    assert words.bos_id is not None, "a header of no text is the token that begins a document"
+    assert make_prompts(nothing, "Books", catalogue, Template(TemplateSpec(header=""), words), 100).tokens[0].tolist() == [words.bos_id]
+    bare = Template(TemplateSpec(header=""), dataclasses.replace(words, bos_id=None))
+    with pytest.raises(UserError, match=f"the prompt of user {targets.user[0]} is empty"):
+        make_prompts(nothing, "Books", catalogue, bare, 100)
