@@ -20,7 +20,7 @@ from cprec_jax.evaluate.prompts import PromptBatch, Prompts, make_prompts, witho
 from cprec_jax.evaluate.sets import EvalSet
 from cprec_jax.evaluate.shared_prefix import score_after
 from cprec_jax.evaluate.spec import EvaluateSpec, Rule
-from cprec_jax.evaluate.title_tokens import padded_titles
+from cprec_jax.evaluate.title_tokens import padded_titles, titles_alike
 from cprec_jax.evaluate.title_trie import TitleTrie, build_trie
 from cprec_jax.evaluate.trie_index import build_index
 from cprec_jax.evaluate.trie_scoring import (
@@ -78,7 +78,7 @@ class TitleModel:
         self._facts = self._chosen | {
             "users_with_dropped_history": prompts.users_cut,
             "items_dropped": prompts.items_dropped,
-            "users_without_history": int(np.count_nonzero(np.diff(data.targets.offsets) == 0)),
+            "titles_tokenised_alike": titles_alike(self._model.catalogue, data.items),
         }
         if prompts.users_cut:
             say(f"evaluate: {data.name}: {prompts.users_cut} of {len(data)} histories exceed the prompt; their oldest items were dropped")
@@ -145,7 +145,6 @@ class TitleModel:
         batch_users = _batch_users(self._spec, min(trie.nodes, self._spec.node_chunk), self._mesh)
         temperature, weight, unconditional = self._calibrated(data, trie, device_trie, batch_users)
         self._facts |= {"temperature": temperature, "skeleton_nodes": trie.nodes, "trie_edges": trie.edges}
-        self._facts["titles_tokenised_alike"] = int(np.count_nonzero(trie.title_copies > 1))
         for batch, logits in self._logits(device_trie, prompts, batch_users, f"score {data.name}"):
             log_probs = np.asarray(_finish(device_trie, logits, jnp.float32(temperature)))[: len(batch.users)]
             if weight:

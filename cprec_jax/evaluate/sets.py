@@ -9,7 +9,7 @@ from cprec_jax.corpus import Corpus, EvalSplit, Targets
 from cprec_jax.errors import UserError
 from cprec_jax.text import ragged
 
-HISTORY_SLICES = (("history 0", 0, 0), ("history 1-5", 1, 5), ("history 6-10", 6, 10), ("history 11-20", 11, 20), ("history 21+", 21, None))
+HISTORY_SLICES = (("history 1-5", 1, 5), ("history 6-10", 6, 10), ("history 11-20", 11, 20), ("history 21+", 21, None))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The job on a tiny corpus with a random model: exact, and untouched by how users are batched, ordered or spread over devices."""
 
 import copy
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from cprec_jax.evaluate.metrics import METRICS, random_ranker
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.evaluate.sets import open_set
 from cprec_jax.evaluate.spec import EvaluateSpec
+from cprec_jax.evaluate.title_tokens import titles_alike
 from cprec_jax.report.ranks import read_user_metrics
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
@@ -171,6 +173,26 @@ def test_recall_of_a_beam_stands_beside_the_exact_ranking(evaluated, monkeypatch
     assert evaluated(beam=2, ranks_to=20)[0]["sets"]["Books"]["beam"] == found
     wide = evaluated(beam=1000)[0]["sets"]["Books"]["beam"]
     assert wide["recall@1"] == wide["recall@10"] == 1 and wide["nodes_visited_per_user"] > found["nodes_visited_per_user"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"ranks_to": 20}, {"rule": "sum", "node_chunk": 64}, {"rule": "mean", "protocols": ("u20",)}], ids=str
+)
+def test_titles_tokenised_alike_tie_and_are_counted(
+    evaluated, model: LoadedModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    """Every user's target has a twin of the same tokens, by whatever rule."""
+    monkeypatch.setattr(EvaluateSpec, "__post_init__", lambda _: None)  # 100 would be the whole of this catalogue
+    tokens = [model.catalogue.item(item) for item in range(len(model.catalogue))]
+    for first, second in zip(corpus.catalogue("Books")[::2], corpus.catalogue("Books")[1::2], strict=True):
+        tokens[second] = tokens[first]
+    alike = Catalogue(tokens=np.concatenate(tokens), offsets=np.cumsum([0, *map(len, tokens)]), unknown_tokens=0)
+    using = dataclasses.replace(model, catalogue=alike)
+    result, ranks = evaluated(using=using, **{"mask_history": "never", "protocols": ("full",), **changes})
+    assert result["sets"]["Books"]["titles_tokenised_alike"] == 60
+    if "protocols" not in changes:
+        assert (column(ranks, "n_tied")[column(ranks, "n_better") < 20] % 2 == 1).all()
+    assert titles_alike(model.catalogue, corpus.catalogue("Books")) == 0
 
 
 def test_pmi_takes_off_what_an_empty_history_says(evaluated, model: LoadedModel, corpus: Corpus) -> None:
