@@ -10,11 +10,11 @@ from typing import Any
 
 from cprec_jax.report.results import ORACLE, Measured, Result
 from cprec_jax.report.spec import ReferenceRow
-from cprec_jax.report.tables import Cell, Section, Table
+from cprec_jax.report.tables import PRIMARY, Cell, Entry, Mark, Section, Signs, Table, entries, marks
 
 WIDTH = 120
 LONGEST_NAME = 40
-CSV_COLUMNS = ("set", "method", "kind", "protocol", "slice", "metric", "value", "ci_low", "ci_high", "users", "source")
+CSV_COLUMNS = ("set", "method", "kind", "protocol", "slice", "metric", "value", "ci_low", "ci_high", "users", "mark", "sign", "source")
 TEXT_MARKS = {"best": "*", "second": "+", "": ""}
 
 
@@ -106,8 +106,12 @@ def markdown(title: str, intro: Sequence[str], sections: Sequence[Section], plot
     return "\n".join(part for part in parts if part)
 
 
-def csv_text(results: Sequence[Result], reference: Sequence[ReferenceRow], manifest: Mapping[str, Any]) -> str:
-    """Every figure as one line in full precision: results by set, protocol and slice, reference rows, and the corpus's counts."""
+def csv_text(results: Sequence[Result], reference: Sequence[ReferenceRow], manifest: Mapping[str, Any], signs: Signs | None = None) -> str:
+    """Every figure as one line in full precision: results by set, protocol and slice, reference rows, and the corpus's counts.
+
+    `mark`: best or second among the measured methods, as in the tables; `sign`: that of a significant lead (`signs`, whole catalogue).
+    """
+    marked = {}
     stream = io.StringIO()
     writer = csv.DictWriter(stream, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -118,7 +122,13 @@ def csv_text(results: Sequence[Result], reference: Sequence[ReferenceRow], manif
             parts = [(protocol, "", measured) for protocol, measured in here.protocols.items()]
             parts += [(protocol, name, m) for name, by_protocol in here.slices.items() for protocol, m in by_protocol.items()]
             for protocol, slice_name, measured in parts:
-                writer.writerows({**where, "protocol": protocol, "slice": slice_name, **line} for line in _csv_lines(measured))
+                place = (set_name, protocol, slice_name)
+                if place not in marked:
+                    marked[place] = _marks_of(entries(set_name, protocol, results, slice_name))
+                for line in _csv_lines(measured):
+                    line["mark"] = marked[place][line["metric"], result.name]
+                    line["sign"] = (signs or {}).get((set_name, line["metric"], result.name), "") if place[1:] == (PRIMARY, "") else ""
+                    writer.writerow({**where, "protocol": protocol, "slice": slice_name, **line})
     for row in reference:
         where = {"set": row.set_name, "method": row.method, "kind": "reference", "protocol": row.protocol, "source": row.source}
         writer.writerows({**where, **line} for line in _csv_lines(Measured(users=0, values=row.values)))
@@ -127,6 +137,12 @@ def csv_text(results: Sequence[Result], reference: Sequence[ReferenceRow], manif
             where = {"set": set_name, "kind": "corpus", "slice": step}
             writer.writerows({**where, "metric": metric, "value": value} for metric, value in counts.items())
     return stream.getvalue()
+
+
+def _marks_of(rows: Sequence[Entry]) -> dict[tuple[str, str], Mark]:
+    """By metric and method."""
+    metrics = dict.fromkeys(metric for row in rows for metric in row.measured.values)
+    return {(metric, row.name): mark for metric in metrics for row, mark in zip(rows, marks(metric, rows), strict=True)}
 
 
 def _csv_lines(measured: Measured) -> Iterable[dict[str, Any]]:

@@ -88,7 +88,7 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
         (directory / "tables.tex").write_text(latex([*overview, *main]), encoding="utf-8")
         if page := users_page(spec.title, results, sets):
             (directory / "users.html").write_text(page, encoding="utf-8")
-        (directory / "tables.csv").write_text(csv_text(results, reference, manifest), encoding="utf-8")
+        (directory / "tables.csv").write_text(csv_text(results, reference, manifest, signs), encoding="utf-8")
         write_json(directory / MANIFEST, {"version": 1, "inputs_hash": fingerprint(report_inputs(config, workdir))})
     for note in notes:
         say(f"report: {note}")

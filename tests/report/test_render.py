@@ -73,6 +73,20 @@ def test_csv_keeps_every_figure_exactly():
     assert rows[3]["source"] == "a paper"
 
 
+def test_csv_says_which_is_best_and_whether_it_leads():
+    def one(name: str, kind: str, hr: float, warm: float) -> Result:
+        full, of_slice = (Measured(users=9, values={"hr@10": value}) for value in (hr, warm))
+        sets = {"Books": SetResult(users=9, protocols={"full": full, "u20": of_slice}, slices={"warm": {"full": of_slice}})}
+        return Result(name=name, kind=kind, sets=sets)
+
+    results = [one("a", "checkpoint", 0.3, 0.1), one("b", "markov", 0.2, 0.2), one("c", "sasrec", 0.1, 0.0), one("o", "oracle", 0.9, 0.9)]
+    rows = csv.DictReader(io.StringIO(csv_text(results, [], {}, {("Books", "hr@10", "a"): "†"}), newline=""))
+    found = {(row["method"], row["protocol"], row["slice"]): row["mark"] + row["sign"] for row in rows}
+    assert {name: found[name, "full", ""] for name in "abco"} == {"a": "best†", "b": "second", "c": "", "o": ""}
+    for place in (("u20", ""), ("full", "warm")):
+        assert {name: found[name, *place] for name in "abco"} == {"a": "second", "b": "best", "c": "", "o": ""}
+
+
 @pytest.mark.parametrize("mark", ["best", "second"])
 def test_a_mark_does_not_move_the_digits(mark):
     rows = tuple(Row(cells=(Cell(text=n), Cell(text="0.1234", mark=m))) for n, m in (("a", mark), ("b", "")))
