@@ -83,6 +83,9 @@ def test_configs_in_the_readme_are_configs() -> None:
     exec(whole, names)
     config = names["get_config"]()
     launch.check(config.to_dict())
+    exec(next(block for block in blocks if "config.evaluate" in block), {"config": config})
+    launch.check(config.to_dict())
+    assert {"checkpoint", "hf", "markov", "item_knn", "sasrec", "scores"} == {each["kind"] for each in config.evaluate["names"].values()}
     mixing = next(block for block in blocks if "anneal_mixture" in block)
     exec(mixing, {"config": config})
     launch.check(config.to_dict())

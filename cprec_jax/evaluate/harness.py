@@ -60,7 +60,7 @@ def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict
     method = dataclasses.asdict(spec.names[name])
     inputs: dict[str, Any] = {"job": "evaluate", "method": method, "settings": dataclasses.asdict(spec), "corpus": corpus, "model": None}
     if spec.names[name].kind in ("untrained", "checkpoint"):
-        runs = run_directories(workdir, run.seeds(config))
+        runs = run_directories(_trained_in(spec.names[name], workdir), run.seeds(config))
         params = [artefact.read_json(directory / artefact.MANIFEST, "train")["params_sha256"] for directory in runs]
         inputs["model"] = params[0] if len(params) == 1 else params
     elif spec.names[name].path is not None:
@@ -70,6 +70,11 @@ def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict
     if spec.general_text is not None and spec.names[name].kind in MODEL_KINDS:
         inputs["general_text"] = artefact.file_sha256(Path(spec.general_text))
     return _that_matter(inputs)
+
+
+def _trained_in(method: MethodSpec, workdir: Path) -> Path:
+    """The work directory whose run a method of kind `untrained` or `checkpoint` is."""
+    return workdir if method.path is None else Path(method.path)
 
 
 def _that_matter(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,6 +216,7 @@ def _methods(
     """What stands behind a name, once a seed, with the training step it is of (None: none)."""
     chosen = spec.names[name]
     if chosen.kind in ("untrained", "checkpoint"):
+        workdir = _trained_in(chosen, workdir)
         for directory in run_directories(workdir, run.seeds(config)):
             if chosen.step == VALIDATION:
                 yield _best_checkpoint(spec, chosen, config, workdir, corpus, directory, validation)

@@ -56,14 +56,17 @@ class TitleModel:
     """A language model that scores titles. Rule `trie`: exact distribution over the catalogue. `sum`, `mean`: likelihood of the tokens.
 
     `validation` holds the sets on which what is open is chosen, by name; `facts` are recorded with those of every set. `rule` is what it
-    scores by, None until validation has chosen it. Users are shared out to all local devices, or `devices`.
+    scores by, None until validation has chosen it. Users are shared out to all local devices, or `devices`; searches use one.
     """
 
     def __init__(self, model: LoadedModel, spec: EvaluateSpec, validation: dict[str, EvalSet], facts: Mapping[str, Any] | None = None):
         self._model, self._spec, self._validation = model, spec, validation
         # The default attend function, so that equal architectures are equal, and compiled once.
         self._decoder = Decoder(config=model.decoder.config, dtype=model.decoder.dtype)
-        self._mesh = make_mesh(devices=jax.local_devices()[: spec.devices])
+        devices = jax.local_devices()[: spec.devices]
+        if len(devices) > 1 and (spec.ranks_to is not None or spec.beam is not None):
+            say(f"evaluate: ranks_to and beam search on one device of {len(devices)}; without them all share the users")
+        self._mesh = make_mesh(devices=devices if spec.ranks_to is None else devices[:1])
         self._params = jax.device_put(model.params, replicated(self._mesh)) if self._mesh.size > 1 else model.params
         self._chosen = dict(facts or {})
         self._facts: dict[str, Any] = {}
@@ -181,7 +184,7 @@ class TitleModel:
 
     def _with_beam(self, data: EvalSet, prompts: Prompts, exact: Iterator[Scored], width: int) -> Iterator[Scored]:
         """The exact scores, and beside them what a beam would have found."""
-        beam = BeamRecall(self._decoder, self._params, self._trie(data), width)
+        beam = BeamRecall(self._decoder, self._model.params, self._trie(data), width)
         for batch in exact:
             beam.add(data, prompts, batch, self._facts["temperature"])
             yield batch

@@ -34,8 +34,9 @@ class MethodSpec:
 
     kind: `random` (closed form), `popularity` (training counts), `oracle` (the known distribution of a synthetic corpus), `untrained`
     (step 0 of the run), `checkpoint` (`step`, or the one nearest to `fraction` of the run, or with step "validation" the one with the
-    lowest NLL on validation users; default the newest), `hf` (the Hugging Face
-    directory `path`, with its own tokenizer), `scores` (a file `path` of another system's scores: columns user, item, score).
+    lowest NLL on validation users; default the newest; with `path` of the run in that work directory, by its tokenizer and template),
+    `hf` (the Hugging Face directory or hub id `path`, with its own tokenizer), `scores` (a file `path` of another system's scores:
+    columns user, item, score).
     Baselines that count (`baselines/counting.py`): `popularity_decayed`, `last_items`, `markov`, `item_knn`; their `fit`, and that of
     `popularity`, says on what: the training sequences, or (`history`) with what evaluated users did before their targets, as published
     leave-one-out figures are. `gru4rec` and `sasrec` are trained here, as `config.evaluate.sequential` says.
@@ -50,8 +51,8 @@ class MethodSpec:
     def __post_init__(self) -> None:
         if self.fit != "train" and self.kind not in COUNTED:
             raise ValueError(f"fit belongs to the kinds {', '.join(COUNTED)}")
-        if (self.kind in ("hf", "scores")) != (self.path is not None):
-            raise ValueError("path belongs to the kinds 'hf' and 'scores', which need it")
+        if (self.kind in ("hf", "scores")) != (self.path is not None) and (self.kind != "checkpoint" or self.path == ""):
+            raise ValueError("path belongs to the kinds 'hf' and 'scores', which need it, and to 'checkpoint'")
         if self.step is not None and self.fraction is not None:
             raise ValueError("give step or fraction, not both")
         if self.kind != "checkpoint" and (self.step, self.fraction) != (None, None):
@@ -85,10 +86,10 @@ class EvaluateSpec:
     method; `always` everywhere (but no target), as published protocols do. node_chunk: skeleton nodes (or tokens of candidates) that go
     through the model at a time. batch_users, batch_tokens: at most so many users, and prompt tokens + nodes of all of them, a device and
     batch (None: what suits the device); these bound memory and change no result. devices: how many local devices share the users (None:
-    all). bootstrap: resamples for the intervals, 0 = none. seed: of the choice of users and the bootstrap. seeds: how many seeds 0, 1, ...
-    of GRU4Rec and SASRec are trained and evaluated; so many runs the job `train` makes, too, unless `config.train.seeds` says otherwise,
-    and checkpoints are those of all of them. Metrics are means over seeds; `launch.py compare` tests over seeds, too. sequential: sizes and
-    grid of GRU4Rec and SASRec.
+    all); the searches of ranks_to and beam take one. bootstrap: resamples for the intervals, 0 = none. seed: of the choice of users and
+    the bootstrap. seeds: how many seeds 0, 1, ... of GRU4Rec and SASRec are trained and evaluated; so many runs the job `train` makes,
+    too, unless `config.train.seeds` says otherwise, and checkpoints are those of all of them. Metrics are means over seeds;
+    `launch.py compare` tests over seeds, too. sequential: sizes and grid of GRU4Rec and SASRec.
     """
 
     names: Mapping[str, MethodSpec] = field(default_factory=_default_names)

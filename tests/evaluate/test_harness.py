@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,12 +14,13 @@ import pytest
 
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate import harness
+from cprec_jax.evaluate import beam_recall, harness, language_model
 from cprec_jax.evaluate.metrics import METRICS, random_ranker
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.evaluate.sets import open_set
 from cprec_jax.evaluate.spec import EvaluateSpec
 from cprec_jax.evaluate.title_tokens import titles_alike
+from cprec_jax.evaluate.trie_search import search
 from cprec_jax.report.ranks import read_user_metrics
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
@@ -162,6 +164,25 @@ def test_ranks_to_gives_the_same_up_to_there(evaluated, monkeypatch: pytest.Monk
     assert "score_length_correlation" in expected["sets"]["Books"]
 
 
+@pytest.mark.parametrize("changes", [{"ranks_to": 20}, {"beam": 2}], ids=str)
+def test_a_search_takes_one_of_eight_devices(
+    evaluated, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changes: dict[str, int]
+) -> None:
+    """Parameters on all of them would make every device do the whole work."""
+    monkeypatch.setattr(EvaluateSpec, "__post_init__", lambda _: None)
+    used = []
+
+    def watched(decoder: Any, params: Any, index: Any, cache: Any, *rest: Any, **named: Any) -> Any:
+        used.append({device for leaf in jax.tree.leaves((params, cache)) for device in leaf.sharding.device_set})
+        return search(decoder, params, index, cache, *rest, **named)
+
+    for module in (language_model, beam_recall):
+        monkeypatch.setattr(module, "search", watched)
+    evaluated(devices=8, max_users=2, **changes)
+    assert used and all(len(devices) == 1 for devices in used)
+    assert "search on one device of 8" in capsys.readouterr().err
+
+
 def test_recall_of_a_beam_stands_beside_the_exact_ranking(evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, ranks = evaluated()
     assert "beam" not in expected["sets"]["Books"]
@@ -247,6 +268,17 @@ def test_the_checkpoint_is_chosen_on_validation(evaluated, model: LoadedModel, m
     found = result["sets"]["Books"]["validation_nll_by_step"]
     assert {int(s): v for s, v in found.items()} == pytest.approx(expected, abs=1e-4)
     assert result["step"] == min(expected, key=expected.get)
+
+
+def test_a_checkpoint_of_another_work_directory(evaluated, model: LoadedModel, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "runs" / "cpt").mkdir(parents=True)
+    (other / "runs" / "cpt" / "manifest.json").write_text('{"params_sha256": "z"}')
+    opened = []
+    names = {"model": {"kind": "checkpoint", "path": str(other)}}
+    evaluated(using=lambda _, __, workdir, ___, run: opened.append((workdir, run)) or model, names=names, max_users=2)
+    assert opened == [(other, other / "runs" / "cpt")]
+    assert json.loads((tmp_path / "results" / "model" / "manifest.json").read_text())["inputs"]["model"] == "z"
 
 
 def test_a_model_of_nan_is_refused(evaluated, model: LoadedModel) -> None:

@@ -16,6 +16,7 @@ from cprec_jax.spec import build
         ({"kind": "random", "fraction": 0.5}, "step and fraction belong to the kind 'checkpoint'"),
         ({"kind": "checkpoint", "step": 3, "fraction": 0.5}, "give step or fraction"),
         ({"kind": "hf"}, "path belongs to"),
+        ({"kind": "untrained", "path": "runs/other"}, "path belongs to the kinds 'hf' and 'scores', which need it, and to 'checkpoint'"),
     ],
 )
 def test_mistakes_in_a_method(method: dict[str, Any], message: str) -> None:
