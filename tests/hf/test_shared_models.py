@@ -1,15 +1,21 @@
 """Real checkpoints: the fp32 ones reproduce the reference of transformers, and come back bit-identical."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cprec_jax.generate.tokens import generate
 from cprec_jax.hf.load import load_params, read_config, source_dtype
 from cprec_jax.hf.save import save
 from cprec_jax.model.decoder import Decoder, abstract_params, logits
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.parallel.rules import param_shardings
+from cprec_jax.text import tokenizer
+from tests.hf.families import torch_run
+from tests.hf.test_parity import assert_same_gradients, forward, loss_gradients
 from tests.hf.test_save import assert_same_tensors
 from tests.model.tiny import hidden, one_segment, packed
 
@@ -74,6 +80,31 @@ def test_export_loads_in_transformers_with_the_same_logits(shared_models, tmp_pa
     np.testing.assert_allclose(scores, reference["logits"], atol=1e-5)
     old, new = (AutoTokenizer.from_pretrained(path)("Once upon a time").input_ids for path in (directory, tmp_path / "out"))
     assert old == new
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", [*NAMES, "hf-tinystories-656k-bf16"])
+def test_logits_gradients_and_greedy_text_of_transformers(shared_models, name):
+    """The bf16 upload, too: its weights are computed with in float32 on both sides."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    directory = shared_models / name
+    config = read_config(directory)
+    params = load_params(directory, config)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+    tokens = np.load(shared_models / name.removesuffix("-bf16") / "ref_logits.npz")["input_ids"]
+    expected, expected_gradients = torch_run(model, tokens)
+    np.testing.assert_allclose(forward(config, params, one_segment(tokens)), expected, atol=1e-4)
+    named_as_theirs = dataclasses.replace(config, tied_tensor="embed_tokens")  # of two tied parameters torch names the first
+    assert_same_gradients(named_as_theirs, loss_gradients(config, params, one_segment(tokens)), expected_gradients)
+
+    prompt = tokenizer.load(directory).encode("Once upon a time, there was a little dog")
+    (ours,) = generate(Decoder(config), params, [prompt], new_tokens=60, end_ids=(), batch=1)
+    model.generation_config.eos_token_id = None  # on both sides
+    theirs = model.generate(torch.tensor(prompt[None].astype(np.int64)), max_new_tokens=60, do_sample=False)[0, len(prompt) :]
+    assert len(set(ours)) > 20  # a story, not one word again and again
+    np.testing.assert_array_equal(ours, theirs.numpy())
 
 
 def test_read_straight_into_shards(shared_models):
