@@ -53,6 +53,14 @@ def at_least_one(made: Any, *names: str) -> None:
             raise ValueError(f"{name} {getattr(made, name)} must be at least 1")
 
 
+def within(made: Any, low: int, high: int, *names: str) -> None:
+    """For `__post_init__`: `ValueError` for the first of these fields that does not lie in low..high. None is left alone."""
+    for name in names:
+        value = getattr(made, name)
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"{name} {value} must lie in {low}..{high}")
+
+
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
@@ -87,6 +95,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if hint is bool:
             return value
     elif isinstance(value, hint if isinstance(hint, type) else (origin or ())):
+        if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):  # no file and no table takes it
+            raise UserError(f"{where}: {value!r} holds half a surrogate pair, which is no text")
         return value
     name = getattr(hint, "__name__", str(hint))
     raise UserError(f"{where}: expected {name}, got {type(value).__name__} {value!r}")

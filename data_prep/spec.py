@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cprec_jax.errors import UserError
-from cprec_jax.spec import build
+from cprec_jax.spec import build, within
 
 Role = Literal["pretrain", "downstream"]
 Order = Literal["timestamp", "position"]
 Split = Literal["time", "leave_one_out"]
 FILES = ("interactions", "items")
 PROTOCOLS = ("u20", "u100", "p20")
+INTEGER, BIGINT = 2**31 - 1, 2**62  # what the columns of `sql/tables.sql` hold
+MOST_OF_A_NAME = 100  # bytes: a file name has 255, and ours say more than the source's name
+MOST_THREADS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,9 @@ class SourceSpec:
                 raise ValueError(f"urls.{which}: urls are for 'interactions' and 'items', where the source names such a file")
         if not self.name or not all(c.isalnum() or c in "-_" for c in self.name):
             raise ValueError(f"name {self.name!r} becomes a file name: use letters, digits, '-' and '_'")
+        if len(self.name.encode()) > MOST_OF_A_NAME:
+            raise ValueError(f"name {self.name[:20]!r}... becomes a file name: at most {MOST_OF_A_NAME} bytes are possible")
+        within(self, 0, INTEGER, "k_core")
         if self.split == "time" and self.order == "position":
             raise ValueError(f"source {self.name!r} has order 'position', which cannot be split by time; use split='leave_one_out'")
 
@@ -96,6 +102,9 @@ class TimesSpec:
     t2: int | str
 
     def __post_init__(self) -> None:
+        for name, value in zip(("t1", "t2"), self.seconds, strict=True):
+            if abs(value) > BIGINT:
+                raise ValueError(f"{name} = {value} is no time in seconds")
         if not self.seconds[0] < self.seconds[1]:
             raise ValueError(f"t1 = {self.t1} must be before t2 = {self.t2}")
 
@@ -121,6 +130,9 @@ class KCoreSpec:
     pretrain: int = 5
     downstream: int = 5
 
+    def __post_init__(self) -> None:
+        within(self, 0, INTEGER, "pretrain", "downstream")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TitlesSpec:
@@ -130,8 +142,7 @@ class TitlesSpec:
     max_length: int = 300
 
     def __post_init__(self) -> None:
-        if self.max_length < 1:
-            raise ValueError(f"max_length {self.max_length} must be at least 1 character")
+        within(self, 1, INTEGER, "max_length")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +154,10 @@ class CandidatesSpec:
         for protocol in self.protocols:
             if protocol[:1] not in ("u", "p") or not protocol[1:].isdigit() or int(protocol[1:]) < 2:
                 raise ValueError(f"protocol {protocol!r}: write u20 (uniform) or p20 (popularity-matched), with any number of candidates")
+            if int(protocol[1:]) > INTEGER:
+                raise ValueError(f"protocol {protocol!r}: at most {INTEGER} candidates are possible")
+            if self.protocols.count(protocol) > 1:
+                raise ValueError(f"protocol {protocol!r} is listed twice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,8 +252,12 @@ class CorpusSpec:
         for platform in self.times:
             if platform not in platforms:
                 raise ValueError(f"times names platform {platform!r}, but the sources' platforms are {', '.join(sorted(platforms))}")
-        if self.min_history < 1:
-            raise ValueError(f"min_history {self.min_history} must be at least 1: a target needs a history")
+        within(self, 1, INTEGER, "min_history")  # a target needs a history
+        within(self, -BIGINT, BIGINT, "seed")
+        within(self, 0, BIGINT, "max_test_users", "max_valid_users", "max_bad_lines")
+        within(self, 1, MOST_THREADS, "threads")
+        if isinstance(self.k_core, int):
+            within(self, 0, INTEGER, "k_core")
 
     def k_core_of(self, source: SourceSpec) -> int:
         if source.k_core is not None:
@@ -288,7 +307,10 @@ def target_path(root: str, source: SourceSpec, which: str) -> Path:
     given = getattr(source, which)
     if not given:
         raise UserError(f"config.corpus.sources.{source.name}.{which}: missing; give the path of the file")
-    return Path(root).expanduser() / Path(given).expanduser()
+    try:
+        return Path(root).expanduser() / Path(given).expanduser()
+    except RuntimeError:  # "~nobody"
+        raise UserError(f"config.corpus.sources.{source.name}.{which}: no such home directory in {given!r} or root {root!r}") from None
 
 
 def source_path(root: str, source: SourceSpec, which: Literal["interactions", "items"]) -> Path:

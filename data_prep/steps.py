@@ -13,7 +13,7 @@ from data_prep.adapters import Adapter
 from data_prep.corpus import write_items, write_sequences
 from data_prep.engine import Relational, quoted
 from data_prep.rejects import SAMPLES, Rejects
-from data_prep.spec import CorpusSpec, Order
+from data_prep.spec import CorpusSpec, Order, SourceSpec
 from data_prep.titles import PLAIN_TITLE, clean_titles, count_plain_titles
 
 SMALL_SET = 500  # fewer test users than this: the set is marked as too small
@@ -41,6 +41,7 @@ class Preparation:
         times = self._split()
         self._filter()
         self.engine.script("histories")
+        self._say_what_is_empty(times)
         if not self.spec.explain:
             self.engine.execute("DROP TABLE interactions")
         self.engine.script("sequences")
@@ -229,6 +230,34 @@ class Preparation:
             was, left = counts["training period"]["interactions"], counts["after k-core"]["interactions"]
             if left < was * MUCH_LOST:
                 say(f"{name}: the k-core filter leaves {left} of {was} training interactions; config.corpus.k_core = 0 keeps all")
+
+    def _say_what_is_empty(self, times: Mapping[str, Mapping[str, int]]) -> None:
+        """A line for every set with nothing to train on or nobody to test; a corpus with neither training nor targets is a `UserError`."""
+        tested = self._by_domain("SELECT domain, count(*) FILTER (WHERE phase = 2), count(*) FROM histories GROUP BY domain", 2)
+        trained = [self.counts[source.name]["after k-core"]["interactions"] for source in self.spec.sources]
+        nothing = not sum(trained) and not sum(n_targets for _, n_targets in tested)
+        for source, n, (n_test, _) in zip(self.spec.sources, trained, tested, strict=True):
+            missing = [what for what, number in (("training interactions", n), ("test users", n_test)) if not number]
+            if missing and not nothing:
+                say(f"{source.name}: no {' and no '.join(missing)} ({self._split_of(source, times)})")
+        if nothing:
+            splits = ", ".join(f"{source.name} ({self._split_of(source, times)})" for source in self.spec.sources[:SAMPLES])
+            raise UserError(
+                "config.corpus: neither a training interaction nor a target is left; "
+                f"check times (or quantiles), k_core and min_history: {splits}"
+            )
+
+    def _split_of(self, source: SourceSpec, times: Mapping[str, Mapping[str, int]]) -> str:
+        """For messages: how a set was split, and what times its interactions have."""
+        domain = self.spec.sources.index(source)
+        split = self.engine.value(f"SELECT split FROM sources WHERE domain = {domain}")
+        first, last = self.engine.rows(f"SELECT min(time), max(time) FROM interactions WHERE domain = {domain}")[0]
+        if first is None:
+            return "no interaction is left after cleaning"
+        if split != "time":
+            return "split leave_one_out"
+        t1, t2 = times[source.platform]["t1"], times[source.platform]["t2"]
+        return f"t1 = {t1}, t2 = {t2}, its interactions are of {first} to {last}"
 
     def _count_train(self, step: str) -> None:
         users = self._by_domain("SELECT domain, sum(n), count(*) FROM users_left GROUP BY domain", 2)

@@ -240,6 +240,26 @@ def test_nothing_left_is_an_error(tmp_path: Path):
     assert not (tmp_path / "corpus").exists()
 
 
+def test_neither_training_nor_targets_is_an_error(tmp_path: Path):
+    message = r"^config.corpus: neither a training interaction nor a target is left; check times .*films \(t1 = -5, t2 = 0, its [^\n]*$"
+    with pytest.raises(UserError, match=message):
+        corpus_of(tmp_path, two_domains(tmp_path), times={"default": {"t1": -5, "t2": 0}})
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_sets_without_training_or_test_users_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    sources = two_domains(tmp_path)
+    corpus_of(tmp_path, sources, k_core=0, times={"default": {"t1": 5000, "t2": 5001}})
+    said = capsys.readouterr().err
+    for name in sources:
+        assert f"{name}: no test users (t1 = 5000, t2 = 5001, its interactions are of" in said
+    sources["films"]["k_core"] = 500
+    sources["films"]["split"] = "leave_one_out"
+    corpus_of(tmp_path, sources, k_core=0)
+    said = capsys.readouterr().err
+    assert "films: no training interactions (split leave_one_out)" in said and "no test users" not in said and "books: no" not in said
+
+
 def test_a_failed_run_leaves_the_corpus_before_it_whole(tmp_path: Path):
     sources = two_domains(tmp_path)
     before = corpus_of(tmp_path, sources).hash

@@ -29,7 +29,25 @@ def test_sources_as_list_and_as_mapping_are_the_same():
         ({"times": {"amzon": {"t1": 1, "t2": 2}}}, "platform 'amzon'"),
         ({"times": {"default": {"t1": "2014-04-04", "t2": "2014-01-05"}}}, "must be before"),
         ({"times": {"default": {"t1": "5 Jan", "t2": 9}}}, "ISO date"),
-        ({"min_history": 0}, "at least 1"),
+        ({"min_history": 0}, "must lie in 1..2147483647"),
+        ({"min_history": 3 * 10**9}, "must lie in 1..2147483647"),
+        ({"seed": 2**70}, "seed 1180591620717411303424 must lie in"),
+        ({"k_core": 3 * 10**9}, "k_core 3000000000 must lie in"),
+        ({"k_core": -1}, "k_core -1 must lie in"),
+        ({"k_core": {"downstream": -1}}, "config.corpus.k_core: downstream -1 must lie in"),
+        ({"sources": {"a": {**SOURCE, "k_core": 3 * 10**9}}}, "k_core 3000000000 must lie in"),
+        ({"max_test_users": 2**70}, "max_test_users 1180591620717411303424 must lie in"),
+        ({"max_test_users": -1}, "max_test_users -1 must lie in"),
+        ({"max_valid_users": -1}, "max_valid_users -1 must lie in"),
+        ({"max_bad_lines": -1}, "max_bad_lines -1 must lie in"),
+        ({"threads": -1}, "threads -1 must lie in"),
+        ({"threads": 0}, "threads 0 must lie in"),
+        ({"times": {"default": {"t1": 1, "t2": 2**70}}}, "t2 = 1180591620717411303424 is no time"),
+        ({"sources": {"a" * 300: SOURCE}}, "at most 100 bytes"),
+        ({"sources": {"a": {**SOURCE, "platform": "x\ud83d"}}}, "sources[0].platform: 'x\\ud83d' holds half a surrogate pair"),
+        ({"titles": {"max_length": 2**40}}, "max_length 1099511627776 must lie in"),
+        ({"candidates": {"protocols": ["u20", "p20", "u20"]}}, "'u20' is listed twice"),
+        ({"candidates": {"protocols": ["u99999999999"]}}, "at most 2147483647 candidates"),
         ({"candidates": {"protocols": ["x20"]}}, "write u20"),
         ({"synthetic": {"stay": 1.5}}, "is a probability"),
     ],
@@ -75,3 +93,5 @@ def test_paths_are_checked(tmp_path: Path):
         source_path(".", spec.sources[0], "interactions")
     with pytest.raises(UserError, match=r"no.tsv is not a file"):
         source_path(".", spec.sources[0], "items")
+    with pytest.raises(UserError, match=r"config.corpus.sources.books.items: no such home directory in .* or root '~nosuchuser/x'"):
+        source_path("~nosuchuser/x", spec.sources[0], "items")
