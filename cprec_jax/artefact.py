@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -50,20 +51,24 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
 def new_directory(final: Path) -> Iterator[Path]:
     """Give a temporary directory beside `final`; rename it to `final` when the block ends without an exception.
 
-    A previous `final` stays whole until then. After an exception or a kill nothing of the new one is visible under its name; left-over
-    temporaries of earlier kills are removed.
+    A previous `final` stays whole until then. After an exception or a kill nothing of the new one is visible under its name; what earlier
+    kills left is cleared up, and a `final` that one of them had moved away is put back. Of two processes the one that ends last stays.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
-    for stale in final.parent.glob(f".{final.name}.*.tmp"):
-        shutil.rmtree(stale, ignore_errors=True)
+    _clear_up(final)
     temporary = final.parent / f".{final.name}.{os.getpid()}.tmp"
     temporary.mkdir()
     try:
         yield temporary
         old = final.parent / f".{final.name}.{os.getpid()}.old.tmp"
-        if final.exists():
-            os.replace(final, old)
-        os.replace(temporary, final)
+        while True:
+            try:
+                os.replace(temporary, final)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+            _move_away(final, old)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -71,6 +76,38 @@ def new_directory(final: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_away(final: Path, old: Path) -> None:
+    shutil.rmtree(old, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):  # another process has just done so
+        os.replace(final, old)
+
+
+def _clear_up(final: Path) -> None:
+    """Remove the temporaries of dead processes; the `final` that one of them died over is put back."""
+    ours = re.compile(rf"\.{re.escape(final.name)}\.(\d{{1,9}})(\.old)?\.tmp")
+    for left in sorted(final.parent.iterdir()):
+        found = ours.fullmatch(left.name)
+        if not found or _lives(int(found[1])):
+            continue
+        if found[2] and not final.exists():
+            os.replace(left, final)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    """Whether another process has this number. One that had ours is dead."""
+    if pid == os.getpid():
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def is_current(path: Path, inputs: Mapping[str, Any]) -> bool:

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,44 @@ def test_a_failure_leaves_the_one_before(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
+DEAD = 999_999_999  # beyond the largest number of a process
+
+
 def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
-    (tmp_path / ".b.12345.tmp").mkdir()
+    (tmp_path / f".b.{DEAD}.tmp").mkdir()
+    (tmp_path / f".b.{os.getpid()}.tmp").mkdir()  # of an earlier process with our number
     with artefact.new_directory(tmp_path / "b"):
         pass
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_what_others_are_writing_is_left_alone(tmp_path: Path) -> None:
+    """A living process's folder, and that of another artefact whose name begins alike."""
+    others = [tmp_path / f".b.{os.getppid()}.tmp", tmp_path / f".b.c.{DEAD}.tmp"]
+    for other in others:
+        other.mkdir()
+    with artefact.new_directory(tmp_path / "b"):
+        pass
+    assert all(other.is_dir() for other in others)
+
+
+def test_the_one_that_ends_last_stays(tmp_path: Path) -> None:
+    final = tmp_path / "b"
+    with artefact.new_directory(final) as directory:
+        (directory / "x").write_text("mine")
+        final.mkdir()  # of another process that was quicker
+        (final / "y").write_text("its")
+    assert [p.name for p in final.iterdir()] == ["x"] and list(tmp_path.iterdir()) == [final]
+
+
+def test_what_a_kill_had_moved_away_comes_back(tmp_path: Path) -> None:
+    """Killed between moving the previous one away and putting the new one in its place."""
+    for name in ("old.tmp", "tmp"):
+        (tmp_path / f".b.{DEAD}.{name}").mkdir()
+        (tmp_path / f".b.{DEAD}.{name}" / "x").write_text(name)
+    with pytest.raises(RuntimeError), artefact.new_directory(tmp_path / "b"):
+        raise RuntimeError
+    assert (tmp_path / "b" / "x").read_text() == "old.tmp"
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 

@@ -5,7 +5,7 @@ from data_prep.candidates import draw_candidates
 
 
 def world(seed=0, n_users=3000, n_items=800, history=8):
-    """Users whose targets follow popularity; histories are uniform."""
+    """Users whose targets follow popularity; histories are uniform. Lengths of titles say nothing about either."""
     rng = np.random.default_rng(seed)
     weight = (1.0 + np.arange(n_items)) ** -0.7
     count = rng.poisson(20_000 * weight / weight.sum())
@@ -18,6 +18,10 @@ def world(seed=0, n_users=3000, n_items=800, history=8):
         "train_count": count,
         "title_id": np.arange(n_items),
     }
+
+
+def title_lengths(n_items=800):
+    return np.random.default_rng(1).permutation(n_items)
 
 
 def draw(protocol, users, **other):
@@ -74,29 +78,40 @@ def chi_square(counts: np.ndarray) -> float:
     return ((counts - counts.mean()) ** 2 / counts.mean()).sum()
 
 
+def length_probe(lists: np.ndarray, target: np.ndarray, length: np.ndarray) -> float:
+    """How many standard errors the rule "the longest title" is away from chance.
+
+    `length` is what the drawing could know. Targets of one item stand or fall together with its length, so the items are the sample.
+    """
+    hit = lists[np.arange(len(lists)), np.argmax(length[lists], axis=1)] == target
+    by_item = np.bincount(target, weights=hit - 1 / lists.shape[1])
+    return by_item.sum() / np.sqrt((by_item**2).sum())
+
+
 @pytest.mark.parametrize("protocol", ["u20", "u100", "p20"])
 def test_title_length_probe(users, protocol):
-    """A rule that picks the longest title is at chance when length says nothing about popularity."""
-    lists = draw(protocol, users)
-    rng = np.random.default_rng(0)
-    hits = [(lists[np.arange(3000), np.argmax(rng.random(800)[lists], axis=1)] == users["target"]).mean() for _ in range(40)]
-    assert abs(np.mean(hits) - 1 / int(protocol[1:])) < 5 * np.std(hits) / np.sqrt(40)
+    """A rule that picks the longest title is at chance where length says nothing about popularity; the probe can tell."""
+    length = title_lengths()
+    assert abs(length_probe(draw(protocol, users), users["target"], length)) < 4
+    # As if it drew only titles of the shorter half: the longer ones are barred as if everybody knew them.
+    known = np.tile(np.flatnonzero(length >= 400), (3000, 1))
+    short = {**users, "history": known.reshape(-1), "offsets": np.arange(3001) * known.shape[1]}
+    assert length_probe(draw(protocol, short), users["target"], length) > 6
 
 
 @pytest.mark.parametrize("protocol", ["u20", "u100", "p20"])
 def test_probes_on_the_files_of_a_corpus(synthetic_corpus, protocol):
-    """The same of candidate files as `prepare` wrote them: slot, and the real titles' lengths dealt anew, so that they say nothing."""
+    """The same of candidate files as `prepare` wrote them, with the lengths of the titles as they are."""
     rng, width = np.random.default_rng(0), int(protocol[1:])
-    slots, hits = [], []
+    slots, found = [], []
     lengths = np.array([len(title) for title in synthetic_corpus.items.title]) + rng.random(len(synthetic_corpus.items))
     for name in synthetic_corpus.sets:
         lists, target = synthetic_corpus.candidates("test", name, protocol), synthetic_corpus.targets("test", name).target
         assert lists.shape == (len(target), width)
         slots.append(np.argmax(lists == target[:, None], axis=1))
-        for dealt in (rng.permutation(lengths) for _ in range(20)):
-            hits += [(lists[np.arange(len(lists)), np.argmax(dealt[lists], axis=1)] == target).mean()]
+        found.append(length_probe(lists, target, lengths))
     assert chi_square(np.bincount(np.concatenate(slots), minlength=width)) < width - 1 + 5 * np.sqrt(2 * (width - 1))
-    assert abs(np.mean(hits) - 1 / width) < 5 * np.std(hits) / np.sqrt(len(hits))
+    assert np.abs(found).max() < 4
 
 
 def test_popularity_is_strong_on_uniform_and_near_chance_on_matched_negatives(users):

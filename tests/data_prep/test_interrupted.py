@@ -5,7 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from cprec_jax.corpus import Corpus
+from cprec_jax.errors import UserError
 from data_prep.prepare import prepare
 from tests.data_prep.tables import corpus_of, numbered_titles, random_interactions, table_source
 
@@ -41,7 +44,7 @@ def left(workdir: Path) -> list[str]:
 
 
 def test_killed(tmp_path: Path):
-    """With all sequences written, then with the manifest written but nothing renamed."""
+    """With all sequences written, with the manifest written but nothing renamed, and between the two renames."""
     source = table_source(tmp_path / "raw", random_interactions(1), numbered_titles())
     workdir = tmp_path / "work"
     before = corpus_of(workdir, {"books": table_source(tmp_path / "old", random_interactions(2), numbered_titles())}, k_core=0).hash
@@ -50,6 +53,11 @@ def test_killed(tmp_path: Path):
         assert done.returncode == -9, done.stderr
         assert Corpus.open(workdir / "corpus").hash == before
         assert len(left(workdir)) == 2  # beside it what the dead process was writing
+    done = child("-c", KILLED, "cprec_jax.artefact._move_away", config_file(tmp_path, source), workdir)
+    assert done.returncode == -9 and "corpus" not in left(workdir)  # the one before is moved away, the new one not yet there
+    with pytest.raises(UserError, match="no readable rows"):
+        corpus_of(workdir, {"books": table_source(tmp_path / "empty", [], numbered_titles())})
+    assert Corpus.open(workdir / "corpus").hash == before and left(workdir) == ["corpus"]
     after = corpus_of(workdir, {"books": source}, k_core=0).hash
     assert left(workdir) == ["corpus"] and after != before
     assert after == corpus_of(tmp_path / "unbroken", {"books": source}, k_core=0).hash

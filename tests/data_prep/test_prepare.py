@@ -263,7 +263,7 @@ def test_sets_without_training_or_test_users_are_named(tmp_path: Path, capsys: p
 def test_a_failed_run_leaves_the_corpus_before_it_whole(tmp_path: Path):
     sources = two_domains(tmp_path)
     before = corpus_of(tmp_path, sources).hash
-    (tmp_path / ".corpus.123.tmp" / "scratch").mkdir(parents=True)
+    (tmp_path / ".corpus.999999999.tmp" / "scratch").mkdir(parents=True)
     Path(sources["songs"]["interactions"]).write_text("user_id\titem_id\ttimestamp\n")
     with pytest.raises(UserError, match="no readable rows"):
         corpus_of(tmp_path, sources)
