@@ -40,7 +40,7 @@ class MixtureSpec:
 def proportions(spec: MixtureSpec, sizes: Mapping[str, int]) -> dict[str, float]:
     """The share of each source, summing to 1, from the number of rows of each. Sources without rows or weight are left out.
 
-    A fixed share of a source that has no rows is left to the others.
+    A fixed share of a source that has no rows is left to the others; `check_shares` refuses one for training.
     """
     for name in spec.weights:
         if name not in sizes:
@@ -56,6 +56,18 @@ def proportions(spec: MixtureSpec, sizes: Mapping[str, int]) -> dict[str, float]
     if total <= 0:
         raise UserError("config.train.mixture: every row source has weight 0 or no rows; give at least one a weight")
     return {name: value / total for name, value in raw.items() if value > 0}
+
+
+def check_shares(spec: MixtureSpec, sizes: Mapping[str, int], where: str) -> None:
+    """A share that is asked of a source without rows is a `UserError`; `where` is the section, such as ``config.train.mixture``."""
+    mends = {
+        "mixed": "the rows hold no all-domain sequences (of users in two or more pre-training domains with times)",
+        "text": "the rows hold no general text; set config.pack.text and pack again",
+    }
+    for name, mend in mends.items():
+        share = getattr(spec, f"{name}_share")
+        if share and not sizes.get(name):
+            raise UserError(f"{where}.{name}_share: {share} is asked, but {mend}, or leave the share out")
 
 
 def blend(first: Mapping[str, float], second: Mapping[str, float], fraction: float) -> dict[str, float]:

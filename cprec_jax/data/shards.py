@@ -2,9 +2,11 @@
 depend on the number of workers."""
 
 import contextlib
+import errno
 import functools
 import mmap
 import multiprocessing
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -17,7 +19,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from cprec_jax.data.serialise import example, pack_varints
-from cprec_jax.errors import UserError
+from cprec_jax.errors import UserError, one_line
 
 ROWS_A_SHARD = 8192
 ROWS_A_CHUNK = 64  # at 2,048 tokens a row what is gathered stays in the cache
@@ -73,14 +75,26 @@ class ShardTask:
 
 
 def write_shard(task: ShardTask) -> tuple[int, int]:
-    """Write one array_record file; returns its rows and the bytes of their examples."""
-    writer = ArrayRecordWriter(str(task.path), OPTIONS)
+    """Write one array_record file; returns its rows and the bytes of their examples. A full disk is a `UserError`."""
     n_bytes = 0
-    for serialised in _examples(task):
-        writer.write(serialised)
-        n_bytes += len(serialised)
-    writer.close()
+    with _disk_not_full():
+        writer = ArrayRecordWriter(str(task.path), OPTIONS)
+        for serialised in _examples(task):
+            writer.write(serialised)
+            n_bytes += len(serialised)
+        writer.close()
     return len(task.row_documents), n_bytes
+
+
+@contextlib.contextmanager
+def _disk_not_full() -> Iterator[None]:
+    """array_record has one error for everything, with the operating system's words in it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+            raise
+        raise UserError(f"pack: the disk is full ({one_line(error)[:200]}); free some space and run again (nothing was replaced)") from error
 
 
 def _examples(task: ShardTask) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from cprec_jax import artefact
 from cprec_jax.data import loader
 from cprec_jax.data import rows as rows_on_disk
-from cprec_jax.data.mixture import blend, proportions, row_limits
+from cprec_jax.data.mixture import blend, check_shares, proportions, row_limits
 from cprec_jax.errors import Diverged, Preempted, UserError
 from cprec_jax.hf.hub import locate
 from cprec_jax.model.decoder import Decoder, abstract_params, init_params
@@ -89,6 +89,8 @@ def make_plan(config: Mapping[str, Any], workdir: Path, directory: Path | None =
     rows_on_disk.check_shards(rows, manifest["shards"])
     sizes = {name: split["rows"] for name, split in manifest["splits"].items()}
     anneal_mixture = run.anneal_mixture(config["train"])
+    check_shares(train_spec.mixture, sizes, "config.train.mixture")
+    check_shares(anneal_mixture, sizes, "config.train.anneal_mixture")
     shares, anneal_shares = proportions(train_spec.mixture, sizes), proportions(anneal_mixture, sizes)
     # A budget of different tokens is for both phases together, so both use the same rows: each source's share of the whole run.
     over_all = blend(shares, anneal_shares, anneal_fraction(train_spec.schedule))

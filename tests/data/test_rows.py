@@ -10,7 +10,7 @@ import pytest
 
 from cprec_jax.artefact import file_sha256
 from cprec_jax.data import loader, rows
-from cprec_jax.data.mixture import MixtureSpec, blend, proportions, row_limits
+from cprec_jax.data.mixture import MixtureSpec, blend, check_shares, proportions, row_limits
 from cprec_jax.errors import UserError
 from tests.data import made_rows
 from tests.data.made_rows import T
@@ -113,12 +113,24 @@ def test_damage_is_a_clear_error(tmp_path: Path) -> None:
         (MixtureSpec(mixed_share=0.0), {"a": 0.75, "b": 0.25}),
         (MixtureSpec(weights={"a": 0.0}), {"b": 0.5, "mixed": 0.5}),
         (MixtureSpec(temperature=0.5, mixed_share=0.0), {"a": 3**0.5 / (1 + 3**0.5), "b": 1 / (1 + 3**0.5)}),
-        (MixtureSpec(text_share=0.5), {"a": 0.6, "b": 0.2, "mixed": 0.2}),  # no text: its share is left to the others
+        (MixtureSpec(text_share=0.5), {"a": 0.6, "b": 0.2, "mixed": 0.2}),  # no text: left to the others (`check_shares` refuses it)
     ],
 )
 def test_proportions(spec: MixtureSpec, expected: dict[str, float]) -> None:
     found = proportions(spec, {"a": 60, "b": 20, "mixed": 20, "empty": 0})
     assert found == pytest.approx(expected)
+
+
+def test_a_share_of_what_is_not_there_is_refused() -> None:
+    sizes = {"a": 60, "mixed": 0}
+    for spec, message in (
+        (MixtureSpec(text_share=0.1), "config.train.mixture.text_share: 0.1 is asked, .* set config.pack.text and pack again"),
+        (MixtureSpec(mixed_share=0.2), "config.train.mixture.mixed_share: 0.2 is asked, but the rows hold no all-domain sequences"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_shares(spec, sizes, "config.train.mixture")
+    check_shares(MixtureSpec(text_share=0.0, mixed_share=0.0), sizes, "config.train.mixture")
+    check_shares(MixtureSpec(text_share=0.1), {"a": 60, "text": 5}, "config.train.mixture")
 
 
 def test_general_text_has_a_share_or_a_weight_of_its_own() -> None:

@@ -188,6 +188,12 @@ def test_the_annealing_phase_inherits_the_mixture_and_the_budget(tiny_rows: Path
     assert make_plan(road.config(train={**changes, "anneal_mixture": {"data_tokens": None}}), tiny_rows).anneal_limits == {}
 
 
+@pytest.mark.parametrize("key", ["mixture", "anneal_mixture"])
+def test_a_share_of_text_that_was_not_packed_is_refused(tiny_rows: Path, key: str) -> None:
+    with pytest.raises(UserError, match=f"config.train.{key}.text_share: 0.1 is asked, but the rows hold no general text"):
+        make_plan(road.config(train={key: {"text_share": 0.1}}), tiny_rows)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(workdir: Path) -> None:
     wild = road.config(train={"schedule": {"peak": 1e30, "warmup": 0.0}, "optimizer": {"clip_norm": 1e30}})
     with pytest.raises(Diverged, match=r"at step \d+, rows \(source:row\) \d:\d+.*last good checkpoint"):
