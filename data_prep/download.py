@@ -23,7 +23,7 @@ from cprec_jax.errors import UserError, one_line
 from cprec_jax.progress import say
 from cprec_jax.spec import nearest
 from data_prep.file_lock import alone_with
-from data_prep.spec import CorpusSpec, RemoteSpec, target_path
+from data_prep.spec import FILES, CorpusSpec, RemoteSpec, target_path
 
 ATTEMPTS = 5  # in a row without a single new byte
 PAUSE = 1.0  # seconds, doubled with every attempt in vain
@@ -38,6 +38,7 @@ _MOST_OF_A_LIST = 16 << 20  # bytes of a file of checksums
 
 def download_missing(spec: CorpusSpec) -> None:
     """Fetch every file that a source has a URL for and that is not there yet. What cannot be had is a `UserError`."""
+    _refuse_what_has_no_url(spec)
     for source in spec.sources:
         for which, remote in source.urls.items():
             where = f"config.corpus.sources.{source.name}.urls.{which}"
@@ -53,6 +54,15 @@ def download_missing(spec: CorpusSpec) -> None:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise UserError(f"{path}: the disk is full; free some space and run again, the download goes on where it is") from error
                 raise UserError(f"{path}: cannot be written ({error.strerror or one_line(error)}); check config.corpus.root") from error
+
+
+def _refuse_what_has_no_url(spec: CorpusSpec) -> None:
+    """Before hours of fetching, not after: every file that is not there and that nothing says where to get."""
+    named = [(source, which) for source in spec.sources for which in FILES if getattr(source, which) and which not in source.urls]
+    paths = {f"config.corpus.sources.{source.name}.{which}": target_path(spec.root, source, which) for source, which in named}
+    missing = [f"{path} ({where})" for where, path in paths.items() if not path.exists()]
+    if missing:
+        raise UserError(f"config.corpus.download: files that are not there and have no URL; put them in place first: {', '.join(missing)}")
 
 
 def _bring(remote: RemoteSpec, path: Path, where: str) -> None:

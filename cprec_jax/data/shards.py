@@ -94,7 +94,9 @@ def _disk_not_full() -> Iterator[None]:
     except RuntimeError as error:
         if not any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
             raise
-        raise UserError(f"pack: the disk is full ({one_line(error)[:200]}); free some space and run again (nothing was replaced)") from error
+        raise UserError(
+            f"pack: the disk is full ({one_line(error)[:200]}); free some space and run again (nothing was replaced)"
+        ) from error
 
 
 def _examples(task: ShardTask) -> Iterator[bytes]:

@@ -86,6 +86,19 @@ def remote(server: Server, **rest) -> RemoteSpec:
     return RemoteSpec(url=server.url(), **{"sha256": hashlib.sha256(CONTENT).hexdigest(), **rest})
 
 
+def test_files_without_a_url_are_named_before_anything_is_fetched(server: Server, tmp_path: Path):
+    there = table_source(tmp_path / "there", random_interactions(1), numbered_titles())
+    fetched = {"role": "pretrain", "interactions": "a.gz", "items": "b.gz", "urls": {"interactions": {"url": server.url()}}}
+    by_hand = {"role": "downstream", "interactions": "pairs.csv", "items": "titles.csv"}
+    spec = corpus_spec({"corpus": {"root": str(tmp_path), "sources": {"one": there, "two": fetched, "three": by_hand}}})
+    with pytest.raises(UserError, match=r"have no URL; put them in place first: [^\n]*$") as caught:
+        download_missing(spec)
+    for name in ("two.items", "three.interactions", "three.items"):
+        assert f"(config.corpus.sources.{name})" in str(caught.value)
+    assert "two.interactions" not in str(caught.value) and "sources.one" not in str(caught.value)
+    assert server.asked == [] and not (tmp_path / "a.gz").exists()
+
+
 def test_a_connection_that_drops_is_taken_up_where_it_broke(server: Server, tmp_path: Path):
     server.drop_after = 30_000
     fetch(remote(server), tmp_path / "a.gz", "urls")
