@@ -63,6 +63,7 @@ class Preparation:
             *map(str, (self.spec.k_core_of(source), self.spec.seed, self.spec.min_history)),
             *(str(NO_LIMIT if most is None else most) for most in (self.spec.max_valid_users, self.spec.max_test_users)),
             quoted(self.spec.ties),
+            str(self.spec.titles.max_length),
         ]
         loader.execute(f"INSERT INTO sources VALUES ({', '.join(values)})")
         rows = {which: loader.value(f"SELECT count(*) FROM raw_{which} WHERE domain = {domain}") for which in ("interactions", "items")}
@@ -100,13 +101,23 @@ class Preparation:
         self.engine.script(f"items_{self.spec.titles.policy}")
         self.appended: dict[str, int] = {}
         if self.spec.titles.policy == "distinguish":
-            told_apart = "SELECT n.domain FROM item_names n JOIN titled_items t ON n.domain = t.domain AND n.item_id = t.item_id"
-            n = self.engine.value(f"SELECT count(*) FROM ({told_apart} WHERE n.title <> t.title) AS a")
-            self.appended = {"item_id": n} if n else {}
+            self._count_appended()
         self.engine.script("catalogue")
         clash = self.engine.rows("SELECT domain, title FROM catalogue GROUP BY domain, title HAVING count(*) > 1 LIMIT 1")
         if clash:
             raise UserError(f"config.corpus.titles.policy: {clash[0][1]!r} occurs twice even with item ids appended; use 'merge'")
+
+    def _count_appended(self) -> None:
+        appended = "FROM item_names n JOIN titled_items t ON n.domain = t.domain AND n.item_id = t.item_id WHERE n.title <> t.title"
+        n = self.engine.value(f"SELECT count(*) {appended}")
+        self.appended = {"item_id": n} if n else {}
+        cut = self.engine.value(f"SELECT count(*) {appended} AND length(n.title) < length(t.title) + length(n.item_id) + 3")
+        if cut:
+            self.title_counts["cut for the item id"] = cut
+        most = self.spec.titles.max_length
+        too_long = self.engine.rows(f"SELECT n.item_id {appended} AND length(n.title) > {most} LIMIT 1")
+        if too_long:
+            raise UserError(f"config.corpus.titles.max_length: {most} has no room for a title and the item id {too_long[0][0]!r}; raise it")
 
     def _interactions(self) -> None:
         named = (

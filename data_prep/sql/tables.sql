@@ -4,7 +4,7 @@ CREATE TABLE raw_items (domain SMALLINT, item_id VARCHAR, title VARCHAR);
 CREATE TABLE sources (
     domain SMALLINT, name VARCHAR, role VARCHAR, platform VARCHAR, item_order VARCHAR, split VARCHAR,
     t1 BIGINT, t2 BIGINT, k_core INTEGER, seed BIGINT, min_history INTEGER,
-    max_valid BIGINT, max_test BIGINT, ties VARCHAR
+    max_valid BIGINT, max_test BIGINT, ties VARCHAR, max_title INTEGER
 );
 -- What becomes of it (encode.sql): numbers, and what they stand for. `read_places` is only filled for sources that keep the order of their
 -- file at one time: of exact duplicates the first counts.

@@ -221,6 +221,29 @@ def test_odd_titles_duplicates_and_unknown_items_are_counted(tmp_path: Path, pol
     assert corpus.manifest["sets"]["shop"]["n_users_with_one_interaction"] == 1
 
 
+LONG = {
+    "i1": "a long title of many words",
+    "i2": "a long title of many words",
+    "i33": "a long title of many words",
+    "i4": "another of 26 characters..",
+}
+
+
+def test_titles_are_cut_for_the_item_id_that_is_appended(tmp_path: Path):
+    source = table_source(tmp_path / "raw", [("u", item, time) for time, item in enumerate(LONG)], LONG, split="leave_one_out")
+    corpus = corpus_of(tmp_path, {"shop": source}, k_core=0, titles={"policy": "distinguish", "max_length": 26})
+    assert dict(zip(corpus.item_ids, corpus.items.title, strict=True)) == {
+        "i1": "a long title of many [i1]",  # "many " without its space
+        "i2": "a long title of many [i2]",
+        "i33": "a long title of many [i33]",
+        "i4": LONG["i4"],
+    }
+    assert corpus.manifest["titles"]["cut for the item id"] == 3 and corpus.manifest["titles"]["cut"] == 0
+    assert corpus.manifest["titles"]["appended"] == {"item_id": 3}
+    with pytest.raises(UserError, match=r"config.corpus.titles.max_length: 5 has no room for a title and the item id 'i"):
+        corpus_of(tmp_path, {"shop": source}, k_core=0, titles={"policy": "distinguish", "max_length": 5})
+
+
 def test_item_listed_twice_keeps_one_title_whatever_the_order(tmp_path: Path):
     hashes = set()
     for order in (1, -1):

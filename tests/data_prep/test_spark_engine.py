@@ -18,6 +18,7 @@ from data_prep.spec import SparkSpec
 from tests.data_prep.tables import numbered_titles, random_interactions, table_source
 
 TIMES = {"t1": 25, "t2": 33}
+CUT = {"policy": "distinguish", "max_length": 10}  # "Title 2 [i2]" is too long
 PROTOCOLS = {"candidates": {"protocols": ["u3"]}, "spark": {"conf": ["spark.sql.shuffle.partitions=2"]}}
 
 
@@ -57,12 +58,14 @@ def generated(folder: Path) -> dict[str, dict]:
     "section",
     [
         {"k_core": 3, "explain": True, "max_test_users": 20},
-        {"k_core": 0, "exclude_test_users": True, "ties": "file", "titles": {"policy": "distinguish"}, "times": {"default": TIMES}},
+        {"k_core": 0, "exclude_test_users": True, "ties": "file", "titles": CUT, "times": {"default": TIMES}},
     ],
 )
 def test_one_hash_on_generated_data(tmp_path: Path, section):
     duckdb, spark = both(generated(tmp_path), tmp_path, **section)
     assert_alike(duckdb, spark)
+    if "titles" in section:
+        assert duckdb.manifest["titles"]["cut for the item id"] > 0
     if "explain" in section:
         pictures = [(tmp_path / engine / "corpus" / "explain.md").read_text() for engine in ("duckdb", "spark")]
         assert pictures[0] == pictures[1]
