@@ -175,8 +175,8 @@ class SyntheticSpec:
     days: int = 365
 
     def __post_init__(self) -> None:
-        if min(self.users, self.items, self.tastes, self.favourites, self.days) < 1 or self.interactions < 1:
-            raise ValueError("users, items, tastes, favourites, days and interactions must be at least 1")
+        within(self, 1, INTEGER, "users", "items", "tastes", "favourites", "days", "interactions")
+        within(self, 0, 2**40, "start")
         if not 0 <= self.stay <= 1:
             raise ValueError(f"stay {self.stay} is a probability")
         if self.favourites > self.tastes:

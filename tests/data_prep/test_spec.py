@@ -50,6 +50,9 @@ def test_sources_as_list_and_as_mapping_are_the_same():
         ({"candidates": {"protocols": ["u99999999999"]}}, "at most 2147483647 candidates"),
         ({"candidates": {"protocols": ["x20"]}}, "write u20"),
         ({"synthetic": {"stay": 1.5}}, "is a probability"),
+        ({"synthetic": {"users": 10**20}}, "users 100000000000000000000 must lie in"),
+        ({"synthetic": {"interactions": float("nan")}}, "interactions nan must lie in"),
+        ({"synthetic": {"start": 10**20}}, "start 100000000000000000000 must lie in"),
     ],
 )
 def test_mistakes_give_one_line(section, message):
