@@ -21,6 +21,7 @@ SQL_FOLDER = Path(__file__).parent / "sql"
 BATCH_ROWS = 100_000
 
 EngineError = duckdb.Error
+MIXED_LINE_ENDS = "invalid state"  # what DuckDB's reader says of lines that end otherwise than the first ones
 _FULL_DISK = ("No space left", "Disk quota exceeded", "File too large")  # as the operating system says it
 
 
@@ -50,6 +51,19 @@ def _read_csv(path: Path, dialect: str, columns: str, gzipped: bool) -> str:
         f"read_csv({quoted(str(path))}, auto_detect = false, {dialect}, compression = '{'gzip' if gzipped else 'none'}', "
         f"columns = {{{columns}}}, store_rejects = true, rejects_limit = 0)"
     )
+
+
+def lines_of_row(columns: Sequence[str]) -> str:
+    """SQL: how many lines, blank ones not counted, the row of a delimited file took that has these fields."""
+    return f"1 + len(regexp_extract_all(concat_ws(chr(31), {', '.join(columns)}), '[\\r\\n]+'))"
+
+
+class OpenQuote(Exception):
+    """A quote that swallows lines: it opens in the record that begins at the byte `place`, counted from 0, and takes `n_lines` with it."""
+
+    def __init__(self, place: int, n_lines: int):
+        super().__init__(place, n_lines)
+        self.place, self.n_lines = place, n_lines
 
 
 def statements(name: str) -> list[str]:
@@ -176,24 +190,50 @@ class Engine:
         has_header: bool = True,
         encoding: str = "utf-8",
     ) -> list[tuple[str, int, list[str]]]:
-        """The same for delimited text with these columns. Returns malformed lines as (what, how many, first few as "line 7: text")."""
+        """The same for delimited text with these columns. Returns malformed lines as (what, how many, first few as "line 7: text").
+
+        Where records over several lines were refused, all of their lines count; `OpenQuote` if that comes of a quote.
+        """
         names = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in header)
         dialect = f"header = {has_header}, delim = {quoted(delimiter)}, quote = {quoted(quote)}, escape = {quoted(quote)}"
-        self._stage(_read_csv(path, f"{dialect}, encoding = {quoted(encoding)}", names, gzipped), columns)
-        return self._malformed()[0]
+        reader = _read_csv(path, f"{dialect}, encoding = {quoted(encoding)}", names, gzipped)
+        self._stage(reader, columns)
+        # DuckDB gives one line number, and at most 10,000 bytes, for all that a quote swallowed. So the lines are counted.
+        first = self.value("SELECT min(line_byte_position) FROM reject_errors WHERE error_type = 'UNQUOTED VALUE'") if quote else None
+        several = "SELECT count(*) FROM reject_errors WHERE regexp_matches(csv_line, '^$|[\\r\\n]')"
+        count_all = quote and (first is not None or self.value(several))
+        malformed = self._malformed()[0]
+        if count_all:
+            read = self.value(f"SELECT coalesce(sum({lines_of_row([identifier(name) for name in header])}), 0) FROM {reader}")
+            self._malformed()
+            swallowed = self._n_lines(path, gzipped) - read - has_header - sum(n for _, n, _ in malformed)
+            if swallowed > 0 and first is not None:
+                raise OpenQuote(first, swallowed)
+            if swallowed > 0:
+                malformed.append(("more lines of the same records", swallowed, [sample for _, _, shown in malformed for sample in shown]))
+        return malformed
 
-    def stage_lines(self, path: Path, select: str, values: str, gzipped: bool) -> tuple[list[tuple[str, int, list[str]]], list[int]]:
-        """Read a text file line by line into `staged`: the expressions `select` over the columns `line` (NULL if empty) and `values`.
+    def _n_lines(self, path: Path, gzipped: bool) -> int:
+        """Lines that are not blank, as `stage_lines` reads them."""
+        malformed, _ = self.stage_lines(path, "nullif(line IS NOT NULL, false) AS filled", "1", gzipped, "counted")
+        n = self.value("SELECT count(filled) FROM counted") + sum(n for _, n, _ in malformed)
+        self.execute("DROP TABLE counted")
+        return int(n)
+
+    def stage_lines(
+        self, path: Path, select: str, values: str, gzipped: bool, table: str = "staged"
+    ) -> tuple[list[tuple[str, int, list[str]]], list[int]]:
+        """Read a text file line by line into `table`: the expressions `select` over the columns `line` (NULL if empty) and `values`.
 
         Returns malformed lines as `stage_delimited` does, and the numbers of the lines that made no row, at most a million of them.
         """
-        self.execute("DROP TABLE IF EXISTS staged")
+        self.execute(f"DROP TABLE IF EXISTS {table}")
         # DuckDB wants a delimiter even for one column. A single byte would cut a damaged line that holds it, and a line that begins with it
         # would look empty; four control characters in a row, the most it takes, do not occur.
         # Not strict: a carriage return amid lines that end otherwise would stop the reader.
         dialect = "header = false, delim = '\x01\x02\x03\x04', quote = '', escape = '', strict_mode = false"
         reader = _read_csv(path, dialect, "'line': 'VARCHAR'", gzipped)
-        self.execute(f"CREATE TABLE staged AS SELECT {select} FROM (SELECT line, {values} FROM {reader}) AS lines")
+        self.execute(f"CREATE TABLE {table} AS SELECT {select} FROM (SELECT line, {values} FROM {reader}) AS lines")
         return self._malformed()
 
     def _malformed(self) -> tuple[list[tuple[str, int, list[str]]], list[int]]:

@@ -5,7 +5,6 @@ time, where `ast.literal_eval` reads them: it knows literals and nothing else, s
 """
 
 import ast
-import gzip
 import io
 import itertools
 import json
@@ -14,31 +13,29 @@ import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from cprec_jax.errors import UserError, one_line
+from data_prep.adapters.raw_file import check_lines, is_gzip, open_bytes
 from data_prep.engine import Engine, EngineError, quoted
 from data_prep.rejects import SAMPLES, Rejects
 
 BATCH_LINES = 2_000  # a line of metadata may have 10 kB
 Kind = Literal["text", "time"]
 NOT_A_RECORD = "malformed line: neither JSON nor a Python literal"
-_GZIP_MAGIC = b"\x1f\x8b"
 _FIRST_CHARACTERS: dict[Kind, str] = {"text": '"', "time": '"-0123456789'}  # of the JSON values that are taken
 
 
 class JsonLines:
     """One file. `fields`: our column -> (what it holds, the names it has in the file; the first one present counts)."""
 
+    multiline = False
+
     def __init__(self, path: Path, which: str, fields: Mapping[str, tuple[Kind, Sequence[str]]]):
         self.path, self.which, self.fields = path, which, fields
-        try:
-            with open(path, "rb") as stream:
-                self.gzipped = stream.read(2) == _GZIP_MAGIC
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        self.gzipped = is_gzip(path)
         self._refused_lines: list[int] = []
 
     def stage(self, engine: Engine, rejects: Rejects) -> str:
@@ -46,6 +43,7 @@ class JsonLines:
 
         `place` is for `line_number`. Lines that are no record, and records with a field of the wrong type, go to `rejects`.
         """
+        check_lines(self.path)
         try:
             malformed, self._refused_lines = engine.stage_lines(self.path, self._select(), self._values(), self.gzipped)
         except EngineError as error:
@@ -132,8 +130,8 @@ class JsonLines:
             raise UserError(f"{self.path}: damaged ({one_line(error)}); fetch the file again") from error
 
     def _lines(self, wanted: set[int]) -> Iterator[tuple[int, str]]:
-        with gzip.open(self.path, "rb") if self.gzipped else open(self.path, "rb") as stream:
-            text = io.TextIOWrapper(cast(BinaryIO, stream), encoding="utf-8-sig", errors="replace")
+        with open_bytes(self.path) as stream:
+            text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")
             for n, line in enumerate(itertools.islice(text, max(wanted, default=0)), 1):
                 if n in wanted:
                     yield n, line.strip()

@@ -4,23 +4,22 @@ DuckDB streams the files from disk; Python only ever sees the header and, when l
 """
 
 import csv
-import gzip
 import io
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, TextIO, cast
+from typing import Protocol, TextIO
 
 import pyarrow.parquet as pq
 
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.spec import nearest
-from data_prep.engine import Engine, EngineError, quoted
+from data_prep.adapters.raw_file import check_lines, is_gzip, line_of_byte, mixed_line_ends, open_bytes
+from data_prep.engine import MIXED_LINE_ENDS, Engine, EngineError, OpenQuote, lines_of_row, quoted
 from data_prep.rejects import SAMPLES, Rejects
 from data_prep.spec import CorpusSpec, Order, SourceSpec, source_path
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".txt": "tsv", ".parquet": "parquet"}
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 # TSV of the field holds raw quotes (24" TV) and no quoting; CSV quotes as RFC 4180 says.
@@ -71,11 +70,7 @@ class TableFile:
         else:
             self.format = source.format if source.format != "auto" else self._format_of_name()
             self.delimiter, self.quote, self.encoding = _DELIMITERS.get(self.format, ""), _QUOTES.get(self.format, ""), "utf-8"
-        try:
-            with open(path, "rb") as stream:
-                self.gzipped = stream.read(2) == _GZIP_MAGIC
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        self.gzipped = is_gzip(path)
         self.columns = self._header()
 
     def _format_of_name(self) -> str:
@@ -86,8 +81,7 @@ class TableFile:
         return _FORMATS[last]
 
     def open_text(self) -> TextIO:
-        stream = gzip.open(self.path, "rb") if self.gzipped else open(self.path, "rb")  # noqa: SIM115
-        return io.TextIOWrapper(cast(BinaryIO, stream), self.encoding.replace("utf-8", "utf-8-sig"), errors="replace", newline="")
+        return io.TextIOWrapper(open_bytes(self.path), self.encoding.replace("utf-8", "utf-8-sig"), errors="replace", newline="")
 
     def records(self) -> Iterator[tuple[int, list[str]]]:
         """(line number from 1, fields) of a delimited file, header included."""
@@ -130,11 +124,20 @@ class TableFile:
                 engine.stage_parquet(self.path, wanted)
                 malformed = []
             else:
+                check_lines(self.path)
                 named = self.layout is None
                 malformed = engine.stage_delimited(
                     self.path, wanted, self.columns, self.delimiter, self.quote, self.gzipped, named, self.encoding
                 )
+        except OpenQuote as error:
+            n, lost = line_of_byte(self.path, error.place), error.n_lines
+            raise UserError(
+                f"{self.path}: line {n}: a quote opens a field there and is not closed as it should be, which would lose {lost:,} lines; "
+                "mend the line (a quote within a quoted field is doubled)"
+            ) from error
         except EngineError as error:
+            if MIXED_LINE_ENDS in str(error) and (where := mixed_line_ends(self.path)):
+                raise UserError(f"{self.path}: mixed line ends: {where}; make them alike") from error
             raise UserError(f"{self.path}: cannot be read; truncated or not a {self.format} file? ({one_line(error)[:200]})") from error
         for what, n, samples in malformed:
             rejects.bad_lines(f"malformed line: {what}", n, str(self.path), samples)
@@ -172,6 +175,11 @@ class Examples(Protocol):
     @property
     def path(self) -> Path: ...
 
+    @property
+    def multiline(self) -> bool:
+        """Whether a field may go over several lines, as it does where a quote is not closed."""
+        ...
+
     def of(self, engine: Engine, condition: str) -> list[str]:
         """The first few rows of `parsed` that meet `condition`, as "line 12: text"."""
         ...
@@ -185,6 +193,10 @@ class _TableExamples:
     @property
     def path(self) -> Path:
         return self.file.path
+
+    @property
+    def multiline(self) -> bool:
+        return bool(self.file.quote)
 
     def of(self, engine: Engine, condition: str) -> list[str]:
         ours = ", ".join(self.names)
@@ -210,7 +222,21 @@ def load_items(file: TableFile, domain: int, id_column: str, engine: Engine, rej
     n = engine.value(f"SELECT count(*) FROM staged WHERE {without_id}")
     if n:
         rejects.bad_lines("item without id", n, str(file.path), file.lines_of([id_column], [[None]]))
-    engine.execute(f"INSERT INTO raw_items SELECT {domain}, item_id, title FROM staged WHERE NOT ({without_id})")
+    broken = _broken("item_id") if file.quote else "false"
+    if file.quote and (n := engine.value(f"SELECT {_lines('item_id', 'title')} FROM staged WHERE {broken}")):
+        shown = engine.rows(f"SELECT item_id FROM staged WHERE {broken} LIMIT {SAMPLES}")
+        rejects.bad_lines("line break in item", n, str(file.path), file.lines_of([id_column], shown))
+    engine.execute(f"INSERT INTO raw_items SELECT {domain}, item_id, title FROM staged WHERE NOT ({without_id} OR {broken})")
+
+
+def _broken(column: str) -> str:
+    """SQL: the text goes over several lines. No id does; a quote that a later line closes makes it look so."""
+    return f"(contains({column}, chr(10)) OR contains({column}, chr(13)))"
+
+
+def _lines(*columns: str) -> str:
+    """SQL: how many lines of the file these rows took."""
+    return f"coalesce(sum({lines_of_row(columns)}), 0)::BIGINT"
 
 
 def load_interactions(
@@ -224,12 +250,16 @@ def load_interactions(
     # Whole numbers, numbers with a fraction (cut off), or ISO dates such as a Parquet TIMESTAMP column gives.
     number = "coalesce(TRY_CAST(time_text AS BIGINT), TRY_CAST(floor(TRY_CAST(time_text AS DOUBLE)) AS BIGINT))"
     date = "TRY_CAST(floor(epoch(TRY_CAST(time_text AS TIMESTAMP))) AS BIGINT)" if order == "timestamp" else "NULL"
+    broken = {column: _broken(column) if examples.multiline else "false" for column in ("user_id", "item_id")}
+    whole = "".join(f" AND NOT {condition}" for condition in broken.values() if examples.multiline)
     # The first condition says nothing new: it settles nearly all rows at one look.
     engine.execute(f"""
         CREATE {kind} parsed AS SELECT place, user_id, item_id, time_text, time // {per_second} AS time, CASE
-            WHEN user_id <> '' AND item_id <> '' AND time BETWEEN 0 AND {LATEST_SECONDS} THEN NULL
+            WHEN user_id <> '' AND item_id <> '' AND time BETWEEN 0 AND {LATEST_SECONDS}{whole} THEN NULL
             WHEN user_id IS NULL OR user_id = '' THEN 'missing user'
             WHEN item_id IS NULL OR item_id = '' THEN 'missing item'
+            WHEN {broken["user_id"]} THEN 'line break in user'
+            WHEN {broken["item_id"]} THEN 'line break in item'
             WHEN time IS NULL THEN 'unparsable {order}'
             WHEN time < 0 THEN 'negative {order}'
             WHEN {order == "timestamp"} AND time // {per_second} > {LATEST_SECONDS} THEN 'timestamp after the year 2100 (time_unit wrong?)'
@@ -237,6 +267,7 @@ def load_interactions(
         FROM (SELECT *, coalesce({number}, {date} * {per_second}) AS time FROM ({rows}) AS given) AS timed""")
     good = f"SELECT {domain}, user_id, item_id, time, place FROM parsed WHERE defect IS NULL"
     if engine.value(f"INSERT INTO raw_interactions {good}") < engine.value("SELECT count(*) FROM parsed"):
-        for defect, n in engine.rows("SELECT defect, count(*) FROM parsed WHERE defect IS NOT NULL GROUP BY 1 ORDER BY 1"):
+        n_lines = _lines("user_id", "item_id", "time_text") if examples.multiline else "count(*)"
+        for defect, n in engine.rows(f"SELECT defect, {n_lines} FROM parsed WHERE defect IS NOT NULL GROUP BY 1 ORDER BY 1"):
             rejects.bad_lines(defect, n, str(examples.path), examples.of(engine, f"defect = {quoted(defect)}"))
     engine.execute(f"DROP {kind} parsed")

@@ -73,6 +73,8 @@ class TfdsAdapter:
 class Dataset:
     """One split of a prepared dataset."""
 
+    multiline = False
+
     def __init__(self, path: Path, split: str, where: str):
         import tensorflow_datasets as tfds
 

@@ -168,7 +168,7 @@ def test_truncated_gzip(tmp_path: Path, which):
     written = {name: write(tmp_path / name, lines) for name, lines in paths.items()}
     truncate(written[which])
     reviews = written["X.csv.gz" if "csv" in which else "X.jsonl.gz"]
-    with pytest.raises(UserError, match=rf"{which}: cannot be read") as caught:
+    with pytest.raises(UserError, match=rf"{which}: (damaged|cannot be read)") as caught:
         Loaded("amazon2023", reviews, written["meta_X.jsonl.gz"])
     assert "\n" not in str(caught.value)
 
