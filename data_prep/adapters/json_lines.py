@@ -115,10 +115,11 @@ class JsonLines:
         record: dict[str, str | None] = {"wrong": None}
         for ours, (kind, names) in self.fields.items():
             value = next((values[name] for name in names if values.get(name) is not None), None)
-            if isinstance(value, str) or (kind == "time" and type(value) in (int, float)):
-                record[ours] = str(value)
-            else:
+            try:
+                record[ours] = str(value) if isinstance(value, str) or (kind == "time" and type(value) in (int, float)) else None
+            except ValueError:  # more digits than Python writes, out of a number that was given in hexadecimal
                 record[ours] = None
+            if record[ours] is None:
                 record["wrong"] = record["wrong"] or (None if value is None else _wrong(names, kind))
         return record
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TextIO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cprec_jax.errors import UserError, one_line
@@ -24,6 +25,7 @@ _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".txt": "tsv", ".parque
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 # TSV of the field holds raw quotes (24" TV) and no quoting; CSV quotes as RFC 4180 says.
 _QUOTES = {"csv": '"', "tsv": ""}
+_BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
 LATEST_SECONDS = 4_102_444_800  # the year 2100: later means another unit
 
 
@@ -97,7 +99,8 @@ class TableFile:
     def _header(self) -> list[str]:
         try:
             if self.format == "parquet":
-                return pq.read_schema(self.path).names
+                self.schema = pq.read_schema(self.path)
+                return self.schema.names
             header = next(self.records(), None)
         except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
             raise UserError(f"{self.path}: damaged or not a {self.format} file ({one_line(error)})") from error
@@ -108,7 +111,7 @@ class TableFile:
             return list(self.layout.columns)
         names = header[1]
         for name in names:
-            if names.count(name) > 1:
+            if name and names.count(name) > 1:
                 raise UserError(f"{self.path}: column {name!r} occurs twice in the header; rename one")
         return names
 
@@ -119,6 +122,8 @@ class TableFile:
                 option = "time" if ours == "time_text" else ours.removesuffix("_id")
                 hint = f"{nearest(theirs, self.columns)} (set {self.where}.columns.{option} to the file's name for it)"
                 raise UserError(one_line(f"{self.path}: no column {theirs!r}{hint}"))  # a damaged header may hold line breaks
+            if self.format == "parquet":
+                self._check_type(ours, theirs)
         try:
             if self.format == "parquet":
                 engine.stage_parquet(self.path, wanted)
@@ -126,9 +131,10 @@ class TableFile:
             else:
                 check_lines(self.path)
                 named = self.layout is None
-                malformed = engine.stage_delimited(
-                    self.path, wanted, self.columns, self.delimiter, self.quote, self.gzipped, named, self.encoding
-                )
+                # By place: a header may hold columns without a name, or names that differ only in case, which are one to DuckDB.
+                names = [f"column {n}" for n in range(len(self.columns))]
+                chosen = {ours: names[self.columns.index(theirs)] for ours, theirs in wanted.items()}
+                malformed = engine.stage_delimited(self.path, chosen, names, self.delimiter, self.quote, self.gzipped, named, self.encoding)
         except OpenQuote as error:
             n, lost = line_of_byte(self.path, error.place), error.n_lines
             raise UserError(
@@ -144,6 +150,20 @@ class TableFile:
         if not engine.value("SELECT count(*) FROM staged"):
             after = " after the header" if self.layout is None else ""
             raise UserError(f"{self.path}: no readable rows{after}; an empty {self.which} file makes no corpus")
+
+    def _check_type(self, ours: str, theirs: str) -> None:
+        """A Parquet column that would be read as something else is a `UserError`."""
+        same = [name for name in self.columns if name.lower() == theirs.lower()]
+        if len(same) > 1:
+            raise UserError(
+                f"{self.path}: column {theirs!r} occurs twice (as {', '.join(map(repr, same))}; case does not count); rename one"
+            )
+        kind = self.schema.field(theirs).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_nested(kind) or any(test(kind) for test in _BINARY):
+            raise UserError(f"{self.path}: column {theirs!r} holds {kind}; expected text or numbers")
+        if ours.endswith("_id") and pa.types.is_floating(kind):
+            raise UserError(f"{self.path}: column {theirs!r} holds ids as {kind}, so that 1 becomes 1.0; write it as whole numbers or text")
 
     def lines_of(self, columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> list[str]:
         """For each row of texts the first record with these in `columns`, as "line 12: fields"; for messages: it scans the file, once."""
@@ -200,6 +220,9 @@ class _TableExamples:
 
     def of(self, engine: Engine, condition: str) -> list[str]:
         ours = ", ".join(self.names)
+        if self.file.format == "parquet":
+            found = engine.rows(f"SELECT place + 1, {ours} FROM parsed WHERE {condition} ORDER BY place LIMIT {SAMPLES}")
+            return [f"row {row}: {dict(zip(self.names.values(), values, strict=True))}" for row, *values in found]
         shown = engine.rows(f"SELECT DISTINCT {ours} FROM parsed WHERE {condition} ORDER BY ALL LIMIT {SAMPLES}")
         return self.file.lines_of(list(self.names.values()), shown)
 

@@ -109,6 +109,7 @@ BAD_REVIEWS: list[tuple[str | bytes, str]] = [
     (json.dumps(review23("AU3", "B1", "yesterday")), "unparsable timestamp"),
     (json.dumps(review23("AU3", "B1", None)), "unparsable timestamp"),
     (json.dumps(review23("AU3", "B1", {})), "wrong type: timestamp is no number"),
+    ("{'user_id': 'AU3', 'parent_asin': 'B1', 'timestamp': 0x" + "f" * 5000 + "}", "wrong type: timestamp is no number"),
     (json.dumps(review23("", "B1", 5000)), "missing user"),
     (json.dumps(review23("AU3", "B1", 5000) | {"user_id": ["AU3"]}), "wrong type: user_id is no text"),
     (repr(review23("AU3", "B1", 5000) | {"user_id": 3}), "wrong type: user_id is no text"),

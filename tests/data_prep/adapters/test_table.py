@@ -69,6 +69,47 @@ def test_parquet_with_numbers_dates_and_nulls(tmp_path: Path):
     assert loaded.rejected["unparsable timestamp"]["n"] == 1
 
 
+def parquet(folder: Path, **columns: pa.Array | list) -> Loaded:
+    given = {"user_id": ["u", "v"], "item_id": ["a", "a"], "timestamp": [5, 6]} | columns
+    pq.write_table(pa.table(given), folder / "inter.parquet")
+    pq.write_table(pa.table({"item_id": ["a"], "title": ["Apple"]}), folder / "item.parquet")
+    return Loaded(folder / "inter.parquet", folder / "item.parquet")
+
+
+def test_parquet_columns_that_would_be_read_as_something_else(tmp_path: Path):
+    for columns, message in (
+        ({"user_id": [["u"], ["v"]]}, r"column 'user_id' holds list<.*>; expected text or numbers"),
+        ({"item_id": [b"\xff", b"a"]}, r"column 'item_id' holds binary; expected text or numbers"),
+        ({"user_id": [1.0, None]}, r"column 'user_id' holds ids as double, so that 1 becomes 1.0"),
+        ({"USER_ID": ["x", "y"]}, r"column 'user_id' occurs twice \(as 'user_id', 'USER_ID'; case does not count\); rename one"),
+    ):
+        with pytest.raises(UserError, match=rf"inter.parquet: {message}"):
+            parquet(tmp_path, **columns)
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 3, ["item_id", "title", "title"]), tmp_path / "item.parquet")
+    with pytest.raises(UserError, match=r"item.parquet: column 'title' occurs twice"):
+        Loaded(tmp_path / "inter.parquet", tmp_path / "item.parquet")
+
+
+def test_parquet_kinds_that_are_read_and_rows_that_are_refused(tmp_path: Path):
+    loaded = parquet(tmp_path, user_id=pa.array(["u", "v"]).dictionary_encode(), timestamp=[5.0, None])
+    assert loaded.interactions == [("u", "a", 5)]
+    assert loaded.rejected["unparsable timestamp"]["samples"][0].split("parquet: ")[1].startswith("row 2: {'user_id': 'v'")
+
+
+@pytest.mark.parametrize(
+    ("header", "start", "end"),
+    [
+        (",user_id,item_id,timestamp", "0,", ""),
+        ("user_id,item_id,timestamp,", "", ","),
+        ("USER_ID,user_id,item_id,timestamp,,", "x,", ",,"),
+    ],
+)
+def test_headers_with_unnamed_columns_or_names_alike_but_for_case(tmp_path: Path, header, start, end):
+    for delimiter, suffix in ((",", "csv"), ("\t", "tsv")):
+        text = f"{header}\n{start}u1,a,5{end}\n{start}u1,b,7{end}\n".replace(",", delimiter)
+        assert load(tmp_path, text, ITEMS.replace("\t", delimiter), suffix=suffix).interactions == GOOD
+
+
 def test_own_column_names_windows_lines_and_byte_order_mark(tmp_path: Path):
     interactions = "\ufeffwhen\twho\twhat\textra\r\n5\tu1\ta\t\r\n7\tu1\tb\tx\r\n"
     items = "name\twhat\r\nApple\ta\r\nPear\tb\r\n"
