@@ -270,7 +270,7 @@ def load_interactions(
     kind = "TABLE" if rows else "VIEW"
     rows = rows or "SELECT rowid AS place, user_id, item_id, time_text FROM staged"
     per_second = 1000 if time_unit == "ms" and order == "timestamp" else 1
-    # Whole numbers, numbers with a fraction (cut off), or ISO dates such as a Parquet TIMESTAMP column gives.
+    # Whole numbers, numbers with a fraction (rounded), or ISO dates such as a Parquet TIMESTAMP column gives.
     number = "coalesce(TRY_CAST(time_text AS BIGINT), TRY_CAST(floor(TRY_CAST(time_text AS DOUBLE)) AS BIGINT))"
     date = "TRY_CAST(floor(epoch(TRY_CAST(time_text AS TIMESTAMP))) AS BIGINT)" if order == "timestamp" else "NULL"
     broken = {column: _broken(column) if examples.multiline else "false" for column in ("user_id", "item_id")}
