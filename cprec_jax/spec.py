@@ -98,5 +98,5 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):  # no file and no table takes it
             raise UserError(f"{where}: {value!r} holds half a surrogate pair, which is no text")
         return value
-    name = getattr(hint, "__name__", str(hint))
+    name = "a tuple such as ('a', 'b')" if origin is tuple else getattr(hint, "__name__", str(hint))
     raise UserError(f"{where}: expected {name}, got {type(value).__name__} {value!r}")

@@ -48,6 +48,7 @@ def test_nested_sections_become_typed_values() -> None:
         ({"name": "x", "steps": True}, "config.outer.steps: expected int, got bool True"),
         ({"name": "x", "shuffle": 1}, "config.outer.shuffle: expected bool, got int 1"),
         ({"name": "x", "sizes": [1, "b"]}, r"config.outer.sizes\[1\]: expected int, got str 'b'"),
+        ({"name": "x", "sizes": "1,2"}, "config.outer.sizes: expected a tuple such as"),
         ({"name": "x", "inner": {"shape": "round"}}, "config.outer.inner.shape: 'round' is not one of 'linear', 'sqrt'"),
         ({"name": "x", "inner": 3}, "config.outer.inner: expected Inner"),
         ({"name": "x", "weights": {"a": "b"}}, "config.outer.weights.a: expected float"),
