@@ -14,6 +14,7 @@ same for 100,000 made-up titles, which takes some minutes; the detail of trie_ms
 
 import argparse
 import csv
+import functools
 import gzip
 import os
 import resource
@@ -156,7 +157,7 @@ def shared_prefix(model: Model, count: int, repeats: int, results: Results) -> N
     what = f"{count} candidates of {TITLE} tokens, {PROMPT}-token prompt"
     for against, work in opponents(model).items():
         results.compared(np.asarray(ours()), work(model, batches))
-        value, here, there = ratio(ours, lambda work=work: work(model, batches), repeats)  # type: ignore[misc]
+        value, here, there = ratio(ours, functools.partial(work, model, batches), repeats)
         detail = f"{what}: {1e3 * here:.0f} ms against {1e3 * there:.0f} ms"
         results.add(f"shared_prefix_speedup_{count}" + SUFFIX[against], value, "x", against, detail)
 
@@ -183,7 +184,7 @@ def whole_catalogue(model: Model, name: str, titles: list[str], made_up: bool, s
     kind = "made-up titles" if made_up else "titles"
     what = f"{len(titles)} {kind}, {len(catalogue.tokens)} tokens, {trie.nodes} skeleton nodes, {PROMPT}-token prompt"
     for against, work in opponents(model).items():
-        value, here, there = ratio(ours, lambda work=work: work(model, batches), repeats)  # type: ignore[misc]
+        value, here, there = ratio(ours, functools.partial(work, model, batches), repeats)
         detail = f"{what}: {here:.2f} s against {there * scale:.1f} s (from {sample} titles in {there:.2f} s)"
         results.add(f"trie_speedup_{name}" + SUFFIX[against], value * scale, "x", against, detail)
     users = users_a_second(model, device_trie, 4, repeats)

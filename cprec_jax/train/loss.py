@@ -5,6 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+_Gradients = tuple[jax.Array, jax.Array]  # of x [B, T, D] and w [V, D]
+
 
 def next_token_targets(tokens_BT: jax.Array, segment_ids_BT: jax.Array, loss_mask_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Labels int32[B, T] and weights float32[B, T] of next-token prediction: position t predicts t + 1 inside one document."""
@@ -35,8 +37,8 @@ def _logits(x: jax.Array, w_VD: jax.Array) -> jax.Array:
     return jnp.einsum("bcd,vd->bcv", x, w_VD.astype(x.dtype), preferred_element_type=jnp.float32)
 
 
-def _forward(x_BTD, w_VD, labels_BT, weights_BT, chunk):  # type: ignore[no-untyped-def]
-    def body(total, piece):  # type: ignore[no-untyped-def]
+def _forward(x_BTD: jax.Array, w_VD: jax.Array, labels_BT: jax.Array, weights_BT: jax.Array, chunk: int) -> tuple[jax.Array, None]:
+    def body(total: jax.Array, piece: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         x, labels, weights = piece
         logits = _logits(x, w_VD)
         picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
@@ -46,8 +48,10 @@ def _forward(x_BTD, w_VD, labels_BT, weights_BT, chunk):  # type: ignore[no-unty
     return jax.lax.scan(body, jnp.zeros((), jnp.float32), pieces)[0], None
 
 
-def _forward_with_gradient(x_BTD, w_VD, labels_BT, weights_BT, chunk):  # type: ignore[no-untyped-def]
-    def body(carry, piece):  # type: ignore[no-untyped-def]
+def _forward_with_gradient(
+    x_BTD: jax.Array, w_VD: jax.Array, labels_BT: jax.Array, weights_BT: jax.Array, chunk: int
+) -> tuple[jax.Array, _Gradients]:
+    def body(carry: tuple[jax.Array, jax.Array], piece: tuple[jax.Array, ...]) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
         total, dw_DV = carry
         x, labels, weights = piece
         logits = _logits(x, w_VD)
@@ -72,7 +76,7 @@ def _forward_with_gradient(x_BTD, w_VD, labels_BT, weights_BT, chunk):  # type: 
     return total, (dx_BTD, dw_DV.T.astype(w_VD.dtype))
 
 
-def _backward(chunk, residuals, cotangent):  # type: ignore[no-untyped-def]
+def _backward(chunk: int, residuals: _Gradients, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, None, None]:
     dx_BTD, dw_VD = residuals
     return dx_BTD * cotangent.astype(dx_BTD.dtype), dw_VD * cotangent.astype(dw_VD.dtype), None, None
 

@@ -7,11 +7,12 @@ in milliseconds, and the item is the `parent_asin`, which all colours and sizes 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cprec_jax.errors import UserError
-from data_prep.adapters.json_lines import JsonLines
+from data_prep.adapters.json_lines import JsonLines, Kind
 from data_prep.adapters.table import TableFile, load_interactions
 from data_prep.engine import Engine
 from data_prep.rejects import SAMPLES, Rejects
@@ -73,8 +74,12 @@ def _load_metadata(path: Path, source: str, domain: int, release: Release, engin
 
 
 def _load_reviews(path: Path, domain: int, release: Release, engine: Engine, rejects: Rejects) -> None:
-    fields = {"user_id": ("text", (release.user,)), "item_id": ("text", (release.item,)), "time_text": ("time", release.times)}
-    file = JsonLines(path, "interactions", fields)  # type: ignore[arg-type]
+    fields: dict[str, tuple[Kind, Sequence[str]]] = {
+        "user_id": ("text", (release.user,)),
+        "item_id": ("text", (release.item,)),
+        "time_text": ("time", release.times),
+    }
+    file = JsonLines(path, "interactions", fields)
     rows = file.stage(engine, rejects)
     load_interactions(file, domain, "timestamp", release.time_unit, engine, rejects, rows)
 
