@@ -16,7 +16,8 @@ def pack_varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Non-negative integers below 2^31 as varints: uint8[total], and the place int64[n + 1] where each begins."""
     flat = np.ascontiguousarray(values, np.uint32).reshape(-1)
     size = np.ones(len(flat), np.uint8)
-    limits = [1 << bits for bits in (7, 14, 21, 28) if int(flat.max(initial=0)) >> bits]  # few tokenizers need all of them
+    largest = int(flat.max(initial=0))
+    limits = [1 << bits for bits in (7, 14, 21, 28) if largest >> bits]  # few tokenizers need all of them
     for limit in limits:
         size += flat >= np.uint32(limit)
     starts = np.zeros(len(flat) + 1, np.int64)

@@ -23,7 +23,7 @@ from cprec_jax.errors import UserError, one_line
 
 ROWS_A_SHARD = 8192
 ROWS_A_CHUNK = 64  # at 2,048 tokens a row what is gathered stays in the cache
-OPTIONS = "group_size:1,zstd:1"  # as TFDS writes it: every row can be read alone
+OPTIONS = "group_size:1,zstd:1"  # groups of one as TFDS has them: every row can be read alone; zstd 1 is quicker than its 3, 0.6 % larger
 
 
 @dataclass(frozen=True, kw_only=True)
