@@ -25,7 +25,7 @@ from cprec_jax.evaluate.sets import EvalSet, open_set
 from cprec_jax.progress import say
 
 Model = SASRec | GRU4Rec
-WIDTHS = (4, 8, 16, 32, 64, 128, 256, 512)  # sequences of like length share a batch, so that little of it is padding
+WIDTHS = (2, 4, 8, 16, 32, 64, 128, 256, 512)  # sequences of like length share a batch, so that little of it is padding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +161,7 @@ def make_windows(train: Interactions, max_length: int) -> list[np.ndarray]:
 
 
 def batches(windows: list[np.ndarray], batch_tokens: int, padding: int, order: np.random.Generator) -> Iterator[np.ndarray]:
-    """One epoch: int32[B, T + 1] with B x T about `batch_tokens`, each of windows of like length, in random order."""
+    """One epoch: int32[B, T + 1] with at most `batch_tokens` targets, each of windows of like length, in random order."""
     targets = np.array([len(window) - 1 for window in windows])
     longest = int(targets.max())
     widths = [*(width for width in WIDTHS if width < longest), longest]
@@ -169,8 +169,8 @@ def batches(windows: list[np.ndarray], batch_tokens: int, padding: int, order: n
     shortest = 0
     for width in widths:
         members = order.permutation(np.flatnonzero((targets > shortest) & (targets <= width)))
-        rows = max(batch_tokens // width, 1)
-        chosen += [(width, rows, members[first : first + rows]) for first in range(0, len(members), rows)]
+        rows = max(batch_tokens // (shortest + 1), 1)  # as many as can fit, so that each width is compiled once
+        chosen += [(width, rows, piece) for piece in _pieces(members, targets[members], batch_tokens)]
         shortest = width
     for place in order.permutation(len(chosen)):
         width, rows, members = chosen[place]
@@ -178,6 +178,18 @@ def batches(windows: list[np.ndarray], batch_tokens: int, padding: int, order: n
         for row, member in enumerate(members):
             batch[row, : len(windows[member])] = windows[member]
         yield batch
+
+
+def _pieces(members: np.ndarray, targets: np.ndarray, most: int) -> list[np.ndarray]:
+    """Consecutive members, as many at a time as have at most `most` targets together."""
+    ends = np.cumsum(targets)
+    pieces, first = [], 0
+    while first < len(members):
+        before = ends[first] - targets[first]
+        stop = max(int(np.searchsorted(ends, before + most, side="right")), first + 1)
+        pieces.append(members[first:stop])
+        first = stop
+    return pieces
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -11,7 +11,7 @@ class SequentialSpec:
 
     dropout, learning_rate: every combination is trained with seed 0, and the one with the best NDCG@10 on validation is used for all
     seeds. epochs: at most; training ends after `patience` epochs without a better validation NDCG@10, and the best epoch's parameters are
-    kept. batch_tokens: positions a step. validation_users: of the set's validation users, a seeded choice, for all these decisions.
+    kept. batch_tokens: targets a step, at most. validation_users: of the set's validation users, a seeded choice, for all these decisions.
     """
 
     hidden: int = 64
