@@ -5,6 +5,7 @@ a damaged or truncated corpus gives a `UserError` and never a wrong figure.
 """
 
 import functools
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,8 @@ class Corpus:
         self._check_items(target, file)
         if np.any(np.diff(offsets) < 1):
             raise UserError(f"{self.path / file}: a record has no history; run `launch.py prepare` again")
+        if not np.isin(items, self.catalogue(set_name)).all():
+            raise UserError(f"{self.path / file}: a history has an item of another set's catalogue; run `launch.py prepare` again")
         return Targets(
             user=_numbers(table, "user"),
             offsets=offsets,
@@ -194,6 +197,9 @@ class Corpus:
         width = int(offsets[1]) if len(table) else 0
         if np.any(np.diff(offsets) != width) or np.any((items.reshape(len(table), width) == targets.target[:, None]).sum(axis=1) != 1):
             raise UserError(f"{self.path / file}: rows of unequal length, or without their target; run `launch.py prepare` again")
+        rows = np.sort(items.reshape(len(table), width), axis=1)
+        if np.any(rows[:, 1:] == rows[:, :-1]) or not np.isin(items, self.catalogue(set_name)).all():
+            raise UserError(f"{self.path / file}: a candidate twice, or of another set's catalogue; run `launch.py prepare` again")
         return items.reshape(len(table), width)
 
     def oracle(self, split: EvalSplit, set_name: str) -> np.ndarray | None:
@@ -280,6 +286,16 @@ class Corpus:
             raise UserError(
                 f"{self.path / file}: an item number is outside 0..{self.manifest['n_items'] - 1}; run `launch.py prepare` again"
             )
+
+
+def hash60(text: str) -> int:
+    """Non-negative integer below 2^60 from the MD5 of `text`; equal to the SQL function of this name in every engine of `data_prep`."""
+    return int(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:15], 16)
+
+
+def user_key(platform: str, raw_user: str) -> int:
+    """The corpus's user number: the same person on all domains of one platform. Equal to the expression in `data_prep/sql/encode.sql`."""
+    return hash60(f"{platform}\x1f{raw_user}")
 
 
 def as_numpy(array: pa.Array) -> np.ndarray:

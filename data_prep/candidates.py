@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_prep.engine import hash60
+from cprec_jax.corpus import hash60
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 CLASS_WIDTH = 5  # a popularity class holds at least this many times C items

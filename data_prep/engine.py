@@ -2,11 +2,10 @@
 
 The SQL, and that of the steps and of `explain`, keeps to what `sqlglot` carries over to Spark SQL: window functions, joins,
 `list_sort(array_agg(struct_pack(...)))`, `array_length`; parameters live in the table `sources`. An engine must supply one function of its
-own: `hash60(text)`, the first 60 bits of the MD5 of the UTF-8 text as a BIGINT, which every engine can compute alike (see `hash60` below
-for the same in Python).
+own: `hash60(text)`, the first 60 bits of the MD5 of the UTF-8 text as a BIGINT, which every engine can compute alike
+(`cprec_jax.corpus.hash60` is the same in Python).
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,16 +22,6 @@ BATCH_ROWS = 100_000
 EngineError = duckdb.Error
 MIXED_LINE_ENDS = "invalid state"  # what DuckDB's reader says of lines that end otherwise than the first ones
 _FULL_DISK = ("No space left", "Disk quota exceeded", "File too large")  # as the operating system says it
-
-
-def hash60(text: str) -> int:
-    """Non-negative integer below 2^60 from the MD5 of `text`; equal to the SQL function of this name."""
-    return int(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:15], 16)
-
-
-def user_key(platform: str, raw_user: str) -> int:
-    """The corpus's user number: the same person on all domains of one platform. Equal to the expression in `sql/encode.sql`."""
-    return hash60(f"{platform}\x1f{raw_user}")
 
 
 def quoted(text: str) -> str:

@@ -21,7 +21,7 @@ REQUIREMENTS = "requirements-spark.txt"
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT])(i?)B?\s*$", re.IGNORECASE)
 _MEBIBYTES = {"K": 2.0**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
 _LEAST_HEAP = 1024  # MiB; Spark does not start with less than about half of it
-# The first 60 bits of the MD5 of the UTF-8 text, equal to `engine.hash60`.
+# The first 60 bits of the MD5 of the UTF-8 text, equal to `cprec_jax.corpus.hash60`.
 _HASH60 = (
     "CREATE TEMPORARY FUNCTION hash60(x STRING) RETURNS BIGINT RETURN CAST(conv(substr(md5(CAST(x AS BINARY)), 1, 15), 16, 10) AS BIGINT)"
 )

@@ -145,6 +145,30 @@ def test_candidates_without_their_target(copy: Path):
         Corpus.open(copy).candidates("valid", "garden", "u20")
 
 
+def test_candidates_are_distinct_and_of_the_catalogue(copy: Path):
+    """One negative for all would make every rank the first or second; a negative of another set beats nobody."""
+    file, target = "candidates/test.garden.u20.parquet", Corpus.open(copy).targets("test", "garden").target
+    elsewhere = int(np.flatnonzero(Corpus.open(copy).items.domain != Corpus.open(copy).set_info("garden").domain_id)[0])
+
+    def change(table: pa.Table, negative: int | None) -> pa.Table:
+        rows = table["candidates"].to_pylist()
+        negatives = [item for item in rows[0] if item != target[0]]
+        rows[0] = [int(target[0]), *negatives[:-1], negatives[0] if negative is None else negative]
+        return replaced(table, "candidates", rows)
+
+    for negative in (None, elsewhere):
+        rewrite(copy, file, lambda table, negative=negative: change(table, negative))
+        with pytest.raises(UserError, match="a candidate twice, or of another set's catalogue"):
+            Corpus.open(copy).candidates("test", "garden", "u20")
+    rewrite(
+        copy,
+        "sequences/test/garden.parquet",
+        lambda table: replaced(table, "items", [[elsewhere] * len(row) for row in table["items"].to_pylist()]),
+    )
+    with pytest.raises(UserError, match="a history has an item of another set's catalogue"):
+        Corpus.open(copy).targets("test", "garden")
+
+
 def test_flat_lists_of_slices_and_chunks():
     column = pa.chunked_array([pa.array([[1], [2, 3], []], pa.list_(pa.int32())).slice(1), pa.array([[4]], pa.list_(pa.int32()))])
     offsets, values = flat_lists(column)

@@ -71,13 +71,13 @@ def logits(params: Any, hidden: jax.Array) -> jax.Array:
 
 
 def loss(model: SASRec | GRU4Rec, params: Any, items_BT1: jax.Array, key: jax.Array) -> jax.Array:
-    """Mean cross-entropy in nats of every next item of int32[B, T + 1] sequences that is no padding; at most `batch_tokens` are."""
+    """Mean cross-entropy in nats of every next item of int32[B, T + 1] sequences that is no padding; at most `batch_targets` are."""
     inputs_BT, targets_BT = items_BT1[:, :-1], items_BT1[:, 1:]
     hidden_BTD = model.apply({"params": params}, inputs_BT, deterministic=False, rngs={"dropout": key})
     assert isinstance(hidden_BTD, jax.Array)
     # Only what is no padding is scored, which is nearly all of a step's work: a quarter to a half of the positions would be padding.
     real_P = targets_BT.ravel() < model.n_items
-    most = min(model.spec.batch_tokens, real_P.size)
+    most = min(model.spec.batch_targets, real_P.size)
     (place_K,) = jnp.nonzero(real_P, size=most, fill_value=0)
     n = real_P.sum()
     weights_K = (jnp.arange(most) < n).astype(hidden_BTD.dtype)

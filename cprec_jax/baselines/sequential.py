@@ -113,7 +113,7 @@ def fit(model: Model, learning_rate: float, train: Interactions, valid: EvalSet,
     step = 0
     for epoch in range(1, spec.epochs + 1):
         total, n = jnp.zeros(()), 0
-        for batch in batches(windows, spec.batch_tokens, model.n_items, order):
+        for batch in batches(windows, spec.batch_targets, model.n_items, order):
             params, state, loss = train_step(model, learning_rate, params, state, batch, jax.random.fold_in(key, step))
             total, n, step = total + loss, n + 1, step + 1
         if not np.isfinite(float(total)):
@@ -160,8 +160,8 @@ def make_windows(train: Interactions, max_length: int) -> list[np.ndarray]:
     return windows
 
 
-def batches(windows: list[np.ndarray], batch_tokens: int, padding: int, order: np.random.Generator) -> Iterator[np.ndarray]:
-    """One epoch: int32[B, T + 1] with at most `batch_tokens` targets, each of windows of like length, in random order."""
+def batches(windows: list[np.ndarray], batch_targets: int, padding: int, order: np.random.Generator) -> Iterator[np.ndarray]:
+    """One epoch: int32[B, T + 1] with at most `batch_targets` targets, each of windows of like length, in random order."""
     targets = np.array([len(window) - 1 for window in windows])
     longest = int(targets.max())
     widths = [*(width for width in WIDTHS if width < longest), longest]
@@ -169,8 +169,8 @@ def batches(windows: list[np.ndarray], batch_tokens: int, padding: int, order: n
     shortest = 0
     for width in widths:
         members = order.permutation(np.flatnonzero((targets > shortest) & (targets <= width)))
-        rows = max(batch_tokens // (shortest + 1), 1)  # as many as can fit, so that each width is compiled once
-        chosen += [(width, rows, piece) for piece in _pieces(members, targets[members], batch_tokens)]
+        rows = max(batch_targets // (shortest + 1), 1)  # as many as can fit, so that each width is compiled once
+        chosen += [(width, rows, piece) for piece in _pieces(members, targets[members], batch_targets)]
         shortest = width
     for place in order.permutation(len(chosen)):
         width, rows, members = chosen[place]

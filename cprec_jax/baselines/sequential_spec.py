@@ -11,7 +11,8 @@ class SequentialSpec:
 
     dropout, learning_rate: every combination is trained with seed 0, and the one with the best NDCG@10 on validation is used for all
     seeds. epochs: at most; training ends after `patience` epochs without a better validation NDCG@10, and the best epoch's parameters are
-    kept. batch_tokens: targets a step, at most. validation_users: of the set's validation users, a seeded choice, for all these decisions.
+    kept. batch_targets: next items scored a step, at most. validation_users: of the set's
+    validation users, a seeded choice, for all these decisions.
     """
 
     hidden: int = 64
@@ -23,14 +24,14 @@ class SequentialSpec:
     weight_decay: float = 0.0
     epochs: int = 40
     patience: int = 3
-    batch_tokens: int = 512
+    batch_targets: int = 512
     validation_users: int = 2000
 
     def __post_init__(self) -> None:
         at_least_one(self, "hidden", "layers", "heads", "epochs", "patience", "validation_users")
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is not divisible by heads {self.heads}")
-        if not 2 <= self.max_length <= self.batch_tokens:
-            raise ValueError(f"max_length {self.max_length} must be at least 2 and at most batch_tokens {self.batch_tokens}")
+        if not 2 <= self.max_length <= self.batch_targets:
+            raise ValueError(f"max_length {self.max_length} must be at least 2 and at most batch_targets {self.batch_targets}")
         if not self.dropout or not self.learning_rate or not all(0 <= rate < 1 for rate in self.dropout) or min(self.learning_rate) <= 0:
             raise ValueError("dropout and learning_rate need at least one value each; dropout is in [0, 1), a learning rate above 0")

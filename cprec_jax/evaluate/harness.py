@@ -20,8 +20,9 @@ from cprec_jax.errors import UserError
 from cprec_jax.evaluate.collect import FULL, Collected, collect, set_results
 from cprec_jax.evaluate.general_text import read_text
 from cprec_jax.evaluate.language_model import TitleModel
-from cprec_jax.evaluate.methods import Method, Oracle, ScoreFile
+from cprec_jax.evaluate.methods import Method, Oracle
 from cprec_jax.evaluate.models import checkpoint_steps, load_model, run_directories
+from cprec_jax.evaluate.score_file import ScoreFile
 from cprec_jax.evaluate.sets import EvalSet, open_set
 from cprec_jax.evaluate.spec import VALIDATION, EvaluateSpec, MethodSpec
 from cprec_jax.hf.hub import locate
@@ -260,7 +261,7 @@ def _simple(spec: EvaluateSpec, name: str, corpus: Corpus, validation: dict[str,
     if is_tuned(chosen):
         return make_baseline(chosen, corpus, validation)
     if chosen.kind == "scores":
-        return ScoreFile(Path(str(chosen.path)))
+        return ScoreFile(Path(str(chosen.path)), corpus)
     simple: dict[str, type[Method]] = {"random": Random, "popularity": Popularity, "oracle": Oracle}
     return simple[chosen.kind]()
 

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from cprec_jax.corpus import user_key
 from cprec_jax.errors import UserError
-from data_prep.engine import Engine, user_key
+from data_prep.engine import Engine
 from data_prep.rejects import Rejects
 from data_prep.spec import CorpusSpec, Order, SourceSpec, SyntheticSpec
 

@@ -17,7 +17,7 @@ from cprec_jax.evaluate import harness
 from cprec_jax.evaluate.spec import EvaluateSpec
 from cprec_jax.spec import build
 
-SPEC = SequentialSpec(hidden=16, layers=1, max_length=8, batch_tokens=64, dropout=(0.0,), learning_rate=(1e-2,))
+SPEC = SequentialSpec(hidden=16, layers=1, max_length=8, batch_targets=64, dropout=(0.0,), learning_rate=(1e-2,))
 
 
 @pytest.fixture(scope="module", params=["gru4rec", "sasrec"])
@@ -90,7 +90,7 @@ def test_steps_learn_a_cycle_and_repeat_bit_for_bit(architecture: sequence_model
 
 
 def test_through_the_job(workdir: Path) -> None:
-    sizes = {"hidden": 16, "layers": 1, "max_length": 12, "epochs": 3, "dropout": [0.1, 0.3], "learning_rate": [1e-2], "batch_tokens": 512}
+    sizes = {"hidden": 16, "layers": 1, "max_length": 12, "epochs": 3, "dropout": [0.1, 0.3], "learning_rate": [1e-2], "batch_targets": 512}
     section = {
         "names": {"sasrec": {"kind": "sasrec"}, "popularity": {"kind": "popularity"}},
         "sets": ["Books"],

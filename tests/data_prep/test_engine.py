@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cprec_jax.corpus import hash60, user_key
 from cprec_jax.errors import UserError
-from data_prep.engine import SQL_FOLDER, Engine, hash60, identifier, quoted, user_key
+from data_prep.engine import SQL_FOLDER, Engine, identifier, quoted
 
 
 @pytest.fixture(scope="module")

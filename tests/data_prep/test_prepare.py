@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from cprec_jax.artefact import fingerprint, is_current
-from cprec_jax.corpus import Corpus
+from cprec_jax.corpus import Corpus, hash60, user_key
 from cprec_jax.errors import UserError
-from data_prep.engine import hash60, user_key
 from data_prep.prepare import prepare, prepare_inputs
 from tests.data_prep.tables import Interaction, corpus_of, numbered_titles, random_interactions, records, table_source
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cprec_jax.corpus import Corpus
+from cprec_jax.corpus import Corpus, hash60
 from cprec_jax.errors import UserError
-from data_prep.engine import hash60
 from data_prep.prepare import prepare, prepare_inputs
 from data_prep.spark_engine import SparkEngine, _heap
 from data_prep.spec import SparkSpec

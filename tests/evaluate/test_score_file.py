@@ -1,5 +1,6 @@
 """Scores of another system: ranked as they are, and refused where they would rank anybody by chance."""
 
+import gzip
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cprec_jax.corpus import Corpus
+from cprec_jax.corpus import Corpus, user_key
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate import harness, methods
+from cprec_jax.evaluate import harness
+from cprec_jax.evaluate.score_file import ScoreFile
 from cprec_jax.evaluate.sets import EvalSet, open_set
+from data_prep.adapters.synthetic import _user_names
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,7 @@ def test_scores_of_another_system(corpus: Corpus, tmp_path: Path, capsys: pytest
 
 def test_missing_pairs_are_below_the_lowest_score_however_large_it_is(corpus: Corpus, books: EvalSet, tmp_path: Path) -> None:
     write_scores(tmp_path / "s.csv", corpus, {"score": [-1e17] * (50 * len(books))})
-    (scored,) = methods.ScoreFile(tmp_path / "s.csv").score(books)
+    (scored,) = ScoreFile(tmp_path / "s.csv", corpus).score(books)
     assert scored.scores is not None and (scored.scores[:, :50] == -1e17).all() and (scored.scores[:, 50:] < -1e17).all()
 
 
@@ -78,7 +81,7 @@ def test_bad_scores_are_refused(corpus: Corpus, books: EvalSet, tmp_path: Path, 
         tmp_path / "s.csv", corpus, {key: value * n for key, value in change.items()} | ({"item": range(n)} if "user" in change else {})
     )
     with pytest.raises(UserError, match=message):
-        list(methods.ScoreFile(tmp_path / "s.csv").score(books))
+        list(ScoreFile(tmp_path / "s.csv", corpus).score(books))
 
 
 def test_items_of_another_numbering_are_refused(corpus: Corpus, books: EvalSet, tmp_path: Path) -> None:
@@ -86,28 +89,89 @@ def test_items_of_another_numbering_are_refused(corpus: Corpus, books: EvalSet, 
     write_scores(tmp_path / "s.csv", corpus, {"item": np.tile(np.arange(50) + 10_000, len(books))})
     message = rf"user {books.targets.user[0]} has scores, but for no item of set Books; .*{books.items[0]} to {books.items[-1]}"
     with pytest.raises(UserError, match=message):
-        list(methods.ScoreFile(tmp_path / "s.csv").score(books))
+        list(ScoreFile(tmp_path / "s.csv", corpus).score(books))
 
 
 @pytest.mark.parametrize("column", ["user", "item", "score"])
-def test_empty_cells_are_refused(tmp_path: Path, column: str) -> None:
+def test_empty_cells_are_refused(corpus: Corpus, tmp_path: Path, column: str) -> None:
     """Arrow would make floats of numbers beside a null, and two users of large numbers the same."""
     values: dict[str, list[Any]] = {"user": [2**60, 2**60 + 1], "item": [1, 2], "score": [0.5, 0.6]}
     values[column][1] = None
     pq.write_table(pa.table(values), tmp_path / "s.parquet")
     with pytest.raises(UserError, match=f"row 2: {column} is empty or NaN; leave such rows out"):
-        methods.ScoreFile(tmp_path / "s.parquet")
+        ScoreFile(tmp_path / "s.parquet", corpus)
 
 
-def test_a_file_without_scores_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_scores_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text("user,item\n1,2\n")
     with pytest.raises(UserError, match="no column 'score'"):
-        methods.ScoreFile(tmp_path / "s.csv")
+        ScoreFile(tmp_path / "s.csv", corpus)
     (tmp_path / "s.csv").write_text("user,item,score,item\n1,2,.5,2\n")
     with pytest.raises(UserError, match="two columns 'item'"):
-        methods.ScoreFile(tmp_path / "s.csv")
+        ScoreFile(tmp_path / "s.csv", corpus)
     (tmp_path / "t.csv").write_text("user,item,score\n1,2,.5\n1,2,.6\n")
     with pytest.raises(UserError, match="user 1 has two scores for item 2"):
-        methods.ScoreFile(tmp_path / "t.csv")
+        ScoreFile(tmp_path / "t.csv", corpus)
     with pytest.raises(UserError, match="no such file of scores"):
-        methods.ScoreFile(tmp_path / "none.csv")
+        ScoreFile(tmp_path / "none.csv", corpus)
+
+
+def candidate_scores(path: Path, corpus: Corpus, protocols: tuple[str, ...], leave_out: int = 0) -> EvalSet:
+    """Random scores of the candidates of `protocols` alone, for every user of Books but one candidate of `leave_out` users."""
+    data = open_set(corpus, "Books", "test", protocols, True, None, 0)
+    random = np.random.default_rng(0)
+    lines = ["user,item,score"]
+    for row, user in enumerate(data.targets.user):
+        columns = np.unique(np.concatenate([data.candidates[name][row] for name in protocols]))
+        if row < leave_out:
+            columns = columns[columns != data.candidates[protocols[0]][row][data.candidates[protocols[0]][row] != data.target[row]][0]]
+        lines += [f"{user},{data.items[column]},{random.normal()}" for column in columns]
+    path.write_text("\n".join(lines) + "\n")
+    return data
+
+
+def test_scores_of_candidates_alone_are_ranked_by_their_protocol_alone(
+    corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By `full` the target would beat whatever has no score: random scores would have HR@10 .5 of 60 items."""
+    candidate_scores(tmp_path / "s.csv", corpus, ("u20",))
+    (tmp_path / "corpus").symlink_to(corpus.path)
+    names = {"theirs": {"kind": "scores", "path": str(tmp_path / "s.csv")}}
+    harness.evaluate({"evaluate": {"names": names, "sets": ("Books",), "protocols": ("full", "u20"), "bootstrap": 20}}, tmp_path)
+    found = json.loads((tmp_path / "results" / "theirs" / "results.json").read_text())["sets"]["Books"]
+    assert list(found["protocols"]) == ["u20"] and found["scored_candidates_of"] == ["u20"] and found["slices"] == {}
+    assert 0.35 < found["protocols"]["u20"]["hr@10"] < 0.65
+    assert "scores the candidates of u20 alone" in capsys.readouterr().err
+
+
+def test_few_items_that_hold_every_target_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+    data = candidate_scores(tmp_path / "s.csv", corpus, ("u20",), leave_out=3)
+    with pytest.raises(UserError, match="the target of every user is among them"):
+        list(ScoreFile(tmp_path / "s.csv", corpus).score(data))
+    full = open_set(corpus, "Books", "test", ("full",), True, None, 0)
+    with pytest.raises(UserError, match=r"only 33\.\d% of its items"):
+        list(ScoreFile(tmp_path / "s.csv", corpus).score(full))
+
+
+@pytest.mark.parametrize("name", ["s.tsv.gz", "s.csv", "s.parquet"])
+def test_ids_of_the_sources_are_the_numbers_of_the_corpus(corpus: Corpus, books: EvalSet, tmp_path: Path, name: str) -> None:
+    ids, platform = corpus.item_ids, corpus.manifest["sources"]["Books"]["platform"]
+    people = {user_key(platform, raw): raw for raw in _user_names(10_000)}
+    items = [*books.items[:50], -1]  # the last one is of no set
+    score = np.random.default_rng(0).normal(size=(len(books), 51))
+    rows = [
+        (people[user], "nowhere" if item < 0 else ids[item], score[row, column])
+        for row, user in enumerate(books.targets.user.tolist())
+        for column, item in enumerate(items)
+    ]
+    columns = dict(zip(("user_id", "item_id", "score"), map(list, zip(*rows, strict=True)), strict=True))
+    if name.endswith("parquet"):
+        pq.write_table(pa.table(columns), tmp_path / name)
+    else:
+        mark = "\t" if "tsv" in name else ","
+        lines = [mark.join(columns), *(mark.join(map(str, row)) for row in zip(*columns.values(), strict=True))]
+        text = ("\n".join(lines) + "\n").encode()
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith("gz") else text)
+    scores = np.concatenate([scored.scores for scored in ScoreFile(tmp_path / name, corpus).score(books) if scored.scores is not None])
+    np.testing.assert_array_equal(scores[:, :50], score[:, :50])
+    assert (scores[:, 50:] < score.min()).all()

@@ -1,0 +1,211 @@
+"""Scores of another system as a method: ranked like all others, and refused where they would rank anybody by chance or by a leak."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from cprec_jax.corpus import Corpus, user_key
+from cprec_jax.errors import UserError, one_line
+from cprec_jax.evaluate.methods import Scored, user_batches
+from cprec_jax.evaluate.sets import EvalSet
+from cprec_jax.progress import say
+
+NUMBERS, RAW_IDS = ("user", "item"), ("user_id", "item_id")
+FEWEST_FOR_A_LEAK = 20  # users: fewer may all have a scored target by chance
+
+
+class ScoreFile:
+    """Scores of another system: a table (Parquet, CSV or TSV) `user_id, item_id, score` with the ids of the sources, or `user, item, score`
+    with the numbers of the corpus's own files.
+
+    Items a user has no score for rank below all that have one, and tie. A file that scores sampled candidates alone is ranked by their
+    protocols alone: by `full` the target would beat whatever has no score. A user of the set without any score for its catalogue is a
+    `UserError`; so are empty cells, scores that are not finite, pairs given twice, and a file of few items a user that hold every target.
+    There is no distribution, so no NLL.
+    """
+
+    def __init__(self, path: Path, corpus: Corpus):
+        self._path, self._corpus = path, corpus
+        table = _read_table(path)
+        raw = RAW_IDS[0] in table.column_names and NUMBERS[0] not in table.column_names
+        self._columns = RAW_IDS if raw else NUMBERS
+        for column in (*self._columns, "score"):
+            self._check_column(table, column)
+        self._ids: tuple[list[str], list[str]] | None = None  # of users and items, in the order of their codes
+        if raw:
+            (user, users), (item, items) = (_encoded(table[column]) for column in RAW_IDS)
+            self._ids = users, items
+        else:
+            user, item = (self._numbers(table[column]) for column in NUMBERS)
+        score = self._numbers(table["score"], pa.float64())
+        if not np.isfinite(score).all():
+            row = int(np.flatnonzero(~np.isfinite(score))[0])
+            who = f"user {self._name(user[row], 0)}, item {self._name(item[row], 1)}"
+            raise UserError(f"{path}: row {row + 1}: score {score[row]} of {who}; scores must be finite")
+        if not len(score):
+            raise UserError(f"{path}: holds no scores")
+        self._user, self._item, self._score = _sorted(user, item, score)
+        twice = (np.diff(self._user) == 0) & (np.diff(self._item) == 0)
+        if twice.any():
+            row = int(np.flatnonzero(twice)[0])
+            pair = self._name(self._user[row], 0), self._name(self._item[row], 1)
+            raise UserError(f"{path}: user {pair[0]} has two scores for item {pair[1]}; give one")
+        self._say_unknown_items()
+        self._facts: dict[str, Any] = {}
+
+    def score(self, data: EvalSet) -> Iterator[Scored]:
+        user, item, score = self._of_set(data)
+        first, last = (np.searchsorted(user, data.targets.user, side=side) for side in ("left", "right"))
+        if (first == last).any():
+            nobody = np.flatnonzero(first == last)[0]
+            raise UserError(f"{self._path}: no score for user {data.targets.user[nobody]} of set {data.name}; {self._hint()}")
+        columns, scores = [], []
+        for row, (start, stop) in enumerate(zip(first, last, strict=True)):
+            column = np.minimum(np.searchsorted(data.items, item[start:stop]), len(data.items) - 1)
+            here = data.items[column] == item[start:stop]  # a file may hold several sets
+            if not here.any():  # the user would be ranked like chance: numbers of another corpus?
+                raise UserError(
+                    f"{self._path}: user {data.targets.user[row]} has scores, but for no item of set {data.name}; {self._hint()} "
+                    f"(numbers of its catalogue: {data.items[0]} to {data.items[-1]})"
+                )
+            columns.append(column[here])
+            scores.append(score[start:stop][here])
+        missing = len(data) * len(data.items) - sum(map(len, columns))
+        self._facts = {"pairs_without_score": missing}
+        sampled = _protocols_scored(data, columns) if missing else None
+        if sampled:
+            self._facts = {"scored_candidates_of": sampled}
+            say(f"evaluate: {data.name}: {self._path} scores the candidates of {', '.join(sampled)} alone, so it is ranked by them alone")
+        elif missing:
+            self._refuse_a_leak(data, columns)
+            pairs = len(data) * len(data.items)
+            say(f"evaluate: {data.name}: {self._path} has no score for {missing:,} of {pairs:,} pairs of user and item; they tie last")
+        lowest = np.nextafter(self._score.min(), -np.inf)  # what is missing ties below everything
+        for users in user_batches(len(data)):
+            table = np.full((len(users), len(data.items)), lowest)
+            for row, one in enumerate(users):
+                table[row, columns[one]] = scores[one]
+            if sampled:
+                found = {name: np.take_along_axis(table, data.candidates[name][users], axis=1) for name in sampled}
+                yield Scored(users=users, scores=None, log_probs=None, by_protocol=found)
+            else:
+                yield Scored(users=users, scores=table, log_probs=None)
+
+    def facts(self) -> dict[str, Any]:
+        return self._facts
+
+    def _check_column(self, table: pa.Table, column: str) -> None:
+        if (count := table.column_names.count(column)) != 1:
+            found = f"{'two columns' if count else 'no column'} {column!r}"
+            raise UserError(
+                f"{self._path}: {found}; a file of scores has user_id, item_id and score (ids of the sources) or user, item and score "
+                f"(numbers of the corpus) once (found {table.column_names})"
+            )
+        values = table[column]
+        empty = values.is_null().to_numpy()
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            empty |= pc.equal(values, "").fill_null(True).to_numpy()
+        if empty.any():
+            row = int(np.flatnonzero(empty)[0])
+            raise UserError(f"{self._path}: row {row + 1}: {column} is empty or NaN; leave such rows out, or fill them")
+
+    def _numbers(self, column: pa.ChunkedArray, dtype: pa.DataType | None = None) -> np.ndarray:
+        try:
+            return column.cast(dtype or pa.int64()).to_numpy()
+        except pa.ArrowException as error:
+            raise UserError(
+                f"{self._path}: user and item must be the corpus's numbers, score a number ({one_line(error)[:120]}); "
+                "name the columns user_id and item_id where they hold the ids of the sources"
+            ) from error
+
+    def _name(self, code: int, which: int) -> object:
+        return code if self._ids is None else self._ids[which][code]
+
+    def _hint(self) -> str:
+        if self._ids is not None:
+            return "`user_id` and `item_id` must be those of the set's source"
+        return "`user` and `item` must be the corpus's numbers"
+
+    def _say_unknown_items(self) -> None:
+        """Rows whose item no set has are left out, which is said once."""
+        if self._ids is None:
+            unknown = (self._item < 0) | (self._item >= self._corpus.manifest["n_items"])
+        else:
+            known = set(self._corpus.item_ids)
+            unknown = np.array([item not in known for item in self._ids[1]])[self._item]
+        if unknown.any():
+            example = self._name(self._item[np.argmax(unknown)], 1)
+            say(f"evaluate: {self._path}: {int(unknown.sum()):,} rows are of items that no set has (such as {example}); they are left out")
+
+    def _of_set(self, data: EvalSet) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The file's rows with the corpus's numbers, by user and item."""
+        if self._ids is None:
+            return self._user, self._item, self._score
+        platform = self._corpus.manifest["sources"][data.name]["platform"]
+        ids = self._corpus.item_ids
+        number = {ids[item]: item for item in data.items}
+        users = np.array([user_key(platform, name) for name in self._ids[0]])
+        items = np.array([number.get(name, -1) for name in self._ids[1]])
+        item = items[self._item]
+        mine = item >= 0
+        return _sorted(users[self._user[mine]], item[mine], self._score[mine])
+
+    def _refuse_a_leak(self, data: EvalSet, columns: list[np.ndarray]) -> None:
+        """Every target among few scored items: the file was made for candidates, whose other items would all rank below the target."""
+        share = sum(map(len, columns)) / (len(data) * len(data.items))
+        if len(data) < FEWEST_FOR_A_LEAK or share > 0.5:
+            return
+        if all((target == column).any() for target, column in zip(data.target, columns, strict=True)):
+            raise UserError(
+                f"{self._path}: set {data.name}: only {share:.1%} of its items have a score, but the target of every user is among them; "
+                "what has no score would rank below the target. Score the whole catalogue, or exactly the candidates of "
+                "WORKDIR/corpus/candidates and ask for them in config.evaluate.protocols"
+            )
+
+
+def _protocols_scored(data: EvalSet, columns: list[np.ndarray]) -> list[str]:
+    """Protocols whose candidates all have scores, if no user has a score for anything but candidates; else none."""
+    whole = dict.fromkeys(data.candidates, True)
+    for row, column in enumerate(columns):
+        rest = np.zeros(len(data.items), bool)
+        rest[column] = True
+        for name, candidates in data.candidates.items():
+            whole[name] &= bool(np.isin(candidates[row], column).all())
+        for candidates in data.candidates.values():
+            rest[candidates[row]] = False
+        if rest.any():
+            return []
+    return [name for name, all_of_them in whole.items() if all_of_them]
+
+
+def _sorted(user: np.ndarray, item: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    order = np.lexsort((item, user))
+    return user[order], item[order], score[order]
+
+
+def _encoded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """(codes int64[n], the text of each code)."""
+    found = column.cast(pa.string()).combine_chunks().dictionary_encode()
+    if isinstance(found, pa.ChunkedArray):
+        found = found.combine_chunks()
+    return found.indices.to_numpy().astype(np.int64), found.dictionary.to_pylist()
+
+
+def _read_table(path: Path) -> pa.Table:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file of scores; check `path` in config.evaluate.names")
+    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    try:
+        if kind == ".parquet":
+            return pq.read_table(path)
+        delimiter = "\t" if kind in (".tsv", ".tab") else ","
+        texts = pa_csv.ConvertOptions(column_types=dict.fromkeys(RAW_IDS, pa.string()))  # 007 is not 7
+        return pa_csv.read_csv(path, parse_options=pa_csv.ParseOptions(delimiter=delimiter), convert_options=texts)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)[:160]})") from error
