@@ -20,7 +20,7 @@ from cprec_jax.evaluate.prompts import PromptBatch, Prompts, make_prompts, witho
 from cprec_jax.evaluate.sets import EvalSet
 from cprec_jax.evaluate.shared_prefix import score_after
 from cprec_jax.evaluate.spec import EvaluateSpec, Rule
-from cprec_jax.evaluate.title_tokens import padded_titles, titles_alike
+from cprec_jax.evaluate.title_tokens import first_alike, padded_titles, titles_alike
 from cprec_jax.evaluate.title_trie import TitleTrie, build_trie
 from cprec_jax.evaluate.trie_index import build_index
 from cprec_jax.evaluate.trie_scoring import (
@@ -247,7 +247,10 @@ class TitleModel:
         """The whole catalogue after each prompt, a chunk of titles at a time."""
         lengths = self._model.catalogue.lengths[data.items].astype(np.int32)
         self._check_room(data, int(lengths.max()))
-        order = np.argsort(lengths, kind="stable")  # chunks of like lengths waste little padding
+        # What is alike is scored once: in other rows of other chunks, rounding would tell copies apart.
+        alike = first_alike(self._model.catalogue, data.items)
+        distinct = np.unique(alike)
+        order = distinct[np.argsort(lengths[distinct], kind="stable")]  # chunks of like lengths waste little padding
         batch_users = _batch_users(self._spec, self._spec.node_chunk, self._mesh)
         chunks = [
             (order[a:b], padded_titles(self._model.catalogue, data.items[order[a:b]]))
@@ -263,6 +266,7 @@ class TitleModel:
                     self._decoder, self._params, cache, np.broadcast_to(tokens_Ct, shape), np.broadcast_to(lengths[columns], shape[:2])
                 )
                 scores[:, columns] = np.asarray(found)[: len(batch.users)]
+            scores = scores[:, alike]
             log_probs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
             yield Scored(users=batch.users, scores=scores / lengths if self.rule == "mean" else scores, log_probs=log_probs)
             progress.advance(len(batch.users))
@@ -273,6 +277,8 @@ class TitleModel:
         columns_nC = np.concatenate(list(data.candidates.values()), axis=1)
         ends = np.cumsum([c.shape[1] for c in data.candidates.values()])
         lengths_nC = catalogue.lengths[data.items][columns_nC].astype(np.int32)
+        alike = first_alike(catalogue, data.items)
+        copies = len(np.unique(alike)) < len(alike)
         self._check_room(data, int(lengths_nC.max()))
         batch_users = _batch_users(spec, int(lengths_nC.sum(axis=1).max()), self._mesh)
         for batch in prompts.batches(batch_users):
@@ -286,6 +292,10 @@ class TitleModel:
                 length = np.take_along_axis(lengths_nC[users], block, axis=1)
                 found = np.asarray(_score_after(self._decoder, self._params, cache, tokens, length))
                 np.put_along_axis(scores, block, found / length if self.rule == "mean" else found, axis=1)
+            if copies:  # all get the score of one, so that they tie to the last bit
+                for row, user in enumerate(users):
+                    _, one, place = np.unique(alike[columns_nC[user]], return_index=True, return_inverse=True)
+                    scores[row] = scores[row, one][place]
             parts = np.split(scores[: len(batch.users)], ends[:-1], axis=1)
             yield Scored(users=batch.users, scores=None, log_probs=None, by_protocol=dict(zip(data.candidates, parts, strict=True)))
 

@@ -1,7 +1,6 @@
 """Tokens of titles: as padded arrays, and which are alike."""
 
 import itertools
-from collections import Counter
 
 import numpy as np
 
@@ -19,6 +18,13 @@ def padded_titles(catalogue: Catalogue, items: np.ndarray) -> np.ndarray:
 
 def titles_alike(catalogue: Catalogue, items: np.ndarray) -> int:
     """How many of the items (ascending numbers) have the tokens of another one: no model can tell them apart."""
+    copies = np.bincount(first_alike(catalogue, items))
+    return int(copies[copies > 1].sum())
+
+
+def first_alike(catalogue: Catalogue, items: np.ndarray) -> np.ndarray:
+    """int64[N]: the place of the first of the N items (ascending numbers) that has the same tokens, its own where none is before it."""
     tokens, offsets = catalogue.gather(items)
-    copies = Counter(tokens[a:b].tobytes() for a, b in itertools.pairwise(offsets.tolist()))
-    return sum(count for count in copies.values() if count > 1)
+    first: dict[bytes, int] = {}
+    places = (first.setdefault(tokens[a:b].tobytes(), place) for place, (a, b) in enumerate(itertools.pairwise(offsets.tolist())))
+    return np.fromiter(places, np.int64, len(items))
