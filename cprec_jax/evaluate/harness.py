@@ -24,7 +24,7 @@ from cprec_jax.evaluate.methods import Method, Oracle
 from cprec_jax.evaluate.models import checkpoint_steps, load_model, run_directories
 from cprec_jax.evaluate.score_file import ScoreFile
 from cprec_jax.evaluate.sets import EvalSet, open_set
-from cprec_jax.evaluate.spec import VALIDATION, EvaluateSpec, MethodSpec
+from cprec_jax.evaluate.spec import MODEL_KINDS, VALIDATION, EvaluateSpec, MethodSpec, Rule
 from cprec_jax.hf.hub import locate
 from cprec_jax.progress import say
 from cprec_jax.spec import build, nearest
@@ -32,7 +32,6 @@ from cprec_jax.train import run
 
 PROTOCOL_VERSION = 1
 SEQUENTIAL_KINDS = ("gru4rec", "sasrec")
-MODEL_KINDS = ("untrained", "checkpoint", "hf")
 NO_RESULT = ("names", "node_chunk", "batch_users", "batch_tokens", "devices")  # keys of the spec that change no result
 LATER_KEYS = (
     ("fit", "train"),
@@ -122,8 +121,7 @@ def evaluate(config: Mapping[str, Any], workdir: Path, names: Sequence[str] | No
     corpus = Corpus.open(workdir / "corpus")
     for name in spec.sets or ():
         corpus.set_info(name)
-    wanted = list(spec.sets or corpus.sets)
-    data = [_open(corpus, spec, name, spec.split, spec.max_users) for name in wanted]
+    data = [_open(corpus, spec, name, spec.split, spec.max_users) for name in spec.sets or corpus.sets]
     for one in data:
         if not len(one):
             say(f"evaluate: {one.name} has no {spec.split} users; it is left out")
@@ -134,8 +132,13 @@ def evaluate(config: Mapping[str, Any], workdir: Path, names: Sequence[str] | No
     tuned = any(is_tuned(spec.names[name]) for name in names or spec.names)
     if tuned or spec.validates():
         validation = {one.name: _open(corpus, spec, one.name, "valid", spec.validation_users) for one in data}
-    for name in names or list(spec.names):
-        _evaluate_one(name, spec, config, workdir, corpus, data, validation)
+    wanted = list(names or spec.names)
+    if spec.rule == VALIDATION:  # one rule for all language models, chosen on the first of them that is trained
+        wanted.sort(key=lambda name: spec.names[name].kind == "untrained")
+    for name in wanted:
+        rule = _evaluate_one(name, spec, config, workdir, corpus, data, validation)
+        if rule is not None:
+            spec = dataclasses.replace(spec, rule=rule)
 
 
 def _open(corpus: Corpus, spec: EvaluateSpec, name: str, split: Any, users: int | None) -> EvalSet:
@@ -152,7 +155,8 @@ def _evaluate_one(
     corpus: Corpus,
     data: Sequence[EvalSet],
     validation: dict[str, EvalSet],
-) -> None:
+) -> Rule | None:
+    """Write one result. Returns the scoring rule of a language model."""
     started = time.monotonic()
     kind = spec.names[name].kind
     methods = _methods(spec, name, config, workdir, corpus, validation)
@@ -160,10 +164,13 @@ def _evaluate_one(
     facts: dict[str, dict[str, Any]] = {}
     cost = dict.fromkeys(found, 0.0)
     steps = []
-    rules = []
+    rules: list[str] = []
+    rule: Rule | None = None
     general: list[dict[str, Any]] = []
     for method, step in methods:
         steps.append(step)
+        if isinstance(method, TitleModel) and rule is not None:
+            method.rule = rule  # the one that the first seed chose
         for one in data:
             begun = time.monotonic()
             found[one.name].append(collect(method, one, name))
@@ -172,7 +179,8 @@ def _evaluate_one(
         if spec.general_text is not None and isinstance(method, TitleModel):
             general.append(method.general_text(Path(spec.general_text)))
             say(f"evaluate: {name}: perplexity {general[-1]['perplexity']:.2f} on {general[-1]['file']}")
-        rules.append(method.rule if isinstance(method, TitleModel) else kind)
+        rule = method.rule if isinstance(method, TitleModel) else None
+        rules.append(rule or kind)
     results: dict[str, Any] = {}
     rows: list[pa.Table] = []
     seeds = list(range(len(steps))) if len(steps) > 1 else [spec.seed]
@@ -205,6 +213,7 @@ def _evaluate_one(
         pq.write_table(pa.concat_tables(rows), directory / "ranks.parquet")
         artefact.write_json(directory / "examples.json", {"users": [user for one in data for user in _examples(found[one.name][0])]})
         artefact.write_json(directory / artefact.MANIFEST, {"version": 1, "inputs_hash": artefact.fingerprint(inputs), "inputs": inputs})
+    return rule
 
 
 def _examples(collected: Collected) -> list[dict[str, Any]]:

@@ -42,7 +42,8 @@ class UserMetrics:
     """One results directory under one protocol. By set: users int64[n] ascending, and by metric float64[seeds, n].
 
     `deterministic`: another seed could not have given anything else. `masked`: by set, whether items of the history were left out of the
-    ranking; a set is missing where nothing says so, or where the protocol's candidates do not depend on it.
+    ranking; a set is missing where nothing says so, or where the protocol's candidates do not depend on it. `rule`: how a language model
+    scored titles (other methods: empty). `bound`: the oracle, which is no method.
     """
 
     name: str
@@ -53,6 +54,8 @@ class UserMetrics:
     split: str = "test"
     protocol_version: Any = None
     masked: Mapping[str, bool] = field(default_factory=dict)
+    rule: str = ""
+    bound: bool = False
 
 
 def paired_randomisation(a: np.ndarray, b: np.ndarray, samples: int = 10_000, seed: int = 0) -> float:
@@ -159,6 +162,11 @@ def _check_pair(a: UserMetrics, b: UserMetrics) -> None:
     for what, one, other in (("split", a.split, b.split), ("protocol version", a.protocol_version, b.protocol_version)):
         if one != other:
             raise UserError(f"results {a.name!r} and {b.name!r} are not of one {what} ({one} and {other}); evaluate both alike")
+    if a.rule and b.rule and a.rule != b.rule:
+        raise UserError(
+            f"results {a.name!r} and {b.name!r} are of different scoring rules ({a.rule} and {b.rule}), which do not compare; "
+            "evaluate both with one config.evaluate.rule"
+        )
     for name in other_masks(a, b):
         raise UserError(
             f"results {a.name!r} and {b.name!r}: set {name} was ranked without the items of the history in one and with them in the "

@@ -23,6 +23,7 @@ Kind = Literal[
     "hf",
     "scores",
 ]
+MODEL_KINDS = ("untrained", "checkpoint", "hf")  # language models
 COUNTED = ("popularity", "popularity_decayed", "last_items", "markov", "item_knn")
 Rule = Literal["trie", "sum", "mean"]
 VALIDATION: Literal["validation"] = "validation"  # the value of keys that validation users choose
@@ -36,7 +37,7 @@ class MethodSpec:
     (step 0 of the run), `checkpoint` (`step`, or the one nearest to `fraction` of the run, or with step "validation" the one with the
     lowest NLL on validation users; default the newest; with `path` of the run in that work directory, by its tokenizer and template),
     `hf` (the Hugging Face directory or hub id `path`, with its own tokenizer), `scores` (a file `path` of another system's scores:
-    columns user, item, score).
+    columns user_id, item_id, score).
     Baselines that count (`baselines/counting.py`): `popularity_decayed`, `last_items`, `markov`, `item_knn`; their `fit`, and that of
     `popularity`, says on what: the training sequences, or (`history`) with what evaluated users did before their targets, as published
     leave-one-out figures are. `gru4rec` and `sasrec` are trained here, as `config.evaluate.sequential` says.
@@ -73,7 +74,8 @@ class EvaluateSpec:
     """`names`: the results to make. `sets` None: all of the corpus. `max_users`: a seeded choice of users a set.
 
     rule: `trie` (exact over the catalogue), `sum` or `mean` (log-likelihood of the title's tokens), or "validation": the one with the
-    highest mean reciprocal rank of validation targets among 99 uniform negatives, one for all sets. temperature: a number, or
+    highest mean reciprocal rank of validation targets among 99 uniform negatives, one for all sets and language models (chosen on the
+    first that is trained). temperature: a number, or
     "validation": the one of `temperatures` with the lowest NLL on the validation split, chosen a set (rule `trie` only). pmi: how much of
     the log-probability after an EMPTY history is taken off a title's (rule `trie`), or "validation": the one of `pmi_weights` with the
     lowest NLL, chosen together with the temperature (this ranks the whole catalogue for every validation user). validation_users: a seeded

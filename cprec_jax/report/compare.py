@@ -50,9 +50,9 @@ def run(request: Request) -> str:
     """The table as text; also written to `request.out`. Results that cannot be paired are a `UserError`."""
     results = read(request.paths, request.protocol)
     method = pick(results, request.method)
-    others = [result for result in results if result is not method]
+    others = [result for result in results if result is not method and not result.bound]
     if not others:
-        raise UserError("compare needs at least two results; name more result directories")
+        raise UserError("compare needs at least two results (beside the oracle); name more result directories")
     counted = {name: {len(result.users[name]) for result in results if name in result.users} for name in method.users}
     cut = on_common_users(results)
     found = compare(cut[results.index(method)], [cut[results.index(other)] for other in others], request.metrics, request.samples)
@@ -107,11 +107,13 @@ def expand(path: Path) -> list[Path]:
 
 
 def pick(results: Sequence[UserMetrics], name: str | None) -> UserMetrics:
-    if name is None:
-        return results[0]
     for result in results:
-        if result.name == name:
+        if result.name == name or (name is None and not result.bound):
+            if result.bound:
+                raise UserError(f"--method={name}: the oracle is a bound, not a method; name another result")
             return result
+    if name is None:
+        raise UserError("compare needs at least two results (beside the oracle); name more result directories")
     raise UserError(f"--method={name}: no such result{nearest(name, [result.name for result in results])}")
 
 
@@ -122,7 +124,11 @@ def metric_table(
     here = [result for result in results if metric in result.values.get(set_name, {})]
     users = len(here[0].users[set_name])
     entries = [
-        Entry(name=one.name, kind="method", measured=Measured(users=users, values={metric: float(one.values[set_name][metric].mean())}))
+        Entry(
+            name=one.name,
+            kind="bound" if one.bound else "method",
+            measured=Measured(users=users, values={metric: float(one.values[set_name][metric].mean())}),
+        )
         for one in here
     ]
     by_reference = {row.reference: row for row in found if (row.set_name, row.metric) == (set_name, metric)}

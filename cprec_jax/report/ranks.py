@@ -10,7 +10,7 @@ from cprec_jax.errors import UserError, one_line
 from cprec_jax.evaluate.metrics import only_bounds, per_user
 from cprec_jax.evaluate.significance import UserMetrics
 from cprec_jax.evaluate.spec import COUNTED
-from cprec_jax.report.results import RESULTS_FILE, read_result
+from cprec_jax.report.results import ORACLE, RESULTS_FILE, read_result
 
 RANKS_FILE = "ranks.parquet"
 DETERMINISTIC = ("random", *COUNTED, "oracle", "hf", "scores")  # kinds without a seed
@@ -48,7 +48,7 @@ def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
             raise UserError(f"{directory / RANKS_FILE}: set {set_name}: seeds were evaluated on different users; evaluate it again")
         shape = (len(by_seed), len(by_seed[0]))
         ranked = per_user(here["n_better"][order], here["n_tied"][order])
-        if not np.isnan(here["nll"]).any():
+        if protocol == "full" and not np.isnan(here["nll"]).any():  # it is over the whole catalogue, whatever the candidates
             ranked["nll"] = here["nll"][order].astype(np.float64)
         for metric in only_bounds(facts.get(set_name, {}), protocol):
             del ranked[metric]
@@ -63,4 +63,6 @@ def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
         split=result.split,
         protocol_version=result.protocol_version,
         masked={name: bool(fact["history_masked"]) for name, fact in facts.items() if protocol == "full" and "history_masked" in fact},
+        rule=result.rule,
+        bound=result.kind == ORACLE,
     )

@@ -117,12 +117,17 @@ def load_results(workdir: Path, manifest: Mapping[str, Any], order: Sequence[str
 
 
 def one_protocol(found: Sequence[Result], manifest: Mapping[str, Any]) -> tuple[list[Result], list[str]]:
-    """Those of the manifest's corpus, the newest protocol version and one split (test where there is any); a note on each other one."""
+    """Those of the manifest's corpus, the newest protocol version, one split (test where there is any) and one scoring rule of the language
+    models (the most frequent; of equals that of a trained one); a note on each other one."""
     fitting = [result for result in found if result.corpus_hash == manifest["corpus_hash"]]
     newest = max((r.protocol_version for r in fitting), key=lambda version: (isinstance(version, int), str(version)), default=None)
     current = [result for result in fitting if result.protocol_version == newest]
     split = "test" if any(result.split == "test" for result in current) else next((result.split for result in current), "test")
-    usable = [result for result in current if result.split == split]
+    of_split = [result for result in current if result.split == split]
+    rules = [result.rule for result in of_split if result.rule]
+    trained = {result.rule for result in of_split if result.kind != "untrained"}
+    rule = max(dict.fromkeys(rules), key=lambda one: (rules.count(one), one in trained), default="")
+    usable = [result for result in of_split if result.rule in ("", rule)]
     notes = []
     for result in found:
         if result in usable:
@@ -131,8 +136,10 @@ def one_protocol(found: Sequence[Result], manifest: Mapping[str, Any]) -> tuple[
             why = "another corpus"
         elif result not in current:
             why = f"protocol version {result.protocol_version}, not {newest}"
-        else:
+        elif result not in of_split:
             why = f"the split {result.split}, not {split}"
+        else:
+            why = f"the scoring rule {result.rule}, not {rule}"
         notes.append(f"{result.name}: left out, made with {why}; run `launch.py evaluate --only={result.name}` again")
     return usable, notes
 

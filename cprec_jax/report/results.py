@@ -10,6 +10,7 @@ from typing import Any
 from cprec_jax.artefact import read_json
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.metrics import only_bounds
+from cprec_jax.evaluate.spec import MODEL_KINDS
 
 RESULTS_FILE = "results.json"
 ORACLE, RANDOM, UNTRAINED, POPULARITY = "oracle", "random", "untrained", "popularity"  # kinds that are treated on their own
@@ -54,6 +55,13 @@ class Result:
     cost: dict[str, Any] = field(default_factory=dict)
     general_text: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+
+    @property
+    def rule(self) -> str:
+        """How a language model scored titles (several, where its seeds did otherwise); empty for other methods."""
+        if self.kind not in MODEL_KINDS or not self.scoring_rule:
+            return ""
+        return self.scoring_rule if isinstance(self.scoring_rule, str) else " and ".join(dict.fromkeys(map(str, self.scoring_rule)))
 
 
 def read_results(workdir: Path) -> list[Result]:

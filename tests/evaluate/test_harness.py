@@ -258,6 +258,9 @@ def test_the_rule_is_chosen_on_validation(evaluated) -> None:
     result, ranks = evaluated(rule="validation", validation_users=8)
     found = result["sets"]["Books"]["validation_mrr_by_rule"]
     assert result["scoring_rule"] == max(found, key=found.get) and set(found) == {"trie", "sum", "mean"}
+    names = {"before": {"kind": "untrained"}, "model": {"kind": "checkpoint"}}
+    before, _ = evaluated("before", names=names, rule="validation", validation_users=8)  # evaluated after the trained one, by its rule
+    assert before["scoring_rule"] == result["scoring_rule"] and "validation_mrr_by_rule" not in before["sets"]["Books"]
     _, same = evaluated(rule=result["scoring_rule"])
     assert np.array_equal(column(same, "n_better"), column(ranks, "n_better"))
 

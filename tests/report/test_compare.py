@@ -14,16 +14,30 @@ from cprec_jax.evaluate.metrics import per_user
 from cprec_jax.report import compare
 
 
-def write_result(directory: Path, better: np.ndarray, kind: str = "checkpoint", corpus: str = "c", users: np.ndarray | None = None) -> Path:
+def write_result(
+    directory: Path,
+    better: np.ndarray,
+    kind: str = "checkpoint",
+    corpus: str = "c",
+    users: np.ndarray | None = None,
+    rule: str = "trie",
+    protocol: str = "full",
+) -> Path:
     """Ranks [seeds, n] of one set."""
     seeds, n = better.shape
     users = np.arange(n) if users is None else users
     directory.mkdir(parents=True)
-    record = {"name": directory.name, "kind": kind, "corpus_hash": corpus, "sets": {"Books": {"users": n, "protocols": {}}}}
+    record = {
+        "name": directory.name,
+        "kind": kind,
+        "corpus_hash": corpus,
+        "scoring_rule": rule,
+        "sets": {"Books": {"users": n, "protocols": {}}},
+    }
     (directory / "results.json").write_text(json.dumps(record))
     columns = {
         "set": ["Books"] * better.size,
-        "protocol": ["full"] * better.size,
+        "protocol": [protocol] * better.size,
         "user": np.tile(users, seeds),
         "n_better": better.reshape(-1),
         "n_tied": np.zeros(better.size, int),
@@ -81,6 +95,26 @@ def test_what_has_no_seed_is_tested_against_those_that_have(results: Path, tmp_p
     assert float(rows_of(out)["theirs", "nll"]["p_seeds"]) < 0.01
 
 
+def test_the_oracle_is_shown_and_takes_no_part(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Perfect ranks of the oracle get no mark, and leave the best of the methods and Holm's family as they are."""
+    assert launch.main(["compare", str(results), "--method=good", "--metrics=hr@10"]) == 0
+    before = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("good", "alike", "counts"))]
+    write_result(results / "a", np.zeros((1, 400), int), kind="oracle")
+    assert launch.main(["compare", str(results), "--method=good", "--metrics=hr@10"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("good", "alike", "counts", "a "))]
+    assert [line for line in lines if line[0] != "a"] == before
+    assert next(line for line in lines if line[0] == "a")[1:3] == ["1.0000", "–"]
+
+
+def test_sampled_candidates_have_no_nll(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """That of the ranks is over the whole catalogue."""
+    for name in ("one", "two"):
+        write_result(tmp_path / name, np.zeros((1, 400), int), protocol="u20")
+    assert launch.main(["compare", str(tmp_path / "one"), str(tmp_path / "two"), "--protocol=u20"]) == 0
+    text = capsys.readouterr().out
+    assert "Books, HR@10" in text and "Books, NLL" not in text
+
+
 def test_a_lower_bound_of_mrr_is_not_tested(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     record = json.loads((results / "good" / "results.json").read_text())
     record["sets"]["Books"] |= {"ranks_exact_to": 100, "items": 500}
@@ -108,11 +142,16 @@ def test_only_common_users_are_paired(results: Path, tmp_path: Path, capsys: pyt
         (["{results}", "--metod=good"], "unknown option of compare; did you mean 'method'"),
         (["{good}", "{other}"], "different corpora"),
         (["{results}/nothing"], "no results here"),
+        (["{good}", "{summed}"], "different scoring rules (trie and sum)"),
+        (["{good}", "{oracle}"], "at least two results (beside the oracle)"),
+        (["{good}", "{oracle}", "--method=oracle"], "the oracle is a bound, not a method"),
     ],
 )
 def test_mistakes(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     write_result(tmp_path / "other", np.zeros((1, 400), int), corpus="d")
-    places = {"good": results / "good", "results": results, "other": tmp_path / "other"}
+    write_result(tmp_path / "summed", np.zeros((1, 400), int), rule="sum")
+    write_result(tmp_path / "oracle", np.zeros((1, 400), int), kind="oracle")
+    places = {name: tmp_path / name for name in ("other", "summed", "oracle")} | {"good": results / "good", "results": results}
     assert launch.main(["compare", *(argument.format(**places) for argument in arguments)]) == 2
     assert message in capsys.readouterr().err
 

@@ -124,11 +124,14 @@ def test_results_of_another_corpus_version_or_split_are_left_out_and_named(workd
     workdirs.write(workdir / "results" / "old" / "results.json", workdirs.result("old", 0.9, SETS, corpus_hash="ff" * 32))
     workdirs.write(workdir / "results" / "v0" / "results.json", workdirs.result("v0", 0.9, SETS, protocol_version=0))
     workdirs.write(workdir / "results" / "tuned" / "results.json", workdirs.result("tuned", 0.9, SETS, split="valid"))
+    summed = workdirs.result("summed", 0.9, SETS, kind="untrained", scoring_rule="sum")
+    workdirs.write(workdir / "results" / "summed" / "results.json", summed)
     report(workdirs.config(), workdir)
     captured = capsys.readouterr()
     assert "tuned: left out, made with the split valid, not test" in captured.err
     assert "old: left out, made with another corpus" in captured.err
     assert "v0: left out, made with protocol version 0" in captured.err
+    assert "summed: left out, made with the scoring rule sum, not trie" in captured.err
     assert "0.9000" not in captured.out
 
 
