@@ -69,16 +69,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value is None and type(None) in args:
             return None
         choices = [arg for arg in args if arg is not type(None)]
-        for choice in choices[:-1]:
+        words = tuple(word for choice in choices if typing.get_origin(choice) is typing.Literal for word in typing.get_args(choice))
+        choices = [choice for choice in choices if typing.get_origin(choice) is not typing.Literal]
+        for choice in choices if words else choices[:-1]:
             try:
                 return _convert(choice, value, where)
             except UserError:
                 continue
-        return _convert(choices[-1], value, where)
+        return _one_of(words, value, where) if words else _convert(choices[-1], value, where)
     if origin is typing.Literal:
-        if value not in args:
-            raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}")
-        return value
+        return _one_of(args, value, where)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(hint, value, where)  # type: ignore[arg-type]  # `is_dataclass` is true of instances, too, which no hint is
     if origin is tuple and isinstance(value, list | tuple):
@@ -100,3 +100,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return value
     name = "a tuple such as ('a', 'b')" if origin is tuple else getattr(hint, "__name__", str(hint))
     raise UserError(f"{where}: expected {name}, got {type(value).__name__} {value!r}")
+
+
+def _one_of(words: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value not in words:
+        raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, words))}")
+    return value

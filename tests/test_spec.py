@@ -23,6 +23,7 @@ class Outer:
     weights: Mapping[str, float] = field(default_factory=dict)
     shuffle: bool = True
     limit: float | Literal["auto"] = "auto"
+    rule: Literal["first", "last"] | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         if self.steps == 0:
@@ -30,9 +31,9 @@ class Outer:
 
 
 def test_nested_sections_become_typed_values() -> None:
-    section = {"name": "x", "steps": 3, "sizes": [1, 2], "inner": {"rate": 1}, "weights": {"a": 2}, "limit": 2}
+    section = {"name": "x", "steps": 3, "sizes": [1, 2], "inner": {"rate": 1}, "weights": {"a": 2}, "limit": 2, "rule": "last"}
     made = build(Outer, section, "config.outer")
-    assert made == Outer(name="x", steps=3, sizes=(1, 2), inner=Inner(rate=1.0), weights={"a": 2.0}, limit=2.0)
+    assert made == Outer(name="x", steps=3, sizes=(1, 2), inner=Inner(rate=1.0), weights={"a": 2.0}, limit=2.0, rule="last")
     assert isinstance(made.inner.rate, float) and isinstance(made.limit, float)
     assert build(Outer, {"name": "x", "steps": None}, "c").limit == "auto"
 
@@ -53,6 +54,7 @@ def test_nested_sections_become_typed_values() -> None:
         ({"name": "x", "inner": 3}, "config.outer.inner: expected Inner"),
         ({"name": "x", "weights": {"a": "b"}}, "config.outer.weights.a: expected float"),
         ({"name": "x", "limit": "none"}, "config.outer.limit: 'none' is not one of 'auto'"),
+        ({"name": "x", "rule": "none"}, "config.outer.rule: 'none' is not one of 'first', 'last', 'auto'$"),
         ({"name": "x", "steps": 0}, "config.outer: steps must be at least 1"),
     ],
 )
