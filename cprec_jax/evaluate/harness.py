@@ -73,8 +73,12 @@ def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict
 
 
 def _trained_in(method: MethodSpec, workdir: Path) -> Path:
-    """The work directory whose run a method of kind `untrained` or `checkpoint` is."""
-    return workdir if method.path is None else Path(method.path)
+    """The work directory whose run a method of kind `untrained` or `checkpoint` is. `path` may also be that run's own directory."""
+    if method.path is None:
+        return workdir
+    path = Path(method.path)
+    inside = path.parts[-2:] == ("runs", run.STAGE) and not run.run_directory(path).is_dir()  # a work directory may have that name
+    return path.parents[1] if inside else path
 
 
 def _that_matter(inputs: Mapping[str, Any]) -> dict[str, Any]:

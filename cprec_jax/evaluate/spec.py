@@ -35,9 +35,9 @@ class MethodSpec:
 
     kind: `random` (closed form), `popularity` (training counts), `oracle` (the known distribution of a synthetic corpus), `untrained`
     (step 0 of the run), `checkpoint` (`step`, or the one nearest to `fraction` of the run, or with step "validation" the one with the
-    lowest NLL on validation users; default the newest; with `path` of the run in that work directory, by its tokenizer and template),
-    `hf` (the Hugging Face directory or hub id `path`, with its own tokenizer), `scores` (a file `path` of another system's scores:
-    columns user_id, item_id, score).
+    lowest NLL on validation users; default the newest; with `path` of the run in that work directory, or of that run itself, by its
+    tokenizer and template), `hf` (the Hugging Face directory or hub id `path`, with its own tokenizer), `scores` (a file `path` of another
+    system's scores: columns user_id, item_id, score).
     Baselines that count (`baselines/counting.py`): `popularity_decayed`, `last_items`, `markov`, `item_knn`; their `fit`, and that of
     `popularity`, says on what: the training sequences, or (`history`) with what evaluated users did before their targets, as published
     leave-one-out figures are. `gru4rec` and `sasrec` are trained here, as `config.evaluate.sequential` says.

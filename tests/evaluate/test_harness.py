@@ -288,12 +288,14 @@ def test_the_checkpoint_is_chosen_on_validation(evaluated, model: LoadedModel, m
     assert result["step"] == min(expected, key=expected.get)
 
 
-def test_a_checkpoint_of_another_work_directory(evaluated, model: LoadedModel, tmp_path: Path) -> None:
-    other = tmp_path / "other"
+@pytest.mark.parametrize("given", ["other", "other/runs/cpt", "runs/cpt"])
+def test_a_checkpoint_of_another_work_directory(evaluated, model: LoadedModel, tmp_path: Path, given: str) -> None:
+    """Its path, or that of its run; a work directory may itself be called runs/cpt."""
+    other = tmp_path / given.removesuffix("/runs/cpt")
     (other / "runs" / "cpt").mkdir(parents=True)
     (other / "runs" / "cpt" / "manifest.json").write_text('{"params_sha256": "z"}')
     opened = []
-    names = {"model": {"kind": "checkpoint", "path": str(other)}}
+    names = {"model": {"kind": "checkpoint", "path": str(tmp_path / given)}}
     evaluated(using=lambda _, __, workdir, ___, run: opened.append((workdir, run)) or model, names=names, max_users=2)
     assert opened == [(other, other / "runs" / "cpt")]
     assert json.loads((tmp_path / "results" / "model" / "manifest.json").read_text())["inputs"]["model"] == "z"
