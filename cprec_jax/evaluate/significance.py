@@ -137,14 +137,15 @@ def compare(
     """`method` against every reference on every set that both have, Holm-corrected over all of them, a metric at a time.
 
     Results of another corpus, split or protocol version, of other users, or with other items in the ranking, are a `UserError`: they
-    cannot be paired.
+    cannot be paired. So are language models of which any two have different scoring rules. A bound must fit as well, and is not tested.
     """
+    _check_rules([method, *references])
     rows: list[Comparison] = []
     for metric in metrics:
         found: list[dict] = []
         for reference in references:
             _check_pair(method, reference)
-            for set_name in method.values:
+            for set_name in () if reference.bound else method.values:
                 if metric in method.values[set_name] and metric in reference.values.get(set_name, {}):
                     pair = (method.values[set_name][metric], reference.values[set_name][metric])
                     names = {"method": method.name, "reference": reference.name, "set_name": set_name, "metric": metric}
@@ -156,17 +157,19 @@ def compare(
     return rows
 
 
+def _check_rules(results: Sequence[UserMetrics]) -> None:
+    rules = {result.name: result.rule for result in results if result.rule}
+    if len(set(rules.values())) > 1:
+        found = ", ".join(f"{name}: {rule}" for name, rule in rules.items())
+        raise UserError(f"results of different scoring rules do not compare ({found}); evaluate again with --config.evaluate.rule=trie")
+
+
 def _check_pair(a: UserMetrics, b: UserMetrics) -> None:
     if a.corpus_hash != b.corpus_hash:
         raise UserError(f"results {a.name!r} and {b.name!r} are of different corpora; evaluate both on the same one")
     for what, one, other in (("split", a.split, b.split), ("protocol version", a.protocol_version, b.protocol_version)):
         if one != other:
             raise UserError(f"results {a.name!r} and {b.name!r} are not of one {what} ({one} and {other}); evaluate both alike")
-    if a.rule and b.rule and a.rule != b.rule:
-        raise UserError(
-            f"results {a.name!r} and {b.name!r} are of different scoring rules ({a.rule} and {b.rule}), which do not compare; "
-            "evaluate both with one config.evaluate.rule"
-        )
     for name in other_masks(a, b):
         raise UserError(
             f"results {a.name!r} and {b.name!r}: set {name} was ranked without the items of the history in one and with them in the "

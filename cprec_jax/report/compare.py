@@ -50,8 +50,8 @@ def run(request: Request) -> str:
     """The table as text; also written to `request.out`. Results that cannot be paired are a `UserError`."""
     results = read(request.paths, request.protocol)
     method = pick(results, request.method)
-    others = [result for result in results if result is not method and not result.bound]
-    if not others:
+    others = [result for result in results if result is not method]
+    if all(other.bound for other in others):
         raise UserError("compare needs at least two results (beside the oracle); name more result directories")
     counted = {name: {len(result.users[name]) for result in results if name in result.users} for name in method.users}
     cut = on_common_users(results)
@@ -135,7 +135,7 @@ def metric_table(
     rows = []
     for entry, (cell,) in zip(entries, metric_cells([(metric, metric)], entries), strict=True):
         row = by_reference.get(entry.name)
-        rows.append(Row(cells=(Cell(text=entry.name), _marked(cell, row), *_details(row))))
+        rows.append(Row(cells=(Cell(text=entry.name), _marked(cell, row), *_details(row)), kind=entry.kind))
     notes = (f"Only the {users:,} users that all results have ranked; one has {max(counted):,}",) if len(counted) > 1 else ()
     columns = ("Method", metric.upper(), f"{method} minus it", "95 % interval", "p", "p Holm", "p seeds", "effect")
     return Table(

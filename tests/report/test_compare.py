@@ -142,7 +142,9 @@ def test_only_common_users_are_paired(results: Path, tmp_path: Path, capsys: pyt
         (["{results}", "--metod=good"], "unknown option of compare; did you mean 'method'"),
         (["{good}", "{other}"], "different corpora"),
         (["{results}/nothing"], "no results here"),
-        (["{good}", "{summed}"], "different scoring rules (trie and sum)"),
+        (["{good}", "{summed}"], "different scoring rules do not compare (good: trie, summed: sum)"),
+        (["{counts}", "{good}", "{summed}"], "(good: trie, summed: sum); evaluate again with --config.evaluate.rule=trie"),
+        (["{good}", "{counts}", "{bound}"], "different corpora"),
         (["{good}", "{oracle}"], "at least two results (beside the oracle)"),
         (["{good}", "{oracle}", "--method=oracle"], "the oracle is a bound, not a method"),
     ],
@@ -151,7 +153,9 @@ def test_mistakes(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     write_result(tmp_path / "other", np.zeros((1, 400), int), corpus="d")
     write_result(tmp_path / "summed", np.zeros((1, 400), int), rule="sum")
     write_result(tmp_path / "oracle", np.zeros((1, 400), int), kind="oracle")
-    places = {name: tmp_path / name for name in ("other", "summed", "oracle")} | {"good": results / "good", "results": results}
+    write_result(tmp_path / "bound", np.zeros((1, 400), int), kind="oracle", corpus="d")
+    places = {name: tmp_path / name for name in ("other", "summed", "oracle", "bound")}
+    places |= {"good": results / "good", "counts": results / "counts", "results": results}
     assert launch.main(["compare", *(argument.format(**places) for argument in arguments)]) == 2
     assert message in capsys.readouterr().err
 
