@@ -10,7 +10,7 @@ from cprec_jax.errors import UserError, one_line
 from cprec_jax.evaluate.metrics import only_bounds, per_user
 from cprec_jax.evaluate.significance import UserMetrics
 from cprec_jax.evaluate.spec import COUNTED
-from cprec_jax.report.results import ORACLE, RESULTS_FILE, read_result
+from cprec_jax.report.results import ORACLE, RESULTS_FILE, Result, closed_form_random, read_result
 
 RANKS_FILE = "ranks.parquet"
 DETERMINISTIC = ("random", *COUNTED, "oracle", "hf", "scores")  # kinds without a seed
@@ -27,6 +27,22 @@ def read_ranks(directory: Path, protocol: str) -> pa.Table:
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise UserError(f"{path}: no column {missing[0]!r}; evaluate {directory.name} again")
     return table
+
+
+def random_of_ranked(result: Result, set_name: str, protocol: str) -> dict[str, float] | None:
+    """Expected metrics of a random ranking of the very candidates that a result's users had (N without a masked history); None
+    where its ranks do not say. The NLL is left out: it is over the whole catalogue."""
+    if result.folder is None or not (result.folder / RANKS_FILE).is_file():
+        return None
+    table = read_ranks(result.folder, protocol)
+    if "n_candidates" not in table.column_names:
+        return None
+    here = np.asarray(table["set"].to_pylist()) == set_name
+    numbers, counts = np.unique(table["n_candidates"].to_numpy()[here], return_counts=True)
+    forms = [closed_form_random(n) for n in numbers.tolist()]
+    if not forms:
+        return None
+    return {metric: float(np.average([form[metric] for form in forms], weights=counts)) for metric in forms[0] if metric != "nll"}
 
 
 def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:

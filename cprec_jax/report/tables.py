@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from cprec_jax.report.ranks import random_of_ranked
 from cprec_jax.report.results import ORACLE, RANDOM, Measured, Result, SetResult, closed_form_random
 from cprec_jax.report.spec import ReferenceRow
 
@@ -96,7 +97,7 @@ def with_random(results: Sequence[Result], manifest: Mapping[str, Any]) -> list[
         sizes |= {protocol: sampled.get("test", 0) for protocol, sampled in manifest.get("candidates", {}).get(name, {}).items()}
         measured = {protocol for result in results if name in result.sets for protocol in result.sets[name].protocols}
         users = test_users(name, results)
-        rows = {p: Measured(users=users, values=closed_form_random(n)) for p, n in sizes.items() if n and p in measured}
+        rows = {p: Measured(users=users, values=_random(name, p, n, results)) for p, n in sizes.items() if n and p in measured}
         if name not in covered and rows:
             sets[name] = SetResult(users=users, protocols=rows)
     if not sets:
@@ -104,6 +105,15 @@ def with_random(results: Sequence[Result], manifest: Mapping[str, Any]) -> list[
     taken = {result.name for result in results}
     label = RANDOM if RANDOM not in taken else f"{RANDOM} (closed form)"
     return [Result(name=label, kind=RANDOM, sets=sets, scoring_rule="closed form"), *results]
+
+
+def _random(set_name: str, protocol: str, n: int, results: Sequence[Result]) -> dict[str, float]:
+    """The closed form: of the n items, but without the history where that was not ranked, which a result's ranks say."""
+    values = closed_form_random(n)
+    if protocol == PRIMARY:
+        ranked = (random_of_ranked(result, set_name, protocol) for result in results if set_name in result.sets)
+        values |= next((found for found in ranked if found), {})
+    return values
 
 
 def test_users(set_name: str, results: Sequence[Result]) -> int:

@@ -1,5 +1,9 @@
 """Which cell is best, second, a share of the oracle, or taken from elsewhere."""
 
+import math
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from cprec_jax.report.results import Measured, Result, SetResult, read_results
@@ -97,6 +101,19 @@ def test_random_is_always_there_and_a_measured_one_is_kept(tmp_path):
     results, _ = made(tmp_path / "with", {"cpt": 0.2, "random": 0.04})
     assert [r.name for r in results].count("random") == 1
     assert column(main_table("Books", results, (), manifest), "HR@10")["random"] == "0.0400"
+
+
+def test_random_ranks_what_the_users_of_a_result_had(tmp_path):
+    """Histories of 2 and 12 of 20 items are masked: 18 and 8 candidates."""
+    workdirs.make_workdir(tmp_path, SETS, {"cpt": 0.2})
+    numbers = {"set": ["Books"] * 2, "protocol": ["full"] * 2, "user": [1, 2], "n_candidates": [18, 8]}
+    zeros = {name: [0, 0] for name in ("n_better", "n_tied", "nll", "seed")}
+    folder = next(path.parent for path in (tmp_path / "results").glob("*/results.json"))
+    pq.write_table(pa.table(numbers | zeros), folder / "ranks.parquet")
+    random = with_random(read_results(tmp_path), workdirs.manifest(SETS))[0].sets
+    books, garden = (random[name].protocols["full"].values for name in ("Books", "Garden"))
+    assert books["hr@10"] == pytest.approx((10 / 18 + 1) / 2) and garden["hr@10"] == 10 / 300
+    assert books["nll"] == garden["nll"] == math.log(300)
 
 
 def test_small_sets_are_marked(tmp_path):
