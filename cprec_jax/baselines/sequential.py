@@ -67,6 +67,10 @@ class Sequential:
             raise UserError(f"set {data.name}: {self._architecture} needs validation users to stop on; leave this set out")
         best, tried = self._tuned(train, valid)
         temperature, nll = _fit_temperature(best, valid, self._temperatures)
+        dropped = np.maximum(np.diff(data.targets.offsets) - self._spec.max_length, 0)
+        if cut := int(np.count_nonzero(dropped)):
+            beyond = f"{cut} of {len(data)} histories exceed sequential.max_length {self._spec.max_length}"
+            say(f"evaluate: {data.name}: {beyond}; their oldest items were dropped")
         self._facts = {
             "dropout": best.model.dropout,
             "learning_rate": best.learning_rate,
@@ -75,6 +79,8 @@ class Sequential:
             "tried": tried,
             "temperature": temperature,
             "validation_nll": nll,
+            "users_with_dropped_history": cut,
+            "items_dropped": int(dropped.sum()),
             "parameters": int(sum(leaf.size for leaf in jax.tree.leaves(best.params))),
             "train_seconds": time.monotonic() - started,
         }

@@ -81,10 +81,13 @@ class TitleModel:
         self._facts = self._chosen | {
             "users_with_dropped_history": prompts.users_cut,
             "items_dropped": prompts.items_dropped,
+            "users_with_all_history_dropped": prompts.users_emptied,
             "titles_tokenised_alike": titles_alike(self._model.catalogue, data.items),
         }
         if prompts.users_cut:
-            say(f"evaluate: {data.name}: {prompts.users_cut} of {len(data)} histories exceed the prompt; their oldest items were dropped")
+            empty = f"; of {prompts.users_emptied} nothing is left, so their prompt is the header alone" if prompts.users_emptied else ""
+            cut = f"{prompts.users_cut} of {len(data)} histories exceed the prompt"
+            say(f"evaluate: {data.name}: {cut}; their oldest items were dropped{empty}")
         if self.rule is None:
             self._rule_mrr = self._mrr_by_rule()
             self.rule = cast(Rule, max(self._rule_mrr, key=self._rule_mrr.__getitem__))

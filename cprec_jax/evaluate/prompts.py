@@ -24,11 +24,12 @@ class PromptBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """All users' prompts: ragged tokens, and how many users lost how many of their oldest items to the limit."""
+    """All users' prompts: ragged tokens, how many users lost how many of their oldest items to the limit, and how many lost every item."""
 
     tokens: list[np.ndarray]
     users_cut: int
     items_dropped: int
+    users_emptied: int
 
     def batches(self, batch_users: int) -> Iterator[PromptBatch]:
         """Every user once, shortest prompts first; always `batch_users` rows, so that shapes repeat."""
@@ -63,7 +64,12 @@ def make_prompts(targets: Targets, scope: str, catalogue: Catalogue, template: T
             f"set {scope}: the prompt of user {user} is empty (no history that fits, no header); give config.text.template a header"
         )
     dropped = np.array([prompt.dropped_items for prompt in made], np.int64)
-    return Prompts(tokens=[p.tokens for p in made], users_cut=int(np.count_nonzero(dropped)), items_dropped=int(dropped.sum()))
+    return Prompts(
+        tokens=[prompt.tokens for prompt in made],
+        users_cut=int(np.count_nonzero(dropped)),
+        items_dropped=int(dropped.sum()),
+        users_emptied=int(np.count_nonzero((dropped > 0) & (dropped == np.diff(targets.offsets)))),
+    )
 
 
 def without_history(targets: Targets) -> Targets:

@@ -12,6 +12,7 @@ from cprec_jax.artefact import read_json
 from cprec_jax.baselines import sequence_models, sequential
 from cprec_jax.baselines.interactions import Interactions
 from cprec_jax.baselines.sequential_spec import SequentialSpec
+from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate import harness
 from cprec_jax.evaluate.spec import EvaluateSpec
@@ -105,6 +106,9 @@ def test_through_the_job(workdir: Path) -> None:
     assert record["seeds"] == [0, 1] and record["scoring_rule"] == "sasrec"
     assert len(values["tried"]) == 2 and values["validation_ndcg@10"] == max(values["tried"].values())
     assert len(values["protocols"]["full"]["by_seed"]["nll"]) == 2 and 0 < values["protocols"]["full"]["nll"] < 6
+    lengths = np.diff(Corpus.open(workdir / "corpus").targets("test", "Books").offsets)
+    assert values["users_with_dropped_history"] == (lengths > 12).sum() > 0
+    assert values["items_dropped"] == np.maximum(lengths - 12, 0).sum()
     baseline = read_json(workdir / "results" / "popularity" / "results.json", "evaluate")
     assert baseline["seeds"] == [0]
     # the sequential section belongs to sequential methods alone

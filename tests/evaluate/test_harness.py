@@ -332,7 +332,21 @@ def test_cut_histories_are_counted(evaluated, capsys: pytest.CaptureFixture[str]
     result, _ = evaluated(prompt_tokens=14)
     values = result["sets"]["Books"]
     assert values["users_with_dropped_history"] > 0 and values["items_dropped"] >= values["users_with_dropped_history"]
-    assert "oldest items were dropped" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "oldest items were dropped" in told and values["users_with_all_history_dropped"] == 0 and "nothing is left" not in told
+
+
+def test_users_whose_whole_history_is_dropped_are_counted(
+    evaluated, model: LoadedModel, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the newest item alone exceeds the prompt, the model sees the header alone."""
+    room = 1
+    data = open_set(corpus, "Books", "test", ("full",), True, EVALUATE["max_users"], 0)
+    newest = model.catalogue.lengths[data.targets.items[data.targets.offsets[1:] - 1]]
+    result, _ = evaluated(prompt_tokens=len(model.template.header("Books")) + room)
+    values = result["sets"]["Books"]
+    assert values["users_with_all_history_dropped"] == (newest > room).sum() > 0
+    assert f"of {(newest > room).sum()} nothing is left" in capsys.readouterr().err
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(evaluated) -> None:

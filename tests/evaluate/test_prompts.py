@@ -15,7 +15,7 @@ from cprec_jax.text.template import Template, TemplateSpec
 
 def made(lengths: list[int]) -> Prompts:
     rng = np.random.default_rng(0)
-    return Prompts(tokens=[rng.integers(1, 50, n).astype(np.int32) for n in lengths], users_cut=0, items_dropped=0)
+    return Prompts(tokens=[rng.integers(1, 50, n).astype(np.int32) for n in lengths], users_cut=0, items_dropped=0, users_emptied=0)
 
 
 @pytest.mark.parametrize("batch_users", [1, 4, 7, 100])
