@@ -14,7 +14,7 @@ from cprec_jax.evaluate.significance import Comparison, UserMetrics, compare, on
 from cprec_jax.report.ranks import read_user_metrics
 from cprec_jax.report.render import WIDTH, markdown_table, plain_text
 from cprec_jax.report.results import RESULTS_FILE, Measured
-from cprec_jax.report.tables import NOTHING, Cell, Column, Entry, Row, Table, metric_cells, number
+from cprec_jax.report.tables import NOTHING, Cell, Column, Entry, Row, Table, is_small, metric_cells, number, small_warning
 from cprec_jax.spec import nearest
 
 ALPHA = 0.05
@@ -141,6 +141,7 @@ def metric_table(
     return Table(
         title=f"{set_name}, {metric.upper()}",
         subtitle=f"{users:,} users, {protocol}",
+        warning=small_warning(users),
         columns=tuple(Column(name=name) for name in columns),
         rows=tuple(rows),
         notes=notes,
@@ -177,10 +178,10 @@ def csv_text(found: Sequence[Comparison]) -> str:
     stream = io.StringIO()
     fields = ("set_name", "metric", "method", "reference", "users", "value", "reference_value", "difference")
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*fields, "ci_low", "ci_high", "p", "p_holm", "p_seeds", "effect", "reference_is"])
+    writer.writerow([*fields, "ci_low", "ci_high", "p", "p_holm", "p_seeds", "effect", "reference_is", "too_small"])
     words = {BETTER: "better", WORSE: "worse", "": ""}
     for row in found:
         p_seeds = "" if row.p_seeds is None else row.p_seeds
-        tests = (*row.ci95, row.p, row.p_holm, p_seeds, row.effect, words[verdict(row)])
+        tests = (*row.ci95, row.p, row.p_holm, p_seeds, row.effect, words[verdict(row)], "yes" if is_small(row.users) else "")
         writer.writerow([*(getattr(row, name) for name in fields), *tests])
     return stream.getvalue()

@@ -22,6 +22,7 @@ SPECIAL = {
     "|": r"\textbar{}",
     "–": "--",
     "†": r"$^{\dagger}$",
+    "‡": r"$^{\ddagger}$",
 }
 HEAD = "% \\usepackage{booktabs}\n"
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from cprec_jax.report.results import ORACLE, Measured, Result
 from cprec_jax.report.spec import ReferenceRow
-from cprec_jax.report.tables import PRIMARY, Cell, Entry, Mark, Section, Signs, Table, entries, marks
+from cprec_jax.report.tables import PRIMARY, Cell, Entry, Mark, Section, Signs, Table, entries, is_small, marks, test_users
 
 WIDTH = 120
 LONGEST_NAME = 40
-CSV_COLUMNS = ("set", "method", "kind", "protocol", "slice", "metric", "value", "ci_low", "ci_high", "users", "mark", "sign", "source")
+CSV_METRIC = ("metric", "value", "ci_low", "ci_high", "users", "mark", "sign")
+CSV_COLUMNS = ("set", "method", "kind", "protocol", "slice", *CSV_METRIC, "source", "too_small")
 TEXT_MARKS = {"best": "*", "second": "+", "": ""}
 
 
@@ -109,7 +110,8 @@ def markdown(title: str, intro: Sequence[str], sections: Sequence[Section], plot
 def csv_text(results: Sequence[Result], reference: Sequence[ReferenceRow], manifest: Mapping[str, Any], signs: Signs | None = None) -> str:
     """Every figure as one line in full precision: results by set, protocol and slice, reference rows, and the corpus's counts.
 
-    `mark`: best or second among the measured methods, as in the tables; `sign`: that of a significant lead (`signs`, whole catalogue).
+    `mark`: best or second among the measured methods, as in the tables; `sign`: that of a significant lead (`signs`, whole catalogue);
+    `too_small`: `yes` for a set with fewer than 500 users.
     """
     marked = {}
     stream = io.StringIO()
@@ -118,7 +120,8 @@ def csv_text(results: Sequence[Result], reference: Sequence[ReferenceRow], manif
     for result in results:
         kind = "bound" if result.kind == ORACLE else "method"
         for set_name, here in result.sets.items():
-            where = {"set": set_name, "method": result.name, "kind": kind}
+            too_small = "yes" if is_small(test_users(set_name, results)) else ""
+            where = {"set": set_name, "method": result.name, "kind": kind, "too_small": too_small}
             parts = [(protocol, "", measured) for protocol, measured in here.protocols.items()]
             parts += [(protocol, name, m) for name, by_protocol in here.slices.items() for protocol, m in by_protocol.items()]
             for protocol, slice_name, measured in parts:

@@ -9,6 +9,7 @@ from cprec_jax.report.results import ORACLE, RANDOM, Measured, Result, SetResult
 from cprec_jax.report.spec import ReferenceRow
 
 SMALL_SET = 500  # test users; DESIGN's protocol prints smaller sets but marks them
+SMALL_SIGN = "‡"
 NOTHING = "–"
 MAIN = (("hr@10", "HR@10"), ("ndcg@10", "NDCG@10"), ("hr@100", "HR@100"), ("mrr", "MRR"), ("nll", "NLL"))
 OVERVIEW = (("hr@10", "HR@10"), ("ndcg@10", "NDCG@10"))
@@ -219,7 +220,7 @@ def main_table(
     return Table(
         title=set_name,
         subtitle=describe_set(set_name, results, manifest),
-        warning=small_warning(set_name, results),
+        warning=small_warning(test_users(set_name, results)),
         columns=tuple(Column(name=name) for name in columns),
         rows=tuple(table_rows),
         notes=tuple(f"[{index}] {note}" for index, note in enumerate(notes, start=1)),
@@ -238,7 +239,8 @@ def signed(
 
 
 def overview_tables(sets: Sequence[str], results: Sequence[Result], signs: Signs, at_once: int = 4) -> list[Table]:
-    """The paper's table: methods as rows, at most `at_once` sets side by side with the metrics of each; none for a single set."""
+    """The paper's table: methods as rows, at most `at_once` sets side by side with the metrics of each; none for a single set. Small sets
+    have a sign behind their name."""
     parts = [sets[start : start + at_once] for start in range(0, len(sets), at_once)] if len(sets) > 1 else []
     titles = ["All sets"] if len(parts) == 1 else [f"All sets ({n} of {len(parts)})" for n in range(1, len(parts) + 1)]
     return [_overview(part, results, signs, title) for part, title in zip(parts, titles, strict=True)]
@@ -248,13 +250,16 @@ def _overview(sets: Sequence[str], results: Sequence[Result], signs: Signs, titl
     columns, lines = [Column(name="Method")], {result.name: [Cell(text=result.name)] for result in results}
     for name in sets:
         rows = entries(name, PRIMARY, results)
-        columns += [Column(name=label, group=name) for _, label in OVERVIEW]
+        group = f"{name} {SMALL_SIGN}" if is_small(test_users(name, results)) else name
+        columns += [Column(name=label, group=group) for _, label in OVERVIEW]
         cells = signed(name, OVERVIEW, rows, metric_cells(OVERVIEW, rows), signs)
         found = {row.name: [replace(cell, interval="") for cell in line] for row, line in zip(rows, cells, strict=True)}
         for method in lines:
             lines[method] += found.get(method, [Cell(text=NOTHING)] * len(OVERVIEW))
     body = tuple(Row(cells=tuple(lines[r.name]), kind="bound" if r.kind == ORACLE else "method") for r in results)
-    return Table(title=title, columns=tuple(columns), rows=body)
+    small = any(is_small(test_users(name, results)) for name in sets)
+    notes = (f"{SMALL_SIGN} Too small: fewer than {SMALL_SET} users; differences mean little",) if small else ()
+    return Table(title=title, columns=tuple(columns), rows=body, notes=notes)
 
 
 def describe_set(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> str:
@@ -271,9 +276,12 @@ def describe_set(set_name: str, results: Sequence[Result], manifest: Mapping[str
     return ", ".join([*words, *(word for word in (role, split, masked) if word)])
 
 
-def small_warning(set_name: str, results: Sequence[Result]) -> str:
-    users = test_users(set_name, results)
-    return f"too small: {users:,} test users, fewer than {SMALL_SET}; differences mean little" if users < SMALL_SET else ""
+def is_small(users: int) -> bool:
+    return users < SMALL_SET
+
+
+def small_warning(users: int) -> str:
+    return f"too small: {users:,} users, fewer than {SMALL_SET}; differences mean little" if is_small(users) else ""
 
 
 def protocol_table(set_name: str, protocol: str, results: Sequence[Result]) -> Table | None:
@@ -287,7 +295,9 @@ def protocol_table(set_name: str, protocol: str, results: Sequence[Result]) -> T
         for row, line in zip(rows, cells, strict=True)
     )
     columns = tuple(Column(name=name) for name in ("Method", *(label for _, label in SAMPLED), "Users"))
-    return Table(title=f"{set_name}, {protocol.replace('_', ' ')}", columns=columns, rows=lines, warning=small_warning(set_name, results))
+    return Table(
+        title=f"{set_name}, {protocol.replace('_', ' ')}", columns=columns, rows=lines, warning=small_warning(test_users(set_name, results))
+    )
 
 
 def slice_names(set_name: str, results: Sequence[Result]) -> list[str]:
@@ -318,7 +328,7 @@ def _slice_table(set_name: str, names: Sequence[str], results: Sequence[Result],
             cells_of[method.name] += found.get(method.name, [Cell(text=NOTHING)] * len(SLICED))
     lines = tuple(Row(cells=tuple(cells_of[m.name]), kind="bound" if m.kind == ORACLE else "method") for m in methods)
     title = f"{set_name}, by kind of target" if first else f"{set_name}, more slices"
-    return Table(title=title, columns=tuple(columns), rows=lines, warning=small_warning(set_name, results))
+    return Table(title=title, columns=tuple(columns), rows=lines, warning=small_warning(test_users(set_name, results)))
 
 
 def facts_table(set_name: str, results: Sequence[Result]) -> Table | None:

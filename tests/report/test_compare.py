@@ -70,9 +70,10 @@ def test_a_table_with_marks(results: Path, capsys: pytest.CaptureFixture[str]) -
     text = capsys.readouterr().out
     lines = {line.split()[0]: line for line in text.splitlines() if line and line.split()[0] in ("good", "alike", "counts")}
     assert "▼" in lines["counts"] and "▼" not in lines["alike"] and "Books, NLL" in text
+    assert "! too small: 400 users, fewer than 500" in text
     rows = rows_of(out)
     assert rows["counts", "hr@10"]["reference_is"] == "worse" == rows["counts", "nll"]["reference_is"]
-    assert rows["alike", "hr@10"]["reference_is"] == ""
+    assert rows["alike", "hr@10"]["reference_is"] == "" and rows["alike", "hr@10"]["too_small"] == "yes"
     # seeds: a t-test, also against a method that has none
     assert float(rows["counts", "hr@10"]["p_seeds"]) < 0.01 and float(rows["counts", "hr@10"]["effect"]) > 0
     hits = [per_user(pq.read_table(results / name / "ranks.parquet")["n_better"].to_numpy(), 0)["hr@10"] for name in ("good", "counts")]

@@ -70,7 +70,7 @@ def test_csv_keeps_every_figure_exactly():
         ("Böoks", "", "corpus", "read", "items"): 4,
     }
     assert (float(rows[0]["ci_low"]), float(rows[0]["ci_high"]), rows[0]["users"]) == (0.1, 0.7, "7")
-    assert rows[3]["source"] == "a paper"
+    assert rows[3]["source"] == "a paper" and [row["too_small"] for row in rows] == ["yes"] * 3 + [""] * 4
 
 
 def test_csv_says_which_is_best_and_whether_it_leads():

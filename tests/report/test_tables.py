@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cprec_jax.report.latex import latex_table
 from cprec_jax.report.results import Measured, Result, SetResult, read_results
 from cprec_jax.report.spec import ReferenceRow
 from cprec_jax.report.tables import (
@@ -16,6 +17,7 @@ from cprec_jax.report.tables import (
     main_table,
     marks,
     ordered,
+    overview_tables,
     protocol_table,
     slice_tables,
     with_random,
@@ -120,6 +122,16 @@ def test_small_sets_are_marked(tmp_path):
     results, manifest = made(tmp_path)
     assert main_table("Books", results, (), manifest).warning == ""
     assert "too small" in main_table("Garden", results, (), manifest).warning
+
+
+def test_small_sets_are_marked_where_all_sets_stand_side_by_side(tmp_path):
+    results, _ = made(tmp_path)
+    (table,) = overview_tables(list(SETS), results, {})
+    assert list(dict.fromkeys(c.group for c in table.columns if c.group)) == ["Books", "Garden ‡"]
+    assert table.notes == ("‡ Too small: fewer than 500 users; differences mean little",)
+    assert r"Garden $^{\ddagger}$" in latex_table(table)
+    (large,) = overview_tables(["Books", "Books"], results, {})
+    assert large.notes == ()
 
 
 def test_reference_rows_stand_below_unmarked_with_their_source(tmp_path):
