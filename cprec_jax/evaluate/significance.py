@@ -43,7 +43,8 @@ class UserMetrics:
 
     `deterministic`: another seed could not have given anything else. `masked`: by set, whether items of the history were left out of the
     ranking; a set is missing where nothing says so, or where the protocol's candidates do not depend on it. `rule`: how a language model
-    scored titles (other methods: empty). `bound`: the oracle, which is no method.
+    scored titles (other methods: empty). `bound`: the oracle, which is no method. `without_score`: by set, how many pairs of user and item
+    a file of scores left out.
     """
 
     name: str
@@ -56,6 +57,7 @@ class UserMetrics:
     masked: Mapping[str, bool] = field(default_factory=dict)
     rule: str = ""
     bound: bool = False
+    without_score: Mapping[str, int] = field(default_factory=dict)
 
 
 def paired_randomisation(a: np.ndarray, b: np.ndarray, samples: int = 10_000, seed: int = 0) -> float:

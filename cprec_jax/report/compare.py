@@ -13,7 +13,7 @@ from cprec_jax.evaluate.metrics import METRICS
 from cprec_jax.evaluate.significance import Comparison, UserMetrics, compare, on_common_users
 from cprec_jax.report.ranks import read_user_metrics
 from cprec_jax.report.render import WIDTH, markdown_table, plain_text
-from cprec_jax.report.results import RESULTS_FILE, Measured
+from cprec_jax.report.results import RESULTS_FILE, Measured, without_score_note
 from cprec_jax.report.tables import NOTHING, Cell, Column, Entry, Row, Table, is_small, metric_cells, number, small_warning
 from cprec_jax.spec import nearest
 
@@ -136,7 +136,8 @@ def metric_table(
     for entry, (cell,) in zip(entries, metric_cells([(metric, metric)], entries), strict=True):
         row = by_reference.get(entry.name)
         rows.append(Row(cells=(Cell(text=entry.name), _marked(cell, row), *_details(row)), kind=entry.kind))
-    notes = (f"Only the {users:,} users that all results have ranked; one has {max(counted):,}",) if len(counted) > 1 else ()
+    notes = [f"Only the {users:,} users that all results have ranked; one has {max(counted):,}"] if len(counted) > 1 else []
+    notes += [without_score_note(one.name, set_name, one.without_score[set_name]) for one in here if set_name in one.without_score]
     columns = ("Method", metric.upper(), f"{method} minus it", "95 % interval", "p", "p Holm", "p seeds", "effect")
     return Table(
         title=f"{set_name}, {metric.upper()}",
@@ -144,7 +145,7 @@ def metric_table(
         warning=small_warning(users),
         columns=tuple(Column(name=name) for name in columns),
         rows=tuple(rows),
-        notes=notes,
+        notes=tuple(notes),
     )
 
 

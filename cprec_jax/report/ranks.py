@@ -81,4 +81,5 @@ def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
         masked={name: bool(fact["history_masked"]) for name, fact in facts.items() if protocol == "full" and "history_masked" in fact},
         rule=result.rule,
         bound=result.kind == ORACLE,
+        without_score=result.without_score,
     )

@@ -12,7 +12,7 @@ from cprec_jax.report.html import html_page
 from cprec_jax.report.latex import latex
 from cprec_jax.report.ranks import RANKS_FILE
 from cprec_jax.report.render import csv_text, markdown, plain_text
-from cprec_jax.report.results import RESULTS_FILE, Result, read_metrics, read_results
+from cprec_jax.report.results import RESULTS_FILE, Result, read_metrics, read_results, without_score_note
 from cprec_jax.report.signs import best_signs
 from cprec_jax.report.spec import ReferenceRow, ReportSpec
 from cprec_jax.report.tables import (
@@ -113,7 +113,7 @@ def load_results(workdir: Path, manifest: Mapping[str, Any], order: Sequence[str
         raise UserError(f"{workdir / 'results'}: all results were made from another corpus; run `launch.py evaluate` again")
     known = {result.name for result in found}
     notes += [f"{name}: no result yet; run `launch.py evaluate --only={name}`" for name in order if name not in known]
-    return with_random(ordered(usable, order), manifest), notes + _mask_notes(usable)
+    return with_random(ordered(usable, order), manifest), notes + _mask_notes(usable) + _score_notes(usable)
 
 
 def one_protocol(found: Sequence[Result], manifest: Mapping[str, Any]) -> tuple[list[Result], list[str]]:
@@ -157,6 +157,10 @@ def _mask_notes(results: Sequence[Result]) -> list[str]:
                 "evaluate all with one config.evaluate.mask_history"
             )
     return notes
+
+
+def _score_notes(results: Sequence[Result]) -> list[str]:
+    return [without_score_note(result.name, name, pairs) for result in results for name, pairs in result.without_score.items()]
 
 
 def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping[str, Any]) -> list[Section]:

@@ -63,6 +63,16 @@ class Result:
             return ""
         return self.scoring_rule if isinstance(self.scoring_rule, str) else " and ".join(dict.fromkeys(map(str, self.scoring_rule)))
 
+    @property
+    def without_score(self) -> dict[str, int]:
+        """By set, how many pairs of user and item a file of scores left out; sets where it left out none are missing."""
+        found = {name: one.facts.get("pairs_without_score") for name, one in self.sets.items()}
+        return {name: pairs for name, pairs in found.items() if isinstance(pairs, int) and pairs > 0}
+
+
+def without_score_note(name: str, set_name: str, pairs: int) -> str:
+    return f"{set_name}: {name} has no score for {pairs:,} pairs of user and item of the catalogue; they count as last"
+
 
 def read_results(workdir: Path) -> list[Result]:
     """All WORKDIR/results/*/results.json, by folder name. None at all, a damaged one, or two of one name: `UserError`."""

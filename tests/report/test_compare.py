@@ -125,6 +125,16 @@ def test_a_lower_bound_of_mrr_is_not_tested(results: Path, capsys: pytest.Captur
     assert "counts" in rows and "alike" in rows and "good" not in rows
 
 
+def test_pairs_that_a_file_of_scores_left_out_are_named(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch.main(["compare", str(results), "--metrics=mrr"]) == 0
+    assert "no score" not in capsys.readouterr().out
+    record = json.loads((results / "counts" / "results.json").read_text())
+    record["sets"]["Books"]["pairs_without_score"] = 1234
+    (results / "counts" / "results.json").write_text(json.dumps(record | {"kind": "scores"}))
+    assert launch.main(["compare", str(results), "--metrics=mrr"]) == 0
+    assert "Books: counts has no score for 1,234 pairs of user and item" in capsys.readouterr().out
+
+
 def test_only_common_users_are_paired(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = write_result(tmp_path / "few", np.zeros((1, 200), int), users=np.arange(300, 500))
     assert launch.main(["compare", str(results / "good"), str(few), "--metrics=mrr"]) == 0

@@ -144,6 +144,16 @@ def test_results_with_and_without_the_history_in_the_ranking_are_named(workdir, 
     assert capsys.readouterr().err.count(note) == 1 and note in (workdir / "report" / "report.md").read_text()
 
 
+def test_pairs_that_a_file_of_scores_left_out_are_named(workdir, capsys):
+    other = workdirs.result("theirs", 0.2, SETS, kind="scores")
+    other["sets"]["Books"]["pairs_without_score"], other["sets"]["Garden"]["pairs_without_score"] = 1234, 0
+    workdirs.write(workdir / "results" / "theirs" / "results.json", other)
+    report(workdirs.config(), workdir)
+    note = "Books: theirs has no score for 1,234 pairs of user and item"
+    err = capsys.readouterr().err
+    assert err.count(note) == 1 and err.count("has no score") == 1 and note in (workdir / "report" / "report.md").read_text()
+
+
 def test_only_results_of_another_corpus_is_an_error(tmp_path):
     workdir = workdirs.make_workdir(tmp_path, SETS)
     manifest = {**workdirs.manifest(SETS), "corpus_hash": "ff" * 32}
