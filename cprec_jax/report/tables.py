@@ -111,7 +111,9 @@ def with_random(results: Sequence[Result], manifest: Mapping[str, Any]) -> list[
 def _random(set_name: str, protocol: str, n: int, results: Sequence[Result]) -> dict[str, float]:
     """The closed form: of the n items, but without the history where that was not ranked, which a result's ranks say."""
     values = closed_form_random(n)
-    if protocol == PRIMARY:
+    if protocol != PRIMARY:
+        del values["nll"]  # it is over the whole catalogue, as that of all methods
+    else:
         ranked = (random_of_ranked(result, set_name, protocol) for result in results if set_name in result.sets)
         values |= next((found for found in ranked if found), {})
     return values
