@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -58,18 +58,28 @@ def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict
     spec = evaluate_spec(config)
     corpus = artefact.read_json(workdir / "corpus" / artefact.MANIFEST, "prepare")["corpus_hash"]
     method = dataclasses.asdict(spec.names[name])
-    inputs: dict[str, Any] = {"job": "evaluate", "method": method, "settings": dataclasses.asdict(spec), "corpus": corpus, "model": None}
-    if spec.names[name].kind in ("untrained", "checkpoint"):
-        runs = run_directories(_trained_in(spec.names[name], workdir), run.seeds(config))
-        params = [artefact.read_json(directory / artefact.MANIFEST, "train")["params_sha256"] for directory in runs]
-        inputs["model"] = params[0] if len(params) == 1 else params
-    elif spec.names[name].path is not None:
-        path = str(spec.names[name].path)
-        inputs["model"] = _files(locate(path) if spec.names[name].kind == "hf" else Path(path))
-        inputs["template"] = dict(config.get("text", {})).get("template") if spec.names[name].kind == "hf" else None
-    if spec.general_text is not None and spec.names[name].kind in MODEL_KINDS:
-        inputs["general_text"] = artefact.file_sha256(Path(spec.general_text))
+    inputs: dict[str, Any] = {"job": "evaluate", "method": method, "settings": dataclasses.asdict(spec), "corpus": corpus}
+    inputs |= _files_of(spec.names[name], config, workdir)
+    if spec.names[name].kind in MODEL_KINDS:
+        if spec.general_text is not None:
+            inputs["general_text"] = artefact.file_sha256(Path(spec.general_text))
+        chooser = spec.rule_chooser()
+        if spec.rule == VALIDATION and chooser is not None and chooser != name:
+            other = spec.names[chooser]
+            inputs["rule_chosen_on"] = {"method": _without_later(dataclasses.asdict(other)), **_files_of(other, config, workdir)}
     return _that_matter(inputs)
+
+
+def _files_of(method: MethodSpec, config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """The model of a method, or its file of scores, by content."""
+    if method.kind in ("untrained", "checkpoint"):
+        runs = run_directories(_trained_in(method, workdir), run.seeds(config))
+        params = [artefact.read_json(directory / artefact.MANIFEST, "train")["params_sha256"] for directory in runs]
+        return {"model": params[0] if len(params) == 1 else params}
+    if method.path is None:
+        return {"model": None}
+    model = _files(locate(method.path) if method.kind == "hf" else Path(method.path))
+    return {"model": model, "template": dict(config.get("text", {})).get("template") if method.kind == "hf" else None}
 
 
 def _trained_in(method: MethodSpec, workdir: Path) -> Path:
@@ -83,7 +93,7 @@ def _trained_in(method: MethodSpec, workdir: Path) -> Path:
 
 def _that_matter(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs, also those that an earlier version recorded with a result, without what cannot have changed that result."""
-    method, settings = ({k: v for k, v in inputs[part].items() if (k, v) not in LATER_KEYS} for part in ("method", "settings"))
+    method, settings = _without_later(inputs["method"]), _without_later(inputs["settings"])
     kind = method["kind"]
     unused = {*NO_RESULT, "general_text"}  # the text counts by its content, not its path
     if kind not in MODEL_KINDS:
@@ -95,6 +105,10 @@ def _that_matter(inputs: Mapping[str, Any]) -> dict[str, Any]:
     settings = {key: value for key, value in settings.items() if key not in unused}
     rest = {key: value for key, value in inputs.items() if (key, value) != ("general_text", None)}
     return {**rest, "method": method, "settings": settings}
+
+
+def _without_later(keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in keys.items() if (key, value) not in LATER_KEYS}
 
 
 def is_current(directory: Path, inputs: Mapping[str, Any]) -> bool:
@@ -137,12 +151,29 @@ def evaluate(config: Mapping[str, Any], workdir: Path, names: Sequence[str] | No
     if tuned or spec.validates():
         validation = {one.name: _open(corpus, spec, one.name, "valid", spec.validation_users) for one in data}
     wanted = list(names or spec.names)
-    if spec.rule == VALIDATION:  # one rule for all language models, chosen on the first of them that is trained
-        wanted.sort(key=lambda name: spec.names[name].kind == "untrained")
+    chooser = spec.rule_chooser()
+    if spec.rule == VALIDATION and chooser is not None and any(spec.names[name].kind in MODEL_KINDS for name in wanted):
+        wanted.sort(key=lambda name: name != chooser)
+        if wanted[0] != chooser:  # its result is up to date, or not asked for
+            spec = dataclasses.replace(spec, rule=_rule_chosen_on(chooser, spec, config, workdir, corpus, validation))
     for name in wanted:
         rule = _evaluate_one(name, spec, config, workdir, corpus, data, validation)
         if rule is not None:
             spec = dataclasses.replace(spec, rule=rule)
+
+
+def _rule_chosen_on(
+    name: str, spec: EvaluateSpec, config: Mapping[str, Any], workdir: Path, corpus: Corpus, validation: dict[str, EvalSet]
+) -> Rule:
+    """The rule that its result records where that is up to date; else it is chosen now, and no result of that name is made."""
+    directory = workdir / "results" / name
+    if is_current(directory, evaluate_inputs(config, workdir, name)):
+        recorded = artefact.read_json(directory / "results.json", "evaluate")["scoring_rule"]
+        if isinstance(recorded, str):
+            return cast(Rule, recorded)
+    method, _ = next(_methods(spec, name, config, workdir, corpus, validation))
+    assert isinstance(method, TitleModel)
+    return method.choose_rule()
 
 
 def _open(corpus: Corpus, spec: EvaluateSpec, name: str, split: Any, users: int | None) -> EvalSet:
@@ -209,6 +240,8 @@ def _evaluate_one(
             "seconds_by_set": cost,
         },
     }
+    if kind in MODEL_KINDS and evaluate_spec(config).rule == VALIDATION:
+        record["rule_chosen_on"] = spec.rule_chooser()
     if general:
         record["general_text"] = general[0] if len(general) == 1 else general
     inputs = evaluate_inputs(config, workdir, name)

@@ -20,7 +20,7 @@ from cprec_jax.evaluate.prompts import PromptBatch, Prompts, make_prompts, witho
 from cprec_jax.evaluate.sets import EvalSet
 from cprec_jax.evaluate.shared_prefix import score_after
 from cprec_jax.evaluate.spec import EvaluateSpec, Rule
-from cprec_jax.evaluate.title_tokens import first_alike, padded_titles, titles_alike
+from cprec_jax.evaluate.title_tokens import first_alike, padded_titles, tied, titles_alike
 from cprec_jax.evaluate.title_trie import TitleTrie, build_trie
 from cprec_jax.evaluate.trie_index import build_index
 from cprec_jax.evaluate.trie_scoring import (
@@ -89,9 +89,7 @@ class TitleModel:
             cut = f"{prompts.users_cut} of {len(data)} histories exceed the prompt"
             say(f"evaluate: {data.name}: {cut}; their oldest items were dropped{empty}")
         if self.rule is None:
-            self._rule_mrr = self._mrr_by_rule()
-            self.rule = cast(Rule, max(self._rule_mrr, key=self._rule_mrr.__getitem__))
-            say(f"evaluate: rule {self.rule}: mean reciprocal rank on validation {self._rule_mrr}")
+            self.choose_rule()
         if self._rule_mrr:
             self._facts["validation_mrr_by_rule"] = self._rule_mrr
         if self.rule == "trie":
@@ -121,6 +119,13 @@ class TitleModel:
 
     def _validation_of(self, data: EvalSet, trie: TitleTrie) -> Validation:
         return Validation(self._decoder, self._model.params, self._model, self._spec, data, trie)
+
+    def choose_rule(self) -> Rule:
+        """The rule with the highest mean reciprocal rank on validation, which is also what this model scores by from now on."""
+        self._rule_mrr = self._mrr_by_rule()
+        self.rule = cast(Rule, max(self._rule_mrr, key=self._rule_mrr.__getitem__))
+        say(f"evaluate: rule {self.rule}: mean reciprocal rank on validation {self._rule_mrr}")
+        return self.rule
 
     def _mrr_by_rule(self) -> dict[str, float]:
         """By rule, the mean over all sets with validation users; one rule is used for all sets."""
@@ -295,10 +300,8 @@ class TitleModel:
                 length = np.take_along_axis(lengths_nC[users], block, axis=1)
                 found = np.asarray(_score_after(self._decoder, self._params, cache, tokens, length))
                 np.put_along_axis(scores, block, found / length if self.rule == "mean" else found, axis=1)
-            if copies:  # all get the score of one, so that they tie to the last bit
-                for row, user in enumerate(users):
-                    _, one, place = np.unique(alike[columns_nC[user]], return_index=True, return_inverse=True)
-                    scores[row] = scores[row, one][place]
+            if copies:
+                scores = tied(scores, alike[columns_nC[users]])
             parts = np.split(scores[: len(batch.users)], ends[:-1], axis=1)
             yield Scored(users=batch.users, scores=None, log_probs=None, by_protocol=dict(zip(data.candidates, parts, strict=True)))
 

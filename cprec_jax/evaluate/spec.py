@@ -74,11 +74,11 @@ class EvaluateSpec:
     """`names`: the results to make. `sets` None: all of the corpus. `max_users`: a seeded choice of users a set.
 
     rule: `trie` (exact over the catalogue), `sum` or `mean` (log-likelihood of the title's tokens), or "validation": the one with the
-    highest mean reciprocal rank of validation targets among 99 uniform negatives, one for all sets and language models (chosen on the
-    first that is trained). temperature: a number, or
-    "validation": the one of `temperatures` with the lowest NLL on the validation split, chosen a set (rule `trie` only). pmi: how much of
-    the log-probability after an EMPTY history is taken off a title's (rule `trie`), or "validation": the one of `pmi_weights` with the
-    lowest NLL, chosen together with the temperature (this ranks the whole catalogue for every validation user). validation_users: a seeded
+    highest mean reciprocal rank of validation targets among 99 uniform negatives, one for all sets and language models (see
+    `rule_chooser`). temperature: a number, or "validation": the one of `temperatures` with the lowest NLL on the validation split, chosen a
+    set (rule `trie` only). pmi: how much of the log-probability after an EMPTY history is taken off a title's (rule `trie`), or
+    "validation": the one of `pmi_weights` with the lowest NLL, chosen together with the temperature (this ranks the whole catalogue for
+    every validation user). validation_users: a seeded
     choice of users a set for all of this. ranks_to: None ranks the whole catalogue; a number of at least 100 finds so many best titles by
     branch and bound (exact, and several times faster on a trained model), the target's NLL and the sampled protocols exactly; a target
     beyond them counts as below all others, which only the MRR feels. beam: measure, beside that exact ranking, how much of the best 1, 10
@@ -132,6 +132,14 @@ class EvaluateSpec:
         """Whether language models need validation users."""
         chosen = any(method.step == VALIDATION for method in self.names.values())
         return chosen or self.rule == VALIDATION or (self.rule == "trie" and VALIDATION in (self.temperature, self.pmi))
+
+    def rule_chooser(self) -> str | None:
+        """The name on which validation chooses the rule of all language models: the first by the alphabet that is trained, else the first.
+
+        `ConfigDict` sorts names, so the order they are written in is lost.
+        """
+        models = [name for name, method in self.names.items() if method.kind in MODEL_KINDS]
+        return min(models, key=lambda name: (self.names[name].kind == "untrained", name), default=None)
 
     def __post_init__(self) -> None:
         if not self.names:

@@ -28,3 +28,15 @@ def first_alike(catalogue: Catalogue, items: np.ndarray) -> np.ndarray:
     first: dict[bytes, int] = {}
     places = (first.setdefault(tokens[a:b].tobytes(), place) for place, (a, b) in enumerate(itertools.pairwise(offsets.tolist())))
     return np.fromiter(places, np.int64, len(items))
+
+
+def tied(scores: np.ndarray, alike: np.ndarray) -> np.ndarray:
+    """Scores [U, C] in which candidates of a user that are alike (int64[U, C], equal where they are) all have that of the first one.
+
+    Copies are scored in other rows and chunks, where rounding may tell them apart.
+    """
+    made = np.empty_like(scores)
+    for row, numbers in enumerate(alike):
+        _, one, place = np.unique(numbers, return_index=True, return_inverse=True)
+        made[row] = scores[row, one][place]
+    return made

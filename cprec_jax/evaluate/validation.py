@@ -18,7 +18,7 @@ from cprec_jax.evaluate.sets import EvalSet
 from cprec_jax.evaluate.shared_prefix import score_after
 from cprec_jax.evaluate.spec import EvaluateSpec
 from cprec_jax.evaluate.title_paths import PathPlan, path_logits, plan_paths
-from cprec_jax.evaluate.title_tokens import padded_titles
+from cprec_jax.evaluate.title_tokens import first_alike, padded_titles, tied
 from cprec_jax.evaluate.title_trie import TitleTrie
 from cprec_jax.model.decoder import Decoder
 
@@ -48,11 +48,12 @@ class Validation:
         """Mean reciprocal rank of the target among itself and seeded uniform negatives, by each rule."""
         columns = np.concatenate([self._data.target[:, None], self._negatives()], axis=1)
         lengths = self._model.catalogue.lengths[self._data.items]
+        alike = first_alike(self._model.catalogue, self._data.items)
         total = dict.fromkeys(RULES, 0.0)
         for users, plan, logits, sums in self._scored(columns, with_sums=True):
             scores = {"trie": plan.log_probs(logits, temperature), "sum": sums, "mean": sums / lengths[columns[users]]}
             for rule, found in scores.items():
-                ranks = rank(found, np.zeros(len(users), np.int64))
+                ranks = rank(tied(found, alike[columns[users]]), np.zeros(len(users), np.int64))
                 total[rule] += float(per_user(ranks.n_better, ranks.n_tied)["mrr"].sum())
         return {rule: value / len(self._data) for rule, value in total.items()}
 

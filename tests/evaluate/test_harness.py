@@ -14,13 +14,14 @@ import pytest
 
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate import beam_recall, harness, language_model
+from cprec_jax.evaluate import beam_recall, harness, language_model, validation
 from cprec_jax.evaluate.metrics import METRICS, random_ranker
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.evaluate.sets import open_set
 from cprec_jax.evaluate.spec import EvaluateSpec
 from cprec_jax.evaluate.title_tokens import titles_alike
 from cprec_jax.evaluate.trie_search import search
+from cprec_jax.evaluate.validation import Validation
 from cprec_jax.report.ranks import read_user_metrics
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
@@ -196,6 +197,15 @@ def test_recall_of_a_beam_stands_beside_the_exact_ranking(evaluated, monkeypatch
     assert wide["recall@1"] == wide["recall@10"] == 1 and wide["nodes_visited_per_user"] > found["nodes_visited_per_user"]
 
 
+def with_twins(model: LoadedModel, corpus: Corpus) -> LoadedModel:
+    """Every second title of Books has the tokens of the one before it."""
+    tokens = [model.catalogue.item(item) for item in range(len(model.catalogue))]
+    for first, second in zip(corpus.catalogue("Books")[::2], corpus.catalogue("Books")[1::2], strict=True):
+        tokens[second] = tokens[first]
+    alike = Catalogue(tokens=np.concatenate(tokens), offsets=np.cumsum([0, *map(len, tokens)]), unknown_tokens=0)
+    return dataclasses.replace(model, catalogue=alike)
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {"ranks_to": 20}, {"rule": "sum", "node_chunk": 64}, {"rule": "mean", "protocols": ("u20",)}], ids=str
 )
@@ -211,12 +221,7 @@ def test_titles_tokenised_alike_tie_and_are_counted(
 
     monkeypatch.setattr(language_model, "_score_after", rounded)
     monkeypatch.setattr(EvaluateSpec, "__post_init__", lambda _: None)  # 100 would be the whole of this catalogue
-    tokens = [model.catalogue.item(item) for item in range(len(model.catalogue))]
-    for first, second in zip(corpus.catalogue("Books")[::2], corpus.catalogue("Books")[1::2], strict=True):
-        tokens[second] = tokens[first]
-    alike = Catalogue(tokens=np.concatenate(tokens), offsets=np.cumsum([0, *map(len, tokens)]), unknown_tokens=0)
-    using = dataclasses.replace(model, catalogue=alike)
-    result, ranks = evaluated(using=using, **{"mask_history": "never", "protocols": ("full",), **changes})
+    result, ranks = evaluated(using=with_twins(model, corpus), **{"mask_history": "never", "protocols": ("full",), **changes})
     assert result["sets"]["Books"]["titles_tokenised_alike"] == 60
     if "protocols" not in changes:
         assert (column(ranks, "n_tied")[column(ranks, "n_better") < 20] % 2 == 1).all()
@@ -258,11 +263,58 @@ def test_the_rule_is_chosen_on_validation(evaluated) -> None:
     result, ranks = evaluated(rule="validation", validation_users=8)
     found = result["sets"]["Books"]["validation_mrr_by_rule"]
     assert result["scoring_rule"] == max(found, key=found.get) and set(found) == {"trie", "sum", "mean"}
-    names = {"before": {"kind": "untrained"}, "model": {"kind": "checkpoint"}}
-    before, _ = evaluated("before", names=names, rule="validation", validation_users=8)  # evaluated after the trained one, by its rule
-    assert before["scoring_rule"] == result["scoring_rule"] and "validation_mrr_by_rule" not in before["sets"]["Books"]
     _, same = evaluated(rule=result["scoring_rule"])
     assert np.array_equal(column(same, "n_better"), column(ranks, "n_better"))
+
+
+def test_one_rule_for_all_language_models(evaluated, model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these models would choose another; the first that is trained chooses, whatever is evaluated now."""
+    own = {3: "sum", 5: "trie", 7: "mean"}
+    chosen_on = []
+
+    def mrr(validation: Validation, _: float) -> dict[str, float]:
+        chosen_on.append(validation._model.step)
+        return {rule: float(rule == own[validation._model.step]) for rule in ("trie", "sum", "mean")}
+
+    monkeypatch.setattr(Validation, "mrr_by_rule", mrr)
+    step = {"untrained": 3, "checkpoint": 7, "hf": 5}
+    load = lambda chosen, *_: dataclasses.replace(model, step=step[chosen.kind])  # noqa: E731
+    (tmp_path / "hf").mkdir()
+    names = {"a": {"kind": "untrained"}, "model": {"kind": "checkpoint"}, "other": {"kind": "hf", "path": str(tmp_path / "hf")}}
+    config = {"evaluate": {**EVALUATE, "names": names, "rule": "validation", "validation_users": 2, "max_users": 2}}
+    read = lambda name: json.loads((tmp_path / "results" / name / "results.json").read_text())  # noqa: E731
+
+    monkeypatch.setattr(harness, "load_model", load)
+    harness.evaluate(config, tmp_path, ["other"])  # the model that chooses has no result yet
+    assert chosen_on == [7] and read("other")["scoring_rule"] == "mean" and read("other")["rule_chosen_on"] == "model"
+    assert not (tmp_path / "results" / "model").exists()
+    harness.evaluate(config, tmp_path)
+    assert [read(name)["scoring_rule"] for name in names] == ["mean"] * 3 and chosen_on == [7, 7]
+    assert [name for name in names if "validation_mrr_by_rule" in read(name)["sets"]["Books"]] == ["model"]
+    harness.evaluate(config, tmp_path, ["a"])  # that it chose stands in its result
+    assert read("a")["scoring_rule"] == "mean" and chosen_on == [7, 7]
+    is_current = lambda name: harness.is_current(tmp_path / "results" / name, harness.evaluate_inputs(config, tmp_path, name))  # noqa: E731
+    assert all(map(is_current, names))
+    (tmp_path / "runs" / "cpt" / "manifest.json").write_text('{"params_sha256": "trained on"}')
+    assert not any(map(is_current, names))
+
+
+def test_titles_alike_tie_where_the_rule_is_chosen(evaluated, model: LoadedModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    score, ranked, noise, seen = validation._score_after, validation.rank, np.random.default_rng(0), []
+
+    def rounded(*given: Any) -> np.ndarray:
+        found = np.asarray(score(*given))
+        return found + noise.normal(0, 1e-6, found.shape)
+
+    def watched(scores: np.ndarray, target: np.ndarray) -> Any:
+        seen.append(scores)
+        return ranked(scores, target)
+
+    monkeypatch.setattr(validation, "_score_after", rounded)
+    monkeypatch.setattr(validation, "rank", watched)
+    evaluated(using=with_twins(model, corpus), rule="validation", validation_users=2, max_users=2)
+    for scores in seen:  # the target and 59 others are the whole catalogue
+        assert all(len(np.unique(row)) == 30 for row in scores)
 
 
 def test_the_checkpoint_is_chosen_on_validation(evaluated, model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
