@@ -9,10 +9,10 @@ from cprec_jax.spec import at_least_one
 class SequentialSpec:
     """hidden, layers, heads: width, blocks (GRU layers) and attention heads. max_length: items of a history that are read.
 
-    dropout, learning_rate: every combination is trained with seed 0, and the one with the best NDCG@10 on validation is used for all
-    seeds. epochs: at most; training ends after `patience` epochs without a better validation NDCG@10, and the best epoch's parameters are
-    kept. batch_targets: next items scored a step, at most. validation_users: of the set's
-    validation users, a seeded choice, for all these decisions.
+    dropout, learning_rate: every combination is trained with seed 0, and the one with the best NDCG@10 on validation is used for all seeds.
+    epochs: at most; training ends after `patience` epochs without a better validation NDCG@10, and the best epoch's parameters are kept.
+    batch_targets: next items scored a step, at most. validation_users: of the set's validation users, a seeded choice, for all these
+    decisions.
     """
 
     hidden: int = 64
