@@ -73,11 +73,15 @@ def test_export_loads_in_transformers_with_the_same_logits(shared_models, tmp_pa
     directory = shared_models / name
     config = read_config(directory)
     save(tmp_path / "out", load_params(directory, config), config, directory, "card")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager")
+    original, model = (AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager") for path in (directory, tmp_path / "out"))
+    ours = dict(model.named_parameters())
+    assert ours.keys() == dict(original.named_parameters()).keys()
+    for key, weights in original.named_parameters():
+        np.testing.assert_array_equal(ours[key].detach(), weights.detach(), err_msg=key)
     reference = np.load(directory / "ref_logits.npz")
     with torch.no_grad():
         scores = model(torch.tensor(reference["input_ids"])).logits.numpy()
-    np.testing.assert_allclose(scores, reference["logits"], atol=1e-5)
+    np.testing.assert_allclose(scores, reference["logits"], atol=1e-4)  # another processor adds up in another order
     old, new = (AutoTokenizer.from_pretrained(path)("Once upon a time").input_ids for path in (directory, tmp_path / "out"))
     assert old == new
 
