@@ -27,6 +27,7 @@ jobs
   report     all results -> WORKDIR/report (Markdown, HTML, LaTeX, CSV, PNG, users.html) and a table here
   run        all of these; does only what is missing or out of date
   compare    RESULTS ...: any results of one corpus in one table, with significance tests (needs no --config and no --workdir)
+  JOB --help prints this and every setting of that job with its default
 
 examples
   python launch.py run --config=configs/quickstart.py --workdir=runs/quickstart
@@ -50,6 +51,15 @@ options
 exit codes: 0 done, 2 a mistake in config or input (one line says which), 75 preempted with a checkpoint saved (run again), 1 anything else
 """
 
+OF_JOB = {  # the sections that a job reads; `run` reads all, `compare` none
+    "prepare": ("corpus",),
+    "pack": ("text", "pack"),
+    "train": ("model", "train", "mesh"),
+    "evaluate": ("evaluate",),
+    "export": ("export",),
+    "generate": ("generate",),
+    "report": ("report",),
+}
 JOBS = ("prepare", "pack", "train", "evaluate", "export", "generate", "report", "run")
 SECTIONS = ("name", "corpus", "text", "pack", "model", "train", "mesh", "evaluate", "export", "generate", "report")
 ASKED = ("model", "prompt", "history", "user", "set")  # options of `generate`
@@ -61,6 +71,9 @@ def main(argv: list[str]) -> int:
     """Parse, run one job, and turn what happens into an exit code."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP)
+        return 0
+    if argv[0] in (*JOBS, "compare") and {"-h", "--help"} & set(argv[1:]):
+        print(HELP + settings(argv[0]))
         return 0
     try:
         if argv[0] == "compare":
@@ -215,9 +228,10 @@ def _start_jax(options: Mapping[str, str]) -> None:
         distributed.start(options.get("coordinator"), options.get("processes"), options.get("process"))
 
 
-# What checks a section (`corpus` is checked by its own function); imported only when it is there, since `prepare` needs no jax and a sixth
+# What checks a section (`corpus` has a function for it); imported only when it is there, since `prepare` needs no jax and a sixth
 # of its memory would be jax's.
 SPECS = {
+    "corpus": ("data_prep.spec", "CorpusSpec"),
     "text": ("cprec_jax.text.packing", "TextSpec"),
     "pack": ("cprec_jax.text.packing", "PackSpec"),
     "model": ("cprec_jax.train.run", "ModelSpec"),
@@ -230,6 +244,15 @@ SPECS = {
 }
 
 
+def settings(job: str) -> str:
+    """The keys of the sections that a job reads."""
+    from cprec_jax.settings import describe
+
+    sections = list(SPECS) if job == "run" else OF_JOB.get(job, ())
+    found = [describe(getattr(importlib.import_module(SPECS[name][0]), SPECS[name][1]), f"config.{name}") for name in sections]
+    return "\n" + "\n".join([f"settings of {job}, to be written in the config file or given here", "", *found]) if found else ""
+
+
 def check(config: Mapping[str, Any]) -> None:
     """Build every section's spec, so that a mistake in the last one shows before the first job has run for hours."""
     from cprec_jax.spec import build
@@ -238,7 +261,7 @@ def check(config: Mapping[str, Any]) -> None:
     if "corpus" in config:
         corpus_spec(config)
     for name, (module, cls) in SPECS.items():
-        if name in config:
+        if name in config and name != "corpus":
             build(getattr(importlib.import_module(module), cls), config[name], f"config.{name}")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cprec_jax.artefact import is_current
+from cprec_jax.artefact import MANIFEST, is_current, read_json
 from cprec_jax.progress import say
 
 Config = Mapping[str, Any]
@@ -32,7 +32,11 @@ def train(config: Config, workdir: Path) -> None:
 
 def evaluate(config: Config, workdir: Path, names: Sequence[str] | None = None) -> None:
     from cprec_jax.evaluate.harness import evaluate
+    from data_prep.prepare import is_of_config
 
+    folder = workdir / "corpus"
+    if "corpus" in config and not is_of_config(config, read_json(folder / MANIFEST, "prepare")):
+        say(f"evaluate: {folder} was made with other settings than config.corpus has, and is taken as it is; `prepare` makes it anew")
     evaluate(config, workdir, names)
 
 

@@ -89,6 +89,16 @@ def _write_explanation(config: Mapping[str, Any], engine: Relational, manifest: 
     print(text)
 
 
+def is_of_config(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+    """Whether a corpus was made with the settings of `config.corpus`; its source files are taken for what they were then."""
+    try:
+        hashes = {name: {which: file["sha256"] for which, file in source["files"].items()} for name, source in manifest["sources"].items()}
+    except (LookupError, TypeError, AttributeError):
+        return False
+    fields = corpus_spec(config).fingerprint_fields()
+    return manifest.get("inputs_hash") == fingerprint({"job": "prepare", "version": VERSION, "corpus": fields, "sources": hashes})
+
+
 def _add_source_hashes(manifest: dict[str, Any], inputs: Mapping[str, Any]) -> None:
     for name, files in inputs["sources"].items():
         for which, sha256 in files.items():

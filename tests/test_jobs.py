@@ -113,6 +113,14 @@ def test_evaluating_an_unknown_name_or_set(done: Path) -> None:
         jobs.evaluate(road.config(evaluate={"sets": ["Book"]}), done)
 
 
+def test_a_corpus_of_other_settings_is_named(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "corpus").symlink_to(done / "corpus")
+    jobs.evaluate(road.CONFIG, tmp_path, ["random"])
+    assert "other settings" not in capsys.readouterr().err
+    jobs.evaluate({**road.CONFIG, "corpus": {**road.CONFIG["corpus"], "seed": 77}}, tmp_path, ["random"])
+    assert "was made with other settings than config.corpus has" in capsys.readouterr().err
+
+
 def test_an_oracle_is_only_for_synthetic_sets(done: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(done, workdir)

@@ -29,6 +29,16 @@ def test_no_arguments_prints_help_with_examples(capsys: pytest.CaptureFixture[st
     assert "configs/quickstart.py --workdir=runs/quickstart" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("job", [*launch.JOBS, "compare"])
+def test_help_of_a_job_has_its_settings(capsys: pytest.CaptureFixture[str], job: str) -> None:
+    assert launch.main([job, "--config=x", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(launch.HELP)
+    assert ("--config.evaluate.sequential.patience=3" in out) == (job in ("evaluate", "run"))
+    assert ("--config.corpus.k_core.pretrain=5" in out) == (job in ("prepare", "run"))
+    assert ("config.mesh\n" in out) == (job in ("train", "run"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

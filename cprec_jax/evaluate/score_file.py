@@ -17,6 +17,7 @@ from cprec_jax.evaluate.sets import EvalSet
 from cprec_jax.progress import say
 
 NUMBERS, RAW_IDS = ("user", "item"), ("user_id", "item_id")
+KINDS = (".parquet", ".csv", ".tsv", ".tab")
 FEWEST_FOR_A_LEAK = 20  # users: fewer may all have a scored target by chance
 
 
@@ -63,8 +64,8 @@ class ScoreFile:
         user, item, score = self._of_set(data)
         first, last = (np.searchsorted(user, data.targets.user, side=side) for side in ("left", "right"))
         if (first == last).any():
-            nobody = np.flatnonzero(first == last)[0]
-            raise UserError(f"{self._path}: no score for user {data.targets.user[nobody]} of set {data.name}; {self._hint()}")
+            self._refuse_missing_users(data, first == last)
+        others = len(user) - int((last - first).sum())
         columns, scores = [], []
         for row, (start, stop) in enumerate(zip(first, last, strict=True)):
             column = np.minimum(np.searchsorted(data.items, item[start:stop]), len(data.items) - 1)
@@ -77,10 +78,12 @@ class ScoreFile:
             columns.append(column[here])
             scores.append(score[start:stop][here])
         missing = len(data) * len(data.items) - sum(map(len, columns))
-        self._facts = {"pairs_without_score": missing}
         sampled = _protocols_scored(data, columns) if missing else None
+        self._facts = {"scored_candidates_of": sampled} if sampled else {"pairs_without_score": missing}
+        if others:
+            self._facts["rows_of_other_users"] = others
+            say(f"evaluate: {data.name}: {self._path}: {others:,} rows are of users that are not evaluated here; they are left out")
         if sampled:
-            self._facts = {"scored_candidates_of": sampled}
             say(f"evaluate: {data.name}: {self._path} scores the candidates of {', '.join(sampled)} alone, so it is ranked by them alone")
         elif missing:
             self._refuse_a_leak(data, columns)
@@ -156,6 +159,15 @@ class ScoreFile:
         mine = item >= 0
         return _sorted(users[self._user[mine]], item[mine], self._score[mine])
 
+    def _refuse_missing_users(self, data: EvalSet, missing: np.ndarray) -> None:
+        """Users without a score: how many, one of them, and one of the file's own, since ids that differ by a letter look like nobody's."""
+        example = data.targets.user[np.flatnonzero(missing)[0]]
+        raise UserError(
+            f"{self._path}: no score for {int(missing.sum()):,} of {len(data):,} {data.split} users of set {data.name}, such as the "
+            f"corpus's user {example}; the file has {self._columns[0]} {self._name(self._user[0], 0)!s:.40}. {self._hint()}; a file of "
+            f"some sets alone needs their names in config.evaluate.sets, such as ('{data.name}',)"
+        )
+
     def _refuse_a_leak(self, data: EvalSet, columns: list[np.ndarray]) -> None:
         """Every target among few scored items: the file was made for candidates, whose other items would all rank below the target."""
         share = sum(map(len, columns)) / (len(data) * len(data.items))
@@ -201,6 +213,8 @@ def _read_table(path: Path) -> pa.Table:
     if not path.is_file():
         raise UserError(f"{path}: no such file of scores; check `path` in config.evaluate.names")
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if kind not in KINDS:
+        raise UserError(f"{path}: the ending says what a file of scores is: {', '.join(KINDS)}, and .gz behind but the first")
     try:
         if kind == ".parquet":
             return pq.read_table(path)

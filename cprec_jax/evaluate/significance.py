@@ -43,8 +43,8 @@ class UserMetrics:
 
     `deterministic`: another seed could not have given anything else. `masked`: by set, whether items of the history were left out of the
     ranking; a set is missing where nothing says so, or where the protocol's candidates do not depend on it. `rule`: how a language model
-    scored titles (other methods: empty). `bound`: the oracle, which is no method. `without_score`: by set, how many pairs of user and item
-    a file of scores left out.
+    scored titles (other methods: empty). `bound`: the oracle, which is no method. `expected`: the metrics are the closed form of a random
+    ranking. `without_score`: by set, how many pairs of user and item a file of scores left out.
     """
 
     name: str
@@ -57,6 +57,7 @@ class UserMetrics:
     masked: Mapping[str, bool] = field(default_factory=dict)
     rule: str = ""
     bound: bool = False
+    expected: bool = False
     without_score: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -87,14 +88,14 @@ def _rows_at_once(n: int, most: int) -> int:
 
 
 def t_test_over_seeds(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Two-sided p of a paired t-test over seeds (float[seeds] means); None with fewer than two."""
+    """Two-sided p of a paired t-test over seeds (float[seeds] means); None with fewer than two, or where every seed differs by the same."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if len(a) != len(b):
         raise UserError(f"a paired test needs the same seeds on both sides, got {len(a)} and {len(b)}; evaluate both with the same seeds")
     if len(a) < 2:
         return None
-    if np.ptp(a - b) == 0:  # no variance to test against
-        return 1.0 if a[0] == b[0] else 0.0
+    if np.ptp(a - b) == 0:  # no variance to test against: two seeds may agree by chance
+        return 1.0 if a[0] == b[0] else None
     return float(stats.ttest_rel(a, b).pvalue)
 
 
@@ -139,7 +140,8 @@ def compare(
     """`method` against every reference on every set that both have, Holm-corrected over all of them, a metric at a time.
 
     Results of another corpus, split or protocol version, of other users, or with other items in the ranking, are a `UserError`: they
-    cannot be paired. So are language models of which any two have different scoring rules. A bound must fit as well, and is not tested.
+    cannot be paired. So are language models of which any two have different scoring rules. A bound must fit as well, and is not tested;
+    nor is the closed form of random: an expectation does not vary as hits do, so that swapping the two would find chance significant.
     """
     _check_rules([method, *references])
     rows: list[Comparison] = []
@@ -147,7 +149,7 @@ def compare(
         found: list[dict] = []
         for reference in references:
             _check_pair(method, reference)
-            for set_name in () if reference.bound else method.values:
+            for set_name in () if reference.bound or reference.expected or method.expected else method.values:
                 if metric in method.values[set_name] and metric in reference.values.get(set_name, {}):
                     pair = (method.values[set_name][metric], reference.values[set_name][metric])
                     names = {"method": method.name, "reference": reference.name, "set_name": set_name, "metric": metric}

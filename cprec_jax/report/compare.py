@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +19,12 @@ from cprec_jax.spec import nearest
 
 ALPHA = 0.05
 BETTER, WORSE = "▲", "▼"
+TOO_FEW = "compare needs at least two results (beside the oracle and random); name more result directories"
 LEGEND = (
     f"{BETTER} significantly better than {{method}}, {WORSE} significantly worse (paired randomisation test over users of seed-averaged "
     f"metrics, p < {ALPHA} after Holm's correction over all sets and rows of a metric); no mark: no difference shown. The 95 % bootstrap "
-    "interval is that of the difference. p seeds: t-test over seeds. Effect: mean difference over its standard deviation."
+    "interval is that of the difference. p seeds: t-test over seeds, not corrected. Effect: mean difference over its standard deviation. "
+    "random is a closed form, an expectation without draws, so nothing is tested against it."
 )
 
 
@@ -51,9 +53,9 @@ def run(request: Request) -> str:
     results = read(request.paths, request.protocol)
     method = pick(results, request.method)
     others = [result for result in results if result is not method]
-    if all(other.bound for other in others):
-        raise UserError("compare needs at least two results (beside the oracle); name more result directories")
-    counted = {name: {len(result.users[name]) for result in results if name in result.users} for name in method.users}
+    if all(other.bound or other.expected for other in others):
+        raise UserError(TOO_FEW)
+    counted = {name: {result.name: len(result.users[name]) for result in results if name in result.users} for name in method.users}
     cut = on_common_users(results)
     found = compare(cut[results.index(method)], [cut[results.index(other)] for other in others], request.metrics, request.samples)
     if not found:
@@ -108,19 +110,28 @@ def expand(path: Path) -> list[Path]:
 
 def pick(results: Sequence[UserMetrics], name: str | None) -> UserMetrics:
     for result in results:
-        if result.name == name or (name is None and not result.bound):
+        if result.name == name or (name is None and not result.bound and not result.expected):
             if result.bound:
                 raise UserError(f"--method={name}: the oracle is a bound, not a method; name another result")
+            if result.expected:
+                raise UserError(f"--method={name}: random is a closed form without draws, which cannot be tested; name another result")
             return result
     if name is None:
-        raise UserError("compare needs at least two results (beside the oracle); name more result directories")
+        raise UserError(TOO_FEW)
     raise UserError(f"--method={name}: no such result{nearest(name, [result.name for result in results])}")
 
 
 def metric_table(
-    set_name: str, metric: str, method: str, results: Sequence[UserMetrics], found: Sequence[Comparison], protocol: str, counted: set[int]
+    set_name: str,
+    metric: str,
+    method: str,
+    results: Sequence[UserMetrics],
+    found: Sequence[Comparison],
+    protocol: str,
+    counted: Mapping[str, int],
 ) -> Table:
-    """One set and metric, a row a result: its value (best and second marked), and how the method differs from it."""
+    """One set and metric, a row a result: its value (best and second marked), and how the method differs from it. `counted`: the users
+    that each result has ranked."""
     here = [result for result in results if metric in result.values.get(set_name, {})]
     users = len(here[0].users[set_name])
     entries = [
@@ -136,7 +147,10 @@ def metric_table(
     for entry, (cell,) in zip(entries, metric_cells([(metric, metric)], entries), strict=True):
         row = by_reference.get(entry.name)
         rows.append(Row(cells=(Cell(text=entry.name), _marked(cell, row), *_details(row)), kind=entry.kind))
-    notes = [f"Only the {users:,} users that all results have ranked; one has {max(counted):,}"] if len(counted) > 1 else []
+    notes = []
+    if len(set(counted.values())) > 1:
+        fewest = ", ".join(name for name, n in counted.items() if n == min(counted.values()))
+        notes.append(f"Only the {users:,} users that all results have ranked: {fewest}; others have ranked up to {max(counted.values()):,}")
     notes += [without_score_note(one.name, set_name, one.without_score[set_name]) for one in here if set_name in one.without_score]
     columns = ("Method", metric.upper(), f"{method} minus it", "95 % interval", "p", "p Holm", "p seeds", "effect")
     return Table(

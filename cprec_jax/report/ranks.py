@@ -10,7 +10,7 @@ from cprec_jax.errors import UserError, one_line
 from cprec_jax.evaluate.metrics import only_bounds, per_user
 from cprec_jax.evaluate.significance import UserMetrics
 from cprec_jax.evaluate.spec import COUNTED
-from cprec_jax.report.results import ORACLE, RESULTS_FILE, Result, closed_form_random, read_result
+from cprec_jax.report.results import ORACLE, RANDOM, RESULTS_FILE, Result, closed_form_random, read_result
 
 RANKS_FILE = "ranks.parquet"
 DETERMINISTIC = ("random", *COUNTED, "oracle", "hf", "scores")  # kinds without a seed
@@ -81,5 +81,6 @@ def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
         masked={name: bool(fact["history_masked"]) for name, fact in facts.items() if protocol == "full" and "history_masked" in fact},
         rule=result.rule,
         bound=result.kind == ORACLE,
+        expected=result.kind == RANDOM,
         without_score=result.without_score,
     )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cprec_jax.report.results import ORACLE, Measured, Result
+from cprec_jax.report.signs import SIGN
 from cprec_jax.report.spec import ReferenceRow
 from cprec_jax.report.tables import PRIMARY, Cell, Entry, Mark, Section, Signs, Table, entries, is_small, marks, test_users
 
@@ -33,6 +34,8 @@ def plain_text(tables: Sequence[Table]) -> str:
     legend = (
         "* best, + second of the measured methods (the oracle and figures taken from elsewhere take no part); NLL in nats, less is better"
     )
+    if any(SIGN in cell.text for table in tables for row in table.rows for cell in row.cells):
+        legend += f"; {SIGN} better than the second with p < 0.05 (paired randomisation over users, Holm over sets)"
     return "\n\n".join([*blocks, "\n".join(textwrap.wrap(legend, WIDTH))]) + "\n"
 
 

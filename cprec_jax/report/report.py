@@ -38,8 +38,8 @@ __all__ = ["ReportSpec", "report", "report_inputs"]
 LEGEND = (
     "Bold (starred in plain text): best of the measured methods; underlined: second; compared as printed. The oracle knows the true "
     "distribution of synthetic data and is an upper bound. † The best is better than the second with p < 0.05: paired randomisation test "
-    "over users, Holm's correction over sets. NLL: mean negative log-likelihood of the target in nats, less is better. No MRR: the result "
-    "has exact ranks to config.evaluate.ranks_to alone. In small print, or in brackets: 95 % bootstrap intervals."
+    "over users, Holm's correction over sets. NLL: mean negative log-likelihood of the target in nats, less is better. A result with exact "
+    "ranks to config.evaluate.ranks_to alone has no MRR. In small print, or in brackets: 95 % bootstrap intervals."
 )
 
 
@@ -68,7 +68,7 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
     workdir = Path(workdir)
     spec = build(ReportSpec, config.get("report", {}), "config.report")
     manifest = read_manifest(workdir)
-    results, notes = load_results(workdir, manifest, spec.order or evaluation_order(config))
+    results, notes = load_results(workdir, manifest, spec.order, evaluation_order(config))
     reference = spec.reference_rows()
     sets = set_names(results, manifest)
     notes += [f"config.report.reference.{name}: no result has this set; its rows are left out" for name in _unknown_sets(reference, sets)]
@@ -105,14 +105,19 @@ def read_manifest(workdir: Path) -> dict[str, Any]:
     return manifest
 
 
-def load_results(workdir: Path, manifest: Mapping[str, Any], order: Sequence[str]) -> tuple[list[Result], list[str]]:
-    """Results that may stand in one table, in order, the random row included; and notes on those that may not or are missing."""
+def load_results(workdir: Path, manifest: Mapping[str, Any], order: Sequence[str], named: Sequence[str]) -> tuple[list[Result], list[str]]:
+    """Results that may stand in one table, the random row included, in the order given (those it leaves out as they are `named` in
+    `config.evaluate`); and notes on those that may not or are missing."""
     found = read_results(workdir)
     usable, notes = one_protocol(found, manifest)
     if not usable:
         raise UserError(f"{workdir / 'results'}: all results were made from another corpus; run `launch.py evaluate` again")
     known = {result.name for result in found}
-    notes += [f"{name}: no result yet; run `launch.py evaluate --only={name}`" for name in order if name not in known]
+    order = list(dict.fromkeys([*order, *named]))
+    for name in order:
+        if name not in known:
+            what = f"run `launch.py evaluate --only={name}`" if name in named else "config.evaluate.names has none of that name"
+            notes.append(f"{name}: no result yet; {what}")
     return with_random(ordered(usable, order), manifest), notes + _mask_notes(usable) + _score_notes(usable)
 
 

@@ -37,7 +37,8 @@ def users_page(title: str, results: Sequence[Result], sets: Sequence[str]) -> st
             links.append(f'<a href="#{anchor}">{_text(name)} {number}</a>')
             sections.append(f'<section id="{anchor}"><h2>{_text(name)}, user {_text(user)}</h2>{_user(by_method)}</section>')
     heading = f"{title}: users"
-    intro = "Some test users. Histories run from the oldest to the newest item; probabilities are those of the whole catalogue of the set."
+    intro = "Some test users. Histories run from the oldest to the newest item; probabilities are those of the whole catalogue of the set. "
+    intro += "Lists are in the order of the scores; the probabilities of baselines are smoothed, so their order may be another."
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

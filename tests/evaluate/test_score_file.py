@@ -70,7 +70,10 @@ def test_missing_pairs_are_below_the_lowest_score_however_large_it_is(corpus: Co
     ("change", "message"),
     [
         ({"score": [float("nan")]}, "row 1: score is empty or NaN"),
-        ({"user": [5]}, "no score for user"),
+        (
+            {"user": [5]},
+            r"no score for 115 of 115 test users of set Books, such as .* user \d+; the file has user 5\..*config.evaluate.sets",
+        ),
         ({"item": ["B00x"]}, "must be the corpus's numbers"),
         ({"score": [float("inf")]}, "row 1: score inf"),
     ],
@@ -82,6 +85,22 @@ def test_bad_scores_are_refused(corpus: Corpus, books: EvalSet, tmp_path: Path, 
     )
     with pytest.raises(UserError, match=message):
         list(ScoreFile(tmp_path / "s.csv", corpus).score(books))
+
+
+def test_rows_of_other_users_are_counted(corpus: Corpus, books: EvalSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_scores(tmp_path / "s.csv", corpus)
+    with open(tmp_path / "s.csv", "a") as file:
+        file.writelines(f"123,{item},0.5\n" for item in books.items[:7])
+    method = ScoreFile(tmp_path / "s.csv", corpus)
+    list(method.score(books))
+    assert method.facts()["rows_of_other_users"] == 7
+    assert "Books: " in (told := capsys.readouterr().err) and "7 rows are of users that are not evaluated here" in told
+
+
+def test_the_ending_says_what_a_file_is(corpus: Corpus, tmp_path: Path) -> None:
+    write_scores(tmp_path / "s.json", corpus)
+    with pytest.raises(UserError, match=r"s.json: the ending says what a file of scores is: .parquet, .csv"):
+        ScoreFile(tmp_path / "s.json", corpus)
 
 
 def test_items_of_another_numbering_are_refused(corpus: Corpus, books: EvalSet, tmp_path: Path) -> None:

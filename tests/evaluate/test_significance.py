@@ -45,6 +45,7 @@ def test_seeds() -> None:
     assert t_test_over_seeds(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
     assert t_test_over_seeds(a[:1], b[:1]) is None
     assert t_test_over_seeds(np.ones(3), np.ones(3)) == 1.0
+    assert t_test_over_seeds(np.ones(2), np.zeros(2)) is None  # two of hundred hits in both seeds are no certainty
     with pytest.raises(UserError, match="same seeds"):
         t_test_over_seeds(a, b[:3])
 

@@ -156,7 +156,9 @@ def test_only_common_users_are_paired(results: Path, tmp_path: Path, capsys: pyt
         (["{good}", "{summed}"], "different scoring rules do not compare (good: trie, summed: sum)"),
         (["{counts}", "{good}", "{summed}"], "(good: trie, summed: sum); evaluate again with --config.evaluate.rule=trie"),
         (["{good}", "{counts}", "{bound}"], "different corpora"),
-        (["{good}", "{oracle}"], "at least two results (beside the oracle)"),
+        (["{good}", "{oracle}"], "at least two results (beside the oracle and random)"),
+        (["{good}", "{random}"], "at least two results (beside the oracle and random)"),
+        (["{good}", "{random}", "--method=random"], "random is a closed form without draws, which cannot be tested"),
         (["{good}", "{oracle}", "--method=oracle"], "the oracle is a bound, not a method"),
     ],
 )
@@ -165,7 +167,8 @@ def test_mistakes(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     write_result(tmp_path / "summed", np.zeros((1, 400), int), rule="sum")
     write_result(tmp_path / "oracle", np.zeros((1, 400), int), kind="oracle")
     write_result(tmp_path / "bound", np.zeros((1, 400), int), kind="oracle", corpus="d")
-    places = {name: tmp_path / name for name in ("other", "summed", "oracle", "bound")}
+    write_result(tmp_path / "random", np.full((1, 400), 30), kind="random")
+    places = {name: tmp_path / name for name in ("other", "summed", "oracle", "bound", "random")}
     places |= {"good": results / "good", "counts": results / "counts", "results": results}
     assert launch.main(["compare", *(argument.format(**places) for argument in arguments)]) == 2
     assert message in capsys.readouterr().err
@@ -207,3 +210,22 @@ def test_work_directories_of_one_name_are_told_apart_by_their_folders(tmp_path: 
     assert "a/ml1m/good" in text and "b/ml1m/good" in text
     places = [tmp_path / "w" / "results" / name for name in ("good", "copy")]
     assert compare.told_apart(["good", "good", "other"], [*places, tmp_path]) == [*map(str, places), "other"]
+
+
+def test_chance_is_not_tested_against_its_expectation(tmp_path: Path) -> None:
+    """No hits of a few expected ones would be p < .001: all differences have one sign."""
+    write_result(tmp_path / "noise", np.full((1, 400), 700))
+    write_result(tmp_path / "counts", np.full((1, 400), 700), kind="markov")
+    write_result(tmp_path / "random", np.full((1, 400), 30), kind="random")
+    text = compare.run(compare.Request(paths=tuple(tmp_path / name for name in ("random", "noise", "counts")), metrics=("mrr",)))
+    (row,) = [line for line in text.splitlines() if line.startswith("random ")]
+    assert row.split()[2:] == ["–"] * 6
+    assert text.count("counts") == 1 and "p < .001" not in text
+
+
+def test_who_has_fewer_users_is_named(tmp_path: Path) -> None:
+    write_result(tmp_path / "good", np.zeros((1, 400), int))
+    write_result(tmp_path / "quick", np.ones((1, 20), int))
+    write_result(tmp_path / "alike", np.zeros((1, 400), int))
+    text = compare.run(compare.Request(paths=tuple(tmp_path / name for name in ("good", "alike", "quick"))))
+    assert "Only the 20 users that all results have ranked: quick; others have ranked up to 400" in text

@@ -164,8 +164,11 @@ def test_only_results_of_another_corpus_is_an_error(tmp_path):
 
 def test_a_result_still_to_come_is_named(workdir, capsys):
     config = workdirs.config(order=("cpt", "sasrec"))
+    config["evaluate"]["names"]["gru4rec"] = {}
     report(config, workdir)
-    assert "sasrec: no result yet" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "sasrec: no result yet; config.evaluate.names has none of that name" in told
+    assert "gru4rec: no result yet; run `launch.py evaluate --only=gru4rec`" in told
 
 
 def test_works_without_training_runs_and_without_an_evaluate_section(tmp_path, capsys):
