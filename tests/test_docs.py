@@ -68,7 +68,7 @@ def test_commands() -> None:
     jobs = {*launch.JOBS, "compare"}
     used = set(matches(r"launch\.py ([a-z]+)", [*DOCUMENTS, *CONFIGS]))
     assert {job for _, job in used} <= jobs and {job for _, job in used} > {"prepare", "train", "evaluate", "compare"}
-    known = {*launch.OPTIONS, *launch.COMPARE_OPTIONS}
+    known = {*launch.OPTIONS, *launch.COMPARE_OPTIONS, "help"}
     for path, line in matches(r"launch\.py ((?:[a-z]+)(?: [^\n`]*)?)", [*DOCUMENTS, *CONFIGS]):
         options = {found for found in re.findall(r"--([a-z_.-]+)", line) if not found.startswith("config.")}
         assert options <= known, (path, line)
