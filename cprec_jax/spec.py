@@ -76,7 +76,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
                 return _convert(choice, value, where)
             except UserError:
                 continue
-        return _one_of(words, value, where) if words else _convert(choices[-1], value, where)
+        if not words:
+            return _convert(choices[-1], value, where)
+        others = [getattr(choice, "__name__", str(choice)) for choice in choices]
+        return _one_of(words, value, where, f", nor {' or '.join(others)}" if others else "")
     if origin is typing.Literal:
         return _one_of(args, value, where)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
@@ -102,7 +105,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     raise UserError(f"{where}: expected {name}, got {type(value).__name__} {value!r}")
 
 
-def _one_of(words: tuple[Any, ...], value: Any, where: str) -> Any:
+def _one_of(words: tuple[Any, ...], value: Any, where: str, others: str = "") -> Any:
     if value not in words:
-        raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, words))}")
+        raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, words))}{others}")
     return value

@@ -168,7 +168,7 @@ def _rule_chosen_on(
     """The rule that its result records where that is up to date; else it is chosen now, and no result of that name is made."""
     directory = workdir / "results" / name
     if is_current(directory, evaluate_inputs(config, workdir, name)):
-        recorded = artefact.read_json(directory / "results.json", "evaluate")["scoring_rule"]
+        recorded = artefact.read_json(directory / "results.json", "evaluate").get("scoring_rule")
         if isinstance(recorded, str):
             return cast(Rule, recorded)
     method, _ = next(_methods(spec, name, config, workdir, corpus, validation))

@@ -16,14 +16,15 @@ from cprec_jax.evaluate.methods import Scored, user_batches
 from cprec_jax.evaluate.sets import EvalSet
 from cprec_jax.progress import say
 
-NUMBERS, RAW_IDS = ("user", "item"), ("user_id", "item_id")
+NUMBERS, RAW_IDS, SET = ("user", "item"), ("user_id", "item_id"), "set"
 KINDS = (".parquet", ".csv", ".tsv", ".tab")
-FEWEST_FOR_A_LEAK = 20  # users: fewer may all have a scored target by chance
+FEWEST_FOR_A_LEAK = 10  # users: fewer may all have a scored target by chance
+SUSPICIOUS = 0.95  # share of users whose target has a score, where most items have none: another system may lack an item or two
 
 
 class ScoreFile:
     """Scores of another system: a table (Parquet, CSV or TSV) `user_id, item_id, score` with the ids of the sources, or `user, item, score`
-    with the numbers of the corpus's own files.
+    with the numbers of the corpus's own files. Ids that more than one set of a platform has need a column `set` as well.
 
     Items a user has no score for rank below all that have one, and tie. A file that scores sampled candidates alone is ranked by their
     protocols alone: by `full` the target would beat whatever has no score. A user of the set without any score for its catalogue is a
@@ -40,7 +41,7 @@ class ScoreFile:
             self._check_column(table, column)
         self._ids: tuple[list[str], list[str]] | None = None  # of users and items, in the order of their codes
         if raw:
-            (user, users), (item, items) = (_encoded(table[column]) for column in RAW_IDS)
+            (user, users), (item, items) = (self._encoded(table[column]) for column in RAW_IDS)
             self._ids = users, items
         else:
             user, item = (self._numbers(table[column]) for column in NUMBERS)
@@ -51,8 +52,14 @@ class ScoreFile:
             raise UserError(f"{path}: row {row + 1}: score {score[row]} of {who}; scores must be finite")
         if not len(score):
             raise UserError(f"{path}: holds no scores")
-        self._user, self._item, self._score = _sorted(user, item, score)
-        twice = (np.diff(self._user) == 0) & (np.diff(self._item) == 0)
+        self._sets: list[str] | None = None  # names, in the order of their codes
+        of_set = np.zeros(len(score), np.int64)
+        if raw and SET in table.column_names:
+            self._check_column(table, SET)
+            of_set, self._sets = self._encoded(table[SET])
+        order = np.lexsort((of_set, item, user))
+        self._user, self._item, self._score, self._set = (values[order] for values in (user, item, score, of_set))
+        twice = (np.diff(self._user) == 0) & (np.diff(self._item) == 0) & (np.diff(self._set) == 0)
         if twice.any():
             row = int(np.flatnonzero(twice)[0])
             pair = self._name(self._user[row], 0), self._name(self._item[row], 1)
@@ -78,7 +85,10 @@ class ScoreFile:
             columns.append(column[here])
             scores.append(score[start:stop][here])
         missing = len(data) * len(data.items) - sum(map(len, columns))
-        sampled = _protocols_scored(data, columns) if missing else None
+        try:
+            sampled = _protocols_scored(data, columns) if missing else None
+        except UserError as error:
+            raise UserError(f"{self._path}: {error}") from None
         self._facts = {"scored_candidates_of": sampled} if sampled else {"pairs_without_score": missing}
         if others:
             self._facts["rows_of_other_users"] = others
@@ -127,6 +137,17 @@ class ScoreFile:
                 "name the columns user_id and item_id where they hold the ids of the sources"
             ) from error
 
+    def _encoded(self, column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+        """(codes int64[n], the text of each code). Encoded before chunks are combined: together they may hold more than 2 GiB of text."""
+        try:
+            text = column if pa.types.is_string(column.type) or pa.types.is_large_string(column.type) else column.cast(pa.string())
+            found = text.dictionary_encode().unify_dictionaries().combine_chunks()
+            if isinstance(found, pa.ChunkedArray):  # of no chunks
+                found = pa.array([], pa.string()).dictionary_encode()
+            return found.indices.to_numpy().astype(np.int64), found.dictionary.to_pylist()
+        except (pa.ArrowException, UnicodeDecodeError) as error:
+            raise UserError(f"{self._path}: user_id, item_id and set must be texts or numbers ({one_line(error)[:120]})") from error
+
     def _name(self, code: int, which: int) -> object:
         return code if self._ids is None else self._ids[which][code]
 
@@ -156,8 +177,26 @@ class ScoreFile:
         users = np.array([user_key(platform, name) for name in self._ids[0]])
         items = np.array([number.get(name, -1) for name in self._ids[1]])
         item = items[self._item]
-        mine = item >= 0
+        if self._sets is None:
+            self._refuse_ambiguous_ids(data, platform)
+            mine = item >= 0
+        else:
+            mine = (item >= 0) & (self._set == (self._sets.index(data.name) if data.name in self._sets else -1))
         return _sorted(users[self._user[mine]], item[mine], self._score[mine])
+
+    def _refuse_ambiguous_ids(self, data: EvalSet, platform: str) -> None:
+        """Where sources number their items alike, scores made for one set would rank another as well."""
+        assert self._ids is not None
+        ids, sources = self._corpus.item_ids, self._corpus.manifest["sources"]
+        here = {ids[item] for item in data.items} & set(self._ids[1])
+        for other in self._corpus.sets:
+            if other != data.name and sources[other]["platform"] == platform:
+                shared = here & {ids[item] for item in self._corpus.catalogue(other)}
+                if shared:
+                    raise UserError(
+                        f"{self._path}: {len(shared):,} of its item ids, such as {min(shared)!s:.40}, are in set {data.name} and in set "
+                        f"{other}; add a column {SET!r} that says which of them a score is for"
+                    )
 
     def _refuse_missing_users(self, data: EvalSet, missing: np.ndarray) -> None:
         """Users without a score: how many, one of them, and one of the file's own, since ids that differ by a letter look like nobody's."""
@@ -173,16 +212,20 @@ class ScoreFile:
         share = sum(map(len, columns)) / (len(data) * len(data.items))
         if len(data) < FEWEST_FOR_A_LEAK or share > 0.5:
             return
-        if all((target == column).any() for target, column in zip(data.target, columns, strict=True)):
+        found = np.mean([(target == column).any() for target, column in zip(data.target, columns, strict=True)])
+        if found >= SUSPICIOUS:
             raise UserError(
-                f"{self._path}: set {data.name}: only {share:.1%} of its items have a score, but the target of every user is among them; "
+                f"{self._path}: set {data.name}: only {share:.1%} of its items have a score, but the targets of {found:.1%} of the users; "
                 "what has no score would rank below the target. Score the whole catalogue, or exactly the candidates of "
                 "WORKDIR/corpus/candidates and ask for them in config.evaluate.protocols"
             )
 
 
 def _protocols_scored(data: EvalSet, columns: list[np.ndarray]) -> list[str]:
-    """Protocols whose candidates all have scores, if no user has a score for anything but candidates; else none."""
+    """Protocols whose candidates all have scores, if no user has a score for anything but candidates; else none.
+
+    Scores for nothing but candidates, and for no protocol all of them, are a `UserError`: the whole catalogue cannot be ranked by them.
+    """
     whole = dict.fromkeys(data.candidates, True)
     for row, column in enumerate(columns):
         rest = np.zeros(len(data.items), bool)
@@ -193,20 +236,17 @@ def _protocols_scored(data: EvalSet, columns: list[np.ndarray]) -> list[str]:
             rest[candidates[row]] = False
         if rest.any():
             return []
+    if whole and not any(whole.values()):
+        raise UserError(
+            f"set {data.name}: has scores for candidates of {', '.join(whole)} alone, but for no protocol of them all; score all of its "
+            "candidates, or the whole catalogue"
+        )
     return [name for name, all_of_them in whole.items() if all_of_them]
 
 
 def _sorted(user: np.ndarray, item: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     order = np.lexsort((item, user))
     return user[order], item[order], score[order]
-
-
-def _encoded(column: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    """(codes int64[n], the text of each code)."""
-    found = column.cast(pa.string()).combine_chunks().dictionary_encode()
-    if isinstance(found, pa.ChunkedArray):
-        found = found.combine_chunks()
-    return found.indices.to_numpy().astype(np.int64), found.dictionary.to_pylist()
 
 
 def _read_table(path: Path) -> pa.Table:
@@ -217,9 +257,13 @@ def _read_table(path: Path) -> pa.Table:
         raise UserError(f"{path}: the ending says what a file of scores is: {', '.join(KINDS)}, and .gz behind but the first")
     try:
         if kind == ".parquet":
-            return pq.read_table(path)
+            table = pq.read_table(path)
+            _ = table.column_names  # decodes them
+            return table
         delimiter = "\t" if kind in (".tsv", ".tab") else ","
-        texts = pa_csv.ConvertOptions(column_types=dict.fromkeys(RAW_IDS, pa.string()))  # 007 is not 7
-        return pa_csv.read_csv(path, parse_options=pa_csv.ParseOptions(delimiter=delimiter), convert_options=texts)
-    except (OSError, pa.ArrowException) as error:
+        texts = pa_csv.ConvertOptions(column_types=dict.fromkeys((*RAW_IDS, SET), pa.string()))  # 007 is not 7
+        table = pa_csv.read_csv(path, parse_options=pa_csv.ParseOptions(delimiter=delimiter), convert_options=texts)
+        _ = table.column_names
+        return table
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)[:160]})") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.metrics import METRICS
 from cprec_jax.evaluate.significance import Comparison, UserMetrics, compare, on_common_users
-from cprec_jax.report.ranks import read_user_metrics
+from cprec_jax.report.ranks import has_protocol, read_user_metrics
 from cprec_jax.report.render import WIDTH, markdown_table, plain_text
 from cprec_jax.report.results import RESULTS_FILE, Measured, without_score_note
 from cprec_jax.report.tables import NOTHING, Cell, Column, Entry, Row, Table, is_small, metric_cells, number, small_warning
@@ -50,7 +50,7 @@ class Request:
 
 def run(request: Request) -> str:
     """The table as text; also written to `request.out`. Results that cannot be paired are a `UserError`."""
-    results = read(request.paths, request.protocol)
+    results, left_out = read(request.paths, request.protocol)
     method = pick(results, request.method)
     others = [result for result in results if result is not method]
     if all(other.bound or other.expected for other in others):
@@ -67,15 +67,20 @@ def run(request: Request) -> str:
         text = csv_text(found) if request.out.suffix == ".csv" else "\n".join([*map(markdown_table, tables), legend, ""])
         request.out.parent.mkdir(parents=True, exist_ok=True)
         request.out.write_text(text, encoding="utf-8")
-    return plain_text(tables) + textwrap.fill(legend, WIDTH) + "\n"
+    return plain_text(tables) + "".join(textwrap.fill(text, WIDTH) + "\n" for text in (legend, *left_out))
 
 
-def read(paths: Sequence[Path], protocol: str) -> list[UserMetrics]:
-    """Every result once, in the order given. Equal names get as much of their directory in front as tells them apart."""
-    directories = list(dict.fromkeys(directory.resolve() for path in paths for directory in expand(path)))
-    results = [read_user_metrics(directory, protocol) for directory in directories]
+def read(paths: Sequence[Path], protocol: str) -> tuple[list[UserMetrics], list[str]]:
+    """Every result once, in the order given, and sentences on those left out. Equal names get as much of their directory in front as tells
+    them apart. A result without the protocol (a file of scores of some candidates) is left out where a folder of results was named, and
+    is a `UserError` where it was named itself."""
+    named = {path.resolve() for path in paths} | {path.resolve().parent for path in paths if path.is_file()}
+    found = list(dict.fromkeys(directory.resolve() for path in paths for directory in expand(path)))
+    directories = [directory for directory in found if directory in named or has_protocol(directory, protocol)]
+    left_out = [f"{directory.name} has no ranks under {protocol} and is left out." for directory in found if directory not in directories]
+    results = [read_user_metrics(directory, protocol) for directory in directories or found]
     names = told_apart([result.name for result in results], directories)
-    return [dataclasses.replace(result, name=name) for result, name in zip(results, names, strict=True)]
+    return [dataclasses.replace(result, name=name) for result, name in zip(results, names, strict=True)], left_out
 
 
 def told_apart(names: Sequence[str], directories: Sequence[Path]) -> list[str]:
@@ -148,9 +153,10 @@ def metric_table(
         row = by_reference.get(entry.name)
         rows.append(Row(cells=(Cell(text=entry.name), _marked(cell, row), *_details(row)), kind=entry.kind))
     notes = []
-    if len(set(counted.values())) > 1:
-        fewest = ", ".join(name for name, n in counted.items() if n == min(counted.values()))
-        notes.append(f"Only the {users:,} users that all results have ranked: {fewest}; others have ranked up to {max(counted.values()):,}")
+    if (most := max(counted.values())) > users:
+        fewer = ", ".join(f"{name} has {n:,}" for name, n in counted.items() if n < most)
+        why = f"{fewer}, others up to {most:,}" if fewer else f"each has {most:,}, but not the same"
+        notes.append(f"Only the {users:,} users that all results have ranked ({why})")
     notes += [without_score_note(one.name, set_name, one.without_score[set_name]) for one in here if set_name in one.without_score]
     columns = ("Method", metric.upper(), f"{method} minus it", "95 % interval", "p", "p Holm", "p seeds", "effect")
     return Table(

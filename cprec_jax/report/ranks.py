@@ -29,6 +29,11 @@ def read_ranks(directory: Path, protocol: str) -> pa.Table:
     return table
 
 
+def has_protocol(directory: Path, protocol: str) -> bool:
+    """Whether a result has ranks under a protocol."""
+    return len(read_ranks(directory, protocol)) > 0
+
+
 def random_of_ranked(result: Result, set_name: str, protocol: str) -> dict[str, float] | None:
     """Expected metrics of a random ranking of the very candidates that a result's users had (N without a masked history); None
     where its ranks do not say. The NLL is left out: it is over the whole catalogue."""

@@ -165,7 +165,12 @@ def _mask_notes(results: Sequence[Result]) -> list[str]:
 
 
 def _score_notes(results: Sequence[Result]) -> list[str]:
-    return [without_score_note(result.name, name, pairs) for result in results for name, pairs in result.without_score.items()]
+    notes = [without_score_note(result.name, name, pairs) for result in results for name, pairs in result.without_score.items()]
+    for result in results:
+        for name, one in result.sets.items():
+            if scored := one.facts.get("scored_candidates_of"):
+                notes.append(f"{name}: {result.name} has scores for the candidates of {scored} alone, and stands in their tables alone")
+    return notes
 
 
 def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping[str, Any]) -> list[Section]:

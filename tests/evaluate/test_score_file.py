@@ -17,6 +17,7 @@ from cprec_jax.evaluate import harness
 from cprec_jax.evaluate.score_file import ScoreFile
 from cprec_jax.evaluate.sets import EvalSet, open_set
 from data_prep.adapters.synthetic import _user_names
+from data_prep.prepare import prepare
 
 
 @pytest.fixture(scope="module")
@@ -165,11 +166,67 @@ def test_scores_of_candidates_alone_are_ranked_by_their_protocol_alone(
 
 def test_few_items_that_hold_every_target_are_refused(corpus: Corpus, tmp_path: Path) -> None:
     data = candidate_scores(tmp_path / "s.csv", corpus, ("u20",), leave_out=3)
-    with pytest.raises(UserError, match="the target of every user is among them"):
+    with pytest.raises(UserError, match="candidates of u20 alone, but for no protocol of them all"):
         list(ScoreFile(tmp_path / "s.csv", corpus).score(data))
     full = open_set(corpus, "Books", "test", ("full",), True, None, 0)
     with pytest.raises(UserError, match=r"only 33\.\d% of its items"):
         list(ScoreFile(tmp_path / "s.csv", corpus).score(full))
+
+
+def test_candidates_of_another_system_that_lacks_a_target(corpus: Corpus, tmp_path: Path) -> None:
+    """One target less must not make a file of candidates one of the whole catalogue, where the other targets would win."""
+    data = candidate_scores(tmp_path / "s.csv", corpus, ("u20",))
+    lines = (tmp_path / "s.csv").read_text().splitlines(keepends=True)
+    target = f"{data.targets.user[0]},{data.items[data.target[0]]},"
+    (tmp_path / "s.csv").write_text("".join(line for line in lines if not line.startswith(target)))
+    with pytest.raises(UserError, match=r"s\.csv: set Books: has scores for candidates of u20 alone, but for no protocol of them all"):
+        list(ScoreFile(tmp_path / "s.csv", corpus).score(data))
+    full = open_set(corpus, "Books", "test", ("full",), True, None, 0)
+    with pytest.raises(UserError, match=r"only 33\.\d% of its items have a score, but the targets of 99\.1% of the users"):
+        list(ScoreFile(tmp_path / "s.csv", corpus).score(full))
+
+
+def test_ids_that_two_sets_have_need_the_name_of_the_set(tmp_path: Path) -> None:
+    """Two files of one platform that count items from 0: scores made for one would rank the other, too."""
+    random = np.random.default_rng(0)
+    sources = []
+    for name in ("A", "B"):
+        rows = ["user\titem\ttime"]
+        rows += [f"u{user}\t{item}\t{time}" for user in range(30) for time, item in enumerate(random.permutation(20)[:8])]
+        (tmp_path / f"{name}.tsv").write_text("\n".join(rows) + "\n")
+        titles = ["item\ttitle", *(f"{item}\tTitle {name} {item}" for item in range(20))]
+        (tmp_path / f"{name}.items.tsv").write_text("\n".join(titles) + "\n")
+        source = {"name": name, "adapter": "table", "interactions": f"{name}.tsv", "items": f"{name}.items.tsv", "role": "pretrain"}
+        sources.append(source | {"columns": {"user": "user", "item": "item", "time": "time", "title": "title"}})
+    prepare({"corpus": {"sources": sources, "root": str(tmp_path), "split": "leave_one_out", "k_core": 0}}, tmp_path)
+    corpus = Corpus.open(tmp_path / "corpus")
+    data = {name: open_set(corpus, name, "test", ("full",), True, None, 0) for name in ("A", "B")}
+    scores = random.normal(size=(2, 30, 20))
+    header, rows = "user_id,item_id,score,set", []
+    for which, name in enumerate("AB"):
+        rows += [f"u{user},{item},{scores[which, user, item]},{name}" for user in range(30) for item in range(20)]
+    (tmp_path / "both.csv").write_text("\n".join([header, *rows]) + "\n")
+    (tmp_path / "one.csv").write_text("\n".join(row.rpartition(",")[0] for row in [header, *rows[:600]]) + "\n")
+    with pytest.raises(UserError, match=r"one.csv: 20 of its item ids, such as 0, are in set A and in set B; add a column 'set'"):
+        list(ScoreFile(tmp_path / "one.csv", corpus).score(data["A"]))
+    method = ScoreFile(tmp_path / "both.csv", corpus)
+    number = {user_key("default", f"u{user}"): user for user in range(30)}
+    for which, name in enumerate("AB"):
+        (found,) = method.score(data[name])
+        assert found.scores is not None and not method.facts().get("rows_of_other_users")
+        ids = [int(corpus.item_ids[item]) for item in data[name].items]
+        for row, user in enumerate(data[name].targets.user.tolist()):
+            np.testing.assert_array_equal(found.scores[row], scores[which, number[user], ids])
+
+
+def test_ids_that_are_no_text_are_refused(corpus: Corpus, tmp_path: Path) -> None:
+    for values in ([b"\xff"], [["a"]]):
+        pq.write_table(pa.table({"user_id": values, "item_id": ["a"], "score": [1.0]}), tmp_path / "s.parquet")
+        with pytest.raises(UserError, match=r"s\.parquet: user_id, item_id and set must be texts or numbers"):
+            ScoreFile(tmp_path / "s.parquet", corpus)
+    (tmp_path / "s.csv").write_bytes("user,item,score,größe\n1,2,.5,3\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"s\.csv: cannot be read"):
+        ScoreFile(tmp_path / "s.csv", corpus)
 
 
 @pytest.mark.parametrize("name", ["s.tsv.gz", "s.csv", "s.parquet"])

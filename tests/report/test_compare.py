@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import launch
+from cprec_jax.errors import UserError
 from cprec_jax.evaluate.metrics import per_user
 from cprec_jax.report import compare
 
@@ -228,4 +229,19 @@ def test_who_has_fewer_users_is_named(tmp_path: Path) -> None:
     write_result(tmp_path / "quick", np.ones((1, 20), int))
     write_result(tmp_path / "alike", np.zeros((1, 400), int))
     text = compare.run(compare.Request(paths=tuple(tmp_path / name for name in ("good", "alike", "quick"))))
-    assert "Only the 20 users that all results have ranked: quick; others have ranked up to 400" in text
+    assert "Only the 20 users that all results have ranked (quick has 20, others up to 400)" in text
+
+
+def test_users_that_only_some_have_are_named(tmp_path: Path) -> None:
+    write_result(tmp_path / "good", np.zeros((1, 60), int))
+    write_result(tmp_path / "other", np.zeros((1, 60), int), users=np.arange(60) + 20)
+    text = compare.run(compare.Request(paths=(tmp_path / "good", tmp_path / "other")))
+    assert "Only the 40 users that all results have ranked (each has 60, but not the same)" in text
+
+
+def test_a_folder_may_hold_scores_of_candidates_alone(results: Path) -> None:
+    write_result(results / "theirs", np.zeros((1, 400), int), kind="scores", protocol="u20")
+    text = compare.run(compare.Request(paths=(results,)))
+    assert "theirs has no ranks under full and is left out." in text and "alike" in text
+    with pytest.raises(UserError, match="theirs: has no ranks under protocol 'full'"):
+        compare.run(compare.Request(paths=(results, results / "theirs")))
