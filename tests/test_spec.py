@@ -53,7 +53,7 @@ def test_nested_sections_become_typed_values() -> None:
         ({"name": "x", "inner": {"shape": "round"}}, "config.outer.inner.shape: 'round' is not one of 'linear', 'sqrt'"),
         ({"name": "x", "inner": 3}, "config.outer.inner: expected Inner"),
         ({"name": "x", "weights": {"a": "b"}}, "config.outer.weights.a: expected float"),
-        ({"name": "x", "limit": "none"}, "config.outer.limit: 'none' is not one of 'auto', nor int"),
+        ({"name": "x", "limit": "none"}, "config.outer.limit: 'none' is not one of 'auto', nor float"),
         ({"name": "x", "rule": "none"}, "config.outer.rule: 'none' is not one of 'first', 'last', 'auto'$"),
         ({"name": "x", "steps": 0}, "config.outer: steps must be at least 1"),
     ],
