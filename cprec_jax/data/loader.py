@@ -1,7 +1,7 @@
 """Rows -> batches, as a pure function of the step: the whole state of the data pipeline is the step number."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,6 @@ import grain
 import numpy as np
 
 from cprec_jax.data import rows
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """Which part of every global batch this process loads: rows `index`, `index + count`, ... of it."""
-
-    index: int = 0
-    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -54,17 +46,36 @@ def stream(
     return datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, [shares[name] for name in names])
 
 
-def batches(
-    dataset: grain.MapDataset, global_batch: int, first_step: int, last_step: int, shard: Shard, workers: int = 0, threads: int = 2
-) -> Iterator[dict[str, np.ndarray]]:
-    """The batches of steps `first_step`..`last_step` - 1 (this process's rows of them): dict of arrays [global_batch / count, T].
+@dataclass(frozen=True)
+class _OfEveryBatch:
+    """Rows `rows` of the global batches `first_step`..`last_step` - 1 of a stream, one batch after the other, as a Grain source."""
 
+    dataset: grain.MapDataset
+    rows: tuple[int, ...]
+    global_batch: int
+    first_step: int
+    last_step: int
+
+    def __len__(self) -> int:
+        return (self.last_step - self.first_step) * len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        step, row = divmod(index, len(self.rows))
+        return self.dataset[(self.first_step + step) * self.global_batch + self.rows[row]]
+
+
+def batches(
+    dataset: grain.MapDataset, rows: Sequence[int], global_batch: int, first_step: int, last_step: int, workers: int = 0, threads: int = 2
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of steps `first_step`..`last_step` - 1: dict of arrays [len(rows), T].
+
+    `rows` are the numbers, within the global batch, of the rows that this process loads (`parallel.rows_held`), in the order of the arrays.
     `workers` > 0 reads in that many processes (spawned: the caller needs a ``__main__`` guard and parsed absl flags); the order does
     not depend on it.
     """
-    assert global_batch % shard.count == 0
-    own = dataset[first_step * global_batch + shard.index : last_step * global_batch : shard.count]
-    own = own.batch(global_batch // shard.count)
+    assert rows and min(rows) >= 0 and max(rows) < global_batch, (rows, global_batch)
+    source = _OfEveryBatch(dataset, tuple(map(int, rows)), global_batch, first_step, last_step)
+    own = grain.MapDataset.source(source).batch(len(rows))
     iterator = own.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads))
     if workers:
         iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))

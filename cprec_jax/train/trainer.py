@@ -26,7 +26,7 @@ from cprec_jax.errors import Diverged, Preempted, UserError
 from cprec_jax.hf.hub import locate
 from cprec_jax.model.decoder import Decoder, abstract_params, init_params
 from cprec_jax.model.kernels.cudnn import Cudnn
-from cprec_jax.parallel import rules
+from cprec_jax.parallel import global_batch, rules
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.progress import Progress, say
 from cprec_jax.spec import build
@@ -38,6 +38,8 @@ from cprec_jax.train.objectives import cpt
 from cprec_jax.train.optimizer import adamw
 from cprec_jax.train.schedule import anneal_fraction, phases, wsa
 from cprec_jax.train.step import TrainState, train_step
+
+BATCH_COLUMNS = ("tokens", "segment_ids", "positions", "loss_mask")
 
 
 def train_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
@@ -252,12 +254,12 @@ def _initial_state(plan: Plan, mesh: jax.sharding.Mesh, optimizer: optax.Gradien
     return state, TrainState(step=cast(Any, replicated), params=param_shardings, opt_state=opt_shardings)
 
 
-def _batches(plan: Plan, first_step: int, shard: loader.Shard) -> Iterator[dict[str, np.ndarray]]:
-    """Batches from `first_step` on; the annealing phase may have a mixture of its own."""
+def _batches(plan: Plan, first_step: int, held: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
+    """Rows `held` of the batches from `first_step` on; the annealing phase may have a mixture of its own."""
     _, boundary = phases(plan.train.schedule, plan.total_steps)
     if (plan.anneal_shares, plan.anneal_limits) == (plan.shares, plan.limits):
         boundary = plan.total_steps
-    read = functools.partial(loader.batches, global_batch=plan.train.global_batch, shard=shard, workers=plan.train.loader_workers)
+    read = functools.partial(loader.batches, rows=held, global_batch=plan.train.global_batch, workers=plan.train.loader_workers)
     if first_step < boundary:
         rows = loader.stream(plan.rows, plan.shares, plan.train.seed, limits=plan.limits)
         yield from read(rows, first_step=first_step, last_step=boundary)
@@ -301,12 +303,13 @@ def _loop(plan: Plan, mesh: jax.sharding.Mesh, stop: threading.Event) -> TrainSt
     if first_step == 0:
         save(state)
     pending: tuple[int, dict[str, jax.Array], dict[str, np.ndarray]] | None = None
-    shard = loader.Shard(index=jax.process_index(), count=jax.process_count())
+    batch_sharding = rules.batch_sharding(mesh, spec.global_batch)
+    held = global_batch.rows_held(batch_sharding, spec.global_batch)
     try:
-        for step, rows in enumerate(_batches(plan, first_step, shard), start=first_step):
+        for step, rows in enumerate(_batches(plan, first_step, held.tolist()), start=first_step):
             if isinstance(plan.decoder.attend, Cudnn):
                 plan.decoder.attend.check(rows["segment_ids"])
-            batch = _place(rows, mesh)
+            batch = global_batch.assemble({name: rows[name] for name in BATCH_COLUMNS}, held, batch_sharding, spec.global_batch)
             state, metrics = step_fn(state, batch)
             last, stopping = step + 1 == plan.total_steps, stop.is_set()  # asked once: what stops is what was saved
             saving = last or (step + 1) % spec.checkpoint_every == 0 or step + 1 in keep_also or stopping
@@ -330,12 +333,6 @@ def _loop(plan: Plan, mesh: jax.sharding.Mesh, stop: threading.Event) -> TrainSt
 
 def _cpt_loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array | None, *, decoder: Decoder, loss_chunk: int) -> Any:
     return cpt.loss_sum(params, batch, decoder, loss_chunk, key)
-
-
-def _place(rows: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    local = {name: rows[name] for name in ("tokens", "segment_ids", "positions", "loss_mask")}
-    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in local.items()}
 
 
 @dataclass

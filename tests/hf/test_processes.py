@@ -1,10 +1,6 @@
 """A model that is spread over two processes: read by both, written by one, the same bytes as from one process."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +8,8 @@ import pytest
 from cprec_jax import jobs
 from cprec_jax.hf.save import save
 from tests import road
-from tests.conftest import ROOT
 from tests.model.tiny import tiny
+from tests.processes import free_port, launched_together, together
 
 PROCESS = """
 import sys
@@ -39,27 +35,6 @@ jax.distributed.shutdown()
 """
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def together(arguments: list[str], last: list[list[str]]) -> None:
-    """Run two processes of two devices each; `last[i]` are the further arguments of process i. Both must succeed."""
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    processes = [
-        subprocess.Popen([sys.executable, *arguments, *last[i]], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        for i in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=500)[1] for process in processes]
-    finally:
-        for process in processes:  # where one hangs or the test is stopped, neither is left behind
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], errors
-
-
 def assert_same_files(one: Path, two: Path) -> None:
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
     for path in one.iterdir():
@@ -83,6 +58,5 @@ def test_the_job_export(workdir: Path) -> None:
     jobs.export(config, workdir)
     (workdir / "export/cpt").rename(workdir / "export/alone")
     (workdir / "config.py").write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(config))})\n")
-    arguments = ["launch.py", "export", f"--config={workdir / 'config.py'}", f"--workdir={workdir}"]
-    together(arguments, [[f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={i}"] for port in [free_port()] for i in (0, 1)])
+    launched_together(["export", f"--config={workdir / 'config.py'}", f"--workdir={workdir}"])
     assert_same_files(workdir / "export/alone", workdir / "export/cpt")

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from cprec_jax.data import loader
 from cprec_jax.errors import Diverged, UserError
 from cprec_jax.hf.save import save
 from cprec_jax.text import tokenizer
@@ -181,7 +180,7 @@ def test_the_annealing_phase_inherits_the_mixture_and_the_budget(tiny_rows: Path
     names = sorted(plan.shares)
     seen = [
         {(names[source], row) for source, row in zip(batch["source"].tolist(), batch["row"].tolist(), strict=True)}
-        for batch in _batches(plan, 0, loader.Shard())
+        for batch in _batches(plan, 0, range(plan.train.global_batch))
     ]
     stable, annealing = set.union(*seen[:60]), set.union(*seen[60:])
     assert len(seen) == 80 and annealing <= stable and abs(len(stable) - budget) <= 1
