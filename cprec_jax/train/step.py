@@ -1,5 +1,6 @@
 """The train step: a pure function, jitted once with its shardings, the state donated."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,14 +34,15 @@ def train_step(
     """One optimizer step on one global batch.
 
     Sums of losses and of weights are accumulated over `micro_batches` and divided once by the global weight, so uneven masks do not
-    bias the gradient. Metrics: loss (nats a token), tokens (targets), padding_free (non-padding tokens), lr, grad_norm.
+    bias the gradient. Micro-batch i holds rows i, i + `micro_batches`, ... of the batch.
+    Metrics: loss (nats a token), tokens (targets), padding_free (non-padding tokens), lr, grad_norm.
     """
     key = None if dropout_seed is None else jax.random.fold_in(jax.random.key(dropout_seed), state.step)
     grad = jax.value_and_grad(loss_sum, has_aux=True)
     if micro_batches == 1:
         (loss, weight), grads = grad(state.params, batch, key)
     else:
-        pieces = jax.tree.map(lambda a: a.reshape(micro_batches, a.shape[0] // micro_batches, *a.shape[1:]), dict(batch))
+        pieces = jax.tree.map(functools.partial(_micro_batches, count=micro_batches), dict(batch))
         zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
 
         def accumulate(carry: Any, numbered: Any) -> tuple[Any, None]:
@@ -61,3 +63,9 @@ def train_step(
         "grad_norm": optax.global_norm(grads),
     }
     return TrainState(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state), metrics
+
+
+def _micro_batches(rows: jax.Array, count: int) -> jax.Array:
+    """[B, ...] -> [count, B / count, ...]. Strided, because each device holds a block of rows: a contiguous micro-batch would be the rows
+    of some devices only, to be sent to the others at every one."""
+    return jnp.moveaxis(rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]), 1, 0)
