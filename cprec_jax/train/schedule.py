@@ -47,7 +47,11 @@ def decay(shape: Shape) -> Callable[[jnp.ndarray], jnp.ndarray]:
 
 
 def wsa(spec: ScheduleSpec, total_steps: int) -> optax.Schedule:
-    """lr(s) = peak * s / W for s < W; peak for W <= s < S; end + (peak - end) * f((s - S) / (T - S)) after, for T = `total_steps`."""
+    """The learning rate of step s = 0, 1, ..., T - 1, for T = `total_steps`.
+
+    peak * (s + 1) / W for s < W, so that the first step learns and step W - 1 has the peak; peak for W <= s < S;
+    end + (peak - end) * f((s - S) / (T - S)) from S on.
+    """
     f = decay(spec.shape)
     warmup = 0 if spec.start == "anneal" else round(spec.warmup * total_steps)
     stable_until = 0 if spec.start == "anneal" else max(total_steps - round(spec.anneal * total_steps), warmup)
@@ -57,7 +61,7 @@ def wsa(spec: ScheduleSpec, total_steps: int) -> optax.Schedule:
     def anneal(step: jnp.ndarray) -> jnp.ndarray:
         return end + (spec.peak - end) * f(jnp.clip(step / length, 0.0, 1.0))
 
-    warm = optax.linear_schedule(0.0, spec.peak, max(warmup, 1))
+    warm = optax.linear_schedule(spec.peak / max(warmup, 1), spec.peak, warmup - 1)
     # A boundary of 0 would still be "before the first step" for join_schedules, which is what skips an empty phase.
     return optax.join_schedules([warm, optax.constant_schedule(spec.peak), anneal], [warmup, stable_until])
 
