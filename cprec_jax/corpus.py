@@ -38,6 +38,9 @@ class ItemTable:
         return len(self.title)
 
 
+SMALL_SET = 500  # with fewer users than this, differences between methods mean little
+
+
 @dataclass(frozen=True, kw_only=True)
 class SetInfo:
     """One domain as something to evaluate on."""
@@ -47,7 +50,7 @@ class SetInfo:
     role: Literal["pretrain", "downstream"]
     split: Literal["time", "leave_one_out"]
     repeats: bool  # some user meets an item twice in the training period, so a history must not be masked
-    too_small: bool  # fewer than 500 test users: printed, but marked
+    too_small: bool  # fewer than `SMALL_SET` test users: printed, but marked
 
 
 @dataclass(frozen=True, kw_only=True)

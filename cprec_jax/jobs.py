@@ -82,7 +82,7 @@ def run(config: Config, workdir: Path) -> None:
             trainer.train(config, workdir, restart=True, only=stale)
     names = []
     for name in harness.result_names(config):
-        directory, inputs = workdir / "results" / name, harness.evaluate_inputs(config, workdir, name)
+        directory, inputs = harness.result_directory(config, workdir, name), harness.evaluate_inputs(config, workdir, name)
         if _stale("evaluate", directory, inputs, harness.is_current):
             names.append(name)
     if names:

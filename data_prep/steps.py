@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cprec_jax.corpus import SMALL_SET
 from cprec_jax.errors import UserError
 from cprec_jax.progress import say
 from data_prep.adapters import Adapter
@@ -16,7 +17,6 @@ from data_prep.rejects import SAMPLES, Rejects
 from data_prep.spec import CorpusSpec, Order, SourceSpec
 from data_prep.titles import PLAIN_TITLE, clean_titles, count_plain_titles
 
-SMALL_SET = 500  # fewer test users than this: the set is marked as too small
 MUCH_LOST = 0.5  # a filter that keeps less than this is worth a line
 NO_LIMIT = 2**62
 SLICES = 4  # of the users, where there is a group for nearly every interaction: such a table would be the largest thing in memory

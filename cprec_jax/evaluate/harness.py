@@ -1,4 +1,4 @@
-"""Job `evaluate`: every method of the config on every set, by one protocol. Writes WORKDIR/results/NAME."""
+"""Job `evaluate`: every method of the config on every set, by one protocol. Writes WORKDIR/results/NAME (or results-valid/NAME)."""
 
 import dataclasses
 import json
@@ -24,7 +24,7 @@ from cprec_jax.evaluate.methods import Method, Oracle
 from cprec_jax.evaluate.models import checkpoint_steps, load_model, run_directories
 from cprec_jax.evaluate.score_file import ScoreFile
 from cprec_jax.evaluate.sets import EvalSet, open_set
-from cprec_jax.evaluate.spec import MODEL_KINDS, VALIDATION, EvaluateSpec, MethodSpec, Rule
+from cprec_jax.evaluate.spec import MODEL_KINDS, VALIDATION, EvaluateSpec, MethodSpec, Rule, results_folder
 from cprec_jax.hf.hub import locate
 from cprec_jax.progress import say
 from cprec_jax.spec import build, nearest
@@ -50,6 +50,11 @@ def evaluate_spec(config: Mapping[str, Any]) -> EvaluateSpec:
 def result_names(config: Mapping[str, Any]) -> list[str]:
     """The names of all results of the config, in its order."""
     return list(evaluate_spec(config).names)
+
+
+def result_directory(config: Mapping[str, Any], workdir: Path, name: str) -> Path:
+    """Where the result of a name is, for the split of the config."""
+    return results_folder(workdir, evaluate_spec(config).split) / name
 
 
 def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict[str, Any]:
@@ -112,7 +117,7 @@ def _without_later(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_current(directory: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether WORKDIR/results/NAME was made from `inputs`, as far as they matter to its method; whatever version made it."""
+    """Whether the result in `directory` was made from `inputs`, as far as they matter to its method; whatever version made it."""
     if artefact.is_current(directory, inputs):
         return True
     try:
@@ -166,7 +171,7 @@ def _rule_chosen_on(
     name: str, spec: EvaluateSpec, config: Mapping[str, Any], workdir: Path, corpus: Corpus, validation: dict[str, EvalSet]
 ) -> Rule:
     """The rule that its result records where that is up to date; else it is chosen now, and no result of that name is made."""
-    directory = workdir / "results" / name
+    directory = result_directory(config, workdir, name)
     if is_current(directory, evaluate_inputs(config, workdir, name)):
         recorded = artefact.read_json(directory / "results.json", "evaluate").get("scoring_rule")
         if isinstance(recorded, str):
@@ -245,7 +250,7 @@ def _evaluate_one(
     if general:
         record["general_text"] = general[0] if len(general) == 1 else general
     inputs = evaluate_inputs(config, workdir, name)
-    with artefact.new_directory(workdir / "results" / name) as directory:
+    with artefact.new_directory(result_directory(config, workdir, name)) as directory:
         artefact.write_json(directory / "results.json", record)
         pq.write_table(pa.concat_tables(rows), directory / "ranks.parquet")
         artefact.write_json(directory / "examples.json", {"users": [user for one in data for user in _examples(found[one.name][0])]})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cprec_jax.corpus import Corpus, EvalSplit, Targets
+from cprec_jax.corpus import SMALL_SET, Corpus, EvalSplit, Targets
 from cprec_jax.errors import UserError
 from cprec_jax.text import ragged
 
@@ -30,7 +30,7 @@ class EvalSet:
     train_count: np.ndarray
     titles: list[str]
     oracle: np.ndarray | None
-    too_small: bool
+    too_small: bool  # of the set's users of this split, however few of them are ranked
 
     def __len__(self) -> int:
         return len(self.target)
@@ -78,6 +78,7 @@ def open_set(
     """
     info = corpus.set_info(name)
     targets = corpus.targets(split, name)
+    available = len(targets)
     items = corpus.catalogue(name)
     chosen = _choose(len(targets), max_users, f"{name}/{split}/{seed}")
     candidates = {
@@ -103,7 +104,7 @@ def open_set(
         train_count=corpus.items.train_count[items],
         titles=[corpus.items.title[i] for i in items],
         oracle=None if oracle is None else oracle[chosen],
-        too_small=info.too_small,
+        too_small=info.too_small if split == "test" else available < SMALL_SET,
     )
 
 

@@ -44,7 +44,8 @@ class UserMetrics:
     `deterministic`: another seed could not have given anything else. `masked`: by set, whether items of the history were left out of the
     ranking; a set is missing where nothing says so, or where the protocol's candidates do not depend on it. `rule`: how a language model
     scored titles (other methods: empty). `bound`: the oracle, which is no method. `expected`: the metrics are the closed form of a random
-    ranking. `without_score`: by set, how many pairs of user and item a file of scores left out.
+    ranking. `without_score`: by set, how many pairs of user and item a file of scores left out. `too_small`: the sets of which the corpus
+    has few users.
     """
 
     name: str
@@ -58,6 +59,7 @@ class UserMetrics:
     rule: str = ""
     bound: bool = False
     expected: bool = False
+    too_small: frozenset[str] = frozenset()
     without_score: Mapping[str, int] = field(default_factory=dict)
 
 

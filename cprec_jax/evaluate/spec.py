@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from cprec_jax.baselines.sequential_spec import SequentialSpec
@@ -58,6 +59,12 @@ class MethodSpec:
             raise ValueError("give step or fraction, not both")
         if self.kind != "checkpoint" and (self.step, self.fraction) != (None, None):
             raise ValueError(f"step and fraction belong to the kind 'checkpoint', not to {self.kind!r}")
+
+
+def results_folder(workdir: Path, split: str) -> Path:
+    """Where the results of a split are: WORKDIR/results, of the validation split WORKDIR/results-valid, so that neither replaces the
+    other."""
+    return workdir / ("results" if split == "test" else f"results-{split}")
 
 
 def _default_names() -> dict[str, MethodSpec]:

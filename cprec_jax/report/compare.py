@@ -11,10 +11,11 @@ from pathlib import Path
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.metrics import METRICS
 from cprec_jax.evaluate.significance import Comparison, UserMetrics, compare, on_common_users
+from cprec_jax.evaluate.spec import results_folder
 from cprec_jax.report.ranks import has_protocol, read_user_metrics
 from cprec_jax.report.render import WIDTH, markdown_table, plain_text
 from cprec_jax.report.results import RESULTS_FILE, Measured, without_score_note
-from cprec_jax.report.tables import NOTHING, Cell, Column, Entry, Row, Table, is_small, metric_cells, number, small_warning
+from cprec_jax.report.tables import NOTHING, Cell, Column, Entry, Row, Table, metric_cells, number, small_words
 from cprec_jax.spec import nearest
 
 ALPHA = 0.05
@@ -64,7 +65,7 @@ def run(request: Request) -> str:
     tables = [metric_table(name, metric, method.name, cut, found, request.protocol, counted[name]) for name, metric in pairs]
     legend = LEGEND.format(method=method.name)
     if request.out is not None:
-        text = csv_text(found) if request.out.suffix == ".csv" else "\n".join([*map(markdown_table, tables), legend, ""])
+        text = csv_text(found, cut) if request.out.suffix == ".csv" else "\n".join([*map(markdown_table, tables), legend, ""])
         request.out.parent.mkdir(parents=True, exist_ok=True)
         request.out.write_text(text, encoding="utf-8")
     return plain_text(tables) + "".join(textwrap.fill(text, WIDTH) + "\n" for text in (legend, *left_out))
@@ -106,7 +107,7 @@ def expand(path: Path) -> list[Path]:
         path = path.parent
     if (path / RESULTS_FILE).is_file():
         return [path]
-    for folder in (path, path / "results"):
+    for folder in (path, *(results_folder(path, split) for split in ("test", "valid"))):
         found = sorted(file.parent for file in folder.glob(f"*/{RESULTS_FILE}") if not file.parent.name.startswith("."))
         if found:
             return found
@@ -162,7 +163,7 @@ def metric_table(
     return Table(
         title=f"{set_name}, {metric.upper()}",
         subtitle=f"{users:,} users, {protocol}",
-        warning=small_warning(users),
+        warning=small_words(max(counted.values())) if any(set_name in one.too_small for one in results) else "",
         columns=tuple(Column(name=name) for name in columns),
         rows=tuple(rows),
         notes=tuple(notes),
@@ -194,15 +195,16 @@ def _p(p: float) -> str:
     return "<.001" if p < 0.001 else f"{p:.3f}"
 
 
-def csv_text(found: Sequence[Comparison]) -> str:
+def csv_text(found: Sequence[Comparison], results: Sequence[UserMetrics]) -> str:
     """Every comparison as one line in full precision."""
     stream = io.StringIO()
     fields = ("set_name", "metric", "method", "reference", "users", "value", "reference_value", "difference")
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow([*fields, "ci_low", "ci_high", "p", "p_holm", "p_seeds", "effect", "reference_is", "too_small"])
+    small = frozenset().union(*(result.too_small for result in results))
     words = {BETTER: "better", WORSE: "worse", "": ""}
     for row in found:
         p_seeds = "" if row.p_seeds is None else row.p_seeds
-        tests = (*row.ci95, row.p, row.p_holm, p_seeds, row.effect, words[verdict(row)], "yes" if is_small(row.users) else "")
+        tests = (*row.ci95, row.p, row.p_holm, p_seeds, row.effect, words[verdict(row)], "yes" if row.set_name in small else "")
         writer.writerow([*(getattr(row, name) for name in fields), *tests])
     return stream.getvalue()

@@ -8,7 +8,7 @@ from typing import Any
 from cprec_jax.artefact import MANIFEST, file_sha256
 from cprec_jax.report.render import escape_markdown, markdown_table, one_line
 from cprec_jax.report.report import evaluation_order, one_protocol, read_manifest
-from cprec_jax.report.results import RESULTS_FILE, read_results
+from cprec_jax.report.results import read_results, result_files
 from cprec_jax.report.tables import describe, main_table, ordered, set_names, with_random
 
 TAGS = ("recommendation", "sequential-recommendation", "continual-pre-training", "jax", "flax")
@@ -47,8 +47,7 @@ def model_card(config: Mapping[str, Any], workdir: Path, facts: Mapping[str, Any
 
 def card_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     """What a card depends on beside the run: when this changes, it says what is no longer so."""
-    paths = sorted((workdir / "results").glob(f"*/{RESULTS_FILE}"))
-    results = {path.parent.name: file_sha256(path) for path in paths if not path.parent.name.startswith(".")}
+    results = {path.parent.name: file_sha256(path) for path in result_files(workdir)}
     return {"title": _title(config), "order": evaluation_order(config), "results": results}
 
 
@@ -137,7 +136,7 @@ def _training(facts: Mapping[str, Any]) -> str:
 
 
 def _results(config: Mapping[str, Any], workdir: Path, manifest: Mapping[str, Any], step: Any) -> str:
-    if not manifest or not any((workdir / "results").glob(f"*/{RESULTS_FILE}")):
+    if not manifest or not result_files(workdir):
         return ""
     fitting, _ = one_protocol(read_results(workdir), manifest)
     if not fitting:  # all of another corpus: nothing to print, and nothing to stop an export for

@@ -88,4 +88,5 @@ def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
         bound=result.kind == ORACLE,
         expected=result.kind == RANDOM,
         without_score=result.without_score,
+        too_small=frozenset(name for name, fact in facts.items() if fact.get("too_small")),
     )

@@ -11,7 +11,7 @@ from typing import Any
 from cprec_jax.report.results import ORACLE, Measured, Result
 from cprec_jax.report.signs import SIGN
 from cprec_jax.report.spec import ReferenceRow
-from cprec_jax.report.tables import PRIMARY, Cell, Entry, Mark, Section, Signs, Table, entries, is_small, marks, test_users
+from cprec_jax.report.tables import PRIMARY, Cell, Entry, Mark, Section, Signs, Table, entries, is_small, marks
 
 WIDTH = 120
 LONGEST_NAME = 40
@@ -114,7 +114,7 @@ def csv_text(results: Sequence[Result], reference: Sequence[ReferenceRow], manif
     """Every figure as one line in full precision: results by set, protocol and slice, reference rows, and the corpus's counts.
 
     `mark`: best or second among the measured methods, as in the tables; `sign`: that of a significant lead (`signs`, whole catalogue);
-    `too_small`: `yes` for a set with fewer than 500 users.
+    `too_small`: `yes` for a set of which the corpus has fewer than 500 users, however few were ranked.
     """
     marked = {}
     stream = io.StringIO()
@@ -123,7 +123,7 @@ def csv_text(results: Sequence[Result], reference: Sequence[ReferenceRow], manif
     for result in results:
         kind = "bound" if result.kind == ORACLE else "method"
         for set_name, here in result.sets.items():
-            too_small = "yes" if is_small(test_users(set_name, results)) else ""
+            too_small = "yes" if is_small(set_name, results, manifest) else ""
             where = {"set": set_name, "method": result.name, "kind": kind, "too_small": too_small}
             parts = [(protocol, "", measured) for protocol, measured in here.protocols.items()]
             parts += [(protocol, name, m) for name, by_protocol in here.slices.items() for protocol, m in by_protocol.items()]

@@ -6,6 +6,7 @@ from typing import Any
 
 from cprec_jax.artefact import MANIFEST, file_sha256, fingerprint, new_directory, read_json, write_json
 from cprec_jax.errors import UserError
+from cprec_jax.evaluate.spec import results_folder
 from cprec_jax.progress import say
 from cprec_jax.report.corpus_summary import corpus_tables
 from cprec_jax.report.html import html_page
@@ -28,6 +29,7 @@ from cprec_jax.report.tables import (
     protocol_table,
     set_names,
     slice_tables,
+    split_of,
     with_random,
 )
 from cprec_jax.report.users import users_page
@@ -44,8 +46,10 @@ LEGEND = (
 
 
 def report_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
-    """What a report is made from: its section, the order of results, and the SHA-256 of all results, metrics and the corpus manifest."""
-    of_results = (f"results/*/{name}" for name in (RESULTS_FILE, RANKS_FILE, "examples.json"))
+    """What a report is made from: its section, the order of results, and the SHA-256 of all results of the split,
+    metrics and the corpus manifest."""
+    folder = results_folder(workdir, evaluated_split(config)).name
+    of_results = (f"{folder}/*/{name}" for name in (RESULTS_FILE, RANKS_FILE, "examples.json"))
     patterns = (*of_results, "runs/**/metrics.jsonl", f"corpus/{MANIFEST}")
     files = sorted({path for pattern in patterns for path in workdir.glob(pattern)})
     return {
@@ -59,8 +63,8 @@ def report_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
 def report(config: Mapping[str, Any], workdir: Path) -> None:
     """Write report.md, report.html, users.html, tables.csv, tables.tex and PNG plots; print the main table.
 
-    Results of another corpus or protocol version than the newest are left out and named. No usable result at all, or a damaged one, is
-    a `UserError`.
+    Of the results of `config.evaluate.split`. Those of another corpus or protocol version than the newest are left out and named. No
+    usable result at all, or a damaged one, is a `UserError`.
     """
     from cprec_jax.report.plots import write_comparison, write_plots  # matplotlib: every job imports this module for its spec
     from cprec_jax.report.slice_plots import write_slice_plots
@@ -68,16 +72,18 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
     workdir = Path(workdir)
     spec = build(ReportSpec, config.get("report", {}), "config.report")
     manifest = read_manifest(workdir)
-    results, notes = load_results(workdir, manifest, spec.order, evaluation_order(config))
+    split = evaluated_split(config)
+    results, notes = load_results(workdir, manifest, spec.order, evaluation_order(config), split)
     reference = spec.reference_rows()
     sets = set_names(results, manifest)
     notes += [f"config.report.reference.{name}: no result has this set; its rows are left out" for name in _unknown_sets(reference, sets)]
     signs = best_signs(results, sets)
     main = [main_table(name, results, reference, manifest, signs) for name in sets]
-    overview = overview_tables(sets, results, signs)
+    overview = overview_tables(sets, results, manifest, signs)
     intro = [*_intro(results, manifest), *notes]
     parts = sections([*overview, *main], results, manifest)
-    with new_directory(workdir / "report") as directory:
+    target = report_directory(workdir, split)
+    with new_directory(target) as directory:
         plots = {}
         if caption := write_comparison(directory / "hr10.png", results, sets):
             plots["hr10.png"] = caption
@@ -93,7 +99,17 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
     for note in notes:
         say(f"report: {note}")
     print(plain_text(main), flush=True)
-    say(f"report: {workdir / 'report'} (report.html opens without a network)")
+    say(f"report: {target} (report.html opens without a network)")
+
+
+def evaluated_split(config: Mapping[str, Any]) -> str:
+    """`config.evaluate.split`."""
+    return str(config.get("evaluate", {}).get("split", "test"))
+
+
+def report_directory(workdir: Path, split: str) -> Path:
+    """WORKDIR/report; for results of the validation split WORKDIR/report-valid, so that neither replaces the other."""
+    return workdir / ("report" if split == "test" else f"report-{split}")
 
 
 def read_manifest(workdir: Path) -> dict[str, Any]:
@@ -105,13 +121,15 @@ def read_manifest(workdir: Path) -> dict[str, Any]:
     return manifest
 
 
-def load_results(workdir: Path, manifest: Mapping[str, Any], order: Sequence[str], named: Sequence[str]) -> tuple[list[Result], list[str]]:
+def load_results(
+    workdir: Path, manifest: Mapping[str, Any], order: Sequence[str], named: Sequence[str], split: str = "test"
+) -> tuple[list[Result], list[str]]:
     """Results that may stand in one table, the random row included, in the order given (those it leaves out as they are `named` in
     `config.evaluate`); and notes on those that may not or are missing."""
-    found = read_results(workdir)
+    found = read_results(workdir, split)
     usable, notes = one_protocol(found, manifest)
     if not usable:
-        raise UserError(f"{workdir / 'results'}: all results were made from another corpus; run `launch.py evaluate` again")
+        raise UserError(f"{results_folder(workdir, split)}: all results were made from another corpus; run `launch.py evaluate` again")
     known = {result.name for result in found}
     order = list(dict.fromkeys([*order, *named]))
     for name in order:
@@ -178,9 +196,11 @@ def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping
     sets = set_names(results, manifest)
     protocols = dict.fromkeys(p for r in results for here in r.sets.values() for p in here.protocols)
     whole = [p for p in protocols if p.startswith(PRIMARY) and p != PRIMARY]  # full_unmasked
-    unmasked = [table for name in sets for p in whole if (table := protocol_table(name, p, results))]
-    sampled = [table for name in sets for p in protocols if not p.startswith(PRIMARY) and (table := protocol_table(name, p, results))]
-    sliced = [table for name in sets for table in slice_tables(name, results)]
+    unmasked = [table for name in sets for p in whole if (table := protocol_table(name, p, results, manifest))]
+    sampled = [
+        table for name in sets for p in protocols if not p.startswith(PRIMARY) and (table := protocol_table(name, p, results, manifest))
+    ]
+    sliced = [table for name in sets for table in slice_tables(name, results, manifest)]
     found = [
         Section(title="Ranking the whole catalogue", intro=LEGEND, tables=tuple(main)),
         Section(
@@ -232,8 +252,7 @@ def _unknown_sets(reference: Sequence[ReferenceRow], sets: Sequence[str]) -> lis
 def _intro(results: Sequence[Result], manifest: Mapping[str, Any]) -> list[str]:
     users = sum(max(r.sets[name].users for r in results if name in r.sets) for name in set_names(results, manifest))
     version = next((result.protocol_version for result in results if result.protocol_version is not None), None)
-    split = next((result.split for result in results if result.split != "test"), "test")
     return [
-        f"{len(results)} methods, {len(set_names(results, manifest))} sets, {users:,} {split} users. "
+        f"{len(results)} methods, {len(set_names(results, manifest))} sets, {users:,} {split_of(results)} users. "
         f"Evaluation protocol {version}; corpus {manifest['corpus_hash'][:16]}."
     ]

@@ -10,7 +10,7 @@ from typing import Any
 from cprec_jax.artefact import read_json
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.metrics import only_bounds
-from cprec_jax.evaluate.spec import MODEL_KINDS
+from cprec_jax.evaluate.spec import MODEL_KINDS, results_folder
 
 RESULTS_FILE = "results.json"
 ORACLE, RANDOM, UNTRAINED, POPULARITY = "oracle", "random", "untrained", "popularity"  # kinds that are treated on their own
@@ -74,12 +74,21 @@ def without_score_note(name: str, set_name: str, pairs: int) -> str:
     return f"{set_name}: {name} has no score for {pairs:,} pairs of user and item of the catalogue; they count as last"
 
 
-def read_results(workdir: Path) -> list[Result]:
-    """All WORKDIR/results/*/results.json, by folder name. None at all, a damaged one, or two of one name: `UserError`."""
-    paths = sorted((workdir / "results").glob(f"*/{RESULTS_FILE}"))
-    paths = [path for path in paths if not path.parent.name.startswith(".")]  # left over by a kill
+def result_files(workdir: Path, split: str = "test") -> list[Path]:
+    """Every results.json of a split, by folder name."""
+    paths = sorted(results_folder(workdir, split).glob(f"*/{RESULTS_FILE}"))
+    return [path for path in paths if not path.parent.name.startswith(".")]  # left over by a kill
+
+
+def read_results(workdir: Path, split: str = "test") -> list[Result]:
+    """All results of a split, by folder name. None at all, a damaged one, or two of one name: `UserError`."""
+    paths = result_files(workdir, split)
     if not paths:
-        raise UserError(f"{workdir / 'results'}: holds no results; run `launch.py evaluate` with the same --workdir first")
+        other = next((other for other in ("test", "valid") if result_files(workdir, other)), None)
+        there = "" if other is None else f", or set config.evaluate.split to {other!r}, of which there are results"
+        raise UserError(
+            f"{results_folder(workdir, split)}: holds no results; run `launch.py evaluate` with the same --workdir first{there}"
+        )
     results = [read_result(path) for path in paths]
     names: dict[str, Path] = {}
     for path, result in zip(paths, results, strict=True):

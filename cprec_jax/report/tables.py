@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from cprec_jax.corpus import SMALL_SET
 from cprec_jax.report.ranks import random_of_ranked
 from cprec_jax.report.results import ORACLE, RANDOM, Measured, Result, SetResult, closed_form_random
 from cprec_jax.report.spec import ReferenceRow
 
-SMALL_SET = 500  # test users; DESIGN's protocol prints smaller sets but marks them
 SMALL_SIGN = "‡"
 NOTHING = "–"
 MAIN = (("hr@10", "HR@10"), ("ndcg@10", "NDCG@10"), ("hr@100", "HR@100"), ("mrr", "MRR"), ("nll", "NLL"))
@@ -222,7 +222,7 @@ def main_table(
     return Table(
         title=set_name,
         subtitle=describe_set(set_name, results, manifest),
-        warning=small_warning(test_users(set_name, results)),
+        warning=small_warning(set_name, results, manifest),
         columns=tuple(Column(name=name) for name in columns),
         rows=tuple(table_rows),
         notes=tuple(f"[{index}] {note}" for index, note in enumerate(notes, start=1)),
@@ -240,36 +240,37 @@ def signed(
     return found
 
 
-def overview_tables(sets: Sequence[str], results: Sequence[Result], signs: Signs, at_once: int = 4) -> list[Table]:
+def overview_tables(
+    sets: Sequence[str], results: Sequence[Result], manifest: Mapping[str, Any], signs: Signs, at_once: int = 4
+) -> list[Table]:
     """The paper's table: methods as rows, at most `at_once` sets side by side with the metrics of each; none for a single set. Small sets
     have a sign behind their name."""
     parts = [sets[start : start + at_once] for start in range(0, len(sets), at_once)] if len(sets) > 1 else []
     titles = ["All sets"] if len(parts) == 1 else [f"All sets ({n} of {len(parts)})" for n in range(1, len(parts) + 1)]
-    return [_overview(part, results, signs, title) for part, title in zip(parts, titles, strict=True)]
+    return [_overview(part, results, manifest, signs, title) for part, title in zip(parts, titles, strict=True)]
 
 
-def _overview(sets: Sequence[str], results: Sequence[Result], signs: Signs, title: str) -> Table:
+def _overview(sets: Sequence[str], results: Sequence[Result], manifest: Mapping[str, Any], signs: Signs, title: str) -> Table:
     columns, lines = [Column(name="Method")], {result.name: [Cell(text=result.name)] for result in results}
     for name in sets:
         rows = entries(name, PRIMARY, results)
-        group = f"{name} {SMALL_SIGN}" if is_small(test_users(name, results)) else name
+        group = f"{name} {SMALL_SIGN}" if is_small(name, results, manifest) else name
         columns += [Column(name=label, group=group) for _, label in OVERVIEW]
         cells = signed(name, OVERVIEW, rows, metric_cells(OVERVIEW, rows), signs)
         found = {row.name: [replace(cell, interval="") for cell in line] for row, line in zip(rows, cells, strict=True)}
         for method in lines:
             lines[method] += found.get(method, [Cell(text=NOTHING)] * len(OVERVIEW))
     body = tuple(Row(cells=tuple(lines[r.name]), kind="bound" if r.kind == ORACLE else "method") for r in results)
-    small = any(is_small(test_users(name, results)) for name in sets)
+    small = any(is_small(name, results, manifest) for name in sets)
     notes = (f"{SMALL_SIGN} Too small: fewer than {SMALL_SET} users; differences mean little",) if small else ()
     return Table(title=title, columns=tuple(columns), rows=body, notes=notes)
 
 
 def describe_set(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> str:
-    """One line: users, catalogue, role, split."""
+    """One line: users (how many of them were ranked), catalogue, role, split."""
     info = manifest["sets"].get(set_name, {})
     here = [result for result in results if set_name in result.sets]
-    split_name = next((result.split for result in here if result.split != "test"), "test")
-    words = [f"{test_users(set_name, results):,} {split_name} users"]
+    words = [_ranked_of(set_name, results, manifest)]
     if "n_items" in info:
         words.append(f"{info['n_items']:,} items ranked")
     role = {"pretrain": "seen in pre-training", "downstream": "unseen in pre-training"}.get(info.get("role", ""))
@@ -278,15 +279,39 @@ def describe_set(set_name: str, results: Sequence[Result], manifest: Mapping[str
     return ", ".join([*words, *(word for word in (role, split, masked) if word)])
 
 
-def is_small(users: int) -> bool:
-    return users < SMALL_SET
+def split_of(results: Sequence[Result]) -> str:
+    """The split that results which may stand in one table were made on."""
+    return next((result.split for result in results if result.split != "test"), "test")
 
 
-def small_warning(users: int) -> str:
-    return f"too small: {users:,} users, fewer than {SMALL_SET}; differences mean little" if is_small(users) else ""
+def users_of(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> int:
+    """How many users the corpus has in a set and the results' split, ranked or not."""
+    known = manifest["sets"].get(set_name, {}).get(f"n_{split_of(results)}_users", 0)
+    return max(known, test_users(set_name, results))
 
 
-def protocol_table(set_name: str, protocol: str, results: Sequence[Result]) -> Table | None:
+def is_small(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> bool:
+    """Whether the corpus has few users in a set: as `prepare` says for the test split. How many were ranked is another matter."""
+    info = manifest["sets"].get(set_name, {})
+    if split_of(results) == "test" and "too_small" in info:
+        return bool(info["too_small"])
+    return users_of(set_name, results, manifest) < SMALL_SET
+
+
+def small_warning(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> str:
+    return small_words(users_of(set_name, results, manifest)) if is_small(set_name, results, manifest) else ""
+
+
+def small_words(users: int) -> str:
+    return f"too small: {users:,} users, fewer than {SMALL_SET}; differences mean little"
+
+
+def _ranked_of(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> str:
+    ranked, there = test_users(set_name, results), users_of(set_name, results, manifest)
+    return f"{ranked:,}{f' of {there:,}' if ranked < there else ''} {split_of(results)} users"
+
+
+def protocol_table(set_name: str, protocol: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> Table | None:
     """One protocol other than the primary one; None if nobody was evaluated under it."""
     rows = entries(set_name, protocol, results)
     if not rows:
@@ -297,9 +322,8 @@ def protocol_table(set_name: str, protocol: str, results: Sequence[Result]) -> T
         for row, line in zip(rows, cells, strict=True)
     )
     columns = tuple(Column(name=name) for name in ("Method", *(label for _, label in SAMPLED), "Users"))
-    return Table(
-        title=f"{set_name}, {protocol.replace('_', ' ')}", columns=columns, rows=lines, warning=small_warning(test_users(set_name, results))
-    )
+    title = f"{set_name}, {protocol.replace('_', ' ')}"
+    return Table(title=title, columns=columns, rows=lines, warning=small_warning(set_name, results, manifest))
 
 
 def slice_names(set_name: str, results: Sequence[Result]) -> list[str]:
@@ -308,14 +332,14 @@ def slice_names(set_name: str, results: Sequence[Result]) -> list[str]:
     return [name for name in FIRST_SLICES if name in found] + [name for name in found if name not in FIRST_SLICES]
 
 
-def slice_tables(set_name: str, results: Sequence[Result], at_once: int = 4) -> list[Table]:
+def slice_tables(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any], at_once: int = 4) -> list[Table]:
     """Tables of at most `at_once` slices side by side, each slice with a group of columns."""
     names = slice_names(set_name, results)
     parts = [names[start : start + at_once] for start in range(0, len(names), at_once)]
-    return [table for number_, part in enumerate(parts) if (table := _slice_table(set_name, part, results, first=number_ == 0))]
+    return [table for number_, part in enumerate(parts) if (table := _slice_table(set_name, part, results, manifest, first=number_ == 0))]
 
 
-def _slice_table(set_name: str, names: Sequence[str], results: Sequence[Result], first: bool) -> Table | None:
+def _slice_table(set_name: str, names: Sequence[str], results: Sequence[Result], manifest: Mapping[str, Any], first: bool) -> Table | None:
     by_slice = {name: entries(set_name, PRIMARY, results, name) for name in names}
     methods = [result for result in results if any(entry.name == result.name for rows in by_slice.values() for entry in rows)]
     if not methods:
@@ -330,7 +354,7 @@ def _slice_table(set_name: str, names: Sequence[str], results: Sequence[Result],
             cells_of[method.name] += found.get(method.name, [Cell(text=NOTHING)] * len(SLICED))
     lines = tuple(Row(cells=tuple(cells_of[m.name]), kind="bound" if m.kind == ORACLE else "method") for m in methods)
     title = f"{set_name}, by kind of target" if first else f"{set_name}, more slices"
-    return Table(title=title, columns=tuple(columns), rows=lines, warning=small_warning(test_users(set_name, results)))
+    return Table(title=title, columns=tuple(columns), rows=lines, warning=small_warning(set_name, results, manifest))
 
 
 def facts_table(set_name: str, results: Sequence[Result]) -> Table | None:

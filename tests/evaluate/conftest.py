@@ -41,7 +41,7 @@ def evaluated(corpus: Corpus, model: LoadedModel, tmp_path: Path, monkeypatch: p
     def run(name: str = "model", using: Any = None, **changes: Any) -> tuple[dict[str, Any], Any]:
         monkeypatch.setattr(harness, "load_model", using if callable(using) else lambda *_: using or model)
         harness.evaluate({"evaluate": {**EVALUATE, **changes}}, tmp_path)
-        directory = tmp_path / "results" / name
+        directory = harness.result_directory({"evaluate": {**EVALUATE, **changes}}, tmp_path, name)
         return json.loads((directory / "results.json").read_text()), pq.read_table(directory / "ranks.parquet")
 
     return run

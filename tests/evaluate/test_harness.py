@@ -246,6 +246,18 @@ def test_a_missing_general_text_is_noticed_before_any_ranking(evaluated, tmp_pat
         evaluated(using=lambda *_: pytest.fail("a model was loaded"), general_text=str(tmp_path / "absent.txt"))
 
 
+def test_a_result_on_validation_users_leaves_the_test_result_alone(evaluated, tmp_path: Path) -> None:
+    names = {"popularity": {"kind": "popularity"}}
+    tested, _ = evaluated("popularity", names=names)
+    harness.evaluate({"evaluate": {**EVALUATE, "names": names, "split": "valid", "protocols": ["full"]}}, tmp_path)
+    validated = json.loads((tmp_path / "results-valid/popularity/results.json").read_text())
+    assert validated["split"] == "valid" and tested["split"] == "test"
+    assert json.loads((tmp_path / "results/popularity/results.json").read_text()) == tested
+    for split in ("test", "valid"):
+        config = {"evaluate": {**EVALUATE, "names": names, "split": split, "protocols": ["full"]}}
+        assert harness.result_directory(config, tmp_path, "popularity").is_dir()
+
+
 def test_settings_that_change_no_result_leave_it_current(corpus: Corpus, evaluated, tmp_path: Path) -> None:
     names = {**EVALUATE["names"], "gru": {"kind": "gru4rec"}, "other": {"kind": "random"}}
 

@@ -23,6 +23,8 @@ def write_result(
     users: np.ndarray | None = None,
     rule: str = "trie",
     protocol: str = "full",
+    too_small: bool = False,
+    split: str = "test",
 ) -> Path:
     """Ranks [seeds, n] of one set."""
     seeds, n = better.shape
@@ -33,7 +35,8 @@ def write_result(
         "kind": kind,
         "corpus_hash": corpus,
         "scoring_rule": rule,
-        "sets": {"Books": {"users": n, "protocols": {}}},
+        "sets": {"Books": {"users": n, "protocols": {}, "too_small": too_small}},
+        "split": split,
     }
     (directory / "results.json").write_text(json.dumps(record))
     columns = {
@@ -54,7 +57,7 @@ def results(tmp_path: Path) -> Path:
     """`good` (5 seeds) is far better than `counts` (no seeds), and `alike` (5 seeds) is not told apart from it."""
     rng = np.random.default_rng(0)
     good = rng.integers(0, 30, (5, 400))
-    write_result(tmp_path / "w" / "results" / "good", good)
+    write_result(tmp_path / "w" / "results" / "good", good, too_small=True)
     write_result(tmp_path / "w" / "results" / "alike", np.roll(good, 1, axis=1))
     write_result(tmp_path / "w" / "results" / "counts", rng.integers(0, 300, (1, 400)), kind="markov")
     return tmp_path / "w" / "results"
@@ -233,10 +236,25 @@ def test_who_has_fewer_users_is_named(tmp_path: Path) -> None:
 
 
 def test_users_that_only_some_have_are_named(tmp_path: Path) -> None:
-    write_result(tmp_path / "good", np.zeros((1, 60), int))
+    write_result(tmp_path / "good", np.zeros((1, 60), int))  # of a large set: `max_users`
     write_result(tmp_path / "other", np.zeros((1, 60), int), users=np.arange(60) + 20)
     text = compare.run(compare.Request(paths=(tmp_path / "good", tmp_path / "other")))
     assert "Only the 40 users that all results have ranked (each has 60, but not the same)" in text
+    assert "too small" not in text
+
+
+def test_results_of_the_validation_split_are_found_by_themselves(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("good", "other"):
+        write_result(tmp_path / "results-valid" / name, rng.integers(0, 9, (1, 40)), split="valid")
+    assert [path.name for path in compare.expand(tmp_path)] == ["good", "other"]
+    assert "other" in compare.run(compare.Request(paths=(tmp_path,)))
+    for name in ("good", "other"):
+        write_result(tmp_path / "results" / name, rng.integers(0, 9, (1, 50)))
+    assert [path.parent.name for path in compare.expand(tmp_path)] == ["results"] * 2
+    assert "40 users, full" in compare.run(compare.Request(paths=(tmp_path / "results-valid",)))
+    with pytest.raises(UserError, match="are not of one split"):
+        compare.run(compare.Request(paths=(tmp_path / "results/good", tmp_path / "results-valid/good")))
 
 
 def test_a_folder_may_hold_scores_of_candidates_alone(results: Path) -> None:

@@ -55,7 +55,7 @@ def test_csv_keeps_every_figure_exactly():
     warm = Measured(users=3, values={"hr@10": 2 / 3})
     sets = {"Böoks": SetResult(users=7, protocols={"full": full}, slices={"warm": {"full": warm}})}
     reference = [ReferenceRow(set_name="Böoks", method="SASRec", values={"hr@10": 0.06}, source="a paper", protocol="loo")]
-    manifest = {"counts": {"Böoks": {"read": {"interactions": 12, "users": 3, "items": 4}}}}
+    manifest = {"sets": {}, "counts": {"Böoks": {"read": {"interactions": 12, "users": 3, "items": 4}}}}
     text = csv_text([Result(name=name, kind="checkpoint", sets=sets)], reference, manifest)
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert tuple(rows[0]) == CSV_COLUMNS
@@ -80,7 +80,7 @@ def test_csv_says_which_is_best_and_whether_it_leads():
         return Result(name=name, kind=kind, sets=sets)
 
     results = [one("a", "checkpoint", 0.3, 0.1), one("b", "markov", 0.2, 0.2), one("c", "sasrec", 0.1, 0.0), one("o", "oracle", 0.9, 0.9)]
-    rows = csv.DictReader(io.StringIO(csv_text(results, [], {}, {("Books", "hr@10", "a"): "†"}), newline=""))
+    rows = csv.DictReader(io.StringIO(csv_text(results, [], {"sets": {}}, {("Books", "hr@10", "a"): "†"}), newline=""))
     found = {(row["method"], row["protocol"], row["slice"]): row["mark"] + row["sign"] for row in rows}
     assert {name: found[name, "full", ""] for name in "abco"} == {"a": "best†", "b": "second", "c": "", "o": ""}
     for place in (("u20", ""), ("full", "warm")):

@@ -120,6 +120,21 @@ def test_a_damaged_result_leaves_the_old_report_alone(workdir):
     assert (workdir / "report" / "report.md").read_text() == before
 
 
+def test_results_of_the_validation_split_have_a_report_of_their_own(workdir, capsys):
+    report(workdirs.config(), workdir)
+    before = (workdir / "report" / "report.md").read_text()
+    config = workdirs.config() | {"evaluate": {"names": {"cpt": {}}, "split": "valid"}}
+    with pytest.raises(UserError, match=r"results-valid: holds no results; .*, or set config.evaluate.split to 'test'"):
+        report(config, workdir)
+    workdirs.write(workdir / "results-valid" / "cpt" / "results.json", workdirs.result("cpt", 0.123, SETS, split="valid"))
+    report(config, workdir)
+    assert "valid users" in (workdir / "report-valid" / "report.md").read_text() and "0.1230" in capsys.readouterr().out
+    assert (workdir / "report" / "report.md").read_text() == before
+    report(workdirs.config(), workdir)
+    assert (workdir / "report" / "report.md").read_text() == before
+    assert {path.split("/")[0] for path in report_inputs(config, workdir)["files"]} == {"results-valid", "runs", "corpus"}
+
+
 def test_results_of_another_corpus_version_or_split_are_left_out_and_named(workdir, capsys):
     workdirs.write(workdir / "results" / "old" / "results.json", workdirs.result("old", 0.9, SETS, corpus_hash="ff" * 32))
     workdirs.write(workdir / "results" / "v0" / "results.json", workdirs.result("v0", 0.9, SETS, protocol_version=0))

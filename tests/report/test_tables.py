@@ -1,6 +1,7 @@
 """Which cell is best, second, a share of the oracle, or taken from elsewhere."""
 
 import math
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -98,7 +99,7 @@ def test_without_an_oracle_there_is_no_share(tmp_path):
 def test_random_is_always_there_and_a_measured_one_is_kept(tmp_path):
     results, manifest = made(tmp_path / "without", {"cpt": 0.2})
     assert column(main_table("Books", results, (), manifest), "HR@10")["random"] == "0.0333"
-    u20 = protocol_table("Books", "u20", results)
+    u20 = protocol_table("Books", "u20", results, manifest)
     assert u20 is not None and column(u20, "HR@1")["random"] == "0.0500"
     results, _ = made(tmp_path / "with", {"cpt": 0.2, "random": 0.04})
     assert [r.name for r in results].count("random") == 1
@@ -124,13 +125,32 @@ def test_small_sets_are_marked(tmp_path):
     assert "too small" in main_table("Garden", results, (), manifest).warning
 
 
+def test_a_large_set_of_which_few_users_were_ranked_is_not_small(tmp_path):
+    workdirs.make_workdir(tmp_path, SETS, {"cpt": 0.2, "popularity": 0.1})
+    manifest = workdirs.manifest({"Books": 4000, "Garden": 300})
+    results = read_results(tmp_path)  # 800 users of Books, 120 of Garden
+    ranked = {name: results[0].sets[name].users for name in SETS}
+    books, garden = (main_table(name, results, (), manifest) for name in SETS)
+    assert books.warning == "" and books.subtitle.startswith(f"{ranked['Books']:,} of 4,000 test users, ")
+    assert garden.warning == "too small: 300 users, fewer than 500; differences mean little"
+    assert garden.subtitle.startswith(f"{ranked['Garden']:,} of 300 test users, ")
+    few = [replace(one, sets={"Books": replace(one.sets["Books"], users=40)}) for one in results]
+    tables = [*overview_tables(["Books", "Books"], few, manifest, {}), *slice_tables("Books", few, manifest)]
+    assert not any(table.warning or table.notes for table in [main_table("Books", few, (), manifest), *tables])
+    assert protocol_table("Books", "u20", few, manifest).warning == ""
+    assert main_table("Books", few, (), manifest).subtitle.startswith("40 of 4,000 test users, ")
+    manifest["sets"]["Books"]["n_valid_users"] = 300  # validation has users of its own
+    valid = [replace(one, split="valid") for one in few]
+    assert "too small: 300 users" in main_table("Books", valid, (), manifest).warning
+
+
 def test_small_sets_are_marked_where_all_sets_stand_side_by_side(tmp_path):
-    results, _ = made(tmp_path)
-    (table,) = overview_tables(list(SETS), results, {})
+    results, manifest = made(tmp_path)
+    (table,) = overview_tables(list(SETS), results, manifest, {})
     assert list(dict.fromkeys(c.group for c in table.columns if c.group)) == ["Books", "Garden ‡"]
     assert table.notes == ("‡ Too small: fewer than 500 users; differences mean little",)
     assert r"Garden $^{\ddagger}$" in latex_table(table)
-    (large,) = overview_tables(["Books", "Books"], results, {})
+    (large,) = overview_tables(["Books", "Books"], results, manifest, {})
     assert large.notes == ()
 
 
@@ -151,8 +171,8 @@ def test_reference_rows_stand_below_unmarked_with_their_source(tmp_path):
 
 
 def test_slices_are_grouped_with_their_users_first_ones_first(tmp_path):
-    results, _ = made(tmp_path)
-    first, more = slice_tables("Books", results)
+    results, manifest = made(tmp_path)
+    first, more = slice_tables("Books", results, manifest)
     groups = list(dict.fromkeys(c.group for c in first.columns if c.group))
     assert groups == ["Warm (640 users)", "Cold (160 users)", "Never seen (40 users)", "Untied (560 users)"]
     assert {c.group for c in more.columns if c.group} == {"History 1-5 (320 users)", "Unseen users (240 users)"}
@@ -166,7 +186,7 @@ def test_a_method_that_lacks_a_slice_gets_dashes():
         part = {s: {"full": Measured(users=5, values={"hr@10": 0.1, "hr@100": 0.2, "nll": 5.0})} for s in slices}
         return Result(name=name, kind=name, sets={"Books": SetResult(users=9, protocols={}, slices=part)})
 
-    (table,) = slice_tables("Books", [result("a", ["warm", "cold"]), result("b", ["cold"])])
+    (table,) = slice_tables("Books", [result("a", ["warm", "cold"]), result("b", ["cold"])], {"sets": {}})
     texts = {row.cells[0].text: [cell.text for cell in row.cells[1:]] for row in table.rows}
     assert texts == {"a": ["0.1000", "0.2000", "5.000"] * 2, "b": ["–"] * 3 + ["0.1000", "0.2000", "5.000"]}
 
