@@ -80,6 +80,7 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 self._check(step, "params", abstract.params)
+                self._check(step, "opt_state", abstract.opt_state)
                 args = ocp.args.Composite(
                     params=ocp.args.StandardRestore(abstract.params),
                     opt_state=ocp.args.StandardRestore(abstract.opt_state),
@@ -121,7 +122,7 @@ class Checkpoints:
             here, there = wanted.get(name, "absent"), found.get(name, "absent")
             if here != there:
                 raise UserError(
-                    f"{self.directory / str(step)}: {item}/{name} is {there} in the checkpoint and {here} in the model of the config; "
+                    f"{self.directory / str(step)}: {item}/{name} is {there} in the checkpoint and {here} by the config; "
                     "use the config it was trained with"
                 )
 
