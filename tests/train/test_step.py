@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from cprec_jax.model.decoder import Decoder, abstract_params, init_params
@@ -37,26 +38,37 @@ def make_batch() -> dict[str, jax.Array]:
     return {name: jnp.asarray(value) for name, value in made.items()}
 
 
-def one_step(micro_batches: int = 1, dropout: float = 0.0, steps: int = 1) -> tuple[TrainState, dict[str, Any]]:
+SCHEDULE = wsa(ScheduleSpec(peak=0.01, warmup=0.0), 100)
+OPTIMIZER = adamw(OptimizerSpec(), SCHEDULE)
+
+
+@functools.cache
+def compiled(micro_batches: int, dropout: float) -> Any:
+    """The step of every test on one device, and the parameters it begins with."""
     decoder = decoder_of(dropout)
-    schedule = wsa(ScheduleSpec(peak=0.01, warmup=0.0), 100)
-    optimizer = adamw(OptimizerSpec(), schedule)
-    params = init_params(decoder, jax.random.key(1))
-    state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
 
     def loss_sum(params: Any, batch: Any, key: Any) -> Any:
         return cpt.loss_sum(params, batch, decoder, 16, key)
 
-    step = jax.jit(
-        functools.partial(
-            train_step,
-            loss_sum=loss_sum,
-            optimizer=optimizer,
-            schedule=schedule,
-            micro_batches=micro_batches,
-            dropout_seed=0 if dropout else None,
-        )
+    step = functools.partial(
+        train_step,
+        loss_sum=loss_sum,
+        optimizer=OPTIMIZER,
+        schedule=SCHEDULE,
+        micro_batches=micro_batches,
+        dropout_seed=0 if dropout else None,
     )
+    return jax.jit(step), new_params()
+
+
+@functools.cache
+def new_params() -> Any:
+    return init_params(decoder_of(), jax.random.key(1))
+
+
+def one_step(micro_batches: int = 1, dropout: float = 0.0, steps: int = 1, first: int = 0) -> tuple[TrainState, dict[str, Any]]:
+    step, params = compiled(micro_batches, dropout)
+    state = TrainState(step=jnp.full((), first, jnp.int32), params=params, opt_state=OPTIMIZER.init(params))
     for _ in range(steps):
         state, metrics = step(state, make_batch())
     return state, metrics
@@ -91,19 +103,17 @@ def collectives(sizes: dict[str, int], micro_batches: int) -> Counter[str]:
     """How often each kind of collective stands in the compiled step on a mesh of 8 devices."""
     mesh = make_mesh(**sizes)
     decoder = decoder_of()
-    schedule = wsa(ScheduleSpec(peak=0.01, warmup=0.0), 100)
-    optimizer = adamw(OptimizerSpec(), schedule)
     rows = {name: jnp.concatenate([value, value]) for name, value in make_batch().items()}
     with jax.set_mesh(mesh):
         shardings = rules.param_shardings(mesh, *abstract_params(decoder))
-        params = jax.device_put(init_params(decoder, jax.random.key(1)), shardings)
-        state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
+        params = jax.device_put(new_params(), shardings)
+        state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=OPTIMIZER.init(params))
         batch = jax.device_put(rows, rules.batch_sharding(mesh, 2 * B))
         step = functools.partial(
             train_step,
             loss_sum=lambda p, b, k: cpt.loss_sum(p, b, decoder, 16, k),
-            optimizer=optimizer,
-            schedule=schedule,
+            optimizer=OPTIMIZER,
+            schedule=SCHEDULE,
             micro_batches=micro_batches,
             dropout_seed=None,
         )
@@ -123,6 +133,29 @@ def test_dropout_changes_with_the_step_and_repeats_with_the_seed() -> None:
     _, b = one_step(dropout=0.3)
     _, without = one_step()
     assert float(a["loss"]) == float(b["loss"]) != float(without["loss"])
+    _, later = one_step(dropout=0.3, first=1)  # the same parameters and rows at another step
+    assert float(later["loss"]) not in (float(a["loss"]), float(without["loss"]))
+
+
+def test_each_micro_batch_has_a_dropout_of_its_own() -> None:
+    """Two steps of four: eight keys, no two alike."""
+    keys: list[Any] = []
+
+    def loss_sum(params: Any, batch: Any, key: Any) -> Any:
+        noise = jax.random.uniform(key)
+        jax.debug.callback(lambda value: keys.append(float(value)), noise)
+        return noise * jnp.sum(params["w"]), jnp.ones(())
+
+    params = {"w": jnp.ones(3)}
+    optimizer = optax.sgd(0.1)
+    for step in range(2):
+        state = TrainState(step=jnp.full((), step, jnp.int32), params=params, opt_state=optimizer.init(params))
+        made = train_step(
+            state, make_batch(), loss_sum=loss_sum, optimizer=optimizer, schedule=lambda _: 0.1, micro_batches=4, dropout_seed=3
+        )
+        jax.block_until_ready(made)
+    jax.effects_barrier()
+    assert len(keys) == len(set(keys)) == 8
 
 
 def test_only_matrices_are_decayed() -> None:
@@ -138,18 +171,16 @@ def test_a_sharded_step_equals_the_unsharded_one(sizes: dict[str, int]) -> None:
     expected, _ = one_step()
     mesh = make_mesh(**sizes)
     decoder = decoder_of()
-    schedule = wsa(ScheduleSpec(peak=0.01, warmup=0.0), 100)
-    optimizer = adamw(OptimizerSpec(), schedule)
     with jax.set_mesh(mesh):
         shardings = rules.param_shardings(mesh, *abstract_params(decoder))
-        params = jax.device_put(init_params(decoder, jax.random.key(1)), shardings)
-        state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
+        params = jax.device_put(new_params(), shardings)
+        state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=OPTIMIZER.init(params))
         batch = jax.device_put(make_batch(), rules.batch_shardings(mesh, make_batch()))
         step = functools.partial(
             train_step,
             loss_sum=lambda p, b, k: cpt.loss_sum(p, b, decoder, 16, k),
-            optimizer=optimizer,
-            schedule=schedule,
+            optimizer=OPTIMIZER,
+            schedule=SCHEDULE,
             micro_batches=1,
             dropout_seed=None,
         )
