@@ -72,6 +72,7 @@ def get_config(argument: str = "time") -> ConfigDict:
         "names": {
             "random": {"kind": "random"},
             **{name: {"kind": name, "fit": fit} for name in COUNTING},
+            "text_knn": {"kind": "text_knn"},
             "gru4rec": {"kind": "gru4rec"},
             "sasrec": {"kind": "sasrec"},
         },

@@ -15,6 +15,7 @@ from cprec_jax.baselines.popularity import Popularity
 from cprec_jax.baselines.random import Random
 from cprec_jax.baselines.registry import is_tuned, make_baseline
 from cprec_jax.baselines.sequential import Sequential
+from cprec_jax.baselines.text_knn import TextKNN
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.collect import FULL, Collected, collect, set_results
@@ -32,6 +33,7 @@ from cprec_jax.train import run
 
 PROTOCOL_VERSION = 1
 SEQUENTIAL_KINDS = ("gru4rec", "sasrec")
+TEXT_KINDS = ("text_knn",)
 NO_RESULT = ("names", "node_chunk", "batch_users", "batch_tokens", "devices")  # keys of the spec that change no result
 LATER_KEYS = (
     ("fit", "train"),
@@ -102,6 +104,8 @@ def _that_matter(inputs: Mapping[str, Any]) -> dict[str, Any]:
         unused.add("pmi_weights")
     if kind not in SEQUENTIAL_KINDS:
         unused.add("sequential")
+    if kind not in TEXT_KINDS:
+        unused.add("text_knn")
     settings = {key: value for key, value in settings.items() if key not in unused}
     rest = {key: value for key, value in inputs.items() if (key, value) != ("general_text", None)}
     return {**rest, "method": method, "settings": settings}
@@ -306,6 +310,8 @@ def _simple(spec: EvaluateSpec, name: str, corpus: Corpus, validation: dict[str,
     chosen = spec.names[name]
     if is_tuned(chosen):
         return make_baseline(chosen, corpus, validation)
+    if chosen.kind == "text_knn":
+        return TextKNN(spec.text_knn, corpus)
     if chosen.kind == "scores":
         return ScoreFile(Path(str(chosen.path)), corpus)
     simple: dict[str, type[Method]] = {"random": Random, "popularity": Popularity, "oracle": Oracle}

@@ -1,6 +1,7 @@
 """`config.evaluate`: what is compared, on which users, by which rule."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,6 +16,7 @@ Kind = Literal[
     "last_items",
     "markov",
     "item_knn",
+    "text_knn",
     "gru4rec",
     "sasrec",
     "oracle",
@@ -26,6 +28,8 @@ Kind = Literal[
 MODEL_KINDS = ("untrained", "checkpoint", "hf")  # language models
 COUNTED = ("popularity", "popularity_decayed", "last_items", "markov", "item_knn")
 Rule = Literal["trie", "sum", "mean"]
+Unit = Literal["words", "characters"]
+Weighting = Literal["tfidf", "bm25"]
 VALIDATION: Literal["validation"] = "validation"  # the value of keys that validation users choose
 
 
@@ -40,7 +44,8 @@ class MethodSpec:
     system's scores: columns user_id, item_id, score).
     Baselines that count (`baselines/counting.py`): `popularity_decayed`, `last_items`, `markov`, `item_knn`; their `fit`, and that of
     `popularity`, says on what: the training sequences, or (`history`) with what evaluated users did before their targets, as published
-    leave-one-out figures are. `gru4rec` and `sasrec` are trained here, as `config.evaluate.sequential` says.
+    leave-one-out figures are. `gru4rec` and `sasrec` are trained here, as `config.evaluate.sequential` says. `text_knn` is similarity of
+    titles, without any training (`config.evaluate.text_knn`).
     """
 
     kind: Kind
@@ -58,6 +63,44 @@ class MethodSpec:
             raise ValueError("give step or fraction, not both")
         if self.kind != "checkpoint" and (self.step, self.fraction) != (None, None):
             raise ValueError(f"step and fraction belong to the kind 'checkpoint', not to {self.kind!r}")
+
+
+def parse_features(features: str) -> tuple[Unit, int, int]:
+    """`words 1-2` -> words, 1, 2: n-grams of one and two words. `characters 3` has one length. Anything else is a `ValueError`."""
+    found = re.fullmatch(r"(words|characters) ([1-9])(?:-([1-9]))?", features)
+    if found is None or int(found[3] or found[2]) < int(found[2]):
+        raise ValueError(f"features {features!r}: expected a unit and lengths of n-grams, such as 'words 1-2' or 'characters 3-5'")
+    return ("words" if found[1] == "words" else "characters"), int(found[2]), int(found[3] or found[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextKNNSpec:
+    """`config.evaluate.text_knn`: the grid of the kind `text_knn`; without validation users the first values are taken.
+
+    features: n-grams of titles, such as `words 1-2` or `characters 3-5` (for scripts without spaces between words: `characters 1-2`).
+    weightings: `tfidf` (cosine), `bm25`. step_weights, last_items: the newest `last_items` of a history count, each `step_weight`^age.
+    own_items: where histories are ranked, whether items of the history are like themselves is tried, too. validation_users: of the set's
+    validation users, a seeded choice.
+    """
+
+    features: tuple[str, ...] = ("words 1", "words 1-2", "characters 3-5")
+    weightings: tuple[Weighting, ...] = ("tfidf", "bm25")
+    step_weights: tuple[float, ...] = (0.8, 1.0, 0.65, 0.5)
+    last_items: tuple[int, ...] = (50, 10, 5)
+    own_items: bool = True
+    validation_users: int = 2000
+
+    def __post_init__(self) -> None:
+        for name in ("features", "weightings", "step_weights", "last_items"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; give at least one")
+        for features in self.features:
+            parse_features(features)
+        if not all(0 < weight <= 1 for weight in self.step_weights):
+            raise ValueError(f"step_weights {self.step_weights} must be above 0 and at most 1")
+        if min(self.last_items) < 1:
+            raise ValueError(f"last_items {self.last_items} must be at least 1")
+        at_least_one(self, "validation_users")
 
 
 def _default_names() -> dict[str, MethodSpec]:
@@ -91,7 +134,7 @@ class EvaluateSpec:
     all); the searches of ranks_to and beam take one. bootstrap: resamples for the intervals, 0 = none. seed: of the choice of users and
     the bootstrap. seeds: how many seeds 0, 1, ... of GRU4Rec and SASRec are trained and evaluated; so many runs the job `train` makes,
     too, unless `config.train.seeds` says otherwise, and checkpoints are those of all of them. Metrics are means over seeds;
-    `launch.py compare` tests over seeds, too. sequential: sizes and grid of GRU4Rec and SASRec.
+    `launch.py compare` tests over seeds, too. sequential: sizes and grid of GRU4Rec and SASRec. text_knn: grid of the similarity of titles.
     """
 
     names: Mapping[str, MethodSpec] = field(default_factory=_default_names)
@@ -118,6 +161,7 @@ class EvaluateSpec:
     seed: int = 0
     seeds: int = 1
     sequential: SequentialSpec = field(default_factory=SequentialSpec)
+    text_knn: TextKNNSpec = field(default_factory=TextKNNSpec)
 
     def grids(self, users: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Temperatures and pmi weights to choose from; without validation `users` 1 and 0 where they would choose."""
