@@ -75,6 +75,8 @@ def get_config(argument: str = "time") -> ConfigDict:
             "text_knn": {"kind": "text_knn"},
             "gru4rec": {"kind": "gru4rec"},
             "sasrec": {"kind": "sasrec"},
+            "text-counts": {"kind": "ensemble", "members": ["text_knn", "item_knn", "popularity_decayed"]},
+            "text-sasrec": {"kind": "ensemble", "members": ["text_knn", "sasrec", "popularity_decayed"]},
         },
         "protocols": ["full", "u20", "u100"],
         "mask_history": "always" if protocol == "published" else "auto",

@@ -54,11 +54,26 @@ class Sequential:
         self._architecture: Architecture = architecture
         self._spec, self._corpus, self._temperatures, self._seed, self._chosen = spec, corpus, temperatures, seed, chosen
         self._facts: dict[str, Any] = {}
+        self._fitted: dict[str, tuple[Trained, float, dict[str, Any]]] = {}  # by set: an ensemble ranks validation users, too
 
     def facts(self) -> dict[str, Any]:
         return self._facts
 
     def score(self, data: EvalSet) -> Iterator[Scored]:
+        if data.name not in self._fitted:
+            self._fitted[data.name] = self._fit(data)
+        best, temperature, facts = self._fitted[data.name]
+        dropped = np.maximum(np.diff(data.targets.offsets) - self._spec.max_length, 0)
+        if cut := int(np.count_nonzero(dropped)):
+            beyond = f"{cut} of {len(data)} histories exceed sequential.max_length {self._spec.max_length}"
+            say(f"evaluate: {data.name}: {beyond}; their oldest items were dropped")
+        self._facts = facts | {"users_with_dropped_history": cut, "items_dropped": int(dropped.sum())}
+        for users in user_batches(len(data)):
+            scores = _scores(best, data, users)
+            yield Scored(users=users, scores=scores, log_probs=_log_softmax(scores / temperature))
+
+    def _fit(self, data: EvalSet) -> tuple[Trained, float, dict[str, Any]]:
+        """The best model for a set, its temperature, and what of them is recorded. Neither depends on the users that `data` ranks."""
         started = time.monotonic()
         limit = self._spec.validation_users
         valid = open_set(self._corpus, data.name, "valid", ("full",), data.history_masked, limit, 0, mask_repeats=True)
@@ -67,11 +82,7 @@ class Sequential:
             raise UserError(f"set {data.name}: {self._architecture} needs validation users to stop on; leave this set out")
         best, tried = self._tuned(train, valid)
         temperature, nll = _fit_temperature(best, valid, self._temperatures)
-        dropped = np.maximum(np.diff(data.targets.offsets) - self._spec.max_length, 0)
-        if cut := int(np.count_nonzero(dropped)):
-            beyond = f"{cut} of {len(data)} histories exceed sequential.max_length {self._spec.max_length}"
-            say(f"evaluate: {data.name}: {beyond}; their oldest items were dropped")
-        self._facts = {
+        facts = {
             "dropout": best.model.dropout,
             "learning_rate": best.learning_rate,
             "best_epoch": best.epoch,
@@ -79,14 +90,10 @@ class Sequential:
             "tried": tried,
             "temperature": temperature,
             "validation_nll": nll,
-            "users_with_dropped_history": cut,
-            "items_dropped": int(dropped.sum()),
             "parameters": int(sum(leaf.size for leaf in jax.tree.leaves(best.params))),
             "train_seconds": time.monotonic() - started,
         }
-        for users in user_batches(len(data)):
-            scores = _scores(best, data, users)
-            yield Scored(users=users, scores=scores, log_probs=_log_softmax(scores / temperature))
+        return best, temperature, facts
 
     def _tuned(self, train: Interactions, valid: EvalSet) -> tuple[Trained, dict[str, float]]:
         """The best of the grid, with its first seed; later seeds train only that. Validation NDCG@10 by setting."""

@@ -19,6 +19,7 @@ from cprec_jax.baselines.text_knn import TextKNN
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.collect import FULL, Collected, collect, set_results
+from cprec_jax.evaluate.ensemble import Ensemble
 from cprec_jax.evaluate.general_text import read_text
 from cprec_jax.evaluate.language_model import TitleModel
 from cprec_jax.evaluate.methods import Method, Oracle
@@ -41,6 +42,7 @@ LATER_KEYS = (
     ("pmi", 0.0),
     ("ranks_to", None),
     ("beam", None),
+    ("members", ()),
 )  # keys, at their defaults, that came later: results made before them stay current
 ONLY_MODELS = ("rule", "temperature", "pmi", "pmi_weights", "ranks_to", "beam", "prompt_tokens")  # keys that no other kind looks at
 
@@ -62,6 +64,8 @@ def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict
     method = dataclasses.asdict(spec.names[name])
     inputs: dict[str, Any] = {"job": "evaluate", "method": method, "settings": dataclasses.asdict(spec), "corpus": corpus}
     inputs |= _files_of(spec.names[name], config, workdir)
+    if spec.names[name].members:
+        inputs["members"] = {member: evaluate_inputs(config, workdir, member) for member in spec.names[name].members}
     if spec.names[name].kind in MODEL_KINDS:
         if spec.general_text is not None:
             inputs["general_text"] = artefact.file_sha256(Path(spec.general_text))
@@ -106,6 +110,8 @@ def _that_matter(inputs: Mapping[str, Any]) -> dict[str, Any]:
         unused.add("sequential")
     if kind not in TEXT_KINDS:
         unused.add("text_knn")
+    if kind != "ensemble":
+        unused.add("ensemble")
     settings = {key: value for key, value in settings.items() if key not in unused}
     rest = {key: value for key, value in inputs.items() if (key, value) != ("general_text", None)}
     return {**rest, "method": method, "settings": settings}
@@ -151,17 +157,18 @@ def evaluate(config: Mapping[str, Any], workdir: Path, names: Sequence[str] | No
     if not data:
         raise UserError(f"{corpus.path}: no set has {spec.split} users; look at t1 and t2 in its manifest.json")
     validation = {}
-    tuned = any(is_tuned(spec.names[name]) for name in names or spec.names)
+    tuned = any(is_tuned(spec.names[row]) for name in names or spec.names for row in spec.rows_of(name))
     if tuned or spec.validates():
         validation = {one.name: _open(corpus, spec, one.name, "valid", spec.validation_users) for one in data}
     wanted = list(names or spec.names)
     chooser = spec.rule_chooser()
-    if spec.rule == VALIDATION and chooser is not None and any(spec.names[name].kind in MODEL_KINDS for name in wanted):
+    if spec.rule == VALIDATION and chooser is not None and any(map(spec.uses_model, wanted)):
         wanted.sort(key=lambda name: name != chooser)
         if wanted[0] != chooser:  # its result is up to date, or not asked for
             spec = dataclasses.replace(spec, rule=_rule_chosen_on(chooser, spec, config, workdir, corpus, validation))
-    for name in wanted:
-        rule = _evaluate_one(name, spec, config, workdir, corpus, data, validation)
+    trained: dict[tuple[str, int], Sequential] = {}
+    for name in sorted(wanted, key=lambda name: spec.names[name].kind == "ensemble"):  # after its members
+        rule = _evaluate_one(name, spec, config, workdir, corpus, data, validation, trained)
         if rule is not None:
             spec = dataclasses.replace(spec, rule=rule)
 
@@ -175,7 +182,7 @@ def _rule_chosen_on(
         recorded = artefact.read_json(directory / "results.json", "evaluate").get("scoring_rule")
         if isinstance(recorded, str):
             return cast(Rule, recorded)
-    method, _ = next(_methods(spec, name, config, workdir, corpus, validation))
+    method, _ = next(_methods(spec, name, config, workdir, corpus, validation, {}))
     assert isinstance(method, TitleModel)
     return method.choose_rule()
 
@@ -194,11 +201,12 @@ def _evaluate_one(
     corpus: Corpus,
     data: Sequence[EvalSet],
     validation: dict[str, EvalSet],
+    trained: dict[tuple[str, int], Sequential],
 ) -> Rule | None:
     """Write one result. Returns the scoring rule of a language model."""
     started = time.monotonic()
     kind = spec.names[name].kind
-    methods = _methods(spec, name, config, workdir, corpus, validation)
+    methods = _methods(spec, name, config, workdir, corpus, validation, trained)
     found: dict[str, list[Collected]] = {one.name: [] for one in data}
     facts: dict[str, dict[str, Any]] = {}
     cost = dict.fromkeys(found, 0.0)
@@ -262,9 +270,16 @@ def _examples(collected: Collected) -> list[dict[str, Any]]:
 
 
 def _methods(
-    spec: EvaluateSpec, name: str, config: Mapping[str, Any], workdir: Path, corpus: Corpus, validation: dict[str, EvalSet]
+    spec: EvaluateSpec,
+    name: str,
+    config: Mapping[str, Any],
+    workdir: Path,
+    corpus: Corpus,
+    validation: dict[str, EvalSet],
+    trained: dict[tuple[str, int], Sequential],
 ) -> Iterator[tuple[Method, int | None]]:
-    """What stands behind a name, once a seed, with the training step it is of (None: none)."""
+    """What stands behind a name, once a seed, with the training step it is of (None: none). `trained` keeps, by name and seed, what is
+    trained here, so that an ensemble does not train it again."""
     chosen = spec.names[name]
     if chosen.kind in ("untrained", "checkpoint"):
         workdir = _trained_in(chosen, workdir)
@@ -280,7 +295,15 @@ def _methods(
     elif chosen.kind == "gru4rec" or chosen.kind == "sasrec":
         settings: dict[str, Any] = {}  # the first seed chooses, the others train what it chose
         for seed in range(spec.seeds):
-            yield Sequential(chosen.kind, spec.sequential, corpus, spec.temperatures, seed, settings), None
+            made = trained.get((name, seed)) or Sequential(chosen.kind, spec.sequential, corpus, spec.temperatures, seed, settings)
+            yield trained.setdefault((name, seed), made), None
+    elif chosen.kind == "ensemble":
+        of_seeds = [[method for method, _ in _methods(spec, row, config, workdir, corpus, validation, trained)] for row in chosen.members]
+        for seed in range(most := max(map(len, of_seeds))):
+            if any(len(methods) not in (1, most) for methods in of_seeds):
+                raise UserError(f"config.evaluate.names.{name}: its members have {[len(m) for m in of_seeds]} seeds; give all the same")
+            members = {row: methods[seed % len(methods)] for row, methods in zip(chosen.members, of_seeds, strict=True)}
+            yield Ensemble(members, spec.ensemble, corpus), None
     else:
         yield _simple(spec, name, corpus, validation), None
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cprec_jax.baselines.sequential_spec import SequentialSpec
-from cprec_jax.spec import at_least_one
+from cprec_jax.spec import at_least_one, nearest
 
 Kind = Literal[
     "random",
@@ -19,6 +19,7 @@ Kind = Literal[
     "text_knn",
     "gru4rec",
     "sasrec",
+    "ensemble",
     "oracle",
     "untrained",
     "checkpoint",
@@ -45,7 +46,7 @@ class MethodSpec:
     Baselines that count (`baselines/counting.py`): `popularity_decayed`, `last_items`, `markov`, `item_knn`; their `fit`, and that of
     `popularity`, says on what: the training sequences, or (`history`) with what evaluated users did before their targets, as published
     leave-one-out figures are. `gru4rec` and `sasrec` are trained here, as `config.evaluate.sequential` says. `text_knn` is similarity of
-    titles, without any training (`config.evaluate.text_knn`).
+    titles, without any training (`config.evaluate.text_knn`). `ensemble`: a log-linear one of the two or three rows `members`.
     """
 
     kind: Kind
@@ -53,8 +54,13 @@ class MethodSpec:
     fraction: float | None = None
     path: str | None = None
     fit: Literal["train", "history"] = "train"
+    members: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if (self.kind == "ensemble") != bool(self.members) or (self.members and len(set(self.members)) not in (2, 3)):
+            raise ValueError("members belongs to the kind 'ensemble', which needs the names of two or three rows")
+        if len(set(self.members)) < len(self.members):
+            raise ValueError(f"members {self.members}: a row is named twice")
         if self.fit != "train" and self.kind not in COUNTED:
             raise ValueError(f"fit belongs to the kinds {', '.join(COUNTED)}")
         if (self.kind in ("hf", "scores")) != (self.path is not None) and (self.kind != "checkpoint" or self.path == ""):
@@ -103,6 +109,24 @@ class TextKNNSpec:
         at_least_one(self, "validation_users")
 
 
+@dataclass(frozen=True, kw_only=True)
+class EnsembleSpec:
+    """`config.evaluate.ensemble`, for rows of the kind `ensemble`. Weights are multiples of 1 / `parts`.
+
+    temperatures: of the product; the one with the lowest NLL is taken. validation_users: of the set's validation users, a seeded choice;
+    every member ranks them, too.
+    """
+
+    parts: int = 10
+    temperatures: tuple[float, ...] = (0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0)
+    validation_users: int = 2000
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "parts", "validation_users")
+        if not self.temperatures or not all(0 < each < math.inf for each in self.temperatures):
+            raise ValueError(f"temperatures {self.temperatures} must be above 0 and finite, and at least one")
+
+
 def _default_names() -> dict[str, MethodSpec]:
     return {
         "random": MethodSpec(kind="random"),
@@ -135,6 +159,7 @@ class EvaluateSpec:
     the bootstrap. seeds: how many seeds 0, 1, ... of GRU4Rec and SASRec are trained and evaluated; so many runs the job `train` makes,
     too, unless `config.train.seeds` says otherwise, and checkpoints are those of all of them. Metrics are means over seeds;
     `launch.py compare` tests over seeds, too. sequential: sizes and grid of GRU4Rec and SASRec. text_knn: grid of the similarity of titles.
+    ensemble: of the weights of ensembles.
     """
 
     names: Mapping[str, MethodSpec] = field(default_factory=_default_names)
@@ -162,6 +187,7 @@ class EvaluateSpec:
     seeds: int = 1
     sequential: SequentialSpec = field(default_factory=SequentialSpec)
     text_knn: TextKNNSpec = field(default_factory=TextKNNSpec)
+    ensemble: EnsembleSpec = field(default_factory=EnsembleSpec)
 
     def grids(self, users: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Temperatures and pmi weights to choose from; without validation `users` 1 and 0 where they would choose."""
@@ -177,6 +203,14 @@ class EvaluateSpec:
         chosen = any(method.step == VALIDATION for method in self.names.values())
         return chosen or self.rule == VALIDATION or (self.rule == "trie" and VALIDATION in (self.temperature, self.pmi))
 
+    def rows_of(self, name: str) -> tuple[str, ...]:
+        """The row, and those it is an ensemble of."""
+        return (name, *self.names[name].members)
+
+    def uses_model(self, name: str) -> bool:
+        """Whether a language model is asked for a row."""
+        return any(self.names[row].kind in MODEL_KINDS for row in self.rows_of(name))
+
     def rule_chooser(self) -> str | None:
         """The name on which validation chooses the rule of all language models: the first by the alphabet that is trained, else the first.
 
@@ -191,6 +225,12 @@ class EvaluateSpec:
         for name in self.names:
             if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
                 raise ValueError(f"name {name!r} becomes a directory: use letters, digits, '-', '_' and '.'")
+        for name, method in self.names.items():
+            for member in method.members:
+                if member not in self.names:
+                    raise ValueError(f"names.{name}.members: no row {member!r}{nearest(member, self.names)}")
+                if self.names[member].kind in ("ensemble", "scores"):
+                    raise ValueError(f"names.{name}.members: {member!r} is of the kind {self.names[member].kind!r}, which takes no part")
         if not self.protocols or (self.rule in ("trie", VALIDATION) and "full" not in self.protocols):
             raise ValueError("protocols must contain 'full', the primary one (rules 'sum' and 'mean' can do without)")
         if self.temperature != VALIDATION and not 0 < self.temperature < math.inf:

@@ -1,0 +1,109 @@
+"""A log-linear ensemble of two or three rows: log p = (sum of w_k log p_k - log Z) / temperature, with weights that add up to 1.
+
+Weights are chosen from a grid on validation, by NDCG@10, so each row alone is among what is tried; then the temperature, by the NLL. A
+product of distributions asks every member to agree, where an average would ask one of them (Hinton 2002; Genest and Zidek 1986).
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from cprec_jax.corpus import Corpus
+from cprec_jax.errors import UserError
+from cprec_jax.evaluate.methods import Method, Scored, user_batches
+from cprec_jax.evaluate.metrics import per_user
+from cprec_jax.evaluate.ranks import rank
+from cprec_jax.evaluate.sets import EvalSet, open_set
+from cprec_jax.evaluate.spec import EnsembleSpec
+
+
+class Ensemble:
+    """The row `ensemble`. `members`: the methods by the names of their rows; each is asked for the validation users, too."""
+
+    def __init__(self, members: Mapping[str, Method], spec: EnsembleSpec, corpus: Corpus):
+        self._members, self._spec, self._corpus = members, spec, corpus
+        self._facts: dict[str, Any] = {}
+
+    def facts(self) -> dict[str, Any]:
+        return self._facts
+
+    def score(self, data: EvalSet) -> Iterator[Scored]:
+        spec = self._spec
+        valid = open_set(self._corpus, data.name, "valid", ("full",), data.history_masked, spec.validation_users, 0, mask_repeats=True)
+        if not len(valid):
+            raise UserError(f"set {data.name}: an ensemble needs validation users to choose its weights on; leave this set out")
+        weights, temperature, self._facts = self._choose(valid)
+        for users, log_probs in self._log_probs(data):
+            pooled = np.tensordot(weights, log_probs, axes=1)
+            yield Scored(users=users, scores=pooled, log_probs=_normalised(pooled / temperature))
+        self._facts["members"] = {name: member.facts() for name, member in self._members.items()}
+
+    def _choose(self, data: EvalSet) -> tuple[np.ndarray, float, dict[str, Any]]:
+        """Weights, temperature, and what of them is recorded. Every member's distribution of all validation users is held in float32."""
+        held = np.concatenate([log_probs.astype(np.float32) for _, log_probs in self._log_probs(data)], axis=1)
+        tried = {weights: _ndcg(np.array(weights), held, data) for weights in simplex(len(self._members), self._spec.parts)}
+        weights = max(tried, key=lambda one: tried[one])
+        nll = _nll_by_temperature(np.array(weights), held, data, self._spec.temperatures)
+        temperature = min(nll, key=lambda t: nll[t])
+        names = list(self._members)
+        facts = {
+            "weights": dict(zip(names, weights, strict=True)),
+            "temperature": temperature,
+            "validation_ndcg@10": tried[weights],
+            "tried": {", ".join(f"{name} {w:g}" for name, w in zip(names, one, strict=True)): value for one, value in tried.items()},
+            "validation_nll": {str(t): value for t, value in nll.items()},
+            "validation_users": len(data),
+        }
+        return np.array(weights), temperature, facts
+
+    def _log_probs(self, data: EvalSet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(users, log-probabilities float64[members, len(users), N]) of one batch of users after the other."""
+        streams = [_InOrder(name, member, data) for name, member in self._members.items()]
+        for users in user_batches(len(data)):
+            yield users, np.stack([stream.take(users) for stream in streams])
+
+
+class _InOrder:
+    """A method's distributions in the order of the users, whatever its own batches are; what comes early is held."""
+
+    def __init__(self, name: str, method: Method, data: EvalSet):
+        self._name, self._set, self._scored = name, data.name, iter(method.score(data))
+        self._held: dict[int, np.ndarray] = {}
+
+    def take(self, users: np.ndarray) -> np.ndarray:
+        while not all(int(user) in self._held for user in users):
+            scored = next(self._scored)
+            if scored.log_probs is None or scored.partial:
+                why = "ranks_to leaves most titles out" if scored.partial else "it gives scores alone, or those of candidates alone"
+                raise UserError(f"config.evaluate.names: {self._name} has no distribution over the catalogue of {self._set} ({why})")
+            self._held |= zip(scored.users.tolist(), scored.log_probs, strict=True)
+        return np.stack([np.asarray(self._held.pop(int(user)), np.float64) for user in users])
+
+
+def simplex(n: int, parts: int) -> list[tuple[float, ...]]:
+    """All weights of n members in steps of 1 / parts that add up to 1; the most even ones first, which so win where all are equal."""
+    counts = [whole for whole in itertools.product(range(parts + 1), repeat=n) if sum(whole) == parts]
+    return [tuple(k / parts for k in whole) for whole in sorted(counts, key=lambda whole: sum(k * k for k in whole))]
+
+
+def _ndcg(weights: np.ndarray, held: np.ndarray, data: EvalSet) -> float:
+    total = 0.0
+    for users in user_batches(len(data)):
+        ranks = rank(np.tensordot(weights, held[:, users], axes=1), data.target[users], data.excluded(users))
+        total += float(per_user(ranks.n_better, ranks.n_tied)["ndcg@10"].sum())
+    return total / len(data)
+
+
+def _nll_by_temperature(weights: np.ndarray, held: np.ndarray, data: EvalSet, temperatures: tuple[float, ...]) -> dict[float, float]:
+    total = dict.fromkeys(temperatures, 0.0)
+    for users in user_batches(len(data)):
+        pooled = np.tensordot(weights, held[:, users], axes=1)
+        for temperature in temperatures:
+            total[temperature] -= float(_normalised(pooled / temperature)[np.arange(len(users)), data.target[users]].sum())
+    return {temperature: value / len(data) for temperature, value in total.items()}
+
+
+def _normalised(scores: np.ndarray) -> np.ndarray:
+    return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
