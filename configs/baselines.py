@@ -73,6 +73,7 @@ def get_config(argument: str = "time") -> ConfigDict:
             "random": {"kind": "random"},
             **{name: {"kind": name, "fit": fit} for name in COUNTING},
             "text_knn": {"kind": "text_knn"},
+            "graph": {"kind": "graph", "fit": fit},
             "gru4rec": {"kind": "gru4rec"},
             "sasrec": {"kind": "sasrec"},
             "text-counts": {"kind": "ensemble", "members": ["text_knn", "item_knn", "popularity_decayed"]},

@@ -1,6 +1,7 @@
 """Raw scores, never negative, as a ranking and as a distribution: ties go by popularity, probabilities are smoothed by it."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from cprec_jax.evaluate.ranks import rank
 from cprec_jax.evaluate.sets import EvalSet
 
 TIE_BREAK = 1e-6  # of popularity: far below any difference of raw scores
+
+SHARPNESS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # powers of similarities, which are likelier small than counts are
+SHARPENED_SMOOTHING = tuple(float(10.0**exponent) for exponent in np.arange(-8, 4.5, 0.5))
 
 Raw = Callable[[EvalSet, np.ndarray], np.ndarray]  # (set, users) -> raw scores float64[len(users), N]
 
@@ -46,10 +50,19 @@ def nll_by_weight(
     return {key: value / len(data) for key, value in total.items()}
 
 
+def sharpened(raw: Raw, prior_N: np.ndarray, data: EvalSet) -> tuple[float, float, dict[str, Any]]:
+    """Power and smoothing weight with the lowest NLL on validation users, and what of them is recorded."""
+    nll = nll_by_weight(raw, prior_N, data, SHARPENED_SMOOTHING, SHARPNESS)
+    power, weight = min(nll, key=lambda key: nll[key])
+    return power, weight, {"sharpness": power, "smoothing": weight, "validation_nll": nll[power, weight], "validation_users": len(data)}
+
+
 def ndcg(raw: Raw, prior_N: np.ndarray, data: EvalSet) -> float:
     """Mean NDCG@10."""
-    total = 0.0
-    for users in user_batches(len(data)):
-        ranks = rank(ranked(raw(data, users), prior_N), data.target[users], data.excluded(users))
-        total += float(per_user(ranks.n_better, ranks.n_tied)["ndcg@10"].sum())
-    return total / len(data)
+    return sum(ndcg_sum(raw(data, users), prior_N, data, users) for users in user_batches(len(data))) / len(data)
+
+
+def ndcg_sum(raw_BN: np.ndarray, prior_N: np.ndarray, data: EvalSet, users: np.ndarray) -> float:
+    """NDCG@10 of some users, added up."""
+    ranks = rank(ranked(raw_BN, prior_N), data.target[users], data.excluded(users))
+    return float(per_user(ranks.n_better, ranks.n_tied)["ndcg@10"].sum())

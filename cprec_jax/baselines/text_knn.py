@@ -13,15 +13,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from cprec_jax.baselines.interactions import histories, interactions
-from cprec_jax.baselines.smoothing import ndcg, nll_by_weight, prior, ranked, smoothed
+from cprec_jax.baselines.smoothing import ndcg, prior, ranked, sharpened, smoothed
 from cprec_jax.baselines.title_features import Similarity, similarity
 from cprec_jax.corpus import Corpus
 from cprec_jax.evaluate.methods import Scored, user_batches
 from cprec_jax.evaluate.sets import EvalSet, open_set
 from cprec_jax.evaluate.spec import TextKNNSpec, Weighting
-
-SHARPNESS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
-SMOOTHING = tuple(10.0**exponent for exponent in np.arange(-8, 4.5, 0.5))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,27 +99,21 @@ class TextKNN:
             found = best([found, replace(found, own=True)])
         return found, {str(setting): value for setting, value in tried.items()}
 
+    def validation(self, data: EvalSet) -> EvalSet:
+        """The validation users of a set, for every choice."""
+        limit = self._spec.validation_users
+        return open_set(self._corpus, data.name, "valid", ("full",), data.history_masked, limit, 0, mask_repeats=True)
+
     def _choose(self, data: EvalSet, prior_N: np.ndarray) -> tuple[Setting, float, float, dict[str, Any]]:
         """Setting, sharpness, smoothing weight, and what of them is recorded."""
-        valid = open_set(
-            self._corpus, data.name, "valid", ("full",), data.history_masked, self._spec.validation_users, 0, mask_repeats=True
-        )
+        valid = self.validation(data)
         if not len(valid):
             setting = self.default(data)
             return setting, 1.0, 1.0, {"setting": str(setting)}
         setting, tried = self.tune(valid, prior_N)
-        nll = nll_by_weight(lambda one, users: self.raw(one, users, setting), prior_N, valid, SMOOTHING, SHARPNESS)
-        power, weight = min(nll, key=lambda key: nll[key])
-        facts = {
-            "setting": str(setting),
-            "validation_ndcg@10": tried[str(setting)],
-            "tried": tried,
-            "sharpness": power,
-            "smoothing": weight,
-            "validation_nll": nll[power, weight],
-            "validation_users": len(valid),
-        }
-        return setting, power, weight, facts
+        power, weight, smoothing = sharpened(lambda one, users: self.raw(one, users, setting), prior_N, valid)
+        facts = {"setting": str(setting), "validation_ndcg@10": tried[str(setting)], "tried": tried}
+        return setting, power, weight, facts | smoothing
 
     def _similarity(self, data: EvalSet, setting: Setting) -> Similarity:
         key = (data.name, setting.features, setting.weighting)

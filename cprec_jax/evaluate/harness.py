@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cprec_jax import artefact
+from cprec_jax.baselines.graph import Graph
 from cprec_jax.baselines.popularity import Popularity
 from cprec_jax.baselines.random import Random
 from cprec_jax.baselines.registry import is_tuned, make_baseline
@@ -34,7 +35,7 @@ from cprec_jax.train import run
 
 PROTOCOL_VERSION = 1
 SEQUENTIAL_KINDS = ("gru4rec", "sasrec")
-TEXT_KINDS = ("text_knn",)
+TEXT_KINDS = ("text_knn", "graph")
 NO_RESULT = ("names", "node_chunk", "batch_users", "batch_tokens", "devices")  # keys of the spec that change no result
 LATER_KEYS = (
     ("fit", "train"),
@@ -335,6 +336,8 @@ def _simple(spec: EvaluateSpec, name: str, corpus: Corpus, validation: dict[str,
         return make_baseline(chosen, corpus, validation)
     if chosen.kind == "text_knn":
         return TextKNN(spec.text_knn, corpus)
+    if chosen.kind == "graph":
+        return Graph(TextKNN(spec.text_knn, corpus), corpus, chosen.fit)
     if chosen.kind == "scores":
         return ScoreFile(Path(str(chosen.path)), corpus)
     simple: dict[str, type[Method]] = {"random": Random, "popularity": Popularity, "oracle": Oracle}

@@ -17,6 +17,7 @@ Kind = Literal[
     "markov",
     "item_knn",
     "text_knn",
+    "graph",
     "gru4rec",
     "sasrec",
     "ensemble",
@@ -27,7 +28,7 @@ Kind = Literal[
     "scores",
 ]
 MODEL_KINDS = ("untrained", "checkpoint", "hf")  # language models
-COUNTED = ("popularity", "popularity_decayed", "last_items", "markov", "item_knn")
+COUNTED = ("popularity", "popularity_decayed", "last_items", "markov", "item_knn", "graph")
 Rule = Literal["trie", "sum", "mean"]
 Unit = Literal["words", "characters"]
 Weighting = Literal["tfidf", "bm25"]
@@ -46,7 +47,8 @@ class MethodSpec:
     Baselines that count (`baselines/counting.py`): `popularity_decayed`, `last_items`, `markov`, `item_knn`; their `fit`, and that of
     `popularity`, says on what: the training sequences, or (`history`) with what evaluated users did before their targets, as published
     leave-one-out figures are. `gru4rec` and `sasrec` are trained here, as `config.evaluate.sequential` says. `text_knn` is similarity of
-    titles, without any training (`config.evaluate.text_knn`). `ensemble`: a log-linear one of the two or three rows `members`.
+    titles, without any training (`config.evaluate.text_knn`). `graph`: transitions of one and two hops
+    from the last two items, ranked by that similarity. `ensemble`: a log-linear one of the two or three rows `members`.
     """
 
     kind: Kind
