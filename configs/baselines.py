@@ -76,6 +76,8 @@ def get_config(argument: str = "time") -> ConfigDict:
             "graph": {"kind": "graph", "fit": fit},
             "gru4rec": {"kind": "gru4rec"},
             "sasrec": {"kind": "sasrec"},
+            "gru4rec-titles": {"kind": "gru4rec", "init": "titles"},
+            "sasrec-titles": {"kind": "sasrec", "init": "titles"},
             "text-counts": {"kind": "ensemble", "members": ["text_knn", "item_knn", "popularity_decayed"]},
             "text-sasrec": {"kind": "ensemble", "members": ["text_knn", "sasrec", "popularity_decayed"]},
         },

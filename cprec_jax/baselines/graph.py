@@ -13,7 +13,7 @@ import functools
 import itertools
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,8 @@ class Weights:
         return f"hop {self.hop:g}, source {self.source:g}, edge {self.edge:g}"
 
 
-GRID = tuple(Weights(hop=h, source=s, edge=e) for h, s, e in itertools.product((0.3, 0.1, 0.03), (1.0, 0.5, 0.2), (0.0, 0.5, 2.0)))
+RINGS = tuple(Weights(hop=h, source=s) for h, s in itertools.product((1.0, 0.3, 0.1, 0.03, 0.01), (1.0, 0.5, 0.2, 0.1)))  # tried first
+EDGES = (0.0, 0.1, 0.5, 2.0)  # then, with the best of them
 
 
 class Transitions:
@@ -113,8 +114,10 @@ class Graph:
         train = interactions(self._corpus, valid, self._fit)  # with `history` not what it is for the test
         transitions, valid_prior_N = Transitions(train), prior(train)
         setting, _ = self._text.tune(valid, valid_prior_N)
-        tried = self._ndcg(transitions, valid, setting, valid_prior_N)
-        weights = max(GRID, key=lambda one: tried[one])
+        tried = self._ndcg(transitions, valid, setting, valid_prior_N, RINGS)
+        rings = max(RINGS, key=lambda one: tried[one])
+        tried |= self._ndcg(transitions, valid, setting, valid_prior_N, tuple(replace(rings, edge=edge) for edge in EDGES))
+        weights = max(tried, key=lambda one: tried[one])
 
         def raw(one: EvalSet, users: np.ndarray) -> np.ndarray:
             return next(self.raw(transitions, one, users, setting, (weights,)))
@@ -123,10 +126,12 @@ class Graph:
         facts |= {"setting": str(setting), "weights": str(weights), "validation_ndcg@10": tried[weights]}
         return setting, weights, power, smoothing, facts | {"tried": {str(one): value for one, value in tried.items()}} | of_nll
 
-    def _ndcg(self, transitions: Transitions, data: EvalSet, setting: Setting, prior_N: np.ndarray) -> dict[Weights, float]:
+    def _ndcg(
+        self, transitions: Transitions, data: EvalSet, setting: Setting, prior_N: np.ndarray, grid: tuple[Weights, ...]
+    ) -> dict[Weights, float]:
         """NDCG@10 with each of the weights; rings and similarities, which are most of the work, once."""
-        total = dict.fromkeys(GRID, 0.0)
+        total = dict.fromkeys(grid, 0.0)
         for users in user_batches(len(data)):
-            for weights, raw in zip(GRID, self.raw(transitions, data, users, setting, GRID), strict=True):
+            for weights, raw in zip(grid, self.raw(transitions, data, users, setting, grid), strict=True):
                 total[weights] += ndcg_sum(raw, prior_N, data, users)
         return {weights: value / len(data) for weights, value in total.items()}

@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -17,6 +18,7 @@ from cprec_jax.baselines.random import Random
 from cprec_jax.baselines.registry import is_tuned, make_baseline
 from cprec_jax.baselines.sequential import Sequential
 from cprec_jax.baselines.text_knn import TextKNN
+from cprec_jax.baselines.title_embeddings import from_states, from_tf_idf
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.collect import FULL, Collected, collect, set_results
@@ -27,7 +29,8 @@ from cprec_jax.evaluate.methods import Method, Oracle
 from cprec_jax.evaluate.models import checkpoint_steps, load_model, run_directories
 from cprec_jax.evaluate.score_file import ScoreFile
 from cprec_jax.evaluate.sets import EvalSet, open_set
-from cprec_jax.evaluate.spec import MODEL_KINDS, VALIDATION, EvaluateSpec, MethodSpec, Rule
+from cprec_jax.evaluate.spec import MODEL_KINDS, TITLES, VALIDATION, EvaluateSpec, MethodSpec, Rule
+from cprec_jax.evaluate.title_states import title_states
 from cprec_jax.hf.hub import locate
 from cprec_jax.progress import say
 from cprec_jax.spec import build, nearest
@@ -44,6 +47,7 @@ LATER_KEYS = (
     ("ranks_to", None),
     ("beam", None),
     ("members", ()),
+    ("init", None),
 )  # keys, at their defaults, that came later: results made before them stay current
 ONLY_MODELS = ("rule", "temperature", "pmi", "pmi_weights", "ranks_to", "beam", "prompt_tokens")  # keys that no other kind looks at
 
@@ -67,6 +71,9 @@ def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict
     inputs |= _files_of(spec.names[name], config, workdir)
     if spec.names[name].members:
         inputs["members"] = {member: evaluate_inputs(config, workdir, member) for member in spec.names[name].members}
+    if (row := spec.names[name].init) not in (None, TITLES):
+        assert row is not None
+        inputs["init"] = {"method": _without_later(dataclasses.asdict(spec.names[row])), **_files_of(spec.names[row], config, workdir)}
     if spec.names[name].kind in MODEL_KINDS:
         if spec.general_text is not None:
             inputs["general_text"] = artefact.file_sha256(Path(spec.general_text))
@@ -294,9 +301,10 @@ def _methods(
         model = load_model(chosen, config, workdir, corpus)
         yield TitleModel(model, spec, validation), model.step
     elif chosen.kind == "gru4rec" or chosen.kind == "sasrec":
+        titles = _title_features(chosen, spec, config, workdir, corpus)
         settings: dict[str, Any] = {}  # the first seed chooses, the others train what it chose
         for seed in range(spec.seeds):
-            made = trained.get((name, seed)) or Sequential(chosen.kind, spec.sequential, corpus, spec.temperatures, seed, settings)
+            made = trained.get((name, seed)) or Sequential(chosen.kind, spec.sequential, corpus, spec.temperatures, seed, settings, titles)
             yield trained.setdefault((name, seed), made), None
     elif chosen.kind == "ensemble":
         of_seeds = [[method for method, _ in _methods(spec, row, config, workdir, corpus, validation, trained)] for row in chosen.members]
@@ -307,6 +315,22 @@ def _methods(
             yield Ensemble(members, spec.ensemble, corpus), None
     else:
         yield _simple(spec, name, corpus, validation), None
+
+
+def _title_features(
+    chosen: MethodSpec, spec: EvaluateSpec, config: Mapping[str, Any], workdir: Path, corpus: Corpus
+) -> Callable[[EvalSet], np.ndarray] | None:
+    """Where the item embeddings of a sequential method start: a function of the set, or None."""
+    width = spec.sequential.hidden
+    if chosen.init is None:
+        return None
+    if chosen.init == TITLES:
+        return lambda data: from_tf_idf(data.titles, width)
+    row = spec.names[chosen.init]
+    home = _trained_in(row, workdir)
+    directory = None if row.kind == "hf" else run_directories(home, 1)[0]  # of several seeds the first
+    model = load_model(row, config, home, corpus, directory)
+    return lambda data: from_states(title_states(model, data.items), width)
 
 
 def _best_checkpoint(

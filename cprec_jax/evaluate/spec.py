@@ -32,6 +32,7 @@ COUNTED = ("popularity", "popularity_decayed", "last_items", "markov", "item_knn
 Rule = Literal["trie", "sum", "mean"]
 Unit = Literal["words", "characters"]
 Weighting = Literal["tfidf", "bm25"]
+TITLES = "titles"  # the value of `init` that needs no model
 VALIDATION: Literal["validation"] = "validation"  # the value of keys that validation users choose
 
 
@@ -46,7 +47,9 @@ class MethodSpec:
     system's scores: columns user_id, item_id, score).
     Baselines that count (`baselines/counting.py`): `popularity_decayed`, `last_items`, `markov`, `item_knn`; their `fit`, and that of
     `popularity`, says on what: the training sequences, or (`history`) with what evaluated users did before their targets, as published
-    leave-one-out figures are. `gru4rec` and `sasrec` are trained here, as `config.evaluate.sequential` says. `text_knn` is similarity of
+    leave-one-out figures are. `gru4rec` and `sasrec` are trained here, as `config.evaluate.sequential` says;
+    with `init` their item embeddings start from titles: "titles" (TF-IDF, reduced), or the name of a row of a language model (its mean
+    hidden states of each title). `text_knn` is similarity of
     titles, without any training (`config.evaluate.text_knn`). `graph`: transitions of one and two hops
     from the last two items, ranked by that similarity. `ensemble`: a log-linear one of the two or three rows `members`.
     """
@@ -57,12 +60,15 @@ class MethodSpec:
     path: str | None = None
     fit: Literal["train", "history"] = "train"
     members: tuple[str, ...] = ()
+    init: str | None = None
 
     def __post_init__(self) -> None:
         if (self.kind == "ensemble") != bool(self.members) or (self.members and len(set(self.members)) not in (2, 3)):
             raise ValueError("members belongs to the kind 'ensemble', which needs the names of two or three rows")
         if len(set(self.members)) < len(self.members):
             raise ValueError(f"members {self.members}: a row is named twice")
+        if self.init is not None and self.kind not in ("gru4rec", "sasrec"):
+            raise ValueError("init belongs to the kinds 'gru4rec' and 'sasrec'")
         if self.fit != "train" and self.kind not in COUNTED:
             raise ValueError(f"fit belongs to the kinds {', '.join(COUNTED)}")
         if (self.kind in ("hf", "scores")) != (self.path is not None) and (self.kind != "checkpoint" or self.path == ""):
@@ -228,6 +234,8 @@ class EvaluateSpec:
             if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
                 raise ValueError(f"name {name!r} becomes a directory: use letters, digits, '-', '_' and '.'")
         for name, method in self.names.items():
+            if method.init not in (None, TITLES):
+                self._check_init(name, str(method.init))
             for member in method.members:
                 if member not in self.names:
                     raise ValueError(f"names.{name}.members: no row {member!r}{nearest(member, self.names)}")
@@ -255,3 +263,12 @@ class EvaluateSpec:
         at_least_one(
             self, "validation_users", "prompt_tokens", "node_chunk", "batch_users", "batch_tokens", "devices", "max_users", "seeds", "beam"
         )
+
+    def _check_init(self, name: str, row: str) -> None:
+        known = [other for other, method in self.names.items() if method.kind in MODEL_KINDS]
+        if row not in known:
+            raise ValueError(
+                f"names.{name}.init: {row!r} is neither {TITLES!r} nor a row of a language model{nearest(row, [TITLES, *known])}"
+            )
+        if self.names[row].step == VALIDATION:
+            raise ValueError(f"names.{name}.init: row {row!r} is of the step {VALIDATION!r}; name a row of a step")
