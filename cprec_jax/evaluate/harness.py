@@ -21,7 +21,7 @@ from cprec_jax.baselines.text_knn import TextKNN
 from cprec_jax.baselines.title_embeddings import from_states, from_tf_idf
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.collect import FULL, Collected, collect, set_results
+from cprec_jax.evaluate.collect import FULL, Collected, collect, set_results, slice_table
 from cprec_jax.evaluate.ensemble import Ensemble
 from cprec_jax.evaluate.general_text import read_text
 from cprec_jax.evaluate.language_model import TitleModel
@@ -30,6 +30,7 @@ from cprec_jax.evaluate.models import checkpoint_steps, load_model, run_director
 from cprec_jax.evaluate.score_file import ScoreFile
 from cprec_jax.evaluate.sets import EvalSet, open_set
 from cprec_jax.evaluate.spec import MODEL_KINDS, TITLES, VALIDATION, EvaluateSpec, MethodSpec, Rule
+from cprec_jax.evaluate.target_slices import target_slices
 from cprec_jax.evaluate.title_states import title_states
 from cprec_jax.hf.hub import locate
 from cprec_jax.progress import say
@@ -161,7 +162,7 @@ def evaluate(config: Mapping[str, Any], workdir: Path, names: Sequence[str] | No
     for one in data:
         if not len(one):
             say(f"evaluate: {one.name} has no {spec.split} users; it is left out")
-    data = [one for one in data if len(one)]
+    data = [_with_slices(corpus, one) for one in data if len(one)]
     if not data:
         raise UserError(f"{corpus.path}: no set has {spec.split} users; look at t1 and t2 in its manifest.json")
     validation = {}
@@ -193,6 +194,11 @@ def _rule_chosen_on(
     method, _ = next(_methods(spec, name, config, workdir, corpus, validation, {}))
     assert isinstance(method, TitleModel)
     return method.choose_rule()
+
+
+def _with_slices(corpus: Corpus, data: EvalSet) -> EvalSet:
+    found = target_slices(corpus, data)
+    return dataclasses.replace(data, more_slices=found.masks, overlap_terciles=found.overlap_terciles)
 
 
 def _open(corpus: Corpus, spec: EvaluateSpec, name: str, split: Any, users: int | None) -> EvalSet:
@@ -253,6 +259,7 @@ def _evaluate_one(
         "scoring_rule": rules[0] if len(set(rules)) == 1 else rules,
         "split": spec.split,
         "seeds": seeds,
+        **({"members": {row: spec.names[row].kind for row in members}} if (members := spec.names[name].members) else {}),
         "sets": results,
         "cost": {
             "seconds": time.monotonic() - started,
@@ -268,6 +275,7 @@ def _evaluate_one(
     with artefact.new_directory(workdir / "results" / name) as directory:
         artefact.write_json(directory / "results.json", record)
         pq.write_table(pa.concat_tables(rows), directory / "ranks.parquet")
+        pq.write_table(pa.concat_tables(map(slice_table, data)), directory / "slices.parquet")
         artefact.write_json(directory / "examples.json", {"users": [user for one in data for user in _examples(found[one.name][0])]})
         artefact.write_json(directory / artefact.MANIFEST, {"version": 1, "inputs_hash": artefact.fingerprint(inputs), "inputs": inputs})
     return rule
