@@ -20,6 +20,7 @@ from cprec_jax.baselines.sequential import Sequential
 from cprec_jax.baselines.text_knn import TextKNN
 from cprec_jax.baselines.title_embeddings import from_states, from_tf_idf
 from cprec_jax.corpus import Corpus
+from cprec_jax.environment import environment
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.collect import FULL, Collected, collect, set_results, slice_table
 from cprec_jax.evaluate.ensemble import Ensemble
@@ -261,6 +262,7 @@ def _evaluate_one(
         "seeds": seeds,
         **({"members": {row: spec.names[row].kind for row in members}} if (members := spec.names[name].members) else {}),
         "sets": results,
+        "environment": environment(),
         "cost": {
             "seconds": time.monotonic() - started,
             "users_per_second": users / max(sum(cost.values()), 1e-9),

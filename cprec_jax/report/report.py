@@ -7,6 +7,7 @@ from typing import Any
 from cprec_jax.artefact import MANIFEST, file_sha256, fingerprint, new_directory, read_json, write_json
 from cprec_jax.errors import UserError
 from cprec_jax.progress import say
+from cprec_jax.report.card import card, card_markdown
 from cprec_jax.report.corpus_summary import corpus_tables
 from cprec_jax.report.html import html_page
 from cprec_jax.report.latex import latex
@@ -57,7 +58,7 @@ def report_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
 
 
 def report(config: Mapping[str, Any], workdir: Path) -> None:
-    """Write report.md, report.html, users.html, tables.csv, tables.tex and PNG plots; print the main table.
+    """Write report.md, report.html, users.html, tables.csv, tables.tex, card.md, card.json and PNG plots; print the main table.
 
     Results of another corpus or protocol version than the newest are left out and named. No usable result at all, or a damaged one, is
     a `UserError`.
@@ -89,6 +90,9 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
         if page := users_page(spec.title, results, sets):
             (directory / "users.html").write_text(page, encoding="utf-8")
         (directory / "tables.csv").write_text(csv_text(results, reference, manifest, signs), encoding="utf-8")
+        found = card(manifest, results, workdir)
+        write_json(directory / "card.json", found)
+        (directory / "card.md").write_text(card_markdown(spec.title, found, manifest), encoding="utf-8")
         write_json(directory / MANIFEST, {"version": 1, "inputs_hash": fingerprint(report_inputs(config, workdir))})
     for note in notes:
         say(f"report: {note}")
