@@ -50,8 +50,12 @@ LATER_KEYS = (
     ("beam", None),
     ("members", ()),
     ("init", None),
+    ("leak_probe", None),
 )  # keys, at their defaults, that came later: results made before them stay current
-ONLY_MODELS = ("rule", "temperature", "pmi", "pmi_weights", "ranks_to", "beam", "prompt_tokens")  # keys that no other kind looks at
+ONLY_MODELS = (  # keys that no other kind looks at
+    *("rule", "temperature", "pmi", "pmi_weights", "ranks_to", "beam"),
+    *("prompt_tokens", "leak_probe"),
+)
 
 
 def evaluate_spec(config: Mapping[str, Any]) -> EvaluateSpec:
@@ -238,6 +242,8 @@ def _evaluate_one(
             found[one.name].append(collect(method, one, name))
             cost[one.name] += time.monotonic() - begun
             facts.setdefault(one.name, method.facts())
+            if spec.leak_probe is not None and isinstance(method, TitleModel) and "leak_probe" not in facts[one.name]:
+                facts[one.name] = facts[one.name] | {"leak_probe": method.leak_probe(one, spec.leak_probe)}  # of the first seed
         if spec.general_text is not None and isinstance(method, TitleModel):
             general.append(method.general_text(Path(spec.general_text)))
             say(f"evaluate: {name}: perplexity {general[-1]['perplexity']:.2f} on {general[-1]['file']}")

@@ -159,6 +159,7 @@ class EvaluateSpec:
     beyond them counts as below all others, which only the MRR feels. beam: measure, beside that exact ranking, how much of the best 1, 10
     and 100 titles a beam of so many nodes a level finds (no rank comes from it; `config.generate.beam` serves by it). general_text: a
     held-out UTF-8 file; the perplexity of every language model on it shows what pre-training made it forget (`untrained` is before).
+    leak_probe: of so many titles and users of each set, how many every language model continues verbatim (`evaluate/leak_probe.py`).
     mask_history: `auto` leaves items of the history out of the ranking where no user of the set ever repeats one, alike for every
     method; `always` everywhere (but no target), as published protocols do. node_chunk: skeleton nodes (or tokens of candidates) that go
     through the model at a time. batch_users, batch_tokens: at most so many users, and prompt tokens + nodes of all of them, a device and
@@ -182,6 +183,7 @@ class EvaluateSpec:
     ranks_to: int | None = None
     beam: int | None = None
     general_text: str | None = None
+    leak_probe: int | None = None
     max_users: int | None = None
     validation_users: int = 500
     prompt_tokens: int = 256
@@ -260,9 +262,8 @@ class EvaluateSpec:
             raise ValueError(f"beam {self.beam} belongs to the rule 'trie' with pmi 0")
         if not self.pmi_weights:
             raise ValueError("pmi_weights is empty; give at least one")
-        at_least_one(
-            self, "validation_users", "prompt_tokens", "node_chunk", "batch_users", "batch_tokens", "devices", "max_users", "seeds", "beam"
-        )
+        at_least_one(self, *("validation_users", "prompt_tokens", "node_chunk", "batch_users", "batch_tokens", "devices", "max_users"))
+        at_least_one(self, "seeds", "beam", "leak_probe")
 
     def _check_init(self, name: str, row: str) -> None:
         known = [other for other, method in self.names.items() if method.kind in MODEL_KINDS]

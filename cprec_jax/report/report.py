@@ -11,6 +11,7 @@ from cprec_jax.report.card import card, card_markdown
 from cprec_jax.report.corpus_summary import corpus_tables
 from cprec_jax.report.html import html_page
 from cprec_jax.report.latex import latex
+from cprec_jax.report.leak_table import leak_table
 from cprec_jax.report.ranks import RANKS_FILE
 from cprec_jax.report.render import csv_text, markdown, plain_text
 from cprec_jax.report.results import RESULTS_FILE, Result, read_metrics, read_results, without_score_note
@@ -212,6 +213,13 @@ def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping
             title="Forgetting",
             intro="How well each language model predicts a general text that no training saw. Bits a byte compare between tokenizers.",
             tables=tuple(table for table in (forgetting_table(results),) if table),
+        ),
+        Section(
+            title="Leak probes",
+            intro="What a model writes greedily: the rest of a title after the first half of its tokens, and a user's target after the "
+            "prompt of the test, against another user's target after it. A base model that knows titles has met the data; whatever was "
+            "trained on the catalogue should know them.",
+            tables=tuple(table for table in (leak_table(results, sets),) if table),
         ),
         Section(title="Methods", intro="", tables=(methods_table(results),)),
         Section(

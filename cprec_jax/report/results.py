@@ -142,6 +142,8 @@ def _set_result(value: Any, where: str) -> SetResult:
     for name, part in _mapping(value.get("slices", {}), f"{where}.slices").items():
         slices[name] = _slice(_mapping(part, f"{where}.slices.{name}"), f"{where}.slices.{name}")
     facts = {key: fact for key, fact in value.items() if isinstance(fact, bool | int | float | str) and key != "users"}
+    if isinstance(probe := value.get("leak_probe"), Mapping):
+        facts |= {f"leak_probe {key}": _number(number, f"{where}.leak_probe.{key}") for key, number in probe.items()}
     if isinstance(scored := value.get("scored_candidates_of"), list):
         facts["scored_candidates_of"] = ", ".join(map(str, scored))
     for protocol, measured in [*protocols.items(), *(pair for part in slices.values() for pair in part.items())]:
