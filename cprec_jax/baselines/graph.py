@@ -109,11 +109,11 @@ class Graph:
         """Setting of the similarity, weights, sharpness, smoothing weight, and what of them is recorded."""
         facts: dict[str, Any] = {"fit": self._fit}
         valid = self._text.validation(data)
+        setting, *_ = self._text.choice(data)
         if not len(valid):
-            return self._text.default(data), Weights(), 1.0, 1.0, facts
+            return setting, Weights(), 1.0, 1.0, facts
         train = interactions(self._corpus, valid, self._fit)  # with `history` not what it is for the test
         transitions, valid_prior_N = Transitions(train), prior(train)
-        setting, _ = self._text.tune(valid, valid_prior_N)
         tried = self._ndcg(transitions, valid, setting, valid_prior_N, RINGS)
         rings = max(RINGS, key=lambda one: tried[one])
         tried |= self._ndcg(transitions, valid, setting, valid_prior_N, tuple(replace(rings, edge=edge) for edge in EDGES))

@@ -37,19 +37,20 @@ class Setting:
 
 
 class TextKNN:
-    """The row `text_knn`."""
+    """The row `text_knn`. One object serves all rows that need it: what it chose for a set is kept."""
 
     def __init__(self, spec: TextKNNSpec, corpus: Corpus):
         self._spec, self._corpus = spec, corpus
         self._facts: dict[str, Any] = {}
         self._similarities: dict[tuple[str, str, str], Similarity] = {}
+        self._choices: dict[str, tuple[Setting, float, float, dict[str, Any]]] = {}
 
     def facts(self) -> dict[str, Any]:
         return self._facts
 
     def score(self, data: EvalSet) -> Iterator[Scored]:
         prior_N = prior(interactions(self._corpus, data, "train"))
-        setting, power, weight, self._facts = self._choose(data, prior_N)
+        setting, power, weight, self._facts = self.choice(data)
         for users in user_batches(len(data)):
             raw = self.raw(data, users, setting)
             yield Scored(users=users, scores=ranked(raw, prior_N), log_probs=np.log(smoothed(raw**power, prior_N, weight)))
@@ -104,8 +105,13 @@ class TextKNN:
         limit = self._spec.validation_users
         return open_set(self._corpus, data.name, "valid", ("full",), data.history_masked, limit, 0, mask_repeats=True)
 
+    def choice(self, data: EvalSet) -> tuple[Setting, float, float, dict[str, Any]]:
+        """Setting, sharpness, smoothing weight, and what of them is recorded. Made once a set, whichever of its users are ranked."""
+        if data.name not in self._choices:
+            self._choices[data.name] = self._choose(data, prior(interactions(self._corpus, data, "train")))
+        return self._choices[data.name]
+
     def _choose(self, data: EvalSet, prior_N: np.ndarray) -> tuple[Setting, float, float, dict[str, Any]]:
-        """Setting, sharpness, smoothing weight, and what of them is recorded."""
         valid = self.validation(data)
         if not len(valid):
             setting = self.default(data)

@@ -14,7 +14,6 @@ from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.methods import Method, Scored, user_batches
 from cprec_jax.evaluate.metrics import per_user
-from cprec_jax.evaluate.ranks import rank
 from cprec_jax.evaluate.sets import EvalSet, open_set
 from cprec_jax.evaluate.spec import EnsembleSpec
 
@@ -43,7 +42,8 @@ class Ensemble:
     def _choose(self, data: EvalSet) -> tuple[np.ndarray, float, dict[str, Any]]:
         """Weights, temperature, and what of them is recorded. Every member's distribution of all validation users is held in float32."""
         held = np.concatenate([log_probs.astype(np.float32) for _, log_probs in self._log_probs(data)], axis=1)
-        tried = {weights: _ndcg(np.array(weights), held, data) for weights in simplex(len(self._members), self._spec.parts)}
+        rivals = _Rivals(held, data)
+        tried = {weights: rivals.ndcg(np.array(weights)) for weights in simplex(len(self._members), self._spec.parts)}
         weights = max(tried, key=lambda one: tried[one])
         nll = _nll_by_temperature(np.array(weights), held, data, self._spec.temperatures)
         temperature = min(nll, key=lambda t: nll[t])
@@ -88,12 +88,29 @@ def simplex(n: int, parts: int) -> list[tuple[float, ...]]:
     return [tuple(k / parts for k in whole) for whole in sorted(counts, key=lambda whole: sum(k * k for k in whole))]
 
 
-def _ndcg(weights: np.ndarray, held: np.ndarray, data: EvalSet) -> float:
-    total = 0.0
-    for users in user_batches(len(data)):
-        ranks = rank(np.tensordot(weights, held[:, users], axes=1), data.target[users], data.excluded(users))
-        total += float(per_user(ranks.n_better, ranks.n_tied)["ndcg@10"].sum())
-    return total / len(data)
+class _Rivals:
+    """What may stand above the targets, whatever the weights: items that some member prefers to the target, or that all have beside it."""
+
+    def __init__(self, held: np.ndarray, data: EvalSet):
+        """held: log-probabilities float32[members, n, N]."""
+        self._n = len(data)
+        rows, leads = [], []
+        for users in user_batches(len(data)):
+            place = np.arange(len(users))
+            lead = held[:, users] - held[:, users, data.target[users]][..., None]
+            rival = lead.max(axis=0) >= 0
+            rival[place, data.target[users]] = False
+            if (excluded := data.excluded(users)) is not None:
+                rival &= ~excluded
+            rows.append(users[np.nonzero(rival)[0]])
+            leads.append(lead[:, rival])
+        self._rows, self._leads = np.concatenate(rows), np.concatenate(leads, axis=1)
+
+    def ndcg(self, weights: np.ndarray) -> float:
+        """Mean NDCG@10 of the product with these weights."""
+        lead = weights.astype(np.float32) @ self._leads
+        better, tied = (np.bincount(self._rows[found], minlength=self._n) for found in (lead > 0, lead == 0))
+        return float(per_user(better, tied)["ndcg@10"].mean())
 
 
 def _nll_by_temperature(weights: np.ndarray, held: np.ndarray, data: EvalSet, temperatures: tuple[float, ...]) -> dict[float, float]:

@@ -58,6 +58,14 @@ ONLY_MODELS = (  # keys that no other kind looks at
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What several rows of one job share, so that it is made once: sequential methods by name and seed, and similarities of titles."""
+
+    trained: dict[tuple[str, int], Sequential]
+    text_knn: TextKNN
+
+
 def evaluate_spec(config: Mapping[str, Any]) -> EvaluateSpec:
     return build(EvaluateSpec, config.get("evaluate", {}), "config.evaluate")
 
@@ -180,9 +188,9 @@ def evaluate(config: Mapping[str, Any], workdir: Path, names: Sequence[str] | No
         wanted.sort(key=lambda name: name != chooser)
         if wanted[0] != chooser:  # its result is up to date, or not asked for
             spec = dataclasses.replace(spec, rule=_rule_chosen_on(chooser, spec, config, workdir, corpus, validation))
-    trained: dict[tuple[str, int], Sequential] = {}
+    kept = Kept(trained={}, text_knn=TextKNN(spec.text_knn, corpus))
     for name in sorted(wanted, key=lambda name: spec.names[name].kind == "ensemble"):  # after its members
-        rule = _evaluate_one(name, spec, config, workdir, corpus, data, validation, trained)
+        rule = _evaluate_one(name, spec, config, workdir, corpus, data, validation, kept)
         if rule is not None:
             spec = dataclasses.replace(spec, rule=rule)
 
@@ -196,7 +204,7 @@ def _rule_chosen_on(
         recorded = artefact.read_json(directory / "results.json", "evaluate").get("scoring_rule")
         if isinstance(recorded, str):
             return cast(Rule, recorded)
-    method, _ = next(_methods(spec, name, config, workdir, corpus, validation, {}))
+    method, _ = next(_methods(spec, name, config, workdir, corpus, validation, Kept(trained={}, text_knn=TextKNN(spec.text_knn, corpus))))
     assert isinstance(method, TitleModel)
     return method.choose_rule()
 
@@ -220,12 +228,12 @@ def _evaluate_one(
     corpus: Corpus,
     data: Sequence[EvalSet],
     validation: dict[str, EvalSet],
-    trained: dict[tuple[str, int], Sequential],
+    kept: Kept,
 ) -> Rule | None:
     """Write one result. Returns the scoring rule of a language model."""
     started = time.monotonic()
     kind = spec.names[name].kind
-    methods = _methods(spec, name, config, workdir, corpus, validation, trained)
+    methods = _methods(spec, name, config, workdir, corpus, validation, kept)
     found: dict[str, list[Collected]] = {one.name: [] for one in data}
     facts: dict[str, dict[str, Any]] = {}
     cost = dict.fromkeys(found, 0.0)
@@ -300,10 +308,9 @@ def _methods(
     workdir: Path,
     corpus: Corpus,
     validation: dict[str, EvalSet],
-    trained: dict[tuple[str, int], Sequential],
+    kept: Kept,
 ) -> Iterator[tuple[Method, int | None]]:
-    """What stands behind a name, once a seed, with the training step it is of (None: none). `trained` keeps, by name and seed, what is
-    trained here, so that an ensemble does not train it again."""
+    """What stands behind a name, once a seed, with the training step it is of (None: none)."""
     chosen = spec.names[name]
     if chosen.kind in ("untrained", "checkpoint"):
         workdir = _trained_in(chosen, workdir)
@@ -320,17 +327,19 @@ def _methods(
         titles = _title_features(chosen, spec, config, workdir, corpus)
         settings: dict[str, Any] = {}  # the first seed chooses, the others train what it chose
         for seed in range(spec.seeds):
-            made = trained.get((name, seed)) or Sequential(chosen.kind, spec.sequential, corpus, spec.temperatures, seed, settings, titles)
-            yield trained.setdefault((name, seed), made), None
+            made = kept.trained.get((name, seed)) or Sequential(
+                chosen.kind, spec.sequential, corpus, spec.temperatures, seed, settings, titles
+            )
+            yield kept.trained.setdefault((name, seed), made), None
     elif chosen.kind == "ensemble":
-        of_seeds = [[method for method, _ in _methods(spec, row, config, workdir, corpus, validation, trained)] for row in chosen.members]
+        of_seeds = [[method for method, _ in _methods(spec, row, config, workdir, corpus, validation, kept)] for row in chosen.members]
         for seed in range(most := max(map(len, of_seeds))):
             if any(len(methods) not in (1, most) for methods in of_seeds):
                 raise UserError(f"config.evaluate.names.{name}: its members have {[len(m) for m in of_seeds]} seeds; give all the same")
             members = {row: methods[seed % len(methods)] for row, methods in zip(chosen.members, of_seeds, strict=True)}
             yield Ensemble(members, spec.ensemble, corpus), None
     else:
-        yield _simple(spec, name, corpus, validation), None
+        yield _simple(spec, name, corpus, validation, kept.text_knn), None
 
 
 def _title_features(
@@ -369,15 +378,15 @@ def _best_checkpoint(
     return TitleModel(model, spec, validation, {"validation_nll_by_step": {str(s): v for s, v in nll.items()}}), best
 
 
-def _simple(spec: EvaluateSpec, name: str, corpus: Corpus, validation: dict[str, EvalSet]) -> Method:
+def _simple(spec: EvaluateSpec, name: str, corpus: Corpus, validation: dict[str, EvalSet], text: TextKNN) -> Method:
     """A method without training."""
     chosen = spec.names[name]
     if is_tuned(chosen):
         return make_baseline(chosen, corpus, validation)
     if chosen.kind == "text_knn":
-        return TextKNN(spec.text_knn, corpus)
+        return text
     if chosen.kind == "graph":
-        return Graph(TextKNN(spec.text_knn, corpus), corpus, chosen.fit)
+        return Graph(text, corpus, chosen.fit)
     if chosen.kind == "scores":
         return ScoreFile(Path(str(chosen.path)), corpus)
     simple: dict[str, type[Method]] = {"random": Random, "popularity": Popularity, "oracle": Oracle}

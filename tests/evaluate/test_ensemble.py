@@ -15,6 +15,7 @@ from cprec_jax.evaluate import harness
 from cprec_jax.evaluate.collect import collect
 from cprec_jax.evaluate.ensemble import Ensemble, simplex
 from cprec_jax.evaluate.methods import Scored
+from cprec_jax.evaluate.metrics import per_user
 from cprec_jax.evaluate.sets import EvalSet, open_set
 from cprec_jax.evaluate.spec import EnsembleSpec, EvaluateSpec
 from cprec_jax.report.ranks import read_user_metrics
@@ -42,6 +43,20 @@ class Fixed:
 
     def facts(self) -> dict[str, Any]:
         return {"seed": self._seed}
+
+
+class Product:
+    """What the ensemble should be, in one piece."""
+
+    def __init__(self, parts: list[tuple[float, Fixed]]):
+        self._parts = parts
+
+    def score(self, data: EvalSet) -> Iterator[Scored]:
+        values = sum(weight * member.log_probs(data) for weight, member in self._parts)
+        yield Scored(users=np.arange(len(data)), scores=values, log_probs=None)
+
+    def facts(self) -> dict[str, Any]:
+        return {}
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +96,10 @@ def test_validation_chooses_the_best_of_the_grid(corpus: Corpus, data: EvalSet) 
     nll = facts["validation_nll"]
     assert nll["1.0"] == pytest.approx(alone.nll.mean(), abs=1e-5) and min(nll, key=nll.get) == str(facts["temperature"])
     assert facts["validation_users"] == len(valid) == 30
+    ndcg = lambda ranked: per_user(ranked.n_better["full"], ranked.n_tied["full"])["ndcg@10"].mean()  # noqa: E731
+    assert facts["validation_ndcg@10"] == facts["tried"]["good 1, bad 0"] == pytest.approx(ndcg(alone))
+    mixed = collect(Product([(0.75, members["good"]), (0.25, members["bad"])]), valid, "mixed")
+    assert facts["tried"]["good 0.75, bad 0.25"] == pytest.approx(ndcg(mixed))
 
 
 def test_the_grid_of_weights() -> None:
