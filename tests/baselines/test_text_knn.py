@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cprec_jax.baselines import text_knn
+from cprec_jax.baselines.graph import Graph
 from cprec_jax.baselines.smoothing import TIE_BREAK
 from cprec_jax.baselines.text_knn import Setting, TextKNN
 from cprec_jax.corpus import Corpus
@@ -103,6 +104,15 @@ def test_validation_chooses_and_what_it_chose_is_recorded(corpus: Corpus, data: 
     valid = open_set(corpus, data.name, "valid", ("full",), data.history_masked, SMALL.validation_users, 0, mask_repeats=True)
     again = collect(method, valid, "text_knn")
     assert again.nll.mean() == pytest.approx(facts["validation_nll"])
+
+
+def test_without_validation_users_the_first_values_are_taken(corpus: Corpus, data: EvalSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = open_set(corpus, data.name, "valid", ("full",), data.history_masked, 0, 0)
+    monkeypatch.setattr(TextKNN, "validation", lambda self, data: nobody)
+    for method in (text := TextKNN(SMALL, corpus), Graph(text, corpus, "train")):
+        for scored in method.score(data):
+            assert scored.log_probs is not None and np.isfinite(scored.log_probs).all()
+    assert text.facts() == {"setting": "words 1, tfidf, step weight 0.8, last 5"}
 
 
 def test_through_the_job_and_what_it_is_made_from(workdir: Path) -> None:

@@ -96,3 +96,11 @@ def test_titles_alike_in_words_are_alike_and_those_without_any_are_like_nothing(
 def test_mistakes_in_the_section(section: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(EvaluateSpec, {"text_knn": section}, "config.evaluate")
+
+
+@pytest.mark.parametrize("weighting", ["tfidf", "bm25"])
+@pytest.mark.parametrize("titles", [["?", "!!"], ["one"], ["", "a"]])
+def test_titles_that_share_nothing_are_alike_in_nothing(titles: list[str], weighting: str) -> None:
+    alike = similarity(titles, "words 1-2", weighting)
+    found = (alike.query_NF @ alike.document_NF.T).toarray()
+    assert found.shape == (len(titles), len(titles)) and not found.any() and not alike.own_N.any()
