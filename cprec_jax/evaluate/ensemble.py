@@ -6,6 +6,7 @@ product of distributions asks every member to agree, where an average would ask 
 
 import itertools
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,29 @@ from cprec_jax.evaluate.methods import Method, Scored, user_batches
 from cprec_jax.evaluate.metrics import per_user
 from cprec_jax.evaluate.sets import EvalSet, open_set
 from cprec_jax.evaluate.spec import EnsembleSpec
+
+POWERS, SHIFTS = (1.0, 2.0, 4.0), (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+SHAPE_USERS = 500  # of the validation users, that power and shift are chosen on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What a member contributes: its log-probabilities, or (`power`) power * log(scores + shift), normalised.
+
+    The distribution of a counting row is smoothed by popularity, and so orders items otherwise than its scores do. Where the scores rank
+    validation targets better, they are the member, by the shift and power with the lowest NLL; popularity may be a member of its own.
+    """
+
+    power: float | None = None
+    shift: float = 0.0
+
+    def __str__(self) -> str:
+        return "probabilities" if self.power is None else f"scores to the power {self.power:g}, shifted by {self.shift:g}"
+
+    def of(self, scored: Scored) -> np.ndarray:
+        """Log-probabilities float[b, N]."""
+        assert scored.log_probs is not None and scored.scores is not None
+        return scored.log_probs if self.power is None else _normalised(self.power * np.log(scored.scores + self.shift))
 
 
 class Ensemble:
@@ -33,15 +57,17 @@ class Ensemble:
         valid = open_set(self._corpus, data.name, "valid", ("full",), data.history_masked, spec.validation_users, 0, mask_repeats=True)
         if not len(valid):
             raise UserError(f"set {data.name}: an ensemble needs validation users to choose its weights on; leave this set out")
-        weights, temperature, self._facts = self._choose(valid)
-        for users, log_probs in self._log_probs(data):
-            pooled = np.tensordot(weights, log_probs, axes=1)
+        forms, weights, temperature, self._facts = self._choose(valid)
+        streams = [_InOrder(name, member, data, form) for (name, member), form in zip(self._members.items(), forms, strict=True)]
+        for users in user_batches(len(data)):
+            pooled = np.tensordot(weights, np.stack([stream.take(users) for stream in streams]), axes=1)
             yield Scored(users=users, scores=pooled, log_probs=_normalised(pooled / temperature))
         self._facts["members"] = {name: member.facts() for name, member in self._members.items()}
 
-    def _choose(self, data: EvalSet) -> tuple[np.ndarray, float, dict[str, Any]]:
-        """Weights, temperature, and what of them is recorded. Every member's distribution of all validation users is held in float32."""
-        held = np.concatenate([log_probs.astype(np.float32) for _, log_probs in self._log_probs(data)], axis=1)
+    def _choose(self, data: EvalSet) -> tuple[list[Form], np.ndarray, float, dict[str, Any]]:
+        """Forms, weights, temperature, and what of them is recorded. Every member's validation users are held in float32."""
+        found = [_held(name, member, data) for name, member in self._members.items()]
+        forms, held = [form for form, _ in found], np.stack([log_probs for _, log_probs in found])
         rivals = _Rivals(held, data)
         tried = {weights: rivals.ndcg(np.array(weights)) for weights in simplex(len(self._members), self._spec.parts)}
         weights = max(tried, key=lambda one: tried[one])
@@ -50,35 +76,55 @@ class Ensemble:
         names = list(self._members)
         facts = {
             "weights": dict(zip(names, weights, strict=True)),
+            "forms": dict(zip(names, map(str, forms), strict=True)),
             "temperature": temperature,
             "validation_ndcg@10": tried[weights],
             "tried": {", ".join(f"{name} {w:g}" for name, w in zip(names, one, strict=True)): value for one, value in tried.items()},
             "validation_nll": {str(t): value for t, value in nll.items()},
             "validation_users": len(data),
         }
-        return np.array(weights), temperature, facts
+        return forms, np.array(weights), temperature, facts
 
-    def _log_probs(self, data: EvalSet) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(users, log-probabilities float64[members, len(users), N]) of one batch of users after the other."""
-        streams = [_InOrder(name, member, data) for name, member in self._members.items()]
-        for users in user_batches(len(data)):
-            yield users, np.stack([stream.take(users) for stream in streams])
+
+def _held(name: str, method: Method, data: EvalSet) -> tuple[Form, np.ndarray]:
+    """The form of a member, and its log-probabilities in that form, float32[n, N]."""
+    scores, log_probs = np.zeros((2, len(data), len(data.items)), np.float32)
+    for scored in method.score(data):
+        _check_whole(name, data, scored)
+        scores[scored.users], log_probs[scored.users] = scored.scores, scored.log_probs
+    if scores.min() < 0 or _Rivals(scores[None], data).ndcg(np.ones(1)) <= _Rivals(log_probs[None], data).ndcg(np.ones(1)):
+        return Form(), log_probs
+    few = np.arange(min(len(data), SHAPE_USERS))
+    nll = {form: _nll_of(form, scores[few], data.target[few]) for form in (Form(power=p, shift=s) for p in POWERS for s in SHIFTS)}
+    form = min(nll, key=lambda one: nll[one])
+    for users in user_batches(len(data)):
+        log_probs[users] = _normalised(form.power * np.log(scores[users] + form.shift))
+    return form, log_probs
+
+
+def _nll_of(form: Form, scores: np.ndarray, target: np.ndarray) -> float:
+    assert form.power is not None
+    return -float(_normalised(form.power * np.log(scores + form.shift))[np.arange(len(target)), target].mean())
+
+
+def _check_whole(name: str, data: EvalSet, scored: Scored) -> None:
+    if scored.log_probs is None or scored.scores is None or scored.partial:
+        why = "ranks_to leaves most titles out" if scored.partial else "it gives scores alone, or those of candidates alone"
+        raise UserError(f"config.evaluate.names: {name} has no distribution over the catalogue of {data.name} ({why})")
 
 
 class _InOrder:
     """A method's distributions in the order of the users, whatever its own batches are; what comes early is held."""
 
-    def __init__(self, name: str, method: Method, data: EvalSet):
-        self._name, self._set, self._scored = name, data.name, iter(method.score(data))
+    def __init__(self, name: str, method: Method, data: EvalSet, form: Form):
+        self._name, self._data, self._form, self._scored = name, data, form, iter(method.score(data))
         self._held: dict[int, np.ndarray] = {}
 
     def take(self, users: np.ndarray) -> np.ndarray:
         while not all(int(user) in self._held for user in users):
             scored = next(self._scored)
-            if scored.log_probs is None or scored.partial:
-                why = "ranks_to leaves most titles out" if scored.partial else "it gives scores alone, or those of candidates alone"
-                raise UserError(f"config.evaluate.names: {self._name} has no distribution over the catalogue of {self._set} ({why})")
-            self._held |= zip(scored.users.tolist(), scored.log_probs, strict=True)
+            _check_whole(self._name, self._data, scored)
+            self._held |= zip(scored.users.tolist(), self._form.of(scored), strict=True)
         return np.stack([np.asarray(self._held.pop(int(user)), np.float64) for user in users])
 
 

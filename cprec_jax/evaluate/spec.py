@@ -126,7 +126,7 @@ class EnsembleSpec:
     """
 
     parts: int = 10
-    temperatures: tuple[float, ...] = (0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0)
+    temperatures: tuple[float, ...] = (0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0)
     validation_users: int = 2000
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate import harness
 from cprec_jax.evaluate.collect import collect
-from cprec_jax.evaluate.ensemble import Ensemble, simplex
+from cprec_jax.evaluate.ensemble import Ensemble, Form, simplex
 from cprec_jax.evaluate.methods import Scored
 from cprec_jax.evaluate.metrics import per_user
 from cprec_jax.evaluate.sets import EvalSet, open_set
@@ -100,6 +100,32 @@ def test_validation_chooses_the_best_of_the_grid(corpus: Corpus, data: EvalSet) 
     assert facts["validation_ndcg@10"] == facts["tried"]["good 1, bad 0"] == pytest.approx(ndcg(alone))
     mixed = collect(Product([(0.75, members["good"]), (0.25, members["bad"])]), valid, "mixed")
     assert facts["tried"]["good 0.75, bad 0.25"] == pytest.approx(ndcg(mixed))
+
+
+class Smoothed(Fixed):
+    """Good scores, never negative, whose distribution a prior spoils, as that of a counting row may be."""
+
+    def score(self, data: EvalSet) -> Iterator[Scored]:
+        good = np.exp(self.log_probs(data))
+        mixed = good + 30 * np.arange(len(data.items)) / len(data.items) ** 2
+        log_probs = np.log(mixed / mixed.sum(axis=1, keepdims=True))
+        yield Scored(users=np.arange(len(data)), scores=good, log_probs=log_probs)
+
+
+def test_a_row_that_its_smoothing_spoils_takes_part_with_its_scores(corpus: Corpus, data: EvalSet) -> None:
+    members = {"smoothed": Smoothed(1, 3.0), "noise": Fixed(2, 0.0)}
+    method = Ensemble(members, SPEC, corpus)
+    scored = np.concatenate([one.log_probs for one in method.score(data)])
+    facts = method.facts()
+    np.testing.assert_allclose(np.exp(scored).sum(axis=1), 1)
+    assert facts["forms"]["noise"] == "probabilities" and facts["forms"]["smoothed"].startswith("scores to the power ")
+    valid = open_set(corpus, "Books", "valid", ("full",), data.history_masked, SPEC.validation_users, 0)
+    alone = collect(members["smoothed"], valid, "smoothed")
+    ndcg = per_user(alone.n_better["full"], alone.n_tied["full"])["ndcg@10"].mean()
+    assert facts["tried"]["smoothed 1, noise 0"] == pytest.approx(ndcg), "alone it ranks as the row itself"
+    form = Form(power=2.0, shift=0.5)
+    one = Scored(users=np.arange(1), scores=np.array([[0.0, 0.5, 1.5]]), log_probs=np.zeros((1, 3)))
+    np.testing.assert_allclose(np.exp(form.of(one)), np.array([[0.25, 1.0, 4.0]]) / 5.25)
 
 
 def test_the_grid_of_weights() -> None:
