@@ -42,8 +42,10 @@ class Weights:
         return f"hop {self.hop:g}, source {self.source:g}, edge {self.edge:g}"
 
 
-RINGS = tuple(Weights(hop=h, source=s) for h, s in itertools.product((1.0, 0.3, 0.1, 0.03, 0.01), (1.0, 0.5, 0.2, 0.1)))  # tried first
-EDGES = (0.0, 0.1, 0.5, 2.0)  # then, with the best of them
+RINGS = tuple(  # tried first
+    Weights(hop=h, source=s, edge=e) for h, s, e in itertools.product((0.3, 0.1, 0.03, 0.01), (1.0, 0.5, 0.2), (0.0, 0.5))
+)
+EDGES = (0.1, 2.0)  # then, with the best of them
 
 
 class Transitions:
