@@ -24,13 +24,12 @@ def data(corpus: Corpus) -> EvalSet:
 
 def greedy(model: LoadedModel, given: np.ndarray, n: int) -> np.ndarray:
     """One token after the other, each by a pass over everything before it."""
-    tokens = np.asarray(given, np.int32)[None]
-    for _ in range(n):
-        positions = np.arange(tokens.shape[1])[None]
-        hidden = model.decoder.apply({"params": model.params}, tokens, positions, (np.ones_like(tokens),))
-        following = np.asarray(logits(model.params, model.decoder.config, hidden))[:, -1].argmax(axis=-1)
-        tokens = np.concatenate([tokens, following[:, None].astype(np.int32)], axis=1)
-    return tokens[0, len(given) :]
+    tokens = np.zeros((1, 32), np.int32)  # one width, which is compiled once
+    tokens[0, : len(given)] = given
+    for last in range(len(given) - 1, len(given) + n - 1):
+        hidden = model.decoder.apply({"params": model.params}, tokens, np.arange(32)[None], (np.ones_like(tokens),))
+        tokens[0, last + 1] = np.asarray(logits(model.params, model.decoder.config, hidden))[0, last].argmax()
+    return tokens[0, len(given) : len(given) + n]
 
 
 def test_verbatim_is_what_greedy_decoding_writes(model: LoadedModel) -> None:

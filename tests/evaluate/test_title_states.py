@@ -23,16 +23,16 @@ def test_they_depend_on_no_batch_and_no_padding(model: LoadedModel, corpus: Corp
 
 
 def test_through_the_job(evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {name: {"kind": "sasrec", "init": init} for name, init in (("plain", None), ("tf-idf", "titles"), ("states", "model"))}
+    names = {name: {"kind": "sasrec", "init": init} for name, init in (("tf-idf", "titles"), ("states", "model"))}
     names["model"] = {"kind": "checkpoint"}
     asked = []
     monkeypatch.setattr(harness, "title_states", lambda *given: asked.append(len(given[1])) or title_states(*given))
     found = {}
-    for name in ("plain", "tf-idf", "states"):
+    for name in ("tf-idf", "states"):
         result, _ = evaluated(name, names=names, sequential=SIZES)
         assert result["kind"] == "sasrec"
         found[name] = result["sets"]["Books"]["protocols"]["full"]["nll"]
-    assert len(set(found.values())) == 3 and all(0 < nll < 8 for nll in found.values())
+    assert len(set(found.values())) == 2 and all(0 < nll < 8 for nll in found.values())
     assert asked and set(asked) == {result["sets"]["Books"]["items"]}
 
 
