@@ -45,6 +45,7 @@ options
   --prompt=TEXT --history="TITLE | TITLE" --user=ID[,ID] --set=NAME --model=DIR   for generate (no --config needed; @FILE: one a line)
   --method=NAME            compare: the result that is tested against all others (default: the first)
   --protocol=NAME --metrics=NAME,NAME --out=FILE.md|FILE.csv   compare: full; hr@10,ndcg@10,nll; also written to a file
+  --slice=NAME             compare: only users of this slice, such as generalised, "overlap low" or "never seen"
   --distributed            several hosts: jax.distributed finds the others (Cloud TPU pods, Slurm)
   --coordinator=HOST:PORT --processes=N --process=I   several processes, named by hand
 
@@ -63,7 +64,7 @@ OF_JOB = {  # the sections that a job reads; `run` reads all, `compare` none
 JOBS = ("prepare", "pack", "train", "evaluate", "export", "generate", "report", "run")
 SECTIONS = ("name", "corpus", "text", "pack", "model", "train", "mesh", "evaluate", "export", "generate", "report")
 ASKED = ("model", "prompt", "history", "user", "set")  # options of `generate`
-COMPARE_OPTIONS = ("method", "protocol", "metrics", "out")
+COMPARE_OPTIONS = ("method", "protocol", "slice", "metrics", "out")
 OPTIONS = ("config", "workdir", "only", *ASKED, "distributed", "coordinator", "processes", "process")
 
 
@@ -148,6 +149,8 @@ def _compare(arguments: list[str]) -> int:
     if not paths:
         raise UserError("compare: name the results, such as `launch.py compare runs/ml1m/results/cpt runs/ml1m/results/popularity`")
     chosen: dict[str, Any] = {key: options[key] for key in ("method", "protocol") if key in options}
+    if "slice" in options:
+        chosen["slice_name"] = options["slice"]
     if "metrics" in options:
         chosen["metrics"] = tuple(options["metrics"].split(","))
     if "out" in options:

@@ -13,15 +13,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from cprec_jax.baselines.interactions import DAY, Fit, Interactions, histories, interactions
+from cprec_jax.baselines.smoothing import ndcg, nll_by_weight, prior, ranked, smoothed
 from cprec_jax.corpus import Corpus
 from cprec_jax.evaluate.methods import Scored, user_batches
-from cprec_jax.evaluate.metrics import per_user
-from cprec_jax.evaluate.ranks import rank
 from cprec_jax.evaluate.sets import EvalSet
 
 SMOOTHING = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)
 LAST_ITEMS = 10  # of a history, that item-kNN looks at
-TIE_BREAK = 1e-6  # of popularity: far below any difference of raw scores
 
 
 class Fitted(Protocol):
@@ -157,10 +155,10 @@ class Counted:
     def score(self, data: EvalSet) -> Iterator[Scored]:
         setting, smoothing, self._facts = self._choose(self._validation.get(data.name))
         train = interactions(self._corpus, data, self._fit)
-        fitted, prior_N = self._counter.fit(train, setting), _prior(train)
+        fitted, prior_N = self._counter.fit(train, setting), prior(train)
         for users in user_batches(len(data)):
             raw = fitted.raw(data, users)
-            yield Scored(users=users, scores=_ranked(raw, prior_N), log_probs=np.log(_smoothed(raw, prior_N, smoothing)))
+            yield Scored(users=users, scores=ranked(raw, prior_N), log_probs=np.log(smoothed(raw, prior_N, smoothing)))
 
     def _choose(self, data: EvalSet | None) -> tuple[float | None, float, dict[str, Any]]:
         """The setting and the smoothing weight, and what of it is recorded."""
@@ -170,37 +168,17 @@ class Counted:
             return counter.settings[0], 1.0, facts
         train = interactions(self._corpus, data, self._fit)
         settings = counter.settings if train.timed or counter.setting != DecayedPopularity.setting else (None,)
-        tried = [(setting, *_validate(counter.fit(train, setting), _prior(train), data)) for setting in settings]
+        tried = [(setting, *_validate(counter.fit(train, setting), prior(train), data)) for setting in settings]
         best = min(tried, key=lambda entry: min(entry[1].values()) if counter.chosen_by == "nll" else -entry[2])
-        setting, nll, ndcg = best
+        setting, nll, value = best
         smoothing = min(nll, key=lambda a: nll[a])
         if counter.setting:
             facts |= {counter.setting: setting, "validation_by_setting": {str(s): [min(n.values()), g] for s, n, g in tried}}
-        facts |= {"smoothing": smoothing, "validation_nll": {str(a): value for a, value in nll.items()}, "validation_ndcg@10": ndcg}
+        facts |= {"smoothing": smoothing, "validation_nll": {str(a): value for a, value in nll.items()}, "validation_ndcg@10": value}
         return setting, smoothing, facts
-
-
-def _prior(train: Interactions) -> np.ndarray:
-    counts_N = np.bincount(train.items, minlength=train.n_items) + 1.0
-    return counts_N / counts_N.sum()
-
-
-def _ranked(raw: np.ndarray, prior_N: np.ndarray) -> np.ndarray:
-    return raw + TIE_BREAK * prior_N
-
-
-def _smoothed(raw: np.ndarray, prior_N: np.ndarray, weight: float) -> np.ndarray:
-    return (raw + weight * prior_N) / (raw.sum(axis=1, keepdims=True) + weight)
 
 
 def _validate(fitted: Fitted, prior_N: np.ndarray, data: EvalSet) -> tuple[dict[float, float], float]:
     """On validation users: mean NLL in nats by smoothing weight, and NDCG@10."""
-    nll, ndcg = dict.fromkeys(SMOOTHING, 0.0), 0.0
-    for users in user_batches(len(data)):
-        raw, target = fitted.raw(data, users), data.target[users]
-        own, total, prior = raw[np.arange(len(users)), target], raw.sum(axis=1), prior_N[target]
-        for weight in SMOOTHING:
-            nll[weight] -= float(np.log((own + weight * prior) / (total + weight)).sum())
-        ranks = rank(_ranked(raw, prior_N), target, data.excluded(users))
-        ndcg += float(per_user(ranks.n_better, ranks.n_tied)["ndcg@10"].sum())
-    return {weight: value / len(data) for weight, value in nll.items()}, ndcg / len(data)
+    nll = {weight: value for (_, weight), value in nll_by_weight(fitted.raw, prior_N, data, SMOOTHING).items()}
+    return nll, ndcg(fitted.raw, prior_N, data)

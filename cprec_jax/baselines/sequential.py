@@ -3,8 +3,8 @@
 import functools
 import itertools
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from cprec_jax.baselines import sequence_models
 from cprec_jax.baselines.interactions import Interactions, histories, interactions
 from cprec_jax.baselines.sequence_models import Architecture, GRU4Rec, SASRec
 from cprec_jax.baselines.sequential_spec import SequentialSpec
+from cprec_jax.baselines.title_embeddings import Titles, composed, initial, known
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.methods import Scored, user_batches
@@ -40,7 +41,10 @@ class Trained:
 
 
 class Sequential:
-    """One seed of GRU4Rec or SASRec. `chosen` remembers, by set, the dropout and learning rate that the first seed found."""
+    """One seed of GRU4Rec or SASRec. `chosen` remembers, by set, the dropout and learning rate that the first seed found.
+
+    `titles`: features float32[N, hidden] of the items of a set, from which their embeddings start (see `title_embeddings`).
+    """
 
     def __init__(
         self,
@@ -50,15 +54,32 @@ class Sequential:
         temperatures: tuple[float, ...],
         seed: int,
         chosen: dict[str, dict[str, Any]],
+        titles: Callable[[EvalSet], np.ndarray] | None = None,
     ):
         self._architecture: Architecture = architecture
         self._spec, self._corpus, self._temperatures, self._seed, self._chosen = spec, corpus, temperatures, seed, chosen
+        self._titles = titles
         self._facts: dict[str, Any] = {}
+        self._fitted: dict[str, tuple[Trained, float, dict[str, Any]]] = {}  # by set: an ensemble ranks validation users, too
 
     def facts(self) -> dict[str, Any]:
         return self._facts
 
     def score(self, data: EvalSet) -> Iterator[Scored]:
+        if data.name not in self._fitted:
+            self._fitted[data.name] = self._fit(data)
+        best, temperature, facts = self._fitted[data.name]
+        dropped = np.maximum(np.diff(data.targets.offsets) - self._spec.max_length, 0)
+        if cut := int(np.count_nonzero(dropped)):
+            beyond = f"{cut} of {len(data)} histories exceed sequential.max_length {self._spec.max_length}"
+            say(f"evaluate: {data.name}: {beyond}; their oldest items were dropped")
+        self._facts = facts | {"users_with_dropped_history": cut, "items_dropped": int(dropped.sum())}
+        for users in user_batches(len(data)):
+            scores = _scores(best, data, users)
+            yield Scored(users=users, scores=scores, log_probs=_log_softmax(scores / temperature))
+
+    def _fit(self, data: EvalSet) -> tuple[Trained, float, dict[str, Any]]:
+        """The best model for a set, its temperature, and what of them is recorded. Neither depends on the users that `data` ranks."""
         started = time.monotonic()
         limit = self._spec.validation_users
         valid = open_set(self._corpus, data.name, "valid", ("full",), data.history_masked, limit, 0, mask_repeats=True)
@@ -67,11 +88,7 @@ class Sequential:
             raise UserError(f"set {data.name}: {self._architecture} needs validation users to stop on; leave this set out")
         best, tried = self._tuned(train, valid)
         temperature, nll = _fit_temperature(best, valid, self._temperatures)
-        dropped = np.maximum(np.diff(data.targets.offsets) - self._spec.max_length, 0)
-        if cut := int(np.count_nonzero(dropped)):
-            beyond = f"{cut} of {len(data)} histories exceed sequential.max_length {self._spec.max_length}"
-            say(f"evaluate: {data.name}: {beyond}; their oldest items were dropped")
-        self._facts = {
+        facts = {
             "dropout": best.model.dropout,
             "learning_rate": best.learning_rate,
             "best_epoch": best.epoch,
@@ -79,25 +96,24 @@ class Sequential:
             "tried": tried,
             "temperature": temperature,
             "validation_nll": nll,
-            "users_with_dropped_history": cut,
-            "items_dropped": int(dropped.sum()),
             "parameters": int(sum(leaf.size for leaf in jax.tree.leaves(best.params))),
             "train_seconds": time.monotonic() - started,
         }
-        for users in user_batches(len(data)):
-            scores = _scores(best, data, users)
-            yield Scored(users=users, scores=scores, log_probs=_log_softmax(scores / temperature))
+        return best, temperature, facts
 
     def _tuned(self, train: Interactions, valid: EvalSet) -> tuple[Trained, dict[str, float]]:
         """The best of the grid, with its first seed; later seeds train only that. Validation NDCG@10 by setting."""
-        known = self._chosen.get(valid.name)
+        chosen = self._chosen.get(valid.name)
         grid = (
-            [(known["dropout"], known["learning_rate"])] if known else list(itertools.product(self._spec.dropout, self._spec.learning_rate))
+            [(chosen["dropout"], chosen["learning_rate"])]
+            if chosen
+            else list(itertools.product(self._spec.dropout, self._spec.learning_rate))
         )
         best, tried = None, {}
+        titles = None if self._titles is None else Titles(self._titles(valid), known(train.items, train.n_items))
         for dropout, rate in grid:
             model = sequence_models.make(self._architecture, train.n_items, self._spec, dropout)
-            found = fit(model, rate, train, valid, self._seed)
+            found = fit(model, rate, train, valid, self._seed, titles)
             tried[f"dropout {dropout:g}, learning rate {rate:g}"] = found.ndcg
             if best is None or found.ndcg > best.ndcg:
                 best = found
@@ -106,30 +122,32 @@ class Sequential:
         return best, tried
 
 
-def fit(model: Model, learning_rate: float, train: Interactions, valid: EvalSet, seed: int) -> Trained:
+def fit(model: Model, learning_rate: float, train: Interactions, valid: EvalSet, seed: int, titles: Titles | None = None) -> Trained:
     """Train until validation NDCG@10 has not risen for `patience` epochs. The same seed gives the same parameters."""
     spec = model.spec
     windows = make_windows(train, spec.max_length)
     key = jax.random.key(seed)
     params = model.init({"params": key}, jnp.full((1, 2), model.n_items), deterministic=True)["params"]
+    if titles is not None:
+        params = initial(params, titles)
     optimizer = _optimizer(learning_rate, spec.weight_decay)
     state = optimizer.init(params)
-    best = Trained(model=model, params=params, ndcg=-1.0, epoch=0, learning_rate=learning_rate)
+    best = Trained(model=model, params=composed(params, titles), ndcg=-1.0, epoch=0, learning_rate=learning_rate)
     order = np.random.default_rng(seed)
     step = 0
     for epoch in range(1, spec.epochs + 1):
         total, n = jnp.zeros(()), 0
         for batch in batches(windows, spec.batch_targets, model.n_items, order):
-            params, state, loss = train_step(model, learning_rate, params, state, batch, jax.random.fold_in(key, step))
+            params, state, loss = train_step(model, learning_rate, params, state, batch, jax.random.fold_in(key, step), titles)
             total, n, step = total + loss, n + 1, step + 1
         if not np.isfinite(float(total)):
             raise UserError(f"{type(model).__name__} on {valid.name}: loss {float(total)} in epoch {epoch}; lower sequential.learning_rate")
-        found = Trained(model=model, params=params, ndcg=0.0, epoch=epoch, learning_rate=learning_rate)
+        found = Trained(model=model, params=composed(params, titles), ndcg=0.0, epoch=epoch, learning_rate=learning_rate)
         ndcg = _ndcg(found, valid)
         mean = float(total) / max(n, 1)
         say(f"{type(model).__name__} on {valid.name}: epoch {epoch}, loss {mean:.3f}, validation NDCG@10 {ndcg:.4f}")
         if ndcg > best.ndcg:
-            best = Trained(model=model, params=params, ndcg=ndcg, epoch=epoch, learning_rate=learning_rate)
+            best = replace(found, ndcg=ndcg)
         elif epoch - best.epoch >= spec.patience:
             break
     return best
@@ -142,10 +160,10 @@ def _optimizer(learning_rate: float, weight_decay: float) -> optax.GradientTrans
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def train_step(
-    model: Model, learning_rate: float, params: Any, state: Any, items_BT1: jax.Array, key: jax.Array
+    model: Model, learning_rate: float, params: Any, state: Any, items_BT1: jax.Array, key: jax.Array, titles: Titles | None = None
 ) -> tuple[Any, Any, jax.Array]:
     """One step of AdamW on int32[B, T + 1] sequences. Returns new parameters, new optimizer state, and the loss before the step."""
-    loss, grads = jax.value_and_grad(lambda p: sequence_models.loss(model, p, items_BT1, key))(params)
+    loss, grads = jax.value_and_grad(lambda p: sequence_models.loss(model, composed(p, titles), items_BT1, key))(params)
     updates, state = _optimizer(learning_rate, model.spec.weight_decay).update(grads, state, params)
     return optax.apply_updates(params, updates), state, loss
 

@@ -61,6 +61,20 @@ class Collected:
         )
 
 
+def slice_table(data: EvalSet) -> pa.Table:
+    """`slices.parquet` rows of this set: one for each user of each slice, so that methods can be compared on a slice alone."""
+    parts = data.slices()
+    users = [data.targets.user[mask] for mask in parts.values()]
+    lengths = [len(user) for user in users]
+    return pa.table(
+        {
+            "set": pa.array([data.name] * sum(lengths), pa.string()),
+            "slice": pa.array(np.repeat(list(parts), lengths).tolist(), pa.string()),
+            "user": pa.array(np.concatenate([np.zeros(0, np.int64), *users]), pa.int64()),
+        }
+    )
+
+
 def collect(method: Method, data: EvalSet, name: str) -> Collected:
     """Rank every user of a set under every protocol. Scores that are not finite are a `UserError`."""
     n = len(data)
@@ -133,6 +147,7 @@ def set_results(data: EvalSet, seeds: Sequence[Collected], facts: dict[str, Any]
         "too_small": data.too_small,
         "history_masked": data.history_masked,
         "uniform_nll": float(np.log(len(data.items))),
+        **({} if data.overlap_terciles is None else {"overlap_terciles": list(data.overlap_terciles)}),
         "protocols": {
             protocol: summary(
                 np.stack([one.n_better[protocol] for one in seeds]),

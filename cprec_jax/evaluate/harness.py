@@ -3,28 +3,36 @@
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cprec_jax import artefact
+from cprec_jax.baselines.graph import Graph
 from cprec_jax.baselines.popularity import Popularity
 from cprec_jax.baselines.random import Random
 from cprec_jax.baselines.registry import is_tuned, make_baseline
 from cprec_jax.baselines.sequential import Sequential
+from cprec_jax.baselines.text_knn import TextKNN
+from cprec_jax.baselines.title_embeddings import from_states, from_tf_idf
 from cprec_jax.corpus import Corpus
+from cprec_jax.environment import environment
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.collect import FULL, Collected, collect, set_results
+from cprec_jax.evaluate.collect import FULL, Collected, collect, set_results, slice_table
+from cprec_jax.evaluate.ensemble import Ensemble
 from cprec_jax.evaluate.general_text import read_text
 from cprec_jax.evaluate.language_model import TitleModel
 from cprec_jax.evaluate.methods import Method, Oracle
 from cprec_jax.evaluate.models import checkpoint_steps, load_model, run_directories
 from cprec_jax.evaluate.score_file import ScoreFile
 from cprec_jax.evaluate.sets import EvalSet, open_set
-from cprec_jax.evaluate.spec import MODEL_KINDS, VALIDATION, EvaluateSpec, MethodSpec, Rule, results_folder
+from cprec_jax.evaluate.spec import MODEL_KINDS, TITLES, VALIDATION, EvaluateSpec, MethodSpec, Rule, results_folder
+from cprec_jax.evaluate.target_slices import target_slices
+from cprec_jax.evaluate.title_states import title_states
 from cprec_jax.hf.hub import locate
 from cprec_jax.progress import say
 from cprec_jax.spec import build, nearest
@@ -32,6 +40,7 @@ from cprec_jax.train import run
 
 PROTOCOL_VERSION = 1
 SEQUENTIAL_KINDS = ("gru4rec", "sasrec")
+TEXT_KINDS = ("text_knn", "graph")
 NO_RESULT = ("names", "node_chunk", "batch_users", "batch_tokens", "devices")  # keys of the spec that change no result
 LATER_KEYS = (
     ("fit", "train"),
@@ -39,8 +48,22 @@ LATER_KEYS = (
     ("pmi", 0.0),
     ("ranks_to", None),
     ("beam", None),
+    ("members", ()),
+    ("init", None),
+    ("leak_probe", None),
 )  # keys, at their defaults, that came later: results made before them stay current
-ONLY_MODELS = ("rule", "temperature", "pmi", "pmi_weights", "ranks_to", "beam", "prompt_tokens")  # keys that no other kind looks at
+ONLY_MODELS = (  # keys that no other kind looks at
+    *("rule", "temperature", "pmi", "pmi_weights", "ranks_to", "beam"),
+    *("prompt_tokens", "leak_probe"),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What several rows of one job share, so that it is made once: sequential methods by name and seed, and similarities of titles."""
+
+    trained: dict[tuple[str, int], Sequential]
+    text_knn: TextKNN
 
 
 def evaluate_spec(config: Mapping[str, Any]) -> EvaluateSpec:
@@ -65,6 +88,11 @@ def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict
     method = dataclasses.asdict(spec.names[name])
     inputs: dict[str, Any] = {"job": "evaluate", "method": method, "settings": dataclasses.asdict(spec), "corpus": corpus}
     inputs |= _files_of(spec.names[name], config, workdir)
+    if spec.names[name].members:
+        inputs["members"] = {member: evaluate_inputs(config, workdir, member) for member in spec.names[name].members}
+    if (row := spec.names[name].init) not in (None, TITLES):
+        assert row is not None
+        inputs["init"] = {"method": _without_later(dataclasses.asdict(spec.names[row])), **_files_of(spec.names[row], config, workdir)}
     if spec.names[name].kind in MODEL_KINDS:
         if spec.general_text is not None:
             inputs["general_text"] = artefact.file_sha256(Path(spec.general_text))
@@ -107,6 +135,10 @@ def _that_matter(inputs: Mapping[str, Any]) -> dict[str, Any]:
         unused.add("pmi_weights")
     if kind not in SEQUENTIAL_KINDS:
         unused.add("sequential")
+    if kind not in TEXT_KINDS:
+        unused.add("text_knn")
+    if kind != "ensemble":
+        unused.add("ensemble")
     settings = {key: value for key, value in settings.items() if key not in unused}
     rest = {key: value for key, value in inputs.items() if (key, value) != ("general_text", None)}
     return {**rest, "method": method, "settings": settings}
@@ -148,21 +180,22 @@ def evaluate(config: Mapping[str, Any], workdir: Path, names: Sequence[str] | No
     for one in data:
         if not len(one):
             say(f"evaluate: {one.name} has no {spec.split} users; it is left out")
-    data = [one for one in data if len(one)]
+    data = [_with_slices(corpus, one) for one in data if len(one)]
     if not data:
         raise UserError(f"{corpus.path}: no set has {spec.split} users; look at t1 and t2 in its manifest.json")
     validation = {}
-    tuned = any(is_tuned(spec.names[name]) for name in names or spec.names)
+    tuned = any(is_tuned(spec.names[row]) for name in names or spec.names for row in spec.rows_of(name))
     if tuned or spec.validates():
         validation = {one.name: _open(corpus, spec, one.name, "valid", spec.validation_users) for one in data}
     wanted = list(names or spec.names)
     chooser = spec.rule_chooser()
-    if spec.rule == VALIDATION and chooser is not None and any(spec.names[name].kind in MODEL_KINDS for name in wanted):
+    if spec.rule == VALIDATION and chooser is not None and any(map(spec.uses_model, wanted)):
         wanted.sort(key=lambda name: name != chooser)
         if wanted[0] != chooser:  # its result is up to date, or not asked for
             spec = dataclasses.replace(spec, rule=_rule_chosen_on(chooser, spec, config, workdir, corpus, validation))
-    for name in wanted:
-        rule = _evaluate_one(name, spec, config, workdir, corpus, data, validation)
+    kept = Kept(trained={}, text_knn=TextKNN(spec.text_knn, corpus))
+    for name in sorted(wanted, key=lambda name: spec.names[name].kind == "ensemble"):  # after its members
+        rule = _evaluate_one(name, spec, config, workdir, corpus, data, validation, kept)
         if rule is not None:
             spec = dataclasses.replace(spec, rule=rule)
 
@@ -176,9 +209,14 @@ def _rule_chosen_on(
         recorded = artefact.read_json(directory / "results.json", "evaluate").get("scoring_rule")
         if isinstance(recorded, str):
             return cast(Rule, recorded)
-    method, _ = next(_methods(spec, name, config, workdir, corpus, validation))
+    method, _ = next(_methods(spec, name, config, workdir, corpus, validation, Kept(trained={}, text_knn=TextKNN(spec.text_knn, corpus))))
     assert isinstance(method, TitleModel)
     return method.choose_rule()
+
+
+def _with_slices(corpus: Corpus, data: EvalSet) -> EvalSet:
+    found = target_slices(corpus, data)
+    return dataclasses.replace(data, more_slices=found.masks, overlap_terciles=found.overlap_terciles)
 
 
 def _open(corpus: Corpus, spec: EvaluateSpec, name: str, split: Any, users: int | None) -> EvalSet:
@@ -195,11 +233,12 @@ def _evaluate_one(
     corpus: Corpus,
     data: Sequence[EvalSet],
     validation: dict[str, EvalSet],
+    kept: Kept,
 ) -> Rule | None:
     """Write one result. Returns the scoring rule of a language model."""
     started = time.monotonic()
     kind = spec.names[name].kind
-    methods = _methods(spec, name, config, workdir, corpus, validation)
+    methods = _methods(spec, name, config, workdir, corpus, validation, kept)
     found: dict[str, list[Collected]] = {one.name: [] for one in data}
     facts: dict[str, dict[str, Any]] = {}
     cost = dict.fromkeys(found, 0.0)
@@ -216,6 +255,8 @@ def _evaluate_one(
             found[one.name].append(collect(method, one, name))
             cost[one.name] += time.monotonic() - begun
             facts.setdefault(one.name, method.facts())
+            if spec.leak_probe is not None and isinstance(method, TitleModel) and "leak_probe" not in facts[one.name]:
+                facts[one.name] = facts[one.name] | {"leak_probe": method.leak_probe(one, spec.leak_probe)}  # of the first seed
         if spec.general_text is not None and isinstance(method, TitleModel):
             general.append(method.general_text(Path(spec.general_text)))
             say(f"evaluate: {name}: perplexity {general[-1]['perplexity']:.2f} on {general[-1]['file']}")
@@ -238,7 +279,9 @@ def _evaluate_one(
         "scoring_rule": rules[0] if len(set(rules)) == 1 else rules,
         "split": spec.split,
         "seeds": seeds,
+        **({"members": {row: spec.names[row].kind for row in members}} if (members := spec.names[name].members) else {}),
         "sets": results,
+        "environment": environment(),
         "cost": {
             "seconds": time.monotonic() - started,
             "users_per_second": users / max(sum(cost.values()), 1e-9),
@@ -253,6 +296,7 @@ def _evaluate_one(
     with artefact.new_directory(result_directory(config, workdir, name)) as directory:
         artefact.write_json(directory / "results.json", record)
         pq.write_table(pa.concat_tables(rows), directory / "ranks.parquet")
+        pq.write_table(pa.concat_tables(map(slice_table, data)), directory / "slices.parquet")
         artefact.write_json(directory / "examples.json", {"users": [user for one in data for user in _examples(found[one.name][0])]})
         artefact.write_json(directory / artefact.MANIFEST, {"version": 1, "inputs_hash": artefact.fingerprint(inputs), "inputs": inputs})
     return rule
@@ -263,7 +307,13 @@ def _examples(collected: Collected) -> list[dict[str, Any]]:
 
 
 def _methods(
-    spec: EvaluateSpec, name: str, config: Mapping[str, Any], workdir: Path, corpus: Corpus, validation: dict[str, EvalSet]
+    spec: EvaluateSpec,
+    name: str,
+    config: Mapping[str, Any],
+    workdir: Path,
+    corpus: Corpus,
+    validation: dict[str, EvalSet],
+    kept: Kept,
 ) -> Iterator[tuple[Method, int | None]]:
     """What stands behind a name, once a seed, with the training step it is of (None: none)."""
     chosen = spec.names[name]
@@ -279,11 +329,38 @@ def _methods(
         model = load_model(chosen, config, workdir, corpus)
         yield TitleModel(model, spec, validation), model.step
     elif chosen.kind == "gru4rec" or chosen.kind == "sasrec":
+        titles = _title_features(chosen, spec, config, workdir, corpus)
         settings: dict[str, Any] = {}  # the first seed chooses, the others train what it chose
         for seed in range(spec.seeds):
-            yield Sequential(chosen.kind, spec.sequential, corpus, spec.temperatures, seed, settings), None
+            made = kept.trained.get((name, seed)) or Sequential(
+                chosen.kind, spec.sequential, corpus, spec.temperatures, seed, settings, titles
+            )
+            yield kept.trained.setdefault((name, seed), made), None
+    elif chosen.kind == "ensemble":
+        of_seeds = [[method for method, _ in _methods(spec, row, config, workdir, corpus, validation, kept)] for row in chosen.members]
+        for seed in range(most := max(map(len, of_seeds))):
+            if any(len(methods) not in (1, most) for methods in of_seeds):
+                raise UserError(f"config.evaluate.names.{name}: its members have {[len(m) for m in of_seeds]} seeds; give all the same")
+            members = {row: methods[seed % len(methods)] for row, methods in zip(chosen.members, of_seeds, strict=True)}
+            yield Ensemble(members, spec.ensemble, corpus), None
     else:
-        yield _simple(spec, name, corpus, validation), None
+        yield _simple(spec, name, corpus, validation, kept.text_knn), None
+
+
+def _title_features(
+    chosen: MethodSpec, spec: EvaluateSpec, config: Mapping[str, Any], workdir: Path, corpus: Corpus
+) -> Callable[[EvalSet], np.ndarray] | None:
+    """Where the item embeddings of a sequential method start: a function of the set, or None."""
+    width = spec.sequential.hidden
+    if chosen.init is None:
+        return None
+    if chosen.init == TITLES:
+        return lambda data: from_tf_idf(data.titles, width)
+    row = spec.names[chosen.init]
+    home = _trained_in(row, workdir)
+    directory = None if row.kind == "hf" else run_directories(home, 1)[0]  # of several seeds the first
+    model = load_model(row, config, home, corpus, directory)
+    return lambda data: from_states(title_states(model, data.items), width)
 
 
 def _best_checkpoint(
@@ -306,11 +383,15 @@ def _best_checkpoint(
     return TitleModel(model, spec, validation, {"validation_nll_by_step": {str(s): v for s, v in nll.items()}}), best
 
 
-def _simple(spec: EvaluateSpec, name: str, corpus: Corpus, validation: dict[str, EvalSet]) -> Method:
+def _simple(spec: EvaluateSpec, name: str, corpus: Corpus, validation: dict[str, EvalSet], text: TextKNN) -> Method:
     """A method without training."""
     chosen = spec.names[name]
     if is_tuned(chosen):
         return make_baseline(chosen, corpus, validation)
+    if chosen.kind == "text_knn":
+        return text
+    if chosen.kind == "graph":
+        return Graph(text, corpus, chosen.fit)
     if chosen.kind == "scores":
         return ScoreFile(Path(str(chosen.path)), corpus)
     simple: dict[str, type[Method]] = {"random": Random, "popularity": Popularity, "oracle": Oracle}

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.beam_recall import BeamRecall
 from cprec_jax.evaluate.general_text import general_text
+from cprec_jax.evaluate.leak_probe import leak_probe
 from cprec_jax.evaluate.methods import Scored
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.evaluate.prompt_cache import PromptCache, encode_prompts
@@ -102,6 +103,10 @@ class TitleModel:
         """See `general_text.general_text`."""
         assert self._model.words is not None
         return general_text(self._decoder, self._model.params, self._model.words, path)
+
+    def leak_probe(self, data: EvalSet, n: int) -> dict[str, Any]:
+        """See `leak_probe.leak_probe`."""
+        return leak_probe(self._model, data, self._spec.prompt_tokens, n, self._spec.seed)
 
     def _check_room(self, data: EvalSet, longest: int) -> None:
         limit = self._model.decoder.config.max_position_embeddings

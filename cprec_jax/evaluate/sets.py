@@ -1,7 +1,8 @@
 """One evaluated set, ready to be ranked: its users, their targets as catalogue columns, candidates, masks and slices."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,6 +19,7 @@ class EvalSet:
 
     `target` int64[n] is the target's column. `candidates` holds, by protocol, columns int64[n, C]. `history_masked` says whether items of
     the history are no candidates of `full`: by default only where no user of the set ever repeats an item. `train_count` int64[N].
+    `more_slices`, `overlap_terciles`: see `target_slices`.
     """
 
     name: str
@@ -31,6 +33,8 @@ class EvalSet:
     titles: list[str]
     oracle: np.ndarray | None
     too_small: bool  # of the set's users of this split, however few of them are ranked
+    more_slices: Mapping[str, np.ndarray] = field(default_factory=dict)
+    overlap_terciles: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -58,6 +62,7 @@ class EvalSet:
             "seen users": self.targets.seen,
             "unseen users": ~self.targets.seen,
             "untied": self.targets.untied,
+            **self.more_slices,
         }
         return {name: mask for name, mask in found.items() if mask.any()}
 

@@ -32,11 +32,12 @@ LEGEND = (
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """`paths`: result directories, their files, folders of them, or work directories. `method`: the one compared with all others (default:
-    the first). `out`: a file to write, .md or .csv."""
+    the first). `slice_name`: only the users of that slice, such as `generalised`. `out`: a file to write, .md or .csv."""
 
     paths: tuple[Path, ...]
     method: str | None = None
     protocol: str = "full"
+    slice_name: str | None = None
     metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "nll")
     samples: int = 10_000
     out: Path | None = None
@@ -51,7 +52,7 @@ class Request:
 
 def run(request: Request) -> str:
     """The table as text; also written to `request.out`. Results that cannot be paired are a `UserError`."""
-    results, left_out = read(request.paths, request.protocol)
+    results, left_out = read(request.paths, request.protocol, request.slice_name)
     method = pick(results, request.method)
     others = [result for result in results if result is not method]
     if all(other.bound or other.expected for other in others):
@@ -62,16 +63,21 @@ def run(request: Request) -> str:
     if not found:
         raise UserError(f"{method.name} shares no set and metric with the others")
     pairs = dict.fromkeys((row.set_name, row.metric) for name in method.users for row in found if row.set_name == name)
-    tables = [metric_table(name, metric, method.name, cut, found, request.protocol, counted[name]) for name, metric in pairs]
+    where = ", ".join(filter(None, (request.protocol, request.slice_name)))
+    tables = [metric_table(name, metric, method.name, cut, found, where, counted[name]) for name, metric in pairs]
     legend = LEGEND.format(method=method.name)
     if request.out is not None:
-        text = csv_text(found, cut) if request.out.suffix == ".csv" else "\n".join([*map(markdown_table, tables), legend, ""])
+        text = (
+            csv_text(found, cut, request.slice_name or "")
+            if request.out.suffix == ".csv"
+            else "\n".join([*map(markdown_table, tables), legend, ""])
+        )
         request.out.parent.mkdir(parents=True, exist_ok=True)
         request.out.write_text(text, encoding="utf-8")
     return plain_text(tables) + "".join(textwrap.fill(text, WIDTH) + "\n" for text in (legend, *left_out))
 
 
-def read(paths: Sequence[Path], protocol: str) -> tuple[list[UserMetrics], list[str]]:
+def read(paths: Sequence[Path], protocol: str, slice_name: str | None = None) -> tuple[list[UserMetrics], list[str]]:
     """Every result once, in the order given, and sentences on those left out. Equal names get as much of their directory in front as tells
     them apart. A result without the protocol (a file of scores of some candidates) is left out where a folder of results was named, and
     is a `UserError` where it was named itself."""
@@ -79,7 +85,7 @@ def read(paths: Sequence[Path], protocol: str) -> tuple[list[UserMetrics], list[
     found = list(dict.fromkeys(directory.resolve() for path in paths for directory in expand(path)))
     directories = [directory for directory in found if directory in named or has_protocol(directory, protocol)]
     left_out = [f"{directory.name} has no ranks under {protocol} and is left out." for directory in found if directory not in directories]
-    results = [read_user_metrics(directory, protocol) for directory in directories or found]
+    results = [read_user_metrics(directory, protocol, slice_name) for directory in directories or found]
     names = told_apart([result.name for result in results], directories)
     return [dataclasses.replace(result, name=name) for result, name in zip(results, names, strict=True)], left_out
 
@@ -195,16 +201,16 @@ def _p(p: float) -> str:
     return "<.001" if p < 0.001 else f"{p:.3f}"
 
 
-def csv_text(found: Sequence[Comparison], results: Sequence[UserMetrics]) -> str:
-    """Every comparison as one line in full precision."""
+def csv_text(found: Sequence[Comparison], results: Sequence[UserMetrics], slice_name: str = "") -> str:
+    """Every comparison as one line in full precision; `slice`: empty where all users are compared."""
     stream = io.StringIO()
     fields = ("set_name", "metric", "method", "reference", "users", "value", "reference_value", "difference")
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*fields, "ci_low", "ci_high", "p", "p_holm", "p_seeds", "effect", "reference_is", "too_small"])
+    writer.writerow([*fields, "ci_low", "ci_high", "p", "p_holm", "p_seeds", "effect", "reference_is", "too_small", "slice"])
     small = frozenset().union(*(result.too_small for result in results))
     words = {BETTER: "better", WORSE: "worse", "": ""}
     for row in found:
         p_seeds = "" if row.p_seeds is None else row.p_seeds
-        tests = (*row.ci95, row.p, row.p_holm, p_seeds, row.effect, words[verdict(row)], "yes" if row.set_name in small else "")
+        tests = (*row.ci95, row.p, row.p_holm, p_seeds, row.effect, words[verdict(row)], "yes" if row.set_name in small else "", slice_name)
         writer.writerow([*(getattr(row, name) for name in fields), *tests])
     return stream.getvalue()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cprec_jax.errors import UserError, one_line
@@ -11,9 +12,11 @@ from cprec_jax.evaluate.metrics import only_bounds, per_user
 from cprec_jax.evaluate.significance import UserMetrics
 from cprec_jax.evaluate.spec import COUNTED
 from cprec_jax.report.results import ORACLE, RANDOM, RESULTS_FILE, Result, closed_form_random, read_result
+from cprec_jax.spec import nearest
 
 RANKS_FILE = "ranks.parquet"
-DETERMINISTIC = ("random", *COUNTED, "oracle", "hf", "scores")  # kinds without a seed
+SLICES_FILE = "slices.parquet"
+DETERMINISTIC = ("random", *COUNTED, "text_knn", "oracle", "hf", "scores")  # kinds without a seed
 COLUMNS = ("set", "user", "n_better", "n_tied", "nll", "seed")
 
 
@@ -50,12 +53,28 @@ def random_of_ranked(result: Result, set_name: str, protocol: str) -> dict[str, 
     return {metric: float(np.average([form[metric] for form in forms], weights=counts)) for metric in forms[0] if metric != "nll"}
 
 
-def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
-    """Per-user metrics of WORKDIR/results/NAME, but those that are only bounds. Damaged, or no such protocol in it: `UserError`."""
+def read_slice(directory: Path, name: str) -> pa.Table:
+    """`set` and `user` of one slice in WORKDIR/results/NAME/slices.parquet. Absent, damaged, or no such slice: `UserError`."""
+    path = directory / SLICES_FILE
+    try:
+        table = pq.read_table(path)
+        known = table["slice"].unique().to_pylist()
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)[:120]}); evaluate {directory.name} again") from error
+    if name not in known:
+        raise UserError(f"--slice={name}: no slice of {path}{nearest(name, known)}")
+    return table.filter(pc.equal(table["slice"], name)).select(["set", "user"])
+
+
+def read_user_metrics(directory: Path, protocol: str = "full", slice_name: str | None = None) -> UserMetrics:
+    """Per-user metrics of WORKDIR/results/NAME, but those that are only bounds; with `slice_name` of the users of that slice alone.
+    Damaged, or no such protocol or slice in it: `UserError`."""
     result = read_result(directory / RESULTS_FILE)
     table = read_ranks(directory, protocol)
     if not len(table):
         raise UserError(f"{directory}: has no ranks under protocol {protocol!r}; evaluate it with that protocol")
+    if slice_name is not None:
+        table = table.join(read_slice(directory, slice_name), ["set", "user"], join_type="left semi")
     names = np.asarray(table["set"].to_pylist())
     columns = {name: table[name].to_numpy() for name in COLUMNS[1:]}
     facts = {name: one.facts for name, one in result.sets.items()}
@@ -78,7 +97,7 @@ def read_user_metrics(directory: Path, protocol: str = "full") -> UserMetrics:
     return UserMetrics(
         name=result.name,
         corpus_hash=result.corpus_hash,
-        deterministic=result.kind in DETERMINISTIC,
+        deterministic=all(kind in DETERMINISTIC for kind in (result.members or {"": result.kind}).values()),
         users=users,
         values=values,
         split=result.split,

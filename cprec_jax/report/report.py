@@ -8,9 +8,11 @@ from cprec_jax.artefact import MANIFEST, file_sha256, fingerprint, new_directory
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.spec import results_folder
 from cprec_jax.progress import say
+from cprec_jax.report.card import card, card_markdown
 from cprec_jax.report.corpus_summary import corpus_tables
 from cprec_jax.report.html import html_page
 from cprec_jax.report.latex import latex
+from cprec_jax.report.leak_table import leak_table
 from cprec_jax.report.ranks import RANKS_FILE
 from cprec_jax.report.render import csv_text, markdown, plain_text
 from cprec_jax.report.results import RESULTS_FILE, Result, read_metrics, read_results, without_score_note
@@ -61,7 +63,7 @@ def report_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
 
 
 def report(config: Mapping[str, Any], workdir: Path) -> None:
-    """Write report.md, report.html, users.html, tables.csv, tables.tex and PNG plots; print the main table.
+    """Write report.md, report.html, users.html, tables.csv, tables.tex, card.md, card.json and PNG plots; print the main table.
 
     Of the results of `config.evaluate.split`. Those of another corpus or protocol version than the newest are left out and named. No
     usable result at all, or a damaged one, is a `UserError`.
@@ -95,6 +97,9 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
         if page := users_page(spec.title, results, sets):
             (directory / "users.html").write_text(page, encoding="utf-8")
         (directory / "tables.csv").write_text(csv_text(results, reference, manifest, signs), encoding="utf-8")
+        found = card(manifest, results, workdir)
+        write_json(directory / "card.json", found)
+        (directory / "card.md").write_text(card_markdown(spec.title, found, manifest), encoding="utf-8")
         write_json(directory / MANIFEST, {"version": 1, "inputs_hash": fingerprint(report_inputs(config, workdir))})
     for note in notes:
         say(f"report: {note}")
@@ -206,7 +211,9 @@ def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping
         Section(
             title="By kind of target",
             intro="Warm targets have at least 5 training interactions, cold ones 1 to 4, never seen ones none; untied targets share their "
-            "time with no other interaction of the user. Whole catalogue.",
+            "time with no other interaction of the user. Memorised: the transition from the last item to the target occurs in training; "
+            "generalised: it does not. Overlap: the best TF-IDF cosine of the target's title and a title of the history, in terciles. "
+            "Whole catalogue.",
             tables=tuple(sliced),
         ),
         Section(
@@ -226,6 +233,13 @@ def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping
             title="Forgetting",
             intro="How well each language model predicts a general text that no training saw. Bits a byte compare between tokenizers.",
             tables=tuple(table for table in (forgetting_table(results),) if table),
+        ),
+        Section(
+            title="Leak probes",
+            intro="What a model writes greedily: the rest of a title after the first half of its tokens, and a user's target after the "
+            "prompt of the test, against another user's target after it. A base model that knows titles has met the data; whatever was "
+            "trained on the catalogue should know them.",
+            tables=tuple(table for table in (leak_table(results, sets),) if table),
         ),
         Section(title="Methods", intro="", tables=(methods_table(results),)),
         Section(

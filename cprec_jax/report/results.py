@@ -40,7 +40,8 @@ class SetResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One results.json. `step` and `run` are there for results of checkpoints."""
+    """One results.json. `step` and `run` are there for results of checkpoints, `members`
+    (kinds by name) for ensembles."""
 
     name: str
     kind: str
@@ -52,6 +53,7 @@ class Result:
     seeds: Any = None
     step: int | None = None
     run: str = ""
+    members: dict[str, str] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     general_text: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
@@ -115,6 +117,7 @@ def read_result(path: Path) -> Result:
             seeds=raw.get("seeds"),
             step=None if step is None else int(_number(step, "step")),
             run=str(raw.get("run") or ""),
+            members={str(row): str(kind) for row, kind in _mapping(raw.get("members") or {}, "members").items()},
             cost=dict(raw["cost"]) if isinstance(raw.get("cost"), Mapping) else {},
             general_text=_mean_over_seeds(raw.get("general_text")),
             folder=path.parent,
@@ -148,6 +151,8 @@ def _set_result(value: Any, where: str) -> SetResult:
     for name, part in _mapping(value.get("slices", {}), f"{where}.slices").items():
         slices[name] = _slice(_mapping(part, f"{where}.slices.{name}"), f"{where}.slices.{name}")
     facts = {key: fact for key, fact in value.items() if isinstance(fact, bool | int | float | str) and key != "users"}
+    if isinstance(probe := value.get("leak_probe"), Mapping):
+        facts |= {f"leak_probe {key}": _number(number, f"{where}.leak_probe.{key}") for key, number in probe.items()}
     if isinstance(scored := value.get("scored_candidates_of"), list):
         facts["scored_candidates_of"] = ", ".join(map(str, scored))
     for protocol, measured in [*protocols.items(), *(pair for part in slices.values() for pair in part.items())]:

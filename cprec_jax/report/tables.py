@@ -15,7 +15,11 @@ MAIN = (("hr@10", "HR@10"), ("ndcg@10", "NDCG@10"), ("hr@100", "HR@100"), ("mrr"
 OVERVIEW = (("hr@10", "HR@10"), ("ndcg@10", "NDCG@10"))
 SAMPLED = (("hr@1", "HR@1"), ("hr@5", "HR@5"), ("ndcg@5", "NDCG@5"), ("hr@10", "HR@10"), ("mrr", "MRR"))
 SLICED = (("hr@10", "HR@10"), ("hr@100", "HR@100"), ("nll", "NLL"))
-FIRST_SLICES = ("warm", "cold", "never seen", "untied")
+SLICE_GROUPS = (  # a table each; what is in none follows
+    ("by kind of target", ("warm", "cold", "never seen", "untied")),
+    ("known transitions", ("memorised", "generalised")),
+    ("by overlap of titles", ("overlap low", "overlap middle", "overlap high")),
+)
 FACTS = (
     ("coverage@10", "Coverage@10"),
     ("popularity_percentile@10", "Popularity of top 10"),
@@ -326,20 +330,16 @@ def protocol_table(set_name: str, protocol: str, results: Sequence[Result], mani
     return Table(title=title, columns=columns, rows=lines, warning=small_warning(set_name, results, manifest))
 
 
-def slice_names(set_name: str, results: Sequence[Result]) -> list[str]:
-    """Slices of a set: warm, cold, never seen and untied targets first, then the others as they come."""
-    found = {name: None for result in results if set_name in result.sets for name in result.sets[set_name].slices}
-    return [name for name in FIRST_SLICES if name in found] + [name for name in found if name not in FIRST_SLICES]
-
-
 def slice_tables(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any], at_once: int = 4) -> list[Table]:
-    """Tables of at most `at_once` slices side by side, each slice with a group of columns."""
-    names = slice_names(set_name, results)
-    parts = [names[start : start + at_once] for start in range(0, len(names), at_once)]
-    return [table for number_, part in enumerate(parts) if (table := _slice_table(set_name, part, results, manifest, first=number_ == 0))]
+    """Tables of slices side by side, each with a group of columns: those that ask one question, then the others, at most `at_once`."""
+    found = list({name: None for result in results if set_name in result.sets for name in result.sets[set_name].slices})
+    groups = [(title, [name for name in names if name in found]) for title, names in SLICE_GROUPS]
+    rest = [name for name in found if not any(name in names for _, names in groups)]
+    groups += [("more slices", rest[start : start + at_once]) for start in range(0, len(rest), at_once)]
+    return [table for title, names in groups if (table := _slice_table(set_name, names, results, manifest, title))]
 
 
-def _slice_table(set_name: str, names: Sequence[str], results: Sequence[Result], manifest: Mapping[str, Any], first: bool) -> Table | None:
+def _slice_table(set_name: str, names: Sequence[str], results: Sequence[Result], manifest: Mapping[str, Any], title: str) -> Table | None:
     by_slice = {name: entries(set_name, PRIMARY, results, name) for name in names}
     methods = [result for result in results if any(entry.name == result.name for rows in by_slice.values() for entry in rows)]
     if not methods:
@@ -353,8 +353,7 @@ def _slice_table(set_name: str, names: Sequence[str], results: Sequence[Result],
         for method in methods:
             cells_of[method.name] += found.get(method.name, [Cell(text=NOTHING)] * len(SLICED))
     lines = tuple(Row(cells=tuple(cells_of[m.name]), kind="bound" if m.kind == ORACLE else "method") for m in methods)
-    title = f"{set_name}, by kind of target" if first else f"{set_name}, more slices"
-    return Table(title=title, columns=tuple(columns), rows=lines, warning=small_warning(set_name, results, manifest))
+    return Table(title=f"{set_name}, {title}", columns=tuple(columns), rows=lines, warning=small_warning(set_name, results, manifest))
 
 
 def facts_table(set_name: str, results: Sequence[Result]) -> Table | None:

@@ -263,3 +263,28 @@ def test_a_folder_may_hold_scores_of_candidates_alone(results: Path) -> None:
     assert "theirs has no ranks under full and is left out." in text and "alike" in text
     with pytest.raises(UserError, match="theirs: has no ranks under protocol 'full'"):
         compare.run(compare.Request(paths=(results, results / "theirs")))
+
+
+def with_slice(directory: Path, name: str, users: np.ndarray) -> None:
+    columns = {"set": ["Books"] * len(users), "slice": [name] * len(users), "user": users}
+    pq.write_table(pa.table(columns), directory / "slices.parquet")
+
+
+def test_the_users_of_a_slice_alone(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = results.parent / "slice.csv"
+    for name in ("good", "alike", "counts"):
+        with_slice(results / name, "generalised", np.arange(100, 160))
+    assert launch.main(["compare", str(results), "--method=good", "--slice=generalised", "--metrics=hr@10", f"--out={out}"]) == 0
+    assert "60 users, full, generalised" in capsys.readouterr().out
+    row = rows_of(out)["counts", "hr@10"]
+    better = pq.read_table(results / "good" / "ranks.parquet")["n_better"].to_numpy().reshape(5, 400)[:, 100:160]
+    assert row["users"] == "60" and row["slice"] == "generalised" and float(row["value"]) == pytest.approx((better < 10).mean())
+
+
+def test_a_slice_that_is_not_there(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("good", "alike"):
+        with_slice(results / name, "generalised", np.arange(100))
+    assert launch.main(["compare", str(results / "good"), str(results / "alike"), "--slice=general"]) == 2
+    assert "--slice=general: no slice of" in (error := capsys.readouterr().err) and "did you mean 'generalised'" in error
+    assert launch.main(["compare", str(results), "--slice=generalised"]) == 2
+    assert "counts/slices.parquet: cannot be read" in capsys.readouterr().err

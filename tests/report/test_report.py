@@ -42,7 +42,15 @@ def test_writes_everything_and_prints_the_main_table(workdir, capsys):
     report(workdirs.config(), workdir)
     out = workdir / "report"
     names = {"hr10.png", "loss.png", "learning_rate.png", "tokens_per_second.png", "checkpoints.png", "cost.png"}
-    assert {path.name for path in out.iterdir()} == names | {"report.md", "report.html", "tables.csv", "tables.tex", "manifest.json"}
+    assert {path.name for path in out.iterdir()} == names | {
+        "report.md",
+        "report.html",
+        "tables.csv",
+        "tables.tex",
+        "card.md",
+        "card.json",
+        "manifest.json",
+    }
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 120
     assert re.search(r"^cpt +0\.2400\* +0\.1200\*", printed, re.M)

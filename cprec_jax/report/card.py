@@ -1,0 +1,164 @@
+"""The reproducibility card: what somebody needs to make the figures of a report again, as card.md for people and card.json for programs.
+
+Everything is read from what the jobs recorded; what a job did not record is left out, never guessed.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cprec_jax.artefact import MANIFEST, fingerprint, read_json
+from cprec_jax.report.corpus_summary import corpus_tables
+from cprec_jax.report.render import markdown_table
+from cprec_jax.report.results import RESULTS_FILE, Result, read_metrics
+from cprec_jax.report.tables import NOTHING, Cell, Column, Row, Table, describe
+
+NOT_CHOSEN = ("users", "items", "too_small", "protocols", "slices", "history_masked", "uniform_nll", "overlap_terciles", "members")
+LONG = 12  # entries of a grid beyond which the card counts them; card.json has them all
+
+
+def card(manifest: Mapping[str, Any], results: Sequence[Result], workdir: Path) -> dict[str, Any]:
+    """Everything recorded: `data`, `runs`, `rows` (by name) and `environments` (each once, with the rows made there)."""
+    rows = {result.name: _row_of(result) for result in results if result.folder is not None}
+    environments: dict[str, dict[str, Any]] = {}
+    for name, row in rows.items():
+        if place := row["environment"]:
+            environments.setdefault(fingerprint(place), {**place, "rows": []})["rows"].append(name)
+    kept = ("corpus_hash", "seed", "sources", "times", "filters", "counts", "rejected", "titles", "mixed", "sets")
+    return {
+        "data": {key: manifest[key] for key in kept if key in manifest},
+        "runs": _runs(workdir),
+        "rows": rows,
+        "environments": list(environments.values()),
+    }
+
+
+def card_markdown(title: str, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """The card for people."""
+    parts = [
+        f"# {title}: reproducibility card",
+        "card.json has the same in full: every value tried, every setting.",
+        "## Commands",
+        _commands(found),
+        "## Machines and versions",
+        markdown_table(_environments(found)) if found["environments"] else "Not recorded.",
+        "## Data",
+        f"Corpus {manifest['corpus_hash']}.",
+        markdown_table(_files(manifest)),
+        *map(markdown_table, corpus_tables(manifest)),
+        *(["## Runs", markdown_table(_run_table(found["runs"]))] if found["runs"] else []),
+        "## Rows",
+        markdown_table(_row_table(found["rows"])),
+        *(markdown_table(table) for table in _choices(found["rows"])),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def _row_of(result: Result) -> dict[str, Any]:
+    assert result.folder is not None
+    raw = read_json(result.folder / RESULTS_FILE, "evaluate")
+    made_from = read_json(result.folder / MANIFEST, "evaluate") if (result.folder / MANIFEST).is_file() else {}
+    sets = raw.get("sets", {})
+    return {
+        "kind": result.kind,
+        "seeds": result.seeds,
+        "step": result.step,
+        "scoring_rule": result.scoring_rule,
+        "split": result.split,
+        "inputs_hash": made_from.get("inputs_hash", ""),
+        "settings": made_from.get("inputs", {}).get("settings", {}),
+        "method": made_from.get("inputs", {}).get("method", {}),
+        "chosen": {name: _chosen(entry) for name, entry in sets.items()},
+        "users": {name: entry.get("users") for name, entry in sets.items()},
+        "seconds": result.cost.get("seconds"),
+        "environment": dict(raw.get("environment") or {}),
+    }
+
+
+def _chosen(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key not in NOT_CHOSEN and "@" not in key}
+
+
+def _runs(workdir: Path) -> dict[str, Any]:
+    """By run: parameters' hash, seed and settings of the training, tokens and hours as the last line of its metrics has them."""
+    metrics = read_metrics(workdir)
+    found = {}
+    for path in sorted([*(workdir / "runs").glob("*/config.json"), *(workdir / "runs").glob("*/seed-*/config.json")]):
+        name = str(path.parent.relative_to(workdir / "runs"))
+        config = read_json(path, "train").get("config", {})
+        done = read_json(path.parent / MANIFEST, "train") if (path.parent / MANIFEST).is_file() else {}
+        last = metrics.get(name, [{}])[-1]
+        found[name] = {
+            "steps": done.get("step", last.get("step")),
+            "tokens": last.get("tokens"),
+            "hours": None if last.get("seconds") is None else last["seconds"] / 3600,
+            "params_sha256": done.get("params_sha256", ""),
+            "model": config.get("model", {}),
+            "train": config.get("train", {}),
+        }
+    return json.loads(json.dumps(found, default=list))
+
+
+def _commands(found: Mapping[str, Any]) -> str:
+    commands = dict.fromkeys(place["command"] for place in found["environments"] if place.get("command"))
+    if not commands:
+        return "Not recorded."
+    return (
+        "Those that made the rows, with the same --config and --workdir after `prepare` (and `pack` and `train`, where there are runs):\n\n"
+        + ("```sh\n" + "\n".join(commands) + "\n```")
+    )
+
+
+def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    lines = tuple(Row(cells=tuple(Cell(text=text) for text in row)) for row in rows)
+    return Table(title=title, columns=tuple(Column(name=name) for name in names), rows=lines, text_columns=len(names))
+
+
+def _environments(found: Mapping[str, Any]) -> Table:
+    rows = [
+        (", ".join(place["rows"]), describe(place.get("machine")), describe(place.get("versions")), str(place.get("commit") or NOTHING))
+        for place in found["environments"]
+    ]
+    return _table("Where the rows were made", ("Rows", "Machine", "Versions", "Commit"), rows)
+
+
+def _files(manifest: Mapping[str, Any]) -> Table:
+    rows = [
+        (name, what, "/".join(Path(file["path"]).parts[-2:]), file["sha256"])
+        for name, source in manifest.get("sources", {}).items()
+        for what, file in source.get("files", {}).items()
+        if isinstance(file, Mapping) and {"path", "sha256"} <= set(file)
+    ]
+    return _table("Files", ("Source", "What", "File", "SHA-256"), rows)
+
+
+def _run_table(runs: Mapping[str, Any]) -> Table:
+    keys = ("steps", "tokens", "hours", "params_sha256", "model", "train")
+    rows = [(name, *(describe(run[key]) for key in keys)) for name, run in runs.items()]
+    return _table("What was trained", ("Run", "Steps", "Tokens", "Hours", "SHA-256 of parameters", "Model", "Training"), rows)
+
+
+def _row_table(rows: Mapping[str, Any]) -> Table:
+    lines = []
+    for name, row in rows.items():
+        hours = NOTHING if row["seconds"] is None else f"{row['seconds'] / 3600:.2f}"
+        words = (row["kind"], row["seeds"], row["step"], row["scoring_rule"])
+        lines.append((name, *map(describe, words), hours, row["inputs_hash"][:16] or NOTHING))
+    return _table("What the rows are", ("Row", "Kind", "Seeds", "Step", "Scoring rule", "Hours", "Inputs"), lines)
+
+
+def _choices(rows: Mapping[str, Any]) -> list[Table]:
+    """A table a row that chose something: by set what was chosen, and what from."""
+    tables = []
+    for name, row in rows.items():
+        lines = []
+        for set_name, chosen in row["chosen"].items():
+            tried = {key: value for key, value in chosen.items() if isinstance(value, Mapping) and len(value) > LONG}
+            tried |= {"tried": chosen["tried"]} if chosen.get("tried") else {}
+            plain = {key: value for key, value in chosen.items() if key not in tried}
+            if plain:
+                lines.append((set_name, describe(plain), ", ".join(f"{len(value)} {key}" for key, value in tried.items()) or NOTHING))
+        if lines:
+            tables.append(_table(f"{name}: chosen and counted", ("Set", "Values", "Tried on validation"), lines))
+    return tables
