@@ -8,7 +8,7 @@ from cprec_jax.artefact import new_directory, write_json
 from cprec_jax.errors import UserError
 from cprec_jax.hf.hub import locate
 from cprec_jax.hf.save import LICENCES
-from cprec_jax.text import tokenizer
+from cprec_jax.text import tokenizer, tokenizer_files
 
 DIRECTORY = "base"  # inside the run
 SOURCE = "source.json"
@@ -38,7 +38,7 @@ def hub_name(kept: Path) -> str | None:
 
 def extends(larger: Path, smaller: Path) -> bool:
     """Whether every token of the tokenizer in `smaller` has the same id in `larger`; False where `smaller` holds none that loads."""
-    if not any((smaller / name).exists() for name in ("tokenizer.json", "tokenizer.model", "merges.txt")):
+    if not tokenizer_files.has_tokenizer(smaller):
         return False
     ours = tokenizer.load(larger).backend.get_vocab(with_added_tokens=True)
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from cprec_jax.errors import UserError, one_line
 
 # Data and text only. Weights are the files that transformers reads; repositories also hold pickles, code, and copies for other programs.
-PATTERNS = ("*.json", "model*.safetensors", "tokenizer.model", "merges.txt", "chat_template.jinja", "README.md", "LICENSE*")
+PATTERNS = ("*.json", "model*.safetensors", "*.model", "vocab.txt", "merges.txt", "chat_template.jinja", "README.md", "LICENSE*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 

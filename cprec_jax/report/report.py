@@ -72,6 +72,7 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
     reference = spec.reference_rows()
     sets = set_names(results, manifest)
     notes += [f"config.report.reference.{name}: no result has this set; its rows are left out" for name in _unknown_sets(reference, sets)]
+    notes += _tokenizer_notes(workdir)
     signs = best_signs(results, sets)
     main = [main_table(name, results, reference, manifest, signs) for name in sets]
     overview = overview_tables(sets, results, signs)
@@ -162,6 +163,13 @@ def _mask_notes(results: Sequence[Result]) -> list[str]:
                 "evaluate all with one config.evaluate.mask_history"
             )
     return notes
+
+
+def _tokenizer_notes(workdir: Path) -> list[str]:
+    """What the tokenizer of the rows loses of the titles: it bounds what any model of the work directory can tell apart."""
+    manifests = {path.parent.name: read_json(path, "pack") for path in sorted((workdir / "rows").glob(f"*/{MANIFEST}"))}
+    losses = {stage: rows.get("tokenizer_losses") for stage, rows in manifests.items() if not stage.startswith(".")}
+    return [f"rows of {stage}: the tokenizer loses parts of titles: {text}" for stage, text in losses.items() if text]
 
 
 def _score_notes(results: Sequence[Result]) -> list[str]:

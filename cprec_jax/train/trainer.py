@@ -30,6 +30,7 @@ from cprec_jax.parallel import rules
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.progress import Progress, say
 from cprec_jax.spec import build
+from cprec_jax.text import tokenizer_files
 from cprec_jax.text.packing import specs as text_specs
 from cprec_jax.train import run
 from cprec_jax.train.checkpoint import Checkpoints
@@ -78,6 +79,7 @@ class Plan:
     init_from: str | None
     base_vocab_size: int
     vocab_size: int
+    named_tokens: tuple[str, ...]
 
 
 def make_plan(config: Mapping[str, Any], workdir: Path, directory: Path | None = None) -> Plan:
@@ -97,7 +99,8 @@ def make_plan(config: Mapping[str, Any], workdir: Path, directory: Path | None =
     limits = row_limits(train_spec.mixture, over_all, sizes, manifest["row_length"])
     total_steps = train_spec.total_steps(sum((sizes | limits).values()), manifest["row_length"])
     base_vocab_size = manifest.get("base_vocab_size", manifest["vocab_size"])
-    decoder_config = run.decoder_config(model_spec, manifest["vocab_size"], base_vocab_size)
+    token_ids = tokenizer_files.token_ids(rows / "tokenizer") if model_spec.init_from is not None else None
+    decoder_config = run.decoder_config(model_spec, manifest["vocab_size"], base_vocab_size, token_ids, manifest.get("named_tokens", ()))
     if decoder_config.max_position_embeddings < manifest["row_length"]:
         say(f"warning: rows have {manifest['row_length']} tokens, the base model was made for {decoder_config.max_position_embeddings}")
     if model_spec.init_from is not None:
@@ -116,6 +119,7 @@ def make_plan(config: Mapping[str, Any], workdir: Path, directory: Path | None =
         init_from=model_spec.init_from,
         base_vocab_size=base_vocab_size,
         vocab_size=manifest["vocab_size"],
+        named_tokens=tuple(manifest.get("named_tokens", ())),
     )
 
 
@@ -246,7 +250,8 @@ def _initial_state(plan: Plan, mesh: jax.sharding.Mesh, optimizer: optax.Gradien
         from cprec_jax.hf.vocabulary import load_with_room
 
         base = locate(plan.init_from)
-        params = load_with_room(base, plan.decoder.config, plan.base_vocab_size, plan.vocab_size, shardings=param_shardings)
+        sizes = plan.base_vocab_size, plan.vocab_size
+        params = load_with_room(base, plan.decoder.config, *sizes, param_shardings, plan.named_tokens)
     opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(params)
     state = TrainState(step=jax.device_put(jnp.zeros((), jnp.int32), replicated), params=params, opt_state=opt_state)
     return state, TrainState(step=cast(Any, replicated), params=param_shardings, opt_state=opt_shardings)
