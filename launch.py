@@ -1,6 +1,8 @@
 """The front door: `python launch.py JOB --config=configs/FILE.py[:ARG] --workdir=DIR [--config.section.key=value ...]`."""
 
 import ast
+import contextlib
+import errno
 import importlib
 import importlib.util
 import os
@@ -67,8 +69,26 @@ COMPARE_OPTIONS = ("method", "protocol", "metrics", "out")
 OPTIONS = ("config", "workdir", "only", *ASKED, "distributed", "coordinator", "processes", "process")
 
 
+# A full disk, a quota, a disk or directory that may not be written: the user's to mend, wherever in a job it shows.
+REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 def main(argv: list[str]) -> int:
     """Parse, run one job, and turn what happens into an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a Latin-1 terminal shows what it cannot write as escapes
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = _main(argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `| head -1`: whoever read has had enough
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
@@ -90,6 +110,12 @@ def main(argv: list[str]) -> int:
         return 0
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in REFUSED_BY_THE_SYSTEM:
+            raise
+        where = f"{one_line(error.filename)}: " if error.filename else ""
+        print(f"error: {where}{os.strerror(error.errno)}; free some space or mend it, then run again", file=sys.stderr)
         return 2
     except Preempted as state:
         say(f"preempted: {state}")

@@ -7,7 +7,7 @@ import math
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -198,7 +198,7 @@ def _claim(plan: Plan, inputs: Mapping[str, Any], restart: bool) -> None:
     path = plan.directory / "config.json"
     if not path.exists():
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = artefact.read_json(path, "train")
     if before.get("inputs_hash") == plan.inputs_hash:
         return
     if restart:
@@ -279,7 +279,7 @@ def _loop(plan: Plan, mesh: jax.sharding.Mesh, stop: threading.Event) -> TrainSt
     milestones = sorted({0, *(round(m * plan.total_steps) for m in spec.milestones)})
     checkpoints = Checkpoints(plan.directory / "checkpoints", spec.keep, milestones)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
-    restored = checkpoints.restore_newest(abstract)
+    restored = _restore(plan, checkpoints, abstract, milestones)
     meta: dict[str, Any] = {"tokens": 0, "seconds": 0.0}
     if restored is not None:
         state, meta = restored
@@ -305,6 +305,7 @@ def _loop(plan: Plan, mesh: jax.sharding.Mesh, stop: threading.Event) -> TrainSt
 
     if first_step == 0:
         save(state)
+        checkpoints.verify(state)  # a disk that gives back something else is better known now than after a week
     pending: tuple[int, dict[str, jax.Array], dict[str, np.ndarray]] | None = None
     shard = loader.Shard(index=jax.process_index(), count=jax.process_count())
     try:
@@ -329,8 +330,37 @@ def _loop(plan: Plan, mesh: jax.sharding.Mesh, stop: threading.Event) -> TrainSt
         raise
     finally:
         meters.close()
+    if first_step < plan.total_steps:
+        _verify_last(checkpoints, state, save)
     checkpoints.close()
     return state
+
+
+def _restore(plan: Plan, checkpoints: Checkpoints, abstract: TrainState, milestones: Sequence[int]) -> Any:
+    """Where to go on: the newest whole checkpoint; of a finished run that lost one, the newest before the lost one."""
+    restored = checkpoints.restore_newest(abstract)
+    if restored is None or not (plan.directory / artefact.MANIFEST).exists():
+        return restored
+    checkpoints.set_aside_damaged(abstract)
+    newest = int(restored[0].step)
+    lost = [step for step in milestones if step < newest and step not in checkpoints.steps()]
+    if not lost:
+        return restored
+    say(f"train: checkpoints of steps {', '.join(map(str, lost))} are missing; they are made again")
+    return checkpoints.restore_newest(abstract, at_most=lost[0])
+
+
+def _verify_last(checkpoints: Checkpoints, state: TrainState, save: Callable[[TrainState], None]) -> None:
+    """`done` means that the last checkpoint can be read. One of an earlier run that came out otherwise this time is replaced."""
+    if int(state.step) not in checkpoints.saved:
+        try:
+            checkpoints.verify(state)
+            return
+        except UserError:
+            say(f"warning: step {int(state.step)} did not come out bit-identically this time (other devices?); evaluate and export again")
+            checkpoints.set_aside(int(state.step))
+            save(state)
+    checkpoints.verify(state)
 
 
 def _cpt_loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array | None, *, decoder: Decoder, loss_chunk: int) -> Any:
