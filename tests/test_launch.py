@@ -150,7 +150,13 @@ def test_what_the_system_refuses_is_one_line(
         launch.main(["prepare", f"--config={config}", f"--workdir={tmp_path}"])
 
 
-LIMITED = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+LIMITED = """
+import resource, signal, sys
+import launch
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+sys.exit(launch.main(sys.argv[1:]))
+"""
 
 
 @pytest.mark.slow
@@ -163,7 +169,7 @@ def test_a_disk_that_is_full_while_training(workdir: Path) -> None:
     from tests.conftest import ROOT
 
     (workdir / "config.py").write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(road.CONFIG))})\n")
-    command = f"{LIMITED}; sys.argv = ['launch.py']; import launch; sys.exit(launch.main({['train', f'--config={workdir}/config.py', f'--workdir={workdir}']!r}))"
-    ended = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-c", LIMITED, "train", f"--config={workdir / 'config.py'}", f"--workdir={workdir}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     lines = ended.stderr.splitlines()
     assert ended.returncode == 2 and "cannot save" in lines[-1] and len(lines) < 8 and "Traceback" not in ended.stderr, ended.stderr

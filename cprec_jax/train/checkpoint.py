@@ -1,7 +1,9 @@
 """Checkpoints (with `read_back` the only importer of orbax): params, optimizer state and meta as separate items; damaged ones set aside."""
 
 import contextlib
+import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,6 @@ from cprec_jax.errors import DamagedCheckpoint, UserError, one_line
 from cprec_jax.progress import say
 from cprec_jax.train.read_back import differing_leaf
 from cprec_jax.train.step import TrainState
-
 
 DAMAGED = ".damaged"  # behind the step of a checkpoint that was set aside
 
@@ -72,21 +73,24 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving(self, step: int | None) -> Iterator[None]:
-        """A full disk, one that became read-only, ...: one line, where orbax logs a traceback a thread."""
-        from absl import logging
+        """A full disk, one that became read-only, ...: one line, where orbax logs a traceback per thread and per array."""
+        from absl import logging as absl_logging
 
-        before = logging.get_verbosity()
-        logging.set_verbosity(logging.FATAL)
+        before = absl_logging.get_verbosity()
+        absl_logging.set_verbosity(absl_logging.FATAL)
+        unraisable, sys.unraisablehook = sys.unraisablehook, lambda _: None  # from the threads of arrays whose save was given up
         try:
             yield
+            sys.unraisablehook = unraisable
         except Exception as error:  # orbax and tensorstore raise many kinds for what the system refuses
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what the other arrays met, told when they are collected
             what = "a checkpoint" if step is None else f"step {step}"
             raise UserError(
                 f"{self.directory}: cannot save {what} ({_system_reason(error)}); free some space or mend the directory, then run again "
                 "to go on"
             ) from error
         finally:
-            logging.set_verbosity(before)
+            absl_logging.set_verbosity(before)
 
     def verify(self, state: TrainState) -> None:
         """Read the checkpoint of `state` back and compare every bit. One that differs from what was just saved is a `UserError`."""
@@ -168,7 +172,7 @@ class Checkpoints:
             )
             restored = self._manager.restore(step, args=args)
             meta = restored["meta"]
-            meta["tokens"], meta["seconds"]  # noqa: B018  (raises where they are not there)
+            meta["tokens"], meta["seconds"]
         except UserError:
             raise
         except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
