@@ -44,7 +44,8 @@ examples
 
 options
   --only=NAME,NAME         evaluate only these results
-  --prompt=TEXT --history="TITLE | TITLE" --user=ID[,ID] --set=NAME --model=DIR   for generate (no --config needed; @FILE: one a line)
+  --prompt=TEXT --history="TITLE | TITLE" --user=ID[,ID] --set=NAME --model=DIR   for generate (no --config needed; @FILE: one per line;
+                           --history='["TITLE", "TITLE"]' where a title holds a |; ID: of the source, or the number in ranks.parquet)
   --method=NAME            compare: the result that is tested against all others (default: the first)
   --protocol=NAME --metrics=NAME,NAME --out=FILE.md|FILE.csv   compare: full; hr@10,ndcg@10,nll; also written to a file
   --distributed            several hosts: jax.distributed finds the others (Cloud TPU pods, Slurm)
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> int:
     """Parse, run one job, and turn what happens into an exit code."""
     for stream in (sys.stdout, sys.stderr):  # a Latin-1 terminal shows what it cannot write as escapes
         with contextlib.suppress(AttributeError, ValueError):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # which the except is for
     try:
         status = _main(argv)
         sys.stdout.flush()

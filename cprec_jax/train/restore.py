@@ -39,10 +39,11 @@ def restore_decoder(
     decoder = run.make_decoder(run.ModelSpec(), description["decoder"])
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     steps = checkpoints.steps()
-    if step is None and (directory / MANIFEST).exists() and (last := read_json(directory / MANIFEST, "train").get("step")) not in steps:
+    last = read_json(directory / MANIFEST, "train").get("step") if (directory / MANIFEST).exists() else None
+    if step is None and last is not None and last not in steps:
         raise DamagedCheckpoint(
-            f"{checkpoints.directory}: the last checkpoint, step {last}, is missing; there are {steps or 'none'}, and `launch.py train` with "
-            "the same --config and --workdir makes it again"
+            f"{checkpoints.directory}: the last checkpoint, step {last}, is missing; there are {steps or 'none'}, and "
+            "`launch.py train` with the same --config and --workdir makes it again"
         )
     if fraction is not None and steps:
         step = min(steps, key=lambda s: (abs(s - fraction * steps[-1]), s))
