@@ -8,11 +8,13 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
 from cprec_jax.errors import Diverged, Preempted, UserError, one_line
 from cprec_jax.parallel.host_memory import keep_freed_memory
+from cprec_jax.paths import local_path, work_directory
 from cprec_jax.progress import say
 from cprec_jax.spec import nearest
 
@@ -103,7 +105,7 @@ def _main(argv: list[str]) -> int:
         if job == "generate":
             return _generate(options, overrides)
         config = load_config(options.get("config", ""), overrides)
-        workdir = Path(options.get("workdir", "") or _missing("--workdir=DIR"))
+        workdir = work_directory(options.get("workdir", "") or _missing("--workdir=DIR"))
         if job in ("train", "run"):
             keep_freed_memory()
         _start_jax(options)
@@ -165,7 +167,7 @@ def _compare(arguments: list[str]) -> int:
     for argument in arguments:
         name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--"):
-            paths.append(Path(argument))
+            paths.append(local_path(argument, "compare"))
         elif name not in COMPARE_OPTIONS:
             raise UserError(f"--{name}: unknown option of compare{nearest(name, COMPARE_OPTIONS)}")
         elif not equals or not value:
@@ -178,7 +180,7 @@ def _compare(arguments: list[str]) -> int:
     if "metrics" in options:
         chosen["metrics"] = tuple(options["metrics"].split(","))
     if "out" in options:
-        chosen["out"] = Path(options["out"])
+        chosen["out"] = local_path(options["out"], "--out")
     print(compare.run(compare.Request(paths=tuple(paths), **chosen)), end="", flush=True)
     return 0
 
@@ -191,12 +193,12 @@ def load_config(location: str, overrides: Mapping[str, str]) -> dict[str, Any]:
     """Execute `get_config(ARG)` of a config file and apply overrides. Returns plain nested dicts."""
     if not location:
         _missing("--config=FILE.py[:ARG]")
-    file, _, argument = location.partition(":")
-    path = Path(file)
+    file, argument = _file_and_argument(location)
+    path = local_path(file, "--config")
     if not path.is_file():
         known = sorted(str(p) for p in Path(path.parent if path.parent.is_dir() else "configs").glob("*.py"))
         raise UserError(f"--config={file}: no such file{nearest(file, known) if known else ''}")
-    spec = importlib.util.spec_from_file_location("cprec_config", path)
+    spec = importlib.util.spec_from_file_location("cprec_config", path, loader=SourceFileLoader("cprec_config", str(path)))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
@@ -211,6 +213,16 @@ def load_config(location: str, overrides: Mapping[str, str]) -> dict[str, Any]:
         if section not in SECTIONS:
             raise UserError(f"config.{section}: unknown section{nearest(section, SECTIONS)}")
     return _overridden(config, overrides)
+
+
+def _file_and_argument(location: str) -> tuple[str, str]:
+    """FILE and ARG of `FILE[:ARG]`; a file's name may hold colons itself."""
+    colons = [index for index, character in enumerate(location) if character == ":"]
+    for index in (len(location), *reversed(colons)):
+        if local_path(location[:index], "--config").is_file():
+            return location[:index], location[index + 1 :]
+    file, _, argument = location.partition("://" if "://" in location else ":")
+    return (location, "") if "://" in location else (file, argument)
 
 
 def _overridden(config: dict[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -298,7 +310,7 @@ def _generate(options: Mapping[str, str], overrides: Mapping[str, str]) -> int:
     check(config)
     from cprec_jax import jobs
 
-    workdir = Path(options["workdir"]) if options.get("workdir") else None
+    workdir = local_path(options["workdir"], "--workdir") if options.get("workdir") else None
     _start_jax(options)
     jobs.generate(config, workdir, {name: options[name] for name in ASKED if name in options})
     return 0

@@ -14,6 +14,7 @@ from cprec_jax.generate.ranking import TitleRanker
 from cprec_jax.generate.source import Source, open_source
 from cprec_jax.generate.spec import GenerateSpec
 from cprec_jax.generate.tokens import generate as generate_tokens
+from cprec_jax.paths import local_path
 from cprec_jax.progress import say
 from cprec_jax.spec import build, nearest
 from cprec_jax.text.catalogue import Catalogue
@@ -85,7 +86,7 @@ def _lines(request: Request) -> list[str]:
         lines = _json_list("user", text) or [part.strip() for part in text.split(",")]
     elif text.startswith("@"):
         try:
-            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+            lines = local_path(text[1:], f"--{name}").read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--{name}={text}: cannot be read ({one_line(error)})") from error
         lines = [line for line in lines if line.strip()]

@@ -24,7 +24,7 @@ def keep(init_from: str, tokenizer_dir: Path, target: Path) -> None:
     source = locate(init_from)
     names = CARD + (GENERATION if extends(tokenizer_dir, source) else ())
     with new_directory(target) as temporary:
-        write_json(temporary / SOURCE, {"init_from": init_from, "from_hub": not Path(init_from).is_dir()})
+        write_json(temporary / SOURCE, {"init_from": init_from, "from_hub": not Path(init_from).expanduser().is_dir()})
         for name in names:
             if (source / name).exists():
                 shutil.copyfile(source / name, temporary / name)

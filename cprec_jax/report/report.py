@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cprec_jax.artefact import MANIFEST, file_sha256, fingerprint, new_directory, read_json, write_json
+from cprec_jax.artefact import MANIFEST, file_sha256, file_sizes, fingerprint, new_directory, read_json, write_json
 from cprec_jax.errors import UserError
 from cprec_jax.progress import say
 from cprec_jax.report.corpus_summary import corpus_tables
@@ -90,7 +90,8 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
         if page := users_page(spec.title, results, sets):
             (directory / "users.html").write_text(page, encoding="utf-8")
         (directory / "tables.csv").write_text(csv_text(results, reference, manifest, signs), encoding="utf-8")
-        write_json(directory / MANIFEST, {"version": 1, "inputs_hash": fingerprint(report_inputs(config, workdir))})
+        inputs_hash = fingerprint(report_inputs(config, workdir))
+        write_json(directory / MANIFEST, {"version": 1, "inputs_hash": inputs_hash, "files": file_sizes(directory)})
     for note in notes:
         say(f"report: {note}")
     print(plain_text(main), flush=True)
