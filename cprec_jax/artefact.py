@@ -111,7 +111,7 @@ def _lives(pid: int) -> bool:
 
 
 def file_sizes(directory: Path) -> dict[str, int]:
-    """Relative path -> bytes of all files of an artefact but its manifest, which records them under `files`."""
+    """Relative path -> bytes of all files of an artefact but its manifest, which records them under `file_sizes`."""
     files = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
     return {path.relative_to(directory).as_posix(): path.stat().st_size for path in files}
 
@@ -119,11 +119,11 @@ def file_sizes(directory: Path) -> dict[str, int]:
 def is_current(path: Path, inputs: Mapping[str, Any]) -> bool:
     """Whether the artefact directory `path` exists whole and its manifest says it was made from just these `inputs`.
 
-    Files that the manifest lists under `files` must be there and have their size: a copy that was cut short is not whole.
+    Files that the manifest lists under `file_sizes` must be there and have their size: a copy that was cut short is not whole.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        whole = all((path / name).stat().st_size == size for name, size in manifest.get("files", {}).items())
+        whole = all((path / name).stat().st_size == size for name, size in manifest.get("file_sizes", {}).items())
     except (OSError, ValueError, AttributeError):
         return False
     return whole and manifest.get("inputs_hash") == fingerprint(inputs)

@@ -93,7 +93,7 @@ def export(config: Mapping[str, Any], workdir: Path) -> None:
         check=check.run,
     )
     if jax.process_index() == 0:
-        record = {"version": 1, "inputs_hash": artefact.fingerprint(inputs), "files": artefact.file_sizes(target), **facts}
+        record = {"version": 1, "inputs_hash": artefact.fingerprint(inputs), "file_sizes": artefact.file_sizes(target), **facts}
         artefact.write_json(target / artefact.MANIFEST, record)
     say(f"export: step {loaded.step} -> {target}")
 

@@ -47,11 +47,8 @@ def load_params(directory: Path, config: DecoderConfig, shardings: Any = None, n
     larger than the embedding (but for tokens `named` in config.text.new_tokens), damaged files.
     """
     directory = Path(directory)
-    files = CheckpointFiles(directory)
+    files = check_model(directory, config, named)
     shapes, _ = abstract_params(Decoder(config))
-    _check_names(files, config)
-    _check_shapes(files, config, shapes)
-    _check_tokenizer(directory, config, named)
     if config.tie_embeddings and config.tied_tensor == "both":
         _check_tied(files)
     groups = keys.by_parameter(config)
@@ -61,6 +58,19 @@ def load_params(directory: Path, config: DecoderConfig, shardings: Any = None, n
 
     trees = (shapes,) if shardings is None else (shapes, shardings)
     return jax.tree_util.tree_map_with_path(load, *trees)
+
+
+def check_model(directory: Path, config: DecoderConfig | None = None, named: Collection[str] = ()) -> CheckpointFiles:
+    """All that can be said of a base model before any tensor is read: its family, its tensors' names and shapes, its tokenizer's size.
+
+    `config` is what `read_config` gives (None: read here). Raises the `UserError` that `load_params` would.
+    """
+    config = read_config(directory) if config is None else config
+    files = CheckpointFiles(directory)
+    _check_names(files, config)
+    _check_shapes(files, config, abstract_params(Decoder(config))[0])
+    _check_tokenizer(directory, config, named)
+    return files
 
 
 def _load_one(

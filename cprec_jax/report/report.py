@@ -91,7 +91,7 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
             (directory / "users.html").write_text(page, encoding="utf-8")
         (directory / "tables.csv").write_text(csv_text(results, reference, manifest, signs), encoding="utf-8")
         inputs_hash = fingerprint(report_inputs(config, workdir))
-        write_json(directory / MANIFEST, {"version": 1, "inputs_hash": inputs_hash, "files": file_sizes(directory)})
+        write_json(directory / MANIFEST, {"version": 1, "inputs_hash": inputs_hash, "file_sizes": file_sizes(directory)})
     for note in notes:
         say(f"report: {note}")
     print(plain_text(main), flush=True)

@@ -151,7 +151,7 @@ def _pack_stage(config: Mapping[str, Any], workdir: Path, stage: Stage) -> None:
             "template": dataclasses.asdict(text.template),
             "splits": statistics,
             "shards": shards,
-            "files": artefact.file_sizes(directory),
+            "file_sizes": artefact.file_sizes(directory),
         }
         artefact.write_json(directory / artefact.MANIFEST, manifest)
     for name, row in statistics.items():

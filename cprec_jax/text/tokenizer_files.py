@@ -82,9 +82,11 @@ def copy(source: Path, target: Path) -> None:
     known = _given(target)
     missing = [name for name in SPECIAL if name not in known]
     if missing:
-        ids, texts = token_ids(target), special_tokens(source, missing)
+        ids, alone = token_ids(target), special_tokens(target, missing)
         # a token that the class names and the vocabulary lacks would be added with an id of its own
-        write_settings(target, {name: text if text in ids else None for name, text in texts.items()})
+        texts = {name: text if text in ids else None for name, text in special_tokens(source, missing).items()}
+        if changed := {name: text for name, text in texts.items() if alone[name] != text}:
+            write_settings(target, changed)
 
 
 def token_ids(directory: Path) -> dict[str, int]:
