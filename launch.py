@@ -1,16 +1,20 @@
 """The front door: `python launch.py JOB --config=configs/FILE.py[:ARG] --workdir=DIR [--config.section.key=value ...]`."""
 
 import ast
+import contextlib
+import errno
 import importlib
 import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
 from cprec_jax.errors import Diverged, Preempted, UserError, one_line
 from cprec_jax.parallel.host_memory import keep_freed_memory
+from cprec_jax.paths import local_path, work_directory
 from cprec_jax.progress import say
 from cprec_jax.spec import nearest
 
@@ -42,7 +46,8 @@ examples
 
 options
   --only=NAME,NAME         evaluate only these results
-  --prompt=TEXT --history="TITLE | TITLE" --user=ID[,ID] --set=NAME --model=DIR   for generate (no --config needed; @FILE: one a line)
+  --prompt=TEXT --history="TITLE | TITLE" --user=ID[,ID] --set=NAME --model=DIR   for generate (no --config needed; @FILE: one per line;
+                           --history='["TITLE", "TITLE"]' where a title holds a |; ID: of the source, or the number in ranks.parquet)
   --method=NAME            compare: the result that is tested against all others (default: the first)
   --protocol=NAME --metrics=NAME,NAME --out=FILE.md|FILE.csv   compare: full; hr@10,ndcg@10,nll; also written to a file
   --slice=NAME             compare: only users of this slice, such as generalised, "overlap low" or "never seen"
@@ -68,8 +73,26 @@ COMPARE_OPTIONS = ("method", "protocol", "slice", "metrics", "out")
 OPTIONS = ("config", "workdir", "only", *ASKED, "distributed", "coordinator", "processes", "process")
 
 
+# A full disk, a quota, a disk or directory that may not be written: the user's to mend, wherever in a job it shows.
+REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
 def main(argv: list[str]) -> int:
     """Parse, run one job, and turn what happens into an exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a Latin-1 terminal shows what it cannot write as escapes
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # which the except is for
+    try:
+        status = _main(argv)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # `| head -1`: whoever read has had enough
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(HELP)
         return 0
@@ -83,7 +106,7 @@ def main(argv: list[str]) -> int:
         if job == "generate":
             return _generate(options, overrides)
         config = load_config(options.get("config", ""), overrides)
-        workdir = Path(options.get("workdir", "") or _missing("--workdir=DIR"))
+        workdir = work_directory(options.get("workdir", "") or _missing("--workdir=DIR"))
         if job in ("train", "run"):
             keep_freed_memory()
         _start_jax(options)
@@ -91,6 +114,12 @@ def main(argv: list[str]) -> int:
         return 0
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in REFUSED_BY_THE_SYSTEM:
+            raise
+        where = f"{one_line(error.filename)}: " if error.filename else ""
+        print(f"error: {where}{os.strerror(error.errno)}; free some space or mend it, then run again", file=sys.stderr)
         return 2
     except Preempted as state:
         say(f"preempted: {state}")
@@ -139,7 +168,7 @@ def _compare(arguments: list[str]) -> int:
     for argument in arguments:
         name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--"):
-            paths.append(Path(argument))
+            paths.append(local_path(argument, "compare"))
         elif name not in COMPARE_OPTIONS:
             raise UserError(f"--{name}: unknown option of compare{nearest(name, COMPARE_OPTIONS)}")
         elif not equals or not value:
@@ -154,7 +183,7 @@ def _compare(arguments: list[str]) -> int:
     if "metrics" in options:
         chosen["metrics"] = tuple(options["metrics"].split(","))
     if "out" in options:
-        chosen["out"] = Path(options["out"])
+        chosen["out"] = local_path(options["out"], "--out")
     print(compare.run(compare.Request(paths=tuple(paths), **chosen)), end="", flush=True)
     return 0
 
@@ -167,12 +196,12 @@ def load_config(location: str, overrides: Mapping[str, str]) -> dict[str, Any]:
     """Execute `get_config(ARG)` of a config file and apply overrides. Returns plain nested dicts."""
     if not location:
         _missing("--config=FILE.py[:ARG]")
-    file, _, argument = location.partition(":")
-    path = Path(file)
+    file, argument = _file_and_argument(location)
+    path = local_path(file, "--config")
     if not path.is_file():
         known = sorted(str(p) for p in Path(path.parent if path.parent.is_dir() else "configs").glob("*.py"))
         raise UserError(f"--config={file}: no such file{nearest(file, known) if known else ''}")
-    spec = importlib.util.spec_from_file_location("cprec_config", path)
+    spec = importlib.util.spec_from_file_location("cprec_config", path, loader=SourceFileLoader("cprec_config", str(path)))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
@@ -187,6 +216,16 @@ def load_config(location: str, overrides: Mapping[str, str]) -> dict[str, Any]:
         if section not in SECTIONS:
             raise UserError(f"config.{section}: unknown section{nearest(section, SECTIONS)}")
     return _overridden(config, overrides)
+
+
+def _file_and_argument(location: str) -> tuple[str, str]:
+    """FILE and ARG of `FILE[:ARG]`; a file's name may hold colons itself."""
+    colons = [index for index, character in enumerate(location) if character == ":"]
+    for index in (len(location), *reversed(colons)):
+        if local_path(location[:index], "--config").is_file():
+            return location[:index], location[index + 1 :]
+    file, _, argument = location.partition("://" if "://" in location else ":")
+    return (location, "") if "://" in location else (file, argument)
 
 
 def _overridden(config: dict[str, Any], overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -274,7 +313,7 @@ def _generate(options: Mapping[str, str], overrides: Mapping[str, str]) -> int:
     check(config)
     from cprec_jax import jobs
 
-    workdir = Path(options["workdir"]) if options.get("workdir") else None
+    workdir = local_path(options["workdir"], "--workdir") if options.get("workdir") else None
     _start_jax(options)
     jobs.generate(config, workdir, {name: options[name] for name in ASKED if name in options})
     return 0

@@ -110,10 +110,20 @@ def _lives(pid: int) -> bool:
     return True
 
 
+def file_sizes(directory: Path) -> dict[str, int]:
+    """Relative path -> bytes of all files of an artefact but its manifest, which records them under `file_sizes`."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST)
+    return {path.relative_to(directory).as_posix(): path.stat().st_size for path in files}
+
+
 def is_current(path: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether the artefact directory `path` exists whole and its manifest says it was made from just these `inputs`."""
+    """Whether the artefact directory `path` exists whole and its manifest says it was made from just these `inputs`.
+
+    Files that the manifest lists under `file_sizes` must be there and have their size: a copy that was cut short is not whole.
+    """
     try:
-        made_from = json.loads((path / MANIFEST).read_text(encoding="utf-8")).get("inputs_hash")
-    except (OSError, ValueError):
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        whole = all((path / name).stat().st_size == size for name, size in manifest.get("file_sizes", {}).items())
+    except (OSError, ValueError, AttributeError):
         return False
-    return made_from == fingerprint(inputs)
+    return whole and manifest.get("inputs_hash") == fingerprint(inputs)

@@ -9,6 +9,10 @@ class UserError(ValueError):
     """
 
 
+class DamagedCheckpoint(UserError):
+    """A checkpoint that cannot be read. `train` sets it aside and makes it again, so `run` does that by itself."""
+
+
 def one_line(text: object) -> str:
     """Collapse any exception text to a single line, so that foreign messages can be quoted in a `UserError`."""
     return " ".join(str(text).split())

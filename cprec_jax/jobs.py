@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cprec_jax.artefact import MANIFEST, is_current, read_json
+from cprec_jax.errors import DamagedCheckpoint
 from cprec_jax.progress import say
 
 Config = Mapping[str, Any]
@@ -86,10 +87,20 @@ def run(config: Config, workdir: Path) -> None:
         if _stale("evaluate", directory, inputs, harness.is_current):
             names.append(name)
     if names:
-        evaluate(config, workdir, names)
+        _with_whole_checkpoints(lambda: evaluate(config, workdir, names), config, workdir)
     if "export" in config and _stale("export", workdir / "export" / runs.STAGE, export_inputs(config, workdir)):
-        export(config, workdir)
+        _with_whole_checkpoints(lambda: export(config, workdir), config, workdir)
     report(config, workdir)
+
+
+def _with_whole_checkpoints(job: Callable[[], None], config: Config, workdir: Path) -> None:
+    """Do a job; where it finds a damaged checkpoint, training makes that again first."""
+    try:
+        job()
+    except DamagedCheckpoint as error:
+        say(f"run: {error}")
+        train(config, workdir)
+        job()
 
 
 def _stale(job: str, path: Path, inputs: Mapping[str, Any], judge: Callable[[Path, Mapping[str, Any]], bool] = is_current) -> bool:

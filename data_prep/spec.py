@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cprec_jax.errors import UserError
+from cprec_jax.paths import refuse_address
 from cprec_jax.spec import build, within
 
 Role = Literal["pretrain", "downstream"]
@@ -307,6 +308,8 @@ def target_path(root: str, source: SourceSpec, which: str) -> Path:
     given = getattr(source, which)
     if not given:
         raise UserError(f"config.corpus.sources.{source.name}.{which}: missing; give the path of the file")
+    refuse_address(root, "config.corpus.root")
+    refuse_address(given, f"config.corpus.sources.{source.name}.{which}")
     try:
         return Path(root).expanduser() / Path(given).expanduser()
     except RuntimeError:  # "~nobody"

@@ -94,3 +94,15 @@ def test_json_is_read_or_explained(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "m.json").read_text(encoding="utf-8")) == {"título": "ñ"}
     with pytest.raises(UserError, match="cannot be read"):
         artefact.file_sha256(tmp_path / "none")
+
+
+@pytest.mark.parametrize("how", ["cut", "removed"])
+def test_an_artefact_whose_files_were_cut_short_is_not_current(tmp_path: Path, how: str) -> None:
+    directory = tmp_path / "made"
+    (directory / "below").mkdir(parents=True)
+    (directory / "below" / "data").write_bytes(b"12345")
+    record = {"inputs_hash": artefact.fingerprint({"a": 1}), "file_sizes": artefact.file_sizes(directory)}
+    artefact.write_json(directory / artefact.MANIFEST, record)
+    assert record["file_sizes"] == {"below/data": 5} and artefact.is_current(directory, {"a": 1})
+    (directory / "below" / "data").write_bytes(b"1234") if how == "cut" else (directory / "below" / "data").unlink()
+    assert not artefact.is_current(directory, {"a": 1})

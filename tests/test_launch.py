@@ -1,10 +1,16 @@
 """The front door: what a user types, and what each mistake gets."""
 
+import errno
+import io
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import launch
+from cprec_jax import jobs
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -85,3 +91,85 @@ def test_a_config_that_raises_is_named(tmp_path: Path, capsys: pytest.CaptureFix
     path.write_text("def get_config():\n    raise KeyError('size')\n")
     assert launch.main(["run", f"--config={path}", "--workdir=w"]) == 2
     assert "KeyError" in capsys.readouterr().err
+
+
+class Terminal(io.TextIOWrapper):
+    """Standard output as a terminal or a pipe gives it to Python; `closed_after` bytes nobody reads any more."""
+
+    def __init__(self, encoding: str, closed_after: int | None = None):
+        class Raw(io.RawIOBase):
+            held = b""
+
+            def writable(self) -> bool:
+                return True
+
+            def write(self, data: Any) -> int:
+                if closed_after is not None and len(self.held) + len(data) > closed_after:
+                    raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+                Raw.held += bytes(data)
+                return len(data)
+
+        self.raw_stream = Raw()
+        super().__init__(io.BufferedWriter(self.raw_stream), encoding=encoding)
+
+
+def test_a_reader_that_has_had_enough_gets_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["run", "--help"], ["evaluate", "-h"]):
+        terminal = Terminal("utf-8", closed_after=10)
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert launch.main(argv) == 0
+        terminal.raw_stream.write = len  # type: ignore[method-assign]  # what is left in the buffer goes nowhere
+    assert capsys.readouterr().err == ""
+
+
+def test_a_latin_1_terminal_shows_what_it_cannot_write_as_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = Terminal("latin-1"), Terminal("latin-1")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr(launch, "HELP", "caf\u00e9 \u2013 \u65e5\n")
+    assert launch.main([]) == 0
+    assert launch.main(["\u65e5\u672c"]) == 2
+    err.flush()
+    assert out.raw_stream.held == b"caf\xe9 \\u2013 \\u65e5\n\n"
+    assert err.raw_stream.held.startswith(b"error: '\\u65e5\\u672c' is not a job") and err.raw_stream.held.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_what_the_system_refuses_is_one_line(
+    config: str, tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(code, os.strerror(code), str(tmp_path / "a\nfile"))
+
+    monkeypatch.setattr(jobs, "prepare", refuse)
+    assert launch.main(["prepare", f"--config={config}", f"--workdir={tmp_path}"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith(f"error: {tmp_path}/a file: {os.strerror(code)}")
+    monkeypatch.setattr(jobs, "prepare", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "a broken disk is no such thing")))
+    with pytest.raises(OSError, match="broken disk"):
+        launch.main(["prepare", f"--config={config}", f"--workdir={tmp_path}"])
+
+
+LIMITED = """
+import resource, signal, sys
+import launch
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+sys.exit(launch.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_while_training(workdir: Path) -> None:
+    """Files may not grow beyond 20 kB, which a checkpoint does: the system refuses as it does on a full disk."""
+    import json
+    import subprocess
+
+    from tests import road
+    from tests.conftest import ROOT
+
+    (workdir / "config.py").write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(road.CONFIG))})\n")
+    command = [sys.executable, "-c", LIMITED, "train", f"--config={workdir / 'config.py'}", f"--workdir={workdir}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    lines = ended.stderr.splitlines()
+    assert ended.returncode == 2 and "cannot save" in lines[-1] and len(lines) < 8 and "Traceback" not in ended.stderr, ended.stderr

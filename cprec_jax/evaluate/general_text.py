@@ -36,7 +36,7 @@ def general_text(decoder: Decoder, params: Any, words: Tokenizer, path: Path) ->
     files are a `UserError`.
     """
     text = read_text(path)
-    tokens = np.asarray(words.encode(text), np.int32)
+    tokens, _ = words.encode_all([text])
     width = min(WINDOW, decoder.config.max_position_embeddings)
     rows, labels, counted = _windows(tokens, words.bos_id, width)
     if not counted.any():

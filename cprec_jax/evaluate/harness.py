@@ -34,6 +34,7 @@ from cprec_jax.evaluate.spec import MODEL_KINDS, TITLES, VALIDATION, EvaluateSpe
 from cprec_jax.evaluate.target_slices import target_slices
 from cprec_jax.evaluate.title_states import title_states
 from cprec_jax.hf.hub import locate
+from cprec_jax.paths import local_path
 from cprec_jax.progress import say
 from cprec_jax.spec import build, nearest
 from cprec_jax.train import run
@@ -95,7 +96,7 @@ def evaluate_inputs(config: Mapping[str, Any], workdir: Path, name: str) -> dict
         inputs["init"] = {"method": _without_later(dataclasses.asdict(spec.names[row])), **_files_of(spec.names[row], config, workdir)}
     if spec.names[name].kind in MODEL_KINDS:
         if spec.general_text is not None:
-            inputs["general_text"] = artefact.file_sha256(Path(spec.general_text))
+            inputs["general_text"] = artefact.file_sha256(local_path(spec.general_text, "config.evaluate.general_text"))
         chooser = spec.rule_chooser()
         if spec.rule == VALIDATION and chooser is not None and chooser != name:
             other = spec.names[chooser]
@@ -111,7 +112,7 @@ def _files_of(method: MethodSpec, config: Mapping[str, Any], workdir: Path) -> d
         return {"model": params[0] if len(params) == 1 else params}
     if method.path is None:
         return {"model": None}
-    model = _files(locate(method.path) if method.kind == "hf" else Path(method.path))
+    model = _files(locate(method.path) if method.kind == "hf" else local_path(method.path, "config.evaluate.names: path"))
     return {"model": model, "template": dict(config.get("text", {})).get("template") if method.kind == "hf" else None}
 
 
@@ -119,7 +120,7 @@ def _trained_in(method: MethodSpec, workdir: Path) -> Path:
     """The work directory whose run a method of kind `untrained` or `checkpoint` is. `path` may also be that run's own directory."""
     if method.path is None:
         return workdir
-    path = Path(method.path)
+    path = local_path(method.path, "config.evaluate.names: path")
     inside = path.parts[-2:] == ("runs", run.STAGE) and not run.run_directory(path).is_dir()  # a work directory may have that name
     return path.parents[1] if inside else path
 
@@ -172,7 +173,7 @@ def evaluate(config: Mapping[str, Any], workdir: Path, names: Sequence[str] | No
         if name not in spec.names:
             raise UserError(f"--only={name}: no such result in config.evaluate.names{nearest(name, spec.names)}")
     if spec.general_text is not None and any(spec.names[name].kind in MODEL_KINDS for name in names or spec.names):
-        read_text(Path(spec.general_text))  # a mistake shows before hours of ranking
+        read_text(local_path(spec.general_text, "config.evaluate.general_text"))  # a mistake shows before hours of ranking
     corpus = Corpus.open(workdir / "corpus")
     for name in spec.sets or ():
         corpus.set_info(name)
@@ -258,7 +259,7 @@ def _evaluate_one(
             if spec.leak_probe is not None and isinstance(method, TitleModel) and "leak_probe" not in facts[one.name]:
                 facts[one.name] = facts[one.name] | {"leak_probe": method.leak_probe(one, spec.leak_probe)}  # of the first seed
         if spec.general_text is not None and isinstance(method, TitleModel):
-            general.append(method.general_text(Path(spec.general_text)))
+            general.append(method.general_text(local_path(spec.general_text, "config.evaluate.general_text")))
             say(f"evaluate: {name}: perplexity {general[-1]['perplexity']:.2f} on {general[-1]['file']}")
         rule = method.rule if isinstance(method, TitleModel) else None
         rules.append(rule or kind)
@@ -393,7 +394,7 @@ def _simple(spec: EvaluateSpec, name: str, corpus: Corpus, validation: dict[str,
     if chosen.kind == "graph":
         return Graph(text, corpus, chosen.fit)
     if chosen.kind == "scores":
-        return ScoreFile(Path(str(chosen.path)), corpus)
+        return ScoreFile(local_path(str(chosen.path), "config.evaluate.names: path"), corpus)
     simple: dict[str, type[Method]] = {"random": Random, "popularity": Popularity, "oracle": Oracle}
     return simple[chosen.kind]()
 

@@ -13,6 +13,7 @@ from cprec_jax.evaluate.spec import MethodSpec
 from cprec_jax.hf.hub import locate
 from cprec_jax.hf.load import load_params, read_config
 from cprec_jax.model.decoder import Decoder
+from cprec_jax.progress import say
 from cprec_jax.spec import build
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
@@ -75,6 +76,8 @@ def load_model(spec: MethodSpec, config: Mapping[str, Any], workdir: Path, corpu
         step = 0 if spec.kind == "untrained" else cast("int | None", spec.step)
         opened = open_run(workdir, directory or run.run_directory(workdir), step, spec.fraction)
     catalogue = Catalogue.build(opened.words, corpus.items.title, opened.template.spec.end_of_item)
+    if catalogue.losses:
+        say(f"warning: {opened.tokenizer_dir}: the tokenizer loses parts of titles: {catalogue.losses}")
     return LoadedModel(
         decoder=opened.decoder,
         params=opened.params,

@@ -1,5 +1,6 @@
 """Job `generate`: a prompt, a history or users of a set in; text or ranked titles out. For people to look at what a model says."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from cprec_jax.corpus import Corpus
+from cprec_jax.corpus import Corpus, user_key
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.generate.ranking import TitleRanker
 from cprec_jax.generate.source import Source, open_source
 from cprec_jax.generate.spec import GenerateSpec
 from cprec_jax.generate.tokens import generate as generate_tokens
+from cprec_jax.paths import local_path
 from cprec_jax.progress import say
 from cprec_jax.spec import build, nearest
 from cprec_jax.text.catalogue import Catalogue
@@ -25,7 +27,8 @@ class Request:
     """The command line's part: who is asked what. Exactly one of `prompt`, `history` and `user` is given.
 
     model: a Hugging Face directory or hub id instead of the work directory's checkpoint. set: whose titles are ranked, and the scope
-    that a history's header names. `prompt=@FILE` and `history=@FILE` hold one a line, `user` is ID or ID,ID.
+    that a history's header names. `prompt=@FILE` and `history=@FILE` hold one a line. A history is `TITLE | TITLE`, or a JSON list
+    of titles that may hold a `|`. `user` is ID or ID,ID (or a JSON list), each the raw id of the source or the number in ranks.parquet.
     """
 
     model: str | None = None
@@ -80,10 +83,10 @@ def _lines(request: Request) -> list[str]:
     name = next(name for name in ("prompt", "history", "user") if getattr(request, name) is not None)
     text = getattr(request, name)
     if name == "user":
-        lines = [part.strip() for part in text.split(",")]
+        lines = _json_list("user", text) or [part.strip() for part in text.split(",")]
     elif text.startswith("@"):
         try:
-            lines = Path(text[1:]).read_text(encoding="utf-8").splitlines()
+            lines = local_path(text[1:], f"--{name}").read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"--{name}={text}: cannot be read ({one_line(error)})") from error
         lines = [line for line in lines if line.strip()]
@@ -110,15 +113,33 @@ def _set_name(request: Request, corpus: Corpus | None, output: str) -> str:
 
 
 def _from_history(source: Source, spec: GenerateSpec, set_name: str, corpus: Corpus | None, line: str) -> Question:
-    titles = [" ".join(title.split()) for title in line.split("|")]
+    titles = [" ".join(title.split()) for title in _json_list("history", line) or line.split("|")]
     if not all(titles):
-        raise UserError(f"--history={line}: an empty title; write 'TITLE | TITLE'")
+        raise UserError(f"--history={line}: an empty title; write 'TITLE | TITLE', or a JSON list of titles")
     if corpus is not None:
         known = {corpus.items.title[item] for item in corpus.catalogue(set_name)}
         unknown = [title for title in titles if title not in known]
         if unknown:
             say(f"generate: not in the catalogue of {set_name}, and read as plain text: {'; '.join(unknown)}")
-    return _question(source, spec, set_name, corpus, titles, f"{set_name}: {' | '.join(titles)}", None)
+    return _question(source, spec, set_name, corpus, titles, f"{set_name}: {_joined(titles)}", None)
+
+
+def _json_list(option: str, text: str) -> list[str] | None:
+    """The strings of a JSON list; None where the text is not meant as one: a title may begin with a bracket."""
+    if not text.strip().startswith('["'):
+        return None
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"--{option}={text}: begins as a JSON list, but is none ({one_line(error)})") from error
+    if not all(isinstance(entry, str) for entry in found):
+        raise UserError(f"--{option}={text}: a JSON list of texts was expected")
+    return found
+
+
+def _joined(titles: Sequence[str]) -> str:
+    """Titles as `--history` takes them."""
+    return json.dumps(list(titles), ensure_ascii=False) if any("|" in title for title in titles) else " | ".join(titles)
 
 
 def _from_users(source: Source, spec: GenerateSpec, set_name: str, corpus: Corpus, lines: Sequence[str]) -> list[Question]:
@@ -128,20 +149,26 @@ def _from_users(source: Source, spec: GenerateSpec, set_name: str, corpus: Corpu
     title = corpus.items.title
     questions = []
     for line in lines:
-        try:
-            rows = np.flatnonzero(targets.user == int(line))
-        except (ValueError, OverflowError):
-            rows = np.zeros(0, np.int64)
+        rows = np.flatnonzero(np.isin(targets.user, _user_numbers(corpus, set_name, line)))
         if not len(rows):
             raise UserError(
-                f"--user={line}: no such user in the {spec.split} split of {set_name}; "
-                f"results/*/ranks.parquet lists them (for example {targets.user[0]})"
+                f"--user={line}: no such user in the {spec.split} split of {set_name}; give an id of its source, or a number from "
+                f"results/*/ranks.parquet (for example {targets.user[0]})"
             )
         for row in rows:
             history = [title[item] for item in targets.items[targets.offsets[row] : targets.offsets[row + 1]]]
-            what = f"{set_name}, user {line}: {' | '.join(history)}"
+            what = f"{set_name}, user {line}: {_joined(history)}"
             questions.append(_question(source, spec, set_name, corpus, history, what, title[targets.target[row]]))
     return questions
+
+
+def _user_numbers(corpus: Corpus, set_name: str, text: str) -> list[int]:
+    """What the corpus may call a user: the number of a raw id of the set's source, and a number itself."""
+    platform = corpus.manifest.get("sources", {}).get(set_name, {}).get("platform")
+    numbers = [] if platform is None else [user_key(platform, text)]
+    if text.isascii() and text.isdigit() and len(text) <= 18:  # 60 bits
+        numbers.append(int(text))
+    return numbers
 
 
 def _question(

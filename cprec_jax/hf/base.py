@@ -8,7 +8,7 @@ from cprec_jax.artefact import new_directory, write_json
 from cprec_jax.errors import UserError
 from cprec_jax.hf.hub import locate
 from cprec_jax.hf.save import LICENCES
-from cprec_jax.text import tokenizer
+from cprec_jax.text import tokenizer, tokenizer_files
 
 DIRECTORY = "base"  # inside the run
 SOURCE = "source.json"
@@ -24,7 +24,7 @@ def keep(init_from: str, tokenizer_dir: Path, target: Path) -> None:
     source = locate(init_from)
     names = CARD + (GENERATION if extends(tokenizer_dir, source) else ())
     with new_directory(target) as temporary:
-        write_json(temporary / SOURCE, {"init_from": init_from, "from_hub": not Path(init_from).is_dir()})
+        write_json(temporary / SOURCE, {"init_from": init_from, "from_hub": not Path(init_from).expanduser().is_dir()})
         for name in names:
             if (source / name).exists():
                 shutil.copyfile(source / name, temporary / name)
@@ -38,7 +38,7 @@ def hub_name(kept: Path) -> str | None:
 
 def extends(larger: Path, smaller: Path) -> bool:
     """Whether every token of the tokenizer in `smaller` has the same id in `larger`; False where `smaller` holds none that loads."""
-    if not any((smaller / name).exists() for name in ("tokenizer.json", "tokenizer.model", "merges.txt")):
+    if not tokenizer_files.has_tokenizer(smaller):
         return False
     ours = tokenizer.load(larger).backend.get_vocab(with_added_tokens=True)
     try:

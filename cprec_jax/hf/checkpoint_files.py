@@ -10,8 +10,11 @@ from cprec_jax.errors import UserError, one_line
 from cprec_jax.hf.keys import few
 from cprec_jax.hf.settings import once
 from cprec_jax.hf.tensor_file import TensorFile
+from cprec_jax.progress import say
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+_said: set[Path] = set()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -25,6 +28,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object")
     return value
+
+
+def refuse_adapter(directory: Path) -> None:
+    """A PEFT adapter, beside a base model or alone, is a `UserError`: the base model without it is another model."""
+    if (directory / ADAPTER).exists():
+        raise UserError(
+            f"{directory / ADAPTER}: a PEFT adapter, which transformers would apply to its base model and which is not supported; merge it "
+            "into the base model (PEFT's merge_and_unload) and give that directory"
+        )
 
 
 class CheckpointFiles:
@@ -43,7 +55,11 @@ class CheckpointFiles:
                 raise UserError(f"{directory / INDEX}: index and files disagree about {few(wrong)}; download the checkpoint again")
 
     def _listed(self) -> dict[str, str] | None:
-        """Tensor -> file as the index says; None for a single file."""
+        """Tensor -> file as the index says; None for a single file, which transformers prefers where there are both."""
+        refuse_adapter(self.directory)
+        if (self.directory / SINGLE).exists():
+            self._say_what_is_left_over()
+            return None
         if (self.directory / INDEX).exists():
             weight_map = read_json(self.directory / INDEX).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
@@ -52,13 +68,16 @@ class CheckpointFiles:
             if outside:
                 raise UserError(f"{self.directory / INDEX}: names files outside its directory: {few(outside)}")
             return weight_map
-        if (self.directory / SINGLE).exists():
-            return None
         if not self.directory.is_dir():
             raise UserError(f"{self.directory}: no such directory; give a Hugging Face model directory")
         if any(self.directory.glob("pytorch_model*.bin")):
             raise UserError(f"{self.directory}: has only pytorch_model.bin (a pickle, which can run code); convert it to safetensors first")
         raise UserError(f"{self.directory}: has neither {SINGLE} nor {INDEX}")
+
+    def _say_what_is_left_over(self) -> None:
+        if (self.directory / INDEX).exists() and self.directory not in _said:
+            _said.add(self.directory)
+            say(f"{self.directory}: {SINGLE} is read, as transformers does; {INDEX} and the files it names are passed over")
 
     def _open(self, file: str) -> None:
         opened = TensorFile(self.directory / file)

@@ -9,13 +9,17 @@ from typing import Any, Literal
 import jax
 
 from cprec_jax import artefact
+from cprec_jax.corpus import Corpus
 from cprec_jax.hf import base
 from cprec_jax.hf.save import save
+from cprec_jax.hf.tokenizer_check import TokenizerCheck
 from cprec_jax.model.decoder import count_params
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.progress import say
 from cprec_jax.report.model_card import card_inputs, model_card
 from cprec_jax.spec import build
+from cprec_jax.text import tokenizer
+from cprec_jax.text.template import TemplateSpec
 from cprec_jax.train import run
 from cprec_jax.train.restore import restore_decoder
 
@@ -57,6 +61,7 @@ def export(config: Mapping[str, Any], workdir: Path) -> None:
     rows = artefact.read_json(workdir / "rows" / run.STAGE / artefact.MANIFEST, "pack")
     description = run.read_description(run.run_directory(workdir))
     base_dir = run.run_directory(workdir) / base.DIRECTORY
+    check = _tokenizer_check(workdir, rows)
     facts = {
         "parameters": count_params(loaded.decoder.config),
         "step": loaded.step,
@@ -71,6 +76,7 @@ def export(config: Mapping[str, Any], workdir: Path) -> None:
         "template": rows["template"],
         "training": run.training_facts(description["config"]["train"]),
         "row_length": rows["row_length"],
+        "titles_with_control_tokens": check.titles_with_control_tokens(),
     }
     target = workdir / "export" / run.STAGE
     tokenizer_dir = workdir / "rows" / run.STAGE / "tokenizer"
@@ -84,7 +90,26 @@ def export(config: Mapping[str, Any], workdir: Path) -> None:
         dtype=spec.dtype,
         shard_bytes=spec.shard_bytes,
         base_dir=base_dir if base_dir.exists() else None,
+        check=check.run,
     )
     if jax.process_index() == 0:
-        artefact.write_json(target / artefact.MANIFEST, {"version": 1, "inputs_hash": artefact.fingerprint(inputs), **facts})
+        record = {"version": 1, "inputs_hash": artefact.fingerprint(inputs), "file_sizes": artefact.file_sizes(target), **facts}
+        artefact.write_json(target / artefact.MANIFEST, record)
     say(f"export: step {loaded.step} -> {target}")
+
+
+def _tokenizer_check(workdir: Path, rows: Mapping[str, Any]) -> TokenizerCheck:
+    """Titles and template of the run, as far as the corpus is still there."""
+    template = build(TemplateSpec, rows["template"], f"{workdir / 'rows' / run.STAGE / artefact.MANIFEST}: template")
+    titles, domains = [], []
+    if (workdir / "corpus" / artefact.MANIFEST).exists():
+        corpus = Corpus.open(workdir / "corpus")
+        titles, domains = corpus.items.title, corpus.domains
+    else:
+        say("export: the corpus is gone, so the exported tokenizer is compared on the template alone")
+    return TokenizerCheck(
+        tokenizer=tokenizer.load(workdir / "rows" / run.STAGE / "tokenizer"),
+        template=template,
+        titles=titles,
+        scopes=[*domains, template.all_domains],
+    )

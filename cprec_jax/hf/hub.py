@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 from cprec_jax.errors import UserError, one_line
+from cprec_jax.paths import local_path
 
 # Data and text only. Weights are the files that transformers reads; repositories also hold pickles, code, and copies for other programs.
-PATTERNS = ("*.json", "model*.safetensors", "tokenizer.model", "merges.txt", "chat_template.jinja", "README.md", "LICENSE*")
+PATTERNS = ("*.json", "model*.safetensors", "*.model", "vocab.txt", "merges.txt", "chat_template.jinja", "README.md", "LICENSE*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
@@ -17,8 +18,9 @@ def locate(source: str) -> Path:
     `@revision` is a branch, tag or commit; default: the newest of the main branch. Without a network (or with HF_HUB_OFFLINE=1) what the
     cache holds is used. Raises `UserError` when there is neither such a directory nor such a model.
     """
-    if Path(source).is_dir():
-        return Path(source)
+    path = local_path(source, "model or tokenizer")
+    if path.is_dir():
+        return path
     if not _HUB_ID.fullmatch(source):
         raise UserError(f"{source}: no such directory, and not a hub id of the form owner/name")
     return _snapshot(source)

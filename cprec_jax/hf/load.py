@@ -2,8 +2,7 @@
 
 import dataclasses
 import functools
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cprec_jax.errors import UserError, one_line
+from cprec_jax.errors import UserError
 from cprec_jax.hf import keys
-from cprec_jax.hf.checkpoint_files import CheckpointFiles, read_json
+from cprec_jax.hf.checkpoint_files import CheckpointFiles, read_json, refuse_adapter
 from cprec_jax.hf.config import parse_config
 from cprec_jax.hf.tensor_file import PIECE
+from cprec_jax.hf.tokenizer_fit import check_fit
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder, Params, abstract_params
+from cprec_jax.text import tokenizer_files
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
@@ -25,6 +26,7 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 def read_config(directory: Path) -> DecoderConfig:
     """The architecture, from config.json and the names of the tensors (which of the two a tied checkpoint stores)."""
     directory = Path(directory)
+    refuse_adapter(directory)
     config = parse_config(read_json(directory / "config.json"), str(directory / "config.json"))
     names = CheckpointFiles(directory).names
     if not config.tie_embeddings or HEAD not in names:
@@ -38,18 +40,15 @@ def source_dtype(directory: Path) -> str:
     return files.dtype(EMBEDDING if EMBEDDING in files.names else HEAD).name
 
 
-def load_params(directory: Path, config: DecoderConfig, shardings: Any = None) -> Params:
+def load_params(directory: Path, config: DecoderConfig, shardings: Any = None, named: Collection[str] = ()) -> Params:
     """The parameters as float32 arrays, on the default device or spread as `shardings` (a pytree like the parameters) says.
 
     `config` is what `read_config` gave. Raises `UserError` for missing, unmapped or duplicate tensors, wrong shapes, a tokenizer
-    larger than the embedding, damaged files.
+    larger than the embedding (but for tokens `named` in config.text.new_tokens), damaged files.
     """
     directory = Path(directory)
-    files = CheckpointFiles(directory)
+    files = check_model(directory, config, named)
     shapes, _ = abstract_params(Decoder(config))
-    _check_names(files, config)
-    _check_shapes(files, config, shapes)
-    _check_tokenizer(directory, config)
     if config.tie_embeddings and config.tied_tensor == "both":
         _check_tied(files)
     groups = keys.by_parameter(config)
@@ -59,6 +58,19 @@ def load_params(directory: Path, config: DecoderConfig, shardings: Any = None) -
 
     trees = (shapes,) if shardings is None else (shapes, shardings)
     return jax.tree_util.tree_map_with_path(load, *trees)
+
+
+def check_model(directory: Path, config: DecoderConfig | None = None, named: Collection[str] = ()) -> CheckpointFiles:
+    """All that can be said of a base model before any tensor is read: its family, its tensors' names and shapes, its tokenizer's size.
+
+    `config` is what `read_config` gives (None: read here). Raises the `UserError` that `load_params` would.
+    """
+    config = read_config(directory) if config is None else config
+    files = CheckpointFiles(directory)
+    _check_names(files, config)
+    _check_shapes(files, config, abstract_params(Decoder(config))[0])
+    _check_tokenizer(directory, config, named)
+    return files
 
 
 def _load_one(
@@ -126,22 +138,10 @@ def _check_tied(files: CheckpointFiles) -> None:
             raise UserError(f"{files.directory}: tie_word_embeddings is true, but {HEAD} and {EMBEDDING} differ; set it to false")
 
 
-def _check_tokenizer(directory: Path, config: DecoderConfig) -> None:
-    """A token id beyond the embedding would be clamped to the last row without an error."""
-    path = directory / "tokenizer.json"
-    if not path.exists():
-        return
-    try:
-        tokenizer = json.loads(path.read_text(encoding="utf-8"))
-        vocab = tokenizer["model"].get("vocab", ())
-        ids = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab)))
-        size = max([*ids, *(token["id"] for token in tokenizer.get("added_tokens", ()))], default=-1) + 1
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a usable tokenizer ({one_line(error)})") from error
-    if size > config.vocab_size:
-        raise UserError(
-            f"{path}: the tokenizer has {size} tokens, the embedding only {config.vocab_size} rows; they do not belong together"
-        )
+def _check_tokenizer(directory: Path, config: DecoderConfig, named: Collection[str]) -> None:
+    path = directory / tokenizer_files.WHOLE
+    if path.exists():
+        check_fit(tokenizer_files.token_ids(directory), config.vocab_size, f"{path}: the tokenizer", named=named)
 
 
 def _place(files: CheckpointFiles, tensor: keys.Tensor, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None) -> jax.Array:

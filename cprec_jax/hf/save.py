@@ -2,9 +2,8 @@
 
 import functools
 import itertools
-import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from cprec_jax.hf.checkpoint_files import INDEX, SINGLE, CheckpointFiles
 from cprec_jax.hf.config import unparse_config
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder, Params, abstract_params
-from cprec_jax.text.tokenizer import TOKENIZER_FILES
+from cprec_jax.text import tokenizer, tokenizer_files
 
 NUMPY_DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
-_TOKENS = ("bos_token", "eos_token", "pad_token")
 
 
 def save(
@@ -36,6 +34,7 @@ def save(
     dtype: str = "float32",
     shard_bytes: int = 4 * 2**30,
     base_dir: Path | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a directory that `transformers` loads: weights, config.json, generation_config.json, tokenizer files, README.md.
 
@@ -64,11 +63,13 @@ def save(
         write_json(temporary / "config.json", raw)
         _write_weights(temporary, params, files, stored)
         if tokenizer_dir is not None:
-            _copy(TOKENIZER_FILES, Path(tokenizer_dir), temporary)
+            tokenizer_files.copy(Path(tokenizer_dir), temporary)
         _write_generation_config(temporary, base_dir, token_ids)
         if base_dir is not None:
             _copy(LICENCES, Path(base_dir), temporary)
         (temporary / "README.md").write_text(card_text, encoding="utf-8")
+        if check is not None:
+            check(temporary)
     _wait()
 
 
@@ -87,27 +88,16 @@ def _wait() -> None:
 
 
 def special_token_ids(tokenizer_dir: Path, base_dir: Path | None = None) -> dict[str, int]:
-    """bos_token_id, eos_token_id, pad_token_id as far as the base model's config.json or the tokenizer's files say."""
-
-    def read(name: str, directory: Path = tokenizer_dir) -> dict[str, Any]:
-        path = directory / name
-        try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be read ({error}); check the tokenizer directory") from error
-
-    settings, model, config = read("tokenizer_config.json"), read("tokenizer.json"), read("config.json", base_dir or tokenizer_dir)
-    ids = {token["content"]: token["id"] for token in model.get("added_tokens", ())}
-    vocab = model.get("model", {}).get("vocab", {})
-    result = {}
-    for name in _TOKENS:
-        text = settings.get(name)
-        text = text.get("content") if isinstance(text, Mapping) else text
-        found = ids.get(text, vocab.get(text) if isinstance(vocab, Mapping) and text is not None else None)
-        found = config.get(f"{name}_id", found)  # the base model's own word first (Llama 3 has several end tokens)
-        if found is not None:
-            result[f"{name}_id"] = found
-    return result
+    """bos_token_id, eos_token_id, pad_token_id: the base model's config.json first (Llama 3 has several end tokens), else the tokenizer."""
+    config = tokenizer_files.read_object((base_dir or tokenizer_dir) / "config.json")
+    result = {f"{name}_id": config[f"{name}_id"] for name in tokenizer_files.SPECIAL if f"{name}_id" in config}
+    missing = [name for name in tokenizer_files.SPECIAL if f"{name}_id" not in config]
+    if missing and tokenizer_files.has_tokenizer(tokenizer_dir):
+        whole = (tokenizer_dir / tokenizer_files.WHOLE).exists()
+        ids = tokenizer_files.token_ids(tokenizer_dir) if whole else tokenizer.load(tokenizer_dir).backend.get_vocab()
+        texts = tokenizer_files.special_tokens(tokenizer_dir, missing)
+        result |= {f"{name}_id": ids.get(text) for name, text in texts.items() if text is not None}
+    return {name: index for name, index in result.items() if index is not None}
 
 
 def _check_params(params: Params, config: DecoderConfig) -> None:

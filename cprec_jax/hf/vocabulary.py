@@ -8,14 +8,15 @@ language models", 2021).
 
 import dataclasses
 import functools
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from cprec_jax.errors import UserError
 from cprec_jax.hf.load import load_params, read_config
+from cprec_jax.hf.tokenizer_fit import check_fit
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder, Params, abstract_params
 from cprec_jax.parallel import rules
@@ -23,30 +24,34 @@ from cprec_jax.parallel import rules
 MULTIPLE = 128
 
 
-def with_room(config: DecoderConfig, base_size: int, size: int, where: str) -> DecoderConfig:
+def with_room(
+    config: DecoderConfig, base_size: int, size: int, where: str, ids: Mapping[str, int] | None = None, named: Collection[str] = ()
+) -> DecoderConfig:
     """The config with rows for `size` tokens, of which `base_size` are no new ones.
 
-    A table that is too small for its own tokenizer is a `UserError`: they do not belong together.
+    A table that is too small for its own tokenizer is a `UserError`: they do not belong together. With the tokenizer's `ids` the message
+    names a few tokens that are too many; those `named` in config.text.new_tokens get rows as new ones do.
     """
-    if base_size > config.vocab_size:
-        raise UserError(
-            f"config.text.tokenizer has {base_size} tokens, but the embedding of {where} has {config.vocab_size} rows; "
-            "use the tokenizer of that model"
-        )
+    ids = {f"token {index}": index for index in range(base_size)} if ids is None else ids
+    base_ids = {text: index for text, index in ids.items() if index < base_size}
+    check_fit(base_ids, config.vocab_size, "config.text.tokenizer", where, named)
     if size <= config.vocab_size:
         return config
     return dataclasses.replace(config, vocab_size=-(-size // MULTIPLE) * MULTIPLE)
 
 
-def load_with_room(directory: Path, config: DecoderConfig, base_size: int, size: int, shardings: Any = None) -> Params:
+def load_with_room(
+    directory: Path, config: DecoderConfig, base_size: int, size: int, shardings: Any = None, named: Collection[str] = ()
+) -> Params:
     """`load_params` for a `config` that `with_room` made; the rows of new tokens are the mean of the first `base_size` rows."""
     stored = read_config(directory)
+    base_size = min(base_size, stored.vocab_size)  # beyond it are only tokens of `named`
     if size == base_size:
-        return load_params(directory, stored, shardings)
+        return load_params(directory, stored, shardings, named)
     before = shardings
     if shardings is not None:
         before = rules.param_shardings(shardings["embed"].mesh, *abstract_params(Decoder(stored)))
-    params = dict(load_params(directory, stored, before))
+    params = dict(load_params(directory, stored, before, named))
     for name in ("embed", "lm_head"):
         if name in params:
             params[name] = _extended(config.vocab_size, base_size, size, None if shardings is None else shardings[name])(params[name])

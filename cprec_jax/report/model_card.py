@@ -38,7 +38,7 @@ def model_card(config: Mapping[str, Any], workdir: Path, facts: Mapping[str, Any
         "## Template\n\n" + _template(facts.get("template") or {}),
         "## Training\n\n" + _training(facts),
         _results(config, workdir, manifest, facts.get("step")),
-        "## Use\n\n" + _use(facts.get("template") or {}, _first_domain(manifest)),
+        "## Use\n\n" + _use(facts.get("template") or {}, _first_domain(manifest), int(facts.get("titles_with_control_tokens") or 0)),
         "## Limits\n\n" + _limits(base, licence),
         "## Hashes\n\n" + _hashes(facts),
     ]
@@ -191,7 +191,7 @@ ranked = sorted(["One candidate", "Another candidate"], key=lambda title: score(
 """
 
 
-def _use(template: Mapping[str, Any], domain: str) -> str:
+def _use(template: Mapping[str, Any], domain: str, control_titles: int = 0) -> str:
     if not template:
         return "Load with `transformers.AutoModelForCausalLM.from_pretrained`."
     values = {
@@ -200,10 +200,16 @@ def _use(template: Mapping[str, Any], domain: str) -> str:
         "domain": repr(one_line(domain)),
     }
     fence = "```"
+    control = (
+        f"\n\n{control_titles} of the titles hold the text of a control token of the tokenizer, which was read as text in training: give "
+        "`tokenizer.encode` the argument `split_special_tokens=True` for these."
+        if control_titles
+        else ""
+    )
     return (
         f"{fence}python\n{USE.format(**values).replace(fence, '')}{fence}\n\n"
         "This is the rule `sum`, which favours short titles. `launch.py evaluate` also has `mean` and `trie`, the latter an exact "
-        "distribution over a whole catalogue, and is much faster."
+        f"distribution over a whole catalogue, and is much faster.{control}"
     )
 
 

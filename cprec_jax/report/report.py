@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cprec_jax.artefact import MANIFEST, file_sha256, fingerprint, new_directory, read_json, write_json
+from cprec_jax.artefact import MANIFEST, file_sha256, file_sizes, fingerprint, new_directory, read_json, write_json
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.spec import results_folder
 from cprec_jax.progress import say
@@ -79,6 +79,7 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
     reference = spec.reference_rows()
     sets = set_names(results, manifest)
     notes += [f"config.report.reference.{name}: no result has this set; its rows are left out" for name in _unknown_sets(reference, sets)]
+    notes += _tokenizer_notes(workdir)
     signs = best_signs(results, sets)
     main = [main_table(name, results, reference, manifest, signs) for name in sets]
     overview = overview_tables(sets, results, manifest, signs)
@@ -100,7 +101,8 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
         found = card(manifest, results, workdir)
         write_json(directory / "card.json", found)
         (directory / "card.md").write_text(card_markdown(spec.title, found, manifest), encoding="utf-8")
-        write_json(directory / MANIFEST, {"version": 1, "inputs_hash": fingerprint(report_inputs(config, workdir))})
+        inputs_hash = fingerprint(report_inputs(config, workdir))
+        write_json(directory / MANIFEST, {"version": 1, "inputs_hash": inputs_hash, "file_sizes": file_sizes(directory)})
     for note in notes:
         say(f"report: {note}")
     print(plain_text(main), flush=True)
@@ -185,6 +187,13 @@ def _mask_notes(results: Sequence[Result]) -> list[str]:
                 "evaluate all with one config.evaluate.mask_history"
             )
     return notes
+
+
+def _tokenizer_notes(workdir: Path) -> list[str]:
+    """What the tokenizer of the rows loses of the titles: it bounds what any model of the work directory can tell apart."""
+    manifests = {path.parent.name: read_json(path, "pack") for path in sorted((workdir / "rows").glob(f"*/{MANIFEST}"))}
+    losses = {stage: rows.get("tokenizer_losses") for stage, rows in manifests.items() if not stage.startswith(".")}
+    return [f"rows of {stage}: the tokenizer loses parts of titles: {text}" for stage, text in losses.items() if text]
 
 
 def _score_notes(results: Sequence[Result]) -> list[str]:

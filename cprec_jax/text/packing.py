@@ -21,7 +21,7 @@ from cprec_jax.errors import UserError
 from cprec_jax.hf.hub import locate
 from cprec_jax.progress import Progress, say
 from cprec_jax.spec import build
-from cprec_jax.text import documents, new_tokens, plain_text, tokenizer
+from cprec_jax.text import documents, new_tokens, plain_text, tokenizer, tokenizer_files
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.packer import SplitPacker, cores, used_workers
 from cprec_jax.text.plain_text import PlainText, PlainTextSpec
@@ -91,7 +91,7 @@ def pack_inputs(config: Mapping[str, Any], workdir: Path, stage: Stage = "cpt") 
     files = {}
     source = _given_tokenizer(text, workdir, stage)
     if source is not None:
-        files = {f: artefact.file_sha256(source / f) for f in tokenizer.TOKENIZER_FILES if (source / f).exists()}
+        files = {path.name: artefact.file_sha256(path) for path in tokenizer_files.input_files(source)}
     corpus_hash = artefact.read_json(workdir / "corpus" / artefact.MANIFEST, "prepare")["corpus_hash"]
     packing = {key: value for key, value in config.get("pack", {}).items() if key not in NO_INPUT}
     inputs = {"job": "pack", "text": config.get("text", {}), "pack": packing, "corpus": corpus_hash, "tokenizer": files}
@@ -117,9 +117,8 @@ def _pack_stage(config: Mapping[str, Any], workdir: Path, stage: Stage) -> None:
         needed = _trained_items(corpus, stage)
         tokens = _tokenizer(text, corpus, _given_tokenizer(text, workdir, stage), directory / "tokenizer")
         base_vocab_size = tokens.size
-        tokens, added = new_tokens.add(
-            directory / "tokenizer", new_tokens.texts(text.new_tokens, [*corpus.domains, text.template.all_domains])
-        )
+        named = new_tokens.texts(text.new_tokens, [*corpus.domains, text.template.all_domains])
+        tokens, added = new_tokens.add(directory / "tokenizer", named)
         catalogue = Catalogue.build(tokens, corpus.items.title, text.template.end_of_item, needed)
         tokens_per_item = float(catalogue.lengths[needed].mean()) if len(needed) else 0.0
         template = Template(text.template, tokens)
@@ -127,6 +126,8 @@ def _pack_stage(config: Mapping[str, Any], workdir: Path, stage: Stage) -> None:
             f"pack {stage}: {len(needed)} of {len(catalogue)} items, {tokens_per_item:.2f} tokens an item, vocabulary {tokens.size}, "
             f"{len(added)} of it new"
         )
+        if catalogue.losses:
+            say(f"warning: pack {stage}: the tokenizer loses parts of titles: {catalogue.losses}")
         statistics = _write_splits(directory, corpus, catalogue, template, pack_spec, stage, tokens)
         if not any(entry["rows"] for entry in statistics.values()):
             raise UserError(f"{workdir / 'corpus'}: no {ROLE[stage]} sequence is left to pack; see `rejected` in its manifest.json")
@@ -141,12 +142,16 @@ def _pack_stage(config: Mapping[str, Any], workdir: Path, stage: Stage) -> None:
             "vocab_size": tokens.size,
             "base_vocab_size": base_vocab_size,
             "new_tokens": added,
+            "named_tokens": named,
             "unknown_tokens": catalogue.unknown_tokens,
+            "confused_titles": catalogue.confused_titles,
+            "tokenizer_losses": catalogue.losses,
             "items_tokenised": len(needed),
             "tokens_per_item": tokens_per_item,
             "template": dataclasses.asdict(text.template),
             "splits": statistics,
             "shards": shards,
+            "file_sizes": artefact.file_sizes(directory),
         }
         artefact.write_json(directory / artefact.MANIFEST, manifest)
     for name, row in statistics.items():
@@ -183,8 +188,8 @@ def _given_tokenizer(text: TextSpec, workdir: Path, stage: Stage) -> Path | None
 
 def _tokenizer(text: TextSpec, corpus: Corpus, given: Path | None, directory: Path) -> tokenizer.Tokenizer:
     if given is not None:
-        tokenizer.copy_files(given, directory)
-        return tokenizer.load(given)
+        tokenizer_files.copy(given, directory)
+        return tokenizer.load(directory)
     # Only what pre-training sees: titles of its domains, as often as they occur there (downstream titles stay unseen).
     needed = _trained_items(corpus)
     counts = np.zeros(len(corpus.items), np.int64)

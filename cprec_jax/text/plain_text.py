@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from cprec_jax.errors import UserError, one_line
+from cprec_jax.paths import local_path, refuse_address
 from cprec_jax.spec import nearest
 from cprec_jax.text.tokenizer import Tokenizer
 
@@ -50,8 +51,14 @@ class PlainTextSpec:
 def find_files(spec: PlainTextSpec) -> list[Path]:
     """The files of the patterns, each once, in the order of their paths. One that is not there, or of another kind, is a `UserError`."""
     found: set[Path] = set()
+    root = local_path(spec.root, "config.pack.text.root")
     for pattern in spec.files:
-        paths = [Path(p) for p in glob.glob(str(Path(spec.root).expanduser() / Path(pattern).expanduser()), recursive=True)]
+        refuse_address(pattern, "config.pack.text.files")
+        if (root / pattern).is_file():  # a file of just that name first, whatever characters it has
+            paths = [root / pattern]
+        else:
+            given = local_path(pattern, "config.pack.text.files")
+            paths = [Path(path) for path in glob.glob(_below(root, given), recursive=True)]
         files = [path for path in paths if path.is_file()]
         if not files:
             raise UserError(f"config.pack.text.files: {pattern!r} matches no file below {spec.root!r}; check it and config.pack.text.root")
@@ -60,6 +67,10 @@ def find_files(spec: PlainTextSpec) -> list[Path]:
         if _kind(path) not in SUFFIXES:
             raise UserError(f"config.pack.text.files: {path}: cannot tell its format; names end in .txt or .jsonl, with or without .gz")
     return sorted(found)
+
+
+def _below(root: Path, pattern: Path) -> str:
+    return str(pattern) if pattern.is_absolute() else str(Path(glob.escape(str(root))) / pattern)
 
 
 def _kind(path: Path) -> str:

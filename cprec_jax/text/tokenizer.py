@@ -1,8 +1,8 @@
 """The tokenizer: a Hugging Face directory as it is, or a byte-level BPE trained on the corpus's own titles."""
 
+import contextlib
 import itertools
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,24 +13,20 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from cprec_jax.errors import UserError, one_line
+from cprec_jax.text import tokenizer_files
 
 END_OF_TEXT = "<|endoftext|>"
 TEXTS_A_BATCH = 2_000  # an encoding takes many times the memory of its ids
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """A fast tokenizer and the ids this project needs. Special tokens are never added by `encode`; the template adds BOS itself."""
+    """A fast tokenizer and the ids this project needs. Special tokens are never added by `encode`; the template adds BOS itself.
+
+    A control token (one that the tokenizer marks as special, such as `<|endoftext|>`) written in a template or a prompt is that token.
+    Written in a title or a document, which other people wrote, it is text: transformers' `split_special_tokens=True`. `unknown_id` is the
+    token that the vocabulary puts where it has none; None where bytes or nothing take its place.
+    """
 
     backend: tokenizers.Tokenizer
     directory: Path
@@ -43,11 +39,29 @@ class Tokenizer:
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     def encode(self, text: str) -> np.ndarray:
+        """The tokens int32[n] of a template's or a prompt's text."""
         return np.asarray(self.backend.encode(text, add_special_tokens=False).ids, np.int32)
 
     def encode_all(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Encode many texts on all cores. Returns flat `tokens` int32 and `offsets` int64[len(texts) + 1]."""
+        """Encode many documents or titles on all cores. Returns flat `tokens` int32 and `offsets` int64[len(texts) + 1]."""
+        with self._control_tokens_as_text():
+            return self._encode_batch(texts)
 
+    def encode_items(self, titles: Sequence[str], end_of_item: str) -> tuple[np.ndarray, np.ndarray]:
+        """`encode_all` of titles with the template's `end_of_item` after each, which alone may hold control tokens."""
+        before, control = self.split_at_control_token(end_of_item)
+        tokens, offsets = self.encode_all([title + before for title in titles])
+        if not control:
+            return tokens, offsets
+        # Control tokens are cut out of a text before anything else is done with it, so what is before one can be encoded alone.
+        end = self.encode(control)
+        ends = np.tile(end, len(titles))
+        return np.insert(tokens, np.repeat(offsets[1:], len(end)), ends), offsets + len(end) * np.arange(len(titles) + 1)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.backend.decode(list(map(int, ids)), skip_special_tokens=False)
+
+    def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         def encode(first: int) -> tuple[np.ndarray, np.ndarray]:
             encodings = self.backend.encode_batch_fast(list(texts[first : first + TEXTS_A_BATCH]), add_special_tokens=False)
             ids = [encoding.ids for encoding in encodings]
@@ -60,48 +74,53 @@ class Tokenizer:
         np.cumsum(np.concatenate([np.zeros(0, np.int64), *(lengths for _, lengths in parts)]), out=offsets[1:])
         return np.concatenate([np.zeros(0, np.int32), *(ids for ids, _ in parts)]), offsets
 
-    def decode(self, ids: Iterable[int]) -> str:
-        return self.backend.decode(list(map(int, ids)), skip_special_tokens=False)
+    @contextlib.contextmanager
+    def _control_tokens_as_text(self) -> Iterator[None]:
+        self.backend.encode_special_tokens = True
+        try:
+            yield
+        finally:
+            self.backend.encode_special_tokens = False
+
+    @property
+    def control_tokens(self) -> list[str]:
+        """The texts of the tokens that the tokenizer marks as special."""
+        return [token.content for token in self.backend.get_added_tokens_decoder().values() if token.special]
+
+    def split_at_control_token(self, text: str) -> tuple[str, str]:
+        """`text` before its first control token, and from there on (empty where it has none)."""
+        starts = [text.find(token) for token in self.control_tokens if token in text]
+        start = min(starts, default=len(text))
+        return text[:start], text[start:]
 
 
 def load(directory: Path) -> Tokenizer:
-    """Load from a Hugging Face directory (`tokenizer.json`, or the slow files that `transformers` can convert). No remote code."""
+    """Load from a Hugging Face directory: `tokenizer.json`, or whatever files `AutoTokenizer` reads instead. No remote code."""
     directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"{directory}: no such tokenizer directory; set config.text.tokenizer to one, or to 'train'")
     try:
-        if (directory / "tokenizer.json").exists():
-            backend = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
-        elif (directory / "merges.txt").exists():  # GPT-2's own two files
-            backend = tokenizers.Tokenizer(models.BPE.from_file(str(directory / "vocab.json"), str(directory / "merges.txt")))
-            backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            backend.decoder = decoders.ByteLevel()
+        if (directory / tokenizer_files.WHOLE).exists():
+            backend = tokenizers.Tokenizer.from_file(str(directory / tokenizer_files.WHOLE))
         else:
-            from transformers import AutoTokenizer
-
-            backend = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False).backend_tokenizer
-    except Exception as error:  # the libraries raise bare Exception and many others for broken files
+            backend = tokenizer_files.transformers_tokenizer(directory).backend_tokenizer
+    except UserError:
+        raise
+    except Exception as error:  # the library raises bare Exception for broken files
         raise UserError(f"{directory}: not a usable tokenizer ({one_line(error)[:200]})") from error
     backend.no_padding()
     backend.no_truncation()
-    settings = _settings(directory)
-
-    def token_id(name: str) -> int | None:
-        value = settings.get(name)
-        text = value.get("content") if isinstance(value, dict) else value
-        return backend.token_to_id(text) if isinstance(text, str) else None
-
-    return Tokenizer(backend=backend, directory=directory, bos_id=token_id("bos_token"), unknown_id=token_id("unk_token"))
+    backend.encode_special_tokens = False
+    bos = tokenizer_files.special_tokens(directory, ("bos_token",))["bos_token"]
+    bos_id = None if bos is None else backend.token_to_id(bos)
+    return Tokenizer(backend=backend, directory=directory, bos_id=bos_id, unknown_id=_unknown_id(backend))
 
 
-def _settings(directory: Path) -> dict:
-    path = directory / "tokenizer_config.json"
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({one_line(error)})") from error
+def _unknown_id(backend: tokenizers.Tokenizer) -> int | None:
+    if isinstance(backend.model, models.Unigram):  # which keeps it to itself
+        return json.loads(backend.to_str())["model"].get("unk_id")
+    text = getattr(backend.model, "unk_token", None)
+    return None if text is None else backend.token_to_id(text)
 
 
 def train(texts: Sequence[str], weights: Sequence[int], vocab_size: int, directory: Path, across_words: bool = True) -> Tokenizer:
@@ -141,11 +160,3 @@ def train(texts: Sequence[str], weights: Sequence[int], vocab_size: int, directo
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     return load(directory)
-
-
-def copy_files(source: Path, target: Path) -> None:
-    """Copy the tokenizer's files of one Hugging Face directory to another."""
-    target.mkdir(parents=True, exist_ok=True)
-    for name in TOKENIZER_FILES:
-        if (source / name).exists():
-            shutil.copyfile(source / name, target / name)

@@ -1,6 +1,10 @@
-"""Checkpoints (the only importer of orbax): params, optimizer state and meta as separate items, damaged ones skipped."""
+"""Checkpoints (with `read_back` the only importer of orbax): params, optimizer state and meta as separate items; damaged ones set aside."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +12,12 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from cprec_jax.errors import UserError, one_line
+from cprec_jax.errors import DamagedCheckpoint, UserError, one_line
 from cprec_jax.progress import say
+from cprec_jax.train.read_back import differing_leaf
 from cprec_jax.train.step import TrainState
+
+DAMAGED = ".damaged"  # behind the step of a checkpoint that was set aside
 
 
 class Checkpoints:
@@ -32,6 +39,7 @@ class Checkpoints:
             enable_async_checkpointing=jax.default_backend() != "cpu",
         )
         self.directory = directory
+        self.saved: set[int] = set()  # steps that this object wrote
         # Handlers are named up front: an unnamed item has no metadata to compare with until it has been restored once.
         handlers = {
             "params": ocp.StandardCheckpointHandler(),
@@ -53,17 +61,67 @@ class Checkpoints:
             "opt_state": ocp.args.StandardSave(state.opt_state),
             "meta": ocp.args.JsonSave(dict(meta)),
         }
-        try:
+        with self._saving(step):
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-        except OSError as error:
-            raise UserError(
-                f"{self.directory}: cannot save step {step} ({error.strerror}); free some space, then run again to go on"
-            ) from error
+        self.saved.add(step)
 
     def wait(self) -> None:
         """Wait for saves in the background, and raise what went wrong in them."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        with self._saving(None):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    @contextlib.contextmanager
+    def _saving(self, step: int | None) -> Iterator[None]:
+        """A full disk, one that became read-only, ...: one line, where orbax logs a traceback per thread and per array."""
+        from absl import logging as absl_logging
+
+        before = absl_logging.get_verbosity()
+        absl_logging.set_verbosity(absl_logging.FATAL)
+        unraisable, sys.unraisablehook = sys.unraisablehook, lambda _: None  # from the threads of arrays whose save was given up
+        try:
+            yield
+            sys.unraisablehook = unraisable
+        except Exception as error:  # orbax and tensorstore raise many kinds for what the system refuses
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what the other arrays met, told when they are collected
+            what = "a checkpoint" if step is None else f"step {step}"
+            raise UserError(
+                f"{self.directory}: cannot save {what} ({_system_reason(error)}); free some space or mend the directory, then run again "
+                "to go on"
+            ) from error
+        finally:
+            absl_logging.set_verbosity(before)
+
+    def verify(self, state: TrainState) -> None:
+        """Read the checkpoint of `state` back and compare every bit. One that differs from what was just saved is a `UserError`."""
+        step = int(state.step)
+        self.wait()
+        try:
+            wrong = [
+                f"{item}{leaf}"
+                for item in ("params", "opt_state")
+                if (leaf := differing_leaf(self.directory.resolve() / str(step) / item, getattr(state, item))) is not None
+            ]
+            self.meta(step)
+        except Exception as error:
+            wrong = [_system_reason(error)]
+        if wrong:
+            raise UserError(
+                f"{self.directory / str(step)}: was saved, but cannot be read back as it was ({wrong[0]}); check the disk, then run again"
+            )
+
+    def set_aside(self, step: int) -> None:
+        """Rename a checkpoint, so that its step is made again; nothing is deleted. All processes must call."""
+        source = self.directory / str(step)
+        target = next(path for n in range(1000) if not (path := source.with_name(f"{step}{DAMAGED}{n or ''}")).exists())
+        if jax.process_index() == 0:
+            os.replace(source, target)
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices(f"set aside {step}")
+        self._manager.reload()
+        say(f"warning: checkpoint {source} is damaged; it was renamed to {target.name}, and its step is made again")
 
     def close(self) -> None:
         self.wait()
@@ -72,46 +130,88 @@ class Checkpoints:
     def meta(self, step: int) -> dict[str, Any]:
         return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
 
-    def restore_newest(self, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint that can be read whole, sharded like `abstract`, and its meta; None when there is none.
+    def restore_newest(self, abstract: TrainState, at_most: int | None = None) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest checkpoint (of a step `at_most`) that can be read whole, sharded like `abstract`, and its meta; None: there is none.
 
-        A damaged one is skipped with a warning. One of another model (paths, shapes, dtypes) is a `UserError`.
+        Damaged ones after it are set aside. Raises `UserError` for one of another model (paths, shapes, dtypes), and where checkpoints
+        exist and none can be read: training anew would not be what was asked for.
         """
-        for step in reversed(self.steps()):
-            try:
-                self._check(step, "params", abstract.params)
-                self._check(step, "opt_state", abstract.opt_state)
-                args = ocp.args.Composite(
-                    params=ocp.args.StandardRestore(abstract.params),
-                    opt_state=ocp.args.StandardRestore(abstract.opt_state),
-                    meta=ocp.args.JsonRestore(),
-                )
-                restored = self._manager.restore(step, args=args)
-            except UserError:
-                raise
-            except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
-                say(f"warning: checkpoint {self.directory / str(step)} is damaged ({one_line(error)[:120]}); trying the one before it")
+        steps = [step for step in self.steps() if at_most is None or step <= at_most]
+        damaged: dict[int, str] = {}
+        for step in reversed(steps):
+            found = self._restore(step, abstract)
+            if isinstance(found, str):
+                damaged[step] = found
+                say(f"warning: checkpoint {self.directory / str(step)} is damaged ({found}); trying the one before it")
                 continue
-            placed = jax.device_put(step, abstract.step.sharding)
-            state = TrainState(step=placed.astype(abstract.step.dtype), params=restored["params"], opt_state=restored["opt_state"])
-            return state, restored["meta"]
+            for other in damaged:
+                self.set_aside(other)
+            return found
+        aside = [path.name for path in self.directory.glob(f"*{DAMAGED}*")]
+        if damaged or (aside and not steps and at_most is None):
+            raise UserError(
+                f"{self.directory}: none of its checkpoints can be read ({', '.join(sorted([*map(str, damaged), *aside]))}); restore one "
+                "from a copy, or delete the run's directory to train anew"
+            )
         return None
 
-    def restore_params(self, abstract_params: Any, step: int | None = None) -> tuple[Any, int]:
-        """Parameters alone (for evaluation and export) of `step`, or of the newest. `UserError` when it is absent or does not fit."""
+    def set_aside_damaged(self, abstract: TrainState) -> None:
+        """Read every checkpoint, and set aside those that cannot be read; one whole one must be left."""
+        for step in self.steps()[:-1]:
+            if isinstance(self._restore(step, abstract), str):
+                self.set_aside(step)
+
+    def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | str:
+        """A checkpoint's state and meta; in what way it is damaged, if it is."""
+        try:
+            self._check(step, "params", abstract.params)
+            self._check(step, "opt_state", abstract.opt_state)
+            args = ocp.args.Composite(
+                params=ocp.args.StandardRestore(abstract.params),
+                opt_state=ocp.args.StandardRestore(abstract.opt_state),
+                meta=ocp.args.JsonRestore(),
+            )
+            restored = self._manager.restore(step, args=args)
+            meta = restored["meta"]
+            meta["tokens"], meta["seconds"]
+        except UserError:
+            raise
+        except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+            return one_line(error)[:120] or type(error).__name__
+        placed = jax.device_put(step, abstract.step.sharding)
+        state = TrainState(step=placed.astype(abstract.step.dtype), params=restored["params"], opt_state=restored["opt_state"])
+        return state, meta
+
+    def restore_params(self, abstract_params: Any, step: int | None = None) -> tuple[Any, int, dict[str, Any]]:
+        """Parameters alone (for evaluation and export) of `step`, or of the newest, that step, and its meta.
+
+        Raises `UserError` when it is absent or does not fit, `DamagedCheckpoint` when it cannot be read: no table shows another step than
+        it says.
+        """
         steps = self.steps()
         if not steps or (step is not None and step not in steps):
             wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
             raise UserError(f"{self.directory}: {wanted}; there are {steps or 'none'}")
         step = steps[-1] if step is None else step
-        self._check(step, "params", abstract_params)
+        found = self._restore_params(step, abstract_params)
+        if isinstance(found, str):
+            whole = [other for other in steps if other != step and not isinstance(self._restore_params(other, abstract_params), str)]
+            raise DamagedCheckpoint(
+                f"{self.directory / str(step)}: is damaged ({found}); whole are the steps {', '.join(map(str, whole)) or '(none)'}, and "
+                "`launch.py train` with the same --config and --workdir makes it again"
+            )
+        return found[0], step, found[1]
+
+    def _restore_params(self, step: int, abstract_params: Any) -> tuple[Any, dict[str, Any]] | str:
         try:
-            restored = self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params)))
+            self._check(step, "params", abstract_params)
+            args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params), meta=ocp.args.JsonRestore())
+            restored = self._manager.restore(step, args=args)
+            return restored["params"], dict(restored["meta"])
+        except UserError:
+            raise
         except Exception as error:  # as above: whatever it is, that step is of no use
-            raise UserError(
-                f"{self.directory / str(step)}: cannot be read ({one_line(error)[:160]}); evaluate another step of {steps}"
-            ) from error
-        return restored["params"], step
+            return one_line(error)[:160] or type(error).__name__
 
     def _check(self, step: int, item: str, abstract: Any) -> None:
         # orbax casts another dtype silently and reports another shape late, so the trees are compared before anything is read.
@@ -129,3 +229,12 @@ class Checkpoints:
 
 def _name(path: Any) -> str:
     return "/".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
+
+
+def _system_reason(error: Exception) -> str:
+    """What the operating system said, out of whatever was raised."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = one_line(error)
+    known = ("No space left on device", "Read-only file system", "Permission denied", "Disk quota exceeded", "File too large")
+    return next((words for words in known if words.lower() in text.lower()), text[:160] or type(error).__name__)

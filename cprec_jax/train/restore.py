@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from cprec_jax.artefact import MANIFEST, read_json
+from cprec_jax.errors import DamagedCheckpoint
 from cprec_jax.model.decoder import Decoder, abstract_params
 from cprec_jax.parallel import rules
 from cprec_jax.parallel.mesh import make_mesh
@@ -37,6 +39,12 @@ def restore_decoder(
     decoder = run.make_decoder(run.ModelSpec(), description["decoder"])
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     steps = checkpoints.steps()
+    last = read_json(directory / MANIFEST, "train").get("step") if (directory / MANIFEST).exists() else None
+    if step is None and last is not None and last not in steps:
+        raise DamagedCheckpoint(
+            f"{checkpoints.directory}: the last checkpoint, step {last}, is missing; there are {steps or 'none'}, and "
+            "`launch.py train` with the same --config and --workdir makes it again"
+        )
     if fraction is not None and steps:
         step = min(steps, key=lambda s: (abs(s - fraction * steps[-1]), s))
     shapes, axes = abstract_params(decoder)
@@ -44,7 +52,6 @@ def restore_decoder(
         mesh = make_mesh(devices=jax.devices()[:1])
     shardings = rules.param_shardings(mesh, shapes, axes)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    params, step = checkpoints.restore_params(abstract, step)
-    meta = checkpoints.meta(step)
+    params, step, meta = checkpoints.restore_params(abstract, step)
     checkpoints.close()
     return Restored(decoder=decoder, params=params, step=step, meta=meta)

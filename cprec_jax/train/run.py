@@ -1,7 +1,7 @@
 """What a training run IS: its specs, its model, and the file that lets others load it again."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -148,10 +148,17 @@ class MeshSpec:
     tensor: int = 1
 
 
-def decoder_config(spec: ModelSpec, vocab_size: int, base_vocab_size: int | None = None) -> DecoderConfig:
+def decoder_config(
+    spec: ModelSpec,
+    vocab_size: int,
+    base_vocab_size: int | None = None,
+    token_ids: Mapping[str, int] | None = None,
+    named: Collection[str] = (),
+) -> DecoderConfig:
     """The architecture of a run, for a tokenizer of `vocab_size`, `base_vocab_size` of them not new (default: all).
 
-    A base model whose embedding is too small for its own tokenizer is a `UserError`; new tokens get rows (`hf/vocabulary.py`).
+    token_ids: of the tokenizer, for the message; named: the texts of config.text.new_tokens, the known ones too. A base model whose
+    embedding is too small for its own tokenizer is a `UserError`; new tokens get rows (`hf/vocabulary.py`).
     """
     if spec.init_from is not None:
         from cprec_jax.hf.hub import locate
@@ -159,7 +166,7 @@ def decoder_config(spec: ModelSpec, vocab_size: int, base_vocab_size: int | None
         from cprec_jax.hf.vocabulary import with_room
 
         config = read_config(locate(spec.init_from))
-        return with_room(config, vocab_size if base_vocab_size is None else base_vocab_size, vocab_size, spec.init_from)
+        return with_room(config, vocab_size if base_vocab_size is None else base_vocab_size, vocab_size, spec.init_from, token_ids, named)
     return DecoderConfig(
         vocab_size=-(-vocab_size // 64) * 64,
         hidden_size=spec.hidden_size,

@@ -7,7 +7,7 @@ import math
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +30,7 @@ from cprec_jax.parallel import global_batch, rules
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.progress import Progress, say
 from cprec_jax.spec import build
+from cprec_jax.text import tokenizer_files
 from cprec_jax.text.packing import specs as text_specs
 from cprec_jax.train import run
 from cprec_jax.train.checkpoint import Checkpoints
@@ -80,6 +81,7 @@ class Plan:
     init_from: str | None
     base_vocab_size: int
     vocab_size: int
+    named_tokens: tuple[str, ...]
 
 
 def make_plan(config: Mapping[str, Any], workdir: Path, directory: Path | None = None) -> Plan:
@@ -99,7 +101,8 @@ def make_plan(config: Mapping[str, Any], workdir: Path, directory: Path | None =
     limits = row_limits(train_spec.mixture, over_all, sizes, manifest["row_length"])
     total_steps = train_spec.total_steps(sum((sizes | limits).values()), manifest["row_length"])
     base_vocab_size = manifest.get("base_vocab_size", manifest["vocab_size"])
-    decoder_config = run.decoder_config(model_spec, manifest["vocab_size"], base_vocab_size)
+    token_ids = tokenizer_files.token_ids(rows / "tokenizer") if model_spec.init_from is not None else None
+    decoder_config = run.decoder_config(model_spec, manifest["vocab_size"], base_vocab_size, token_ids, manifest.get("named_tokens", ()))
     if decoder_config.max_position_embeddings < manifest["row_length"]:
         say(f"warning: rows have {manifest['row_length']} tokens, the base model was made for {decoder_config.max_position_embeddings}")
     if model_spec.init_from is not None:
@@ -118,6 +121,7 @@ def make_plan(config: Mapping[str, Any], workdir: Path, directory: Path | None =
         init_from=model_spec.init_from,
         base_vocab_size=base_vocab_size,
         vocab_size=manifest["vocab_size"],
+        named_tokens=tuple(manifest.get("named_tokens", ())),
     )
 
 
@@ -196,7 +200,7 @@ def _claim(plan: Plan, inputs: Mapping[str, Any], restart: bool) -> None:
     path = plan.directory / "config.json"
     if not path.exists():
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = artefact.read_json(path, "train")
     if before.get("inputs_hash") == plan.inputs_hash:
         return
     if restart:
@@ -248,7 +252,8 @@ def _initial_state(plan: Plan, mesh: jax.sharding.Mesh, optimizer: optax.Gradien
         from cprec_jax.hf.vocabulary import load_with_room
 
         base = locate(plan.init_from)
-        params = load_with_room(base, plan.decoder.config, plan.base_vocab_size, plan.vocab_size, shardings=param_shardings)
+        sizes = plan.base_vocab_size, plan.vocab_size
+        params = load_with_room(base, plan.decoder.config, *sizes, param_shardings, plan.named_tokens)
     opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(params)
     state = TrainState(step=jax.device_put(jnp.zeros((), jnp.int32), replicated), params=params, opt_state=opt_state)
     return state, TrainState(step=cast(Any, replicated), params=param_shardings, opt_state=opt_shardings)
@@ -276,7 +281,7 @@ def _loop(plan: Plan, mesh: jax.sharding.Mesh, stop: threading.Event) -> TrainSt
     milestones = sorted({0, *(round(m * plan.total_steps) for m in spec.milestones)})
     checkpoints = Checkpoints(plan.directory / "checkpoints", spec.keep, milestones)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
-    restored = checkpoints.restore_newest(abstract)
+    restored = _restore(plan, checkpoints, abstract, milestones)
     meta: dict[str, Any] = {"tokens": 0, "seconds": 0.0}
     if restored is not None:
         state, meta = restored
@@ -302,6 +307,7 @@ def _loop(plan: Plan, mesh: jax.sharding.Mesh, stop: threading.Event) -> TrainSt
 
     if first_step == 0:
         save(state)
+        checkpoints.verify(state)  # a disk that gives back something else is better known now than after a week
     pending: tuple[int, dict[str, jax.Array], dict[str, np.ndarray]] | None = None
     batch_sharding = rules.batch_sharding(mesh, spec.global_batch)
     held = global_batch.rows_held(batch_sharding, spec.global_batch)
@@ -327,8 +333,37 @@ def _loop(plan: Plan, mesh: jax.sharding.Mesh, stop: threading.Event) -> TrainSt
         raise
     finally:
         meters.close()
+    if first_step < plan.total_steps:
+        _verify_last(checkpoints, state, save)
     checkpoints.close()
     return state
+
+
+def _restore(plan: Plan, checkpoints: Checkpoints, abstract: TrainState, milestones: Sequence[int]) -> Any:
+    """Where to go on: the newest whole checkpoint; of a finished run that lost one, the newest before the lost one."""
+    restored = checkpoints.restore_newest(abstract)
+    if restored is None or not (plan.directory / artefact.MANIFEST).exists():
+        return restored
+    checkpoints.set_aside_damaged(abstract)
+    newest = int(restored[0].step)
+    lost = [step for step in milestones if step < newest and step not in checkpoints.steps()]
+    if not lost:
+        return restored
+    say(f"train: checkpoints of steps {', '.join(map(str, lost))} are missing; they are made again")
+    return checkpoints.restore_newest(abstract, at_most=lost[0])
+
+
+def _verify_last(checkpoints: Checkpoints, state: TrainState, save: Callable[[TrainState], None]) -> None:
+    """`done` means that the last checkpoint can be read. One of an earlier run that came out otherwise this time is replaced."""
+    if int(state.step) not in checkpoints.saved:
+        try:
+            checkpoints.verify(state)
+            return
+        except UserError:
+            say(f"warning: step {int(state.step)} did not come out bit-identically this time (other devices?); evaluate and export again")
+            checkpoints.set_aside(int(state.step))
+            save(state)
+    checkpoints.verify(state)
 
 
 def _cpt_loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array | None, *, decoder: Decoder, loss_chunk: int) -> Any:

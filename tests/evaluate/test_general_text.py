@@ -22,6 +22,10 @@ class Letters:
     def encode(self, text: str) -> np.ndarray:
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32) % 60
 
+    def encode_all(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        tokens = [self.encode(text) for text in texts]
+        return np.concatenate(tokens), np.cumsum([0, *map(len, tokens)])
+
 
 @pytest.mark.parametrize("bos", [None, 61])
 def test_equal_to_the_whole_softmax(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bos: int | None) -> None:

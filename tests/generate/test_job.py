@@ -1,5 +1,6 @@
 """`launch.py generate`: from a run and from an exported directory; mistakes are one line."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 
 import launch
 from cprec_jax import jobs
-from cprec_jax.corpus import Corpus
+from cprec_jax.corpus import Corpus, user_key
 from cprec_jax.generate.source import end_ids
 from cprec_jax.text import tokenizer
+from data_prep.adapters.synthetic import _user_names
 from tests import road
 
 
@@ -124,3 +126,36 @@ def test_without_a_run_it_says_what_is_missing(tmp_path: Path, capsys: pytest.Ca
     assert "--workdir=DIR (its newest checkpoint) or --model=DIR" in capsys.readouterr().err
     assert launch.main(["generate", f"--workdir={tmp_path}", "--prompt=a"]) == 2
     assert "launch.py train" in capsys.readouterr().err
+
+
+def test_a_title_with_a_bar_is_named_in_a_json_list_or_a_file_of_them(
+    workdir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = Corpus.open(workdir / "corpus")
+    title = corpus.items.title[corpus.catalogue("Books")[0]]
+    written = json.dumps([title, "This | That", "[A] bracket"])
+    (tmp_path / "histories").write_text(f"{written}\n[A] bracket | {title}\n", encoding="utf-8")
+    asked = [f"--workdir={workdir}", "--set=Books", "--config.generate.output=text", "--config.generate.new_tokens=2"]
+    out = ask(capsys, *asked, f"--history={written}")
+    assert out.startswith(f"Books: {written}\n")
+    several = ask(capsys, *asked, f"--history=@{tmp_path / 'histories'}")
+    assert several.startswith(out.splitlines()[0]) and f"Books: [A] bracket | {title}" in several
+    for wrong, message in (
+        ('["A", 3]', "a JSON list of texts"),
+        ('["A", ', "begins as a JSON list, but is none"),
+        ('["A", ""]', "an empty title"),
+    ):
+        assert launch.main(["generate", *asked, f"--history={wrong}"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_user_by_raw_id_or_number(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = Corpus.open(workdir / "corpus")
+    targets = corpus.targets("test", "Games")
+    raw = {user_key("synthetic", name): name for name in _user_names(1000)}
+    user = int(targets.user[0])
+    asked = [f"--workdir={workdir}", "--set=Games", "--config.generate.titles=3"]
+    by_number, by_id = (ask(capsys, *asked, f"--user={name}") for name in (user, raw[user]))
+    assert by_number.splitlines()[1:] == by_id.splitlines()[1:] and raw[user] in by_id.splitlines()[0]
+    both = ask(capsys, *asked, f"--user={json.dumps([raw[user], str(targets.user[1])])}")
+    assert both.splitlines()[1 : len(by_id.splitlines())] == by_id.splitlines()[1:]

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import ml_dtypes  # noqa: F401
 import numpy as np
@@ -162,3 +163,43 @@ def test_tokenizer_larger_than_the_embedding(directory, tokenizer):
 def test_tokenizer_smaller_than_the_embedding_is_fine(directory):
     (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 63}}}))
     load_params(directory, read_config(directory))
+
+
+def test_a_leftover_index_beside_a_single_file(directory, sharded_shards, capsys):
+    """transformers reads model.safetensors where there are both; the shards hold other weights here."""
+    expected = load_file(directory / "model.safetensors")["model.norm.weight"]
+    for file in sharded_shards.glob("model*"):
+        shutil.copyfile(file, directory / file.name)
+    params = load_params(directory, read_config(directory))
+    np.testing.assert_array_equal(params["final_norm"], expected)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "model.safetensors is read" in lines[0] and "model.safetensors.index.json" in lines[0]
+
+
+@pytest.fixture
+def sharded_shards(tmp_path):
+    decoder, params = tiny()
+    save(tmp_path / "old", {**params, "final_norm": params["final_norm"] + 1}, decoder.config, None, "card", shard_bytes=20_000)
+    return tmp_path / "old"
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside a base", "instead of one"])
+def test_an_adapter_is_refused_by_name(directory, beside):
+    if not beside:
+        for file in directory.iterdir():
+            file.unlink()
+    (directory / "adapter_config.json").write_text("{}")
+    (directory / "adapter_model.safetensors").write_bytes(b"")
+    refused(directory, r"adapter_config\.json: a PEFT adapter")
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_a_few_tokens_beyond_the_embedding_are_named_with_both_ways_out(directory, count):
+    added = [{"id": 64 + number, "content": f"<extra-{number}>"} for number in range(count)]
+    (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 63}}, "added_tokens": added}))
+    with pytest.raises(UserError) as caught:
+        load_params(directory, read_config(directory))
+    for token in added:
+        assert (f"{token['content']!r} (id {token['id']})" in str(caught.value)) == (count < 9)
+    assert ("take it out of" in str(caught.value) and "config.text.new_tokens" in str(caught.value)) == (count < 9)
+    load_params(directory, read_config(directory), named=[token["content"] for token in added])

@@ -44,3 +44,18 @@ def test_new_rows_are_the_mean_of_the_real_ones(tmp_path, changes, base_size, si
         np.testing.assert_array_equal(new[~fresh], old[~fresh[:64]])
         np.testing.assert_allclose(new[fresh], np.broadcast_to(old[:base_size].mean(0), new[fresh].shape), atol=1e-6)
     jax.tree.map(np.testing.assert_array_equal, loaded["layers"], params["layers"])
+
+
+def test_a_token_beyond_the_table_gets_a_row_when_it_is_named(tmp_path):
+    """A tokenizer with one token more than its model has rows: refused by its name, or given a row when named."""
+    decoder, params = tiny()
+    save(tmp_path / "base", params, decoder.config, None, "card")
+    ids = {f"t{index}": index for index in range(64)} | {"<pad>": 64, "<new>": 65}
+    with pytest.raises(UserError, match=r"DIR has 64 rows.*'<pad>' \(id 64\) lies beyond them.*tokenizer\.json.*config\.text\.new_tokens"):
+        with_room(tiny_config(), 65, 66, "DIR", ids)
+    config = with_room(tiny_config(), 65, 66, "DIR", ids, ("<pad>", "<new>"))
+    assert config.vocab_size == 128
+    loaded = load_with_room(tmp_path / "base", config, 65, 66, named=("<pad>", "<new>"))
+    mean = np.asarray(params["embed"]).mean(0)
+    np.testing.assert_array_equal(loaded["embed"][:64], params["embed"])
+    np.testing.assert_allclose(loaded["embed"][64:66], np.broadcast_to(mean, (2, 32)), atol=1e-6)

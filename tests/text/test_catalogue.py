@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_a_tokenizer_that_loses_the_end_is_refused(tmp_path: Path) -> None:
 def test_strict_prefixes(items: list[list[int]], expected: tuple[int, int] | None) -> None:
     flat = np.array([token for item in items for token in item], np.int32)
     catalogue = Catalogue(tokens=flat, offsets=np.cumsum([0, *map(len, items)]), unknown_tokens=0)
-    assert catalogue._strict_prefix(range(len(items))) == expected
+    assert catalogue._strict_prefix(np.arange(len(items))) == expected
 
 
 def test_prompt_keeps_the_most_recent_items_whole(tokens: tokenizer.Tokenizer, catalogue: Catalogue) -> None:
@@ -95,3 +96,53 @@ def test_every_shared_title_of_a_domain_is_kept_apart(shared_data: Path, shared_
     titles = sorted({line.split("\t")[1] for line in lines})
     built = Catalogue.build(tokenizer.load(shared_models / "hf-stories260k"), titles, "\n")
     assert len({built.item(i).tobytes() for i in range(len(built))}) == len(titles)
+
+
+def whitespace_splitter(directory: Path, vocabulary: dict[str, int]) -> tokenizer.Tokenizer:
+    """Words at white space, which is dropped, and `?` for all that is unknown."""
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="?"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    directory.mkdir(exist_ok=True)
+    backend.save(str(directory / "tokenizer.json"))
+    return tokenizer.load(directory)
+
+
+def test_a_dropped_end_of_item_is_refused_where_no_title_begins_another(tmp_path: Path) -> None:
+    words = whitespace_splitter(tmp_path, {"Halo": 0, "Zelda": 1, "?": 2, "END": 3})
+    with pytest.raises(UserError, match=r"drops the end of item '\\n' of 2 of 2 titles \(such as 'Halo'\)"):
+        Catalogue.build(words, ["Halo", "Zelda"], "\n")
+    assert Catalogue.build(words, ["Halo", "Zelda"], " END ").item(1).tolist() == [1, 3]
+
+
+def test_an_end_of_item_that_becomes_the_unknown_token_is_refused(tmp_path: Path) -> None:
+    words = whitespace_splitter(tmp_path, {"Halo": 0, "Zelda": 1, "?": 2, "END": 3})
+    with pytest.raises(UserError, match=r"has only its unknown token for the end of item ' STOP' of 2 of 2 titles"):
+        Catalogue.build(words, ["Halo", "Zelda"], " STOP")
+
+
+def test_an_end_of_item_that_only_some_titles_lose(tmp_path: Path) -> None:
+    """A normaliser that removes a full stop and what follows it: only titles with one lose their end."""
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate("abcd\n")}, []))
+    backend.normalizer = tokenizers.normalizers.Replace(tokenizers.Regex(r"\.[^$]*"), "")
+    backend.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(UserError, match=r"of 1 of 3 titles \(such as 'b\.c'\)"):
+        Catalogue.build(tokenizer.load(tmp_path), ["a", "b.c", "d"], "\n")
+
+
+def test_titles_that_are_not_told_apart_are_counted_or_refused(tmp_path: Path) -> None:
+    words = whitespace_splitter(tmp_path, {"Halo": 0, "Zelda": 1, "?": 2, "END": 3, "Mario": 4})
+    built = Catalogue.build(words, ["Halo", "Zelda", "Mario", "Halo Mario", "Pikmin", "Kirby", "Kirby"], " END")
+    assert (built.confused_titles, built.distinct_titles, built.unknown_tokens) == (2, 6, 3)
+    assert built.losses.startswith("33.33% of the titles (2) have the same tokens") and "(3) are the unknown token" in built.losses
+    with pytest.raises(UserError, match="the same tokens of different titles, in 3 of 5 cases"):
+        Catalogue.build(words, ["Halo", "Zelda", "Samus", "Pikmin", "Kirby"], " END")
+    assert Catalogue.build(words, ["Halo", "Zelda"], " END").losses == ""
+
+
+def test_only_what_the_vocabulary_makes_unknown_counts_as_unknown(tmp_path: Path) -> None:
+    """SmolLM2 and GPT-2 name their end token as the unknown one, too; their vocabularies of bytes have no unknown text."""
+    tokenizer.train(["a title\n"] * 9, [1] * 9, 290, tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "unk_token": "<|endoftext|>"}))
+    built = Catalogue.build(tokenizer.load(tmp_path), ["a title", "\u2615"], "<|endoftext|>")
+    assert built.unknown_tokens == 0 and built.item(0)[-1] == 0

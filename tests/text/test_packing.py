@@ -232,3 +232,21 @@ def test_without_a_downstream_set_there_are_no_rows_for_fine_tuning(tmp_path: Pa
     with pytest.raises(UserError, match=r"config.pack.stages: 'sft' packs downstream sets, and the corpus has none"):
         packing.pack(config, tmp_path)
     assert (tmp_path / "rows" / "cpt").exists() and not (tmp_path / "rows" / "sft").exists()
+
+
+def test_what_the_tokenizer_loses_is_said_and_recorded_and_reported(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A vocabulary of letters without the first one of the first title."""
+    import tokenizers
+
+    from cprec_jax.report.report import _tokenizer_notes
+
+    titles = Corpus.open(workdir / "corpus").items.title
+    letters = sorted({c for title in titles for c in title} - {titles[0][0]} | {"\n"})
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(["?", *letters])}, [], unk_token="?"))
+    (workdir / "lossy").mkdir()
+    backend.save(str(workdir / "lossy/tokenizer.json"))
+    jobs.pack(road.config(text={"tokenizer": str(workdir / "lossy")}), workdir)
+    manifest = json.loads((workdir / "rows/cpt/manifest.json").read_text())
+    assert manifest["unknown_tokens"] > 0 and "are the unknown token" in manifest["tokenizer_losses"]
+    assert manifest["tokenizer_losses"] in capsys.readouterr().err
+    assert _tokenizer_notes(workdir) == [f"rows of cpt: the tokenizer loses parts of titles: {manifest['tokenizer_losses']}"]

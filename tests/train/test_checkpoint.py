@@ -1,70 +1,138 @@
-"""What a checkpoint holds, and what is refused instead of being cast."""
+"""What is said to be saved can be read: damaged steps are set aside and made again, and a disk that lies is found out at once."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
-from cprec_jax.errors import UserError
+from cprec_jax import jobs
+from cprec_jax.errors import DamagedCheckpoint, UserError
 from cprec_jax.train.checkpoint import Checkpoints
-from cprec_jax.train.optimizer import OptimizerSpec, adamw
-from cprec_jax.train.step import TrainState
-from tests.model.tiny import tiny
+from cprec_jax.train.restore import restore_decoder
+from cprec_jax.train.trainer import train
+from tests import road
+
+CONFIG = road.config(evaluate={"names": {"cpt": {"kind": "checkpoint"}, "half": {"kind": "checkpoint", "fraction": 0.5}}, "max_users": 5})
+CONFIG["evaluate"] |= {"protocols": ["full"], "validation_users": 5}
 
 
 @pytest.fixture(scope="module")
-def state() -> TrainState:
-    """A state whose moments and counts are not those of a new one."""
-    _, params = tiny(num_layers=2)
-    opt_state = adamw(OptimizerSpec(), lambda _: 0.1).init(params)
-    rng = np.random.default_rng(1)
-    opt_state = jax.tree.map(lambda leaf: jnp.asarray(rng.integers(1, 9, leaf.shape), leaf.dtype), opt_state)
-    return TrainState(step=jnp.full((), 7, jnp.int32), params=params, opt_state=opt_state)
+def finished(tiny_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Steps 0, 6, 10 and 12 of 12."""
+    workdir = tmp_path_factory.mktemp("finished") / "road"
+    shutil.copytree(tiny_rows, workdir)
+    train(CONFIG, workdir)
+    return workdir
 
 
-def abstract(state: TrainState) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state)
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    shutil.copytree(finished, tmp_path / "road")
+    return tmp_path / "road"
 
 
-def saved(directory: Path, state: TrainState) -> Checkpoints:
-    checkpoints = Checkpoints(directory)
-    checkpoints.save(state, {"tokens": 5})
-    checkpoints.close()
-    return Checkpoints(directory)
+def digest(workdir: Path) -> str:
+    return json.loads((workdir / "runs/cpt/manifest.json").read_text())["params_sha256"]
 
 
-def lowered(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if leaf.dtype == jnp.float32 else leaf, tree)
+def checkpoints(workdir: Path) -> Path:
+    return workdir / "runs/cpt/checkpoints"
 
 
-def test_everything_comes_back(state: TrainState, tmp_path: Path) -> None:
-    restored = saved(tmp_path, state).restore_newest(abstract(state))
-    assert restored is not None
-    found, meta = restored
-    assert meta == {"tokens": 5}
-    assert jax.tree.structure(found) == jax.tree.structure(state)
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
-        assert one.dtype == other.dtype
-        np.testing.assert_array_equal(one, other)
+def damage(workdir: Path, step: int) -> None:
+    for path in (checkpoints(workdir) / str(step) / "params").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:20])
 
 
-@pytest.mark.parametrize("item", ["params", "opt_state"])
-def test_another_dtype_is_refused(state: TrainState, tmp_path: Path, item: str) -> None:
-    checkpoints = saved(tmp_path, state.replace(**{item: lowered(getattr(state, item))}))
-    with pytest.raises(UserError, match=f"7: {item}/.* is .*bfloat16.* in the checkpoint and .*float32.* by the config"):
-        checkpoints.restore_newest(abstract(state))
-    if item == "params":
-        with pytest.raises(UserError, match="bfloat16"):
-            checkpoints.restore_params(abstract(state).params)
+def same_parameters(one: Path, other: Path, step: int) -> bool:
+    import jax
+    import numpy as np
+
+    a, b = (restore_decoder(path / "runs/cpt", step=step).params for path in (one, other))
+    return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), a, b))
 
 
-def test_what_is_saved_is_float32(state: TrainState, tmp_path: Path) -> None:
-    """Read as it is on disk, not as a model asks for it."""
-    checkpoints = saved(tmp_path, state)
-    for item in ("params", "opt_state"):
-        tree = checkpoints._manager.item_metadata(7)[item].tree
-        kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(tree)}
-        assert kinds == ({"float32"} if item == "params" else {"float32", "int32"})
+@pytest.mark.parametrize("steps", [(10, 12), (0, 6)])
+def test_damaged_steps_are_set_aside_and_made_again_bit_identically(
+    finished: Path, copy: Path, steps: tuple[int, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in steps:
+        damage(copy, step)
+    train(CONFIG, copy)
+    told = capsys.readouterr().err
+    names = {path.name for path in checkpoints(copy).iterdir() if path.is_dir()}
+    for step in steps:
+        assert f"checkpoints/{step} is damaged" in told and f"{step}.damaged" in names
+        if step != 10:  # of no use any more where the two newest and the milestones are kept
+            assert str(step) in names and same_parameters(finished, copy, step)
+    assert digest(copy) == digest(finished) and "bit-identically" not in told
+
+
+def test_without_a_whole_one_training_stops_and_loses_nothing(copy: Path) -> None:
+    for step in (0, 6, 10, 12):
+        damage(copy, step)
+    before = sorted(path.name for path in checkpoints(copy).iterdir())
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"none of its checkpoints can be read \(0, 10, 12, 6\)"):
+            train(CONFIG, copy)
+    assert sorted(path.name for path in checkpoints(copy).iterdir()) == before
+    for step in (0, 6, 10, 12):
+        (checkpoints(copy) / str(step)).rename(checkpoints(copy) / f"{step}.damaged")
+    with pytest.raises(UserError, match=r"none of its checkpoints can be read \(0\.damaged"):
+        train(CONFIG, copy)
+
+
+@pytest.mark.parametrize(("job", "gone"), [(jobs.evaluate, True), (jobs.export, False)], ids=["evaluate, removed", "export, damaged"])
+def test_evaluate_and_export_name_the_whole_steps_and_run_makes_the_lost_one_again(
+    finished: Path, copy: Path, job: Any, gone: bool
+) -> None:
+    if gone:
+        shutil.rmtree(checkpoints(copy) / "12")
+    else:
+        damage(copy, 12)
+    with pytest.raises(DamagedCheckpoint, match=r"(whole are the steps|there are) \[?0, 6, 10\]?.*`launch.py train`") as caught:
+        job(CONFIG, copy)
+    assert "\n" not in str(caught.value)
+    assert not (copy / "results").exists() and not list((copy / "export").glob("*"))
+    jobs.run(CONFIG, copy)
+    assert json.loads((copy / "results/cpt/results.json").read_text())["step"] == 12
+    assert json.loads((copy / "export/cpt/manifest.json").read_text())["step"] == 12
+    assert digest(copy) == digest(finished)
+
+
+def test_a_damaged_milestone_is_made_again_by_run(finished: Path, copy: Path) -> None:
+    damage(copy, 6)
+    jobs.run(CONFIG, copy)
+    assert json.loads((copy / "results/half/results.json").read_text())["step"] == 6
+    assert same_parameters(finished, copy, 6)
+
+
+@pytest.mark.parametrize("step", [0, 12])
+def test_a_disk_that_gives_back_something_else(workdir: Path, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The first and the last checkpoint are read back."""
+    real = Checkpoints.save
+
+    def save(self: Checkpoints, state: Any, meta: Any) -> None:
+        other = state._replace if hasattr(state, "_replace") else state.replace
+        changed = {**state.params, "final_norm": state.params["final_norm"] * 1.0000001}
+        real(self, other(params=changed) if int(state.step) == step else state, meta)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    with pytest.raises(UserError, match=rf"checkpoints/{step}: was saved, but cannot be read back as it was \(params.*final_norm"):
+        train(CONFIG, workdir)
+    assert not (workdir / "runs/cpt/manifest.json").exists()
+
+
+def test_an_optimizer_state_that_cannot_be_read_back(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Checkpoints.save
+
+    def save(self: Checkpoints, state: Any, meta: Any) -> None:
+        real(self, state, meta)
+        shutil.rmtree(self.directory / str(int(state.step)) / "opt_state")
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    with pytest.raises(UserError, match=r"checkpoints/0: was saved, but cannot be read back"):
+        train(CONFIG, workdir)

@@ -1,0 +1,179 @@
+"""Paths: any character in every path option works or is refused in one line before any work; `~` is a home; addresses are refused."""
+
+import gzip
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import launch
+from cprec_jax import jobs
+from cprec_jax.errors import UserError
+from cprec_jax.paths import local_path, work_directory
+from cprec_jax.text import plain_text, tokenizer
+from cprec_jax.train.checkpoint import Checkpoints
+from cprec_jax.train.step import TrainState
+from tests import road
+
+EXAMPLES = 200 if os.environ.get("CPREC_FUZZ") else 20
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda name: name not in (".", "..") and len(name.encode()) < 200
+)
+ODD = ("[...]", "a[1]b", "*", "?", "~", "~x", "gs:", "back\\slash", "it's", 'a"b', "new\nline", "%20%s", "{a,b}", "a:b", " ", "\u2615")
+
+
+def odd(test: Any) -> Any:
+    for name in ODD:
+        test = example(name)(test)
+    return settings(max_examples=EXAMPLES)(given(NAMES)(test))
+
+
+def fresh(directory: Path) -> Path:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    return directory
+
+
+@odd
+def test_a_work_directory_works_or_is_refused(tmp_path: Path, name: str) -> None:
+    """What is written under it can be read again, and nothing lands beside it."""
+    base = fresh(tmp_path / "base")
+    try:
+        path = work_directory(str(base / name))
+    except UserError as error:
+        assert set("[*?\\") & set(name) or name.endswith(":")
+        assert "\n" not in str(error).replace(str(base / name), "").replace(repr(name), "") and not list(base.iterdir())
+        return
+    state = TrainState(step=jnp.int32(3), params={"a": jnp.arange(6.0)}, opt_state={"m": jnp.ones(2)})
+    written = Checkpoints(path / "checkpoints")
+    written.save(state, {"tokens": 1, "seconds": 2.0})
+    written.verify(state)
+    written.close()
+    read = Checkpoints(path / "checkpoints", read_only=True)
+    params, step, _ = read.restore_params(state.params)
+    read.close()
+    assert step == 3 and params["a"].tolist() == list(range(6))
+    assert [entry.name for entry in base.iterdir()] == [name]
+
+
+@odd
+def test_a_config_file(tmp_path: Path, name: str) -> None:
+    path = fresh(tmp_path / "base") / name
+    path.write_text("def get_config(arg='none'):\n    return {'name': arg}\n")
+    assert launch.load_config(str(path), {}) == {"name": "none"}
+    assert launch.load_config(f"{path}:small", {}) == {"name": "small"}
+
+
+@odd
+def test_a_tokenizer_directory(tmp_path: Path, name: str) -> None:
+    from cprec_jax.hf.hub import locate
+
+    path = fresh(tmp_path / "base") / name
+    tokenizer.train(["a title\n"] * 9, [1] * 9, 290, path)
+    (path / "tokenizer_config.json").unlink()  # so that transformers is asked, too
+    assert tokenizer.load(locate(str(path))).size == 257 + len("a title")
+
+
+@odd
+def test_general_text(tmp_path: Path, name: str) -> None:
+    base = fresh(tmp_path / "base") / name
+    base.mkdir()
+    file = f"{name[:40]}.txt"
+    (base / file).write_text("Some text.")
+    (base / "other.txt").write_text("Other text.")
+    for spec in ({"root": str(base), "files": (file,)}, {"files": (str(base / file),)}):
+        assert plain_text.find_files(plain_text.PlainTextSpec(**spec)) == [base / file]
+    found = plain_text.find_files(plain_text.PlainTextSpec(root=str(base), files=("*.tx[t]",)))
+    assert set(found) >= {base / "other.txt"} and set(found) <= {base / file, base / "other.txt"}
+
+
+@settings(max_examples=EXAMPLES // 2)
+@given(NAMES)
+@example("[...]")
+@example("it's")
+@example("a*b?")
+@example("back\\slash")
+@example("%20{x}")
+def test_the_files_of_a_source(tmp_path: Path, name: str) -> None:
+    base = fresh(tmp_path / "base") / name
+    base.mkdir()
+    with gzip.open(base / f"{name[:40]}.tsv.gz", "wt", encoding="utf-8") as stream:
+        stream.write("user_id\titem_id\ttimestamp\n" + "".join(f"u{u}\ti{(u + t) % 7}\t{t}\n" for u in range(9) for t in range(6)))
+    (base / "items.tsv").write_text("item_id\ttitle\n" + "".join(f"i{i}\tTitle {i}\n" for i in range(7)))
+    source = {
+        "name": "A",
+        "role": "pretrain",
+        "adapter": "table",
+        "platform": "p",
+        "interactions": f"{name[:40]}.tsv.gz",
+        "items": "items.tsv",
+    }
+    jobs.prepare({"corpus": {"root": str(base), "sources": [source], "k_core": 0}}, tmp_path / "base" / "work")
+    assert json.loads((tmp_path / "base/work/corpus/manifest.json").read_text())["n_items"] == 7
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3", "hdfs", "https", "file"])
+def test_addresses_are_refused_in_every_option(tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.py").write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(road.CONFIG))})\n")
+    address = f"{scheme}://bucket/x"
+    for argv in (
+        ["run", "--config=c.py", f"--workdir={address}"],
+        ["run", "--config=c.py", f"--workdir={scheme}:/bucket/x"],
+        ["run", f"--config={address}", "--workdir=w"],
+        ["generate", f"--model={address}", "--prompt=a"],
+        ["generate", f"--workdir={address}", "--prompt=a"],
+        ["generate", f"--prompt=@{address}"],
+        ["compare", address],
+        ["compare", "w", f"--out={address}"],
+    ):
+        assert launch.main(argv) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and f"{scheme}:// is not supported here" in lines[0], lines
+    for call in (lambda: plain_text.find_files(plain_text.PlainTextSpec(files=(address,))), lambda: local_path(address, "x")):
+        with pytest.raises(UserError, match="is not supported here"):
+            call()
+    assert [path.name for path in tmp_path.iterdir()] == ["c.py"]
+
+
+def test_a_tilde_is_the_home_in_every_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from cprec_jax.hf.hub import locate
+
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    (home / "c.py").write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(road.CONFIG))})\n")
+    assert launch.main(["prepare", "--config=~/c.py", "--workdir=~/work"]) == 0
+    assert (home / "work/corpus/manifest.json").exists()
+    tokenizer.train(["a title\n"] * 9, [1] * 9, 290, home / "words")
+    assert locate("~/words") == home / "words"
+    (home / "text.txt").write_text("Some text.")
+    assert plain_text.find_files(plain_text.PlainTextSpec(files=("~/text.txt",))) == [home / "text.txt"]
+    (home / "prompts").write_text("a\n")
+    launch.main(["generate", "--prompt=@~/prompts", "--workdir=~/work"])
+    assert "prompts" not in capsys.readouterr().err
+    with pytest.raises(UserError, match="no such user"):
+        work_directory("~nobody-of-that-name/x")
+    assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize("below", [False, True], ids=["itself", "below"])
+def test_a_work_directory_that_is_a_file(tmp_path: Path, below: bool) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file, not a directory"):
+        work_directory(str(tmp_path / "file" / "x" if below else tmp_path / "file"))
+
+
+def test_a_work_directory_that_may_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
+    with pytest.raises(UserError, match="cannot be written"):
+        work_directory(str(tmp_path / "new" / "er"))
+    assert not list(tmp_path.iterdir())
