@@ -18,6 +18,12 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
+def shown(path: object) -> str:
+    """A path for a message of one line, whatever characters it has."""
+    text = str(path)
+    return text if text.isprintable() else text.encode("unicode_escape", "surrogateescape").decode("ascii", "replace")
+
+
 class Preempted(Exception):
     """SIGTERM arrived and a checkpoint was saved; `launch.py` exits with 75, and the same command goes on from there."""
 

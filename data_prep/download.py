@@ -19,11 +19,11 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from cprec_jax.errors import UserError, one_line
+from cprec_jax.errors import UserError, one_line, shown
 from cprec_jax.progress import say
 from cprec_jax.spec import nearest
 from data_prep.file_lock import alone_with
-from data_prep.spec import FILES, CorpusSpec, RemoteSpec, target_path
+from data_prep.spec import FILES, CorpusSpec, RemoteSpec, target_path, target_paths
 
 ATTEMPTS = 5  # in a row without a single new byte
 PAUSE = 1.0  # seconds, doubled with every attempt in vain
@@ -59,8 +59,8 @@ def download_missing(spec: CorpusSpec) -> None:
 def _refuse_what_has_no_url(spec: CorpusSpec) -> None:
     """Before hours of fetching, not after: every file that is not there and that nothing says where to get."""
     named = [(source, which) for source in spec.sources for which in FILES if getattr(source, which) and which not in source.urls]
-    paths = {f"config.corpus.sources.{source.name}.{which}": target_path(spec.root, source, which) for source, which in named}
-    missing = [f"{path} ({where})" for where, path in paths.items() if not path.exists()]
+    paths = [(path, f"{source.name}.{which}") for source, which in named for path in target_paths(spec.root, source, which)]
+    missing = [f"{shown(path)} (config.corpus.sources.{where})" for path, where in paths if not path.exists()]
     if missing:
         raise UserError(f"config.corpus.download: files that are not there and have no URL; put them in place first: {', '.join(missing)}")
 

@@ -6,6 +6,8 @@ own: `hash60(text)`, the first 60 bits of the MD5 of the UTF-8 text as a BIGINT,
 (`cprec_jax.corpus.hash60` is the same in Python).
 """
 
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +23,7 @@ BATCH_ROWS = 100_000
 
 EngineError = duckdb.Error
 MIXED_LINE_ENDS = "invalid state"  # what DuckDB's reader says of lines that end otherwise than the first ones
+_PATTERN = set("*?[]{}\\")
 _FULL_DISK = ("No space left", "Disk quota exceeded", "File too large")  # as the operating system says it
 
 
@@ -37,7 +40,8 @@ def identifier(name: str) -> str:
 def _read_csv(path: Path, dialect: str, columns: str, gzipped: bool) -> str:
     """The table function for a delimited file; lines it cannot split go to the table `reject_errors`."""
     return (
-        f"read_csv({quoted(str(path))}, auto_detect = false, {dialect}, compression = '{'gzip' if gzipped else 'none'}', "
+        f"read_csv({quoted(str(path))}, auto_detect = false, hive_partitioning = false, {dialect}, "
+        f"compression = '{'gzip' if gzipped else 'none'}', "
         f"columns = {{{columns}}}, store_rejects = true, rejects_limit = 0)"
     )
 
@@ -110,11 +114,28 @@ class Engine:
             self._connection.execute(f"SET threads = {int(threads)}")
         self._connection.execute(f"SET temp_directory = {quoted(str(scratch / 'spill'))}")
         self._connection.execute("SET enable_progress_bar = false")
+        # A time with a zone would be shown in the zone of the process's environment.
+        self._connection.execute("SET TimeZone = 'UTC'")
+        # DuckDB takes some characters of a path for patterns, and knows no way to write them otherwise: files are read through links.
+        self._files = Path(tempfile.mkdtemp(prefix="files-", dir=None if _PATTERN & set(str(scratch.absolute())) else scratch.absolute()))
+        self._n_files = 0
         self._connection.execute("CREATE MACRO hash60(x) AS ('0x' || substr(md5(x), 1, 15))::BIGINT")
         self.loader = self
 
     def close(self) -> None:
         self._connection.close()
+        shutil.rmtree(self._files, ignore_errors=True)
+
+    def new_file(self) -> Path:
+        """A path for a file that lasts as long as the engine; DuckDB sees no pattern in it."""
+        self._n_files += 1
+        return self._files / str(self._n_files)
+
+    def link(self, path: Path) -> Path:
+        """`new_file` that leads to `path`."""
+        link = self.new_file()
+        link.symlink_to(path.absolute())
+        return link
 
     def share(self, *tables: str) -> None:
         """Nothing to do: loader and steps are one."""
@@ -165,8 +186,9 @@ class Engine:
         self.execute(f"COPY ({sql}) TO {quoted(str(path))} (FORMAT parquet, COMPRESSION zstd)")
 
     def stage_parquet(self, path: Path, columns: Mapping[str, str]) -> None:
-        """Read columns (our name -> the file's) of a Parquet file as text into the table `staged`."""
-        self._stage(f"read_parquet({quoted(str(path))})", columns)
+        """Read columns (our name -> the file's) of a Parquet file as text into the table `staged`. `path` holds no pattern (see `link`)."""
+        # Nothing is read out of the names of folders: a folder `timestamp=1` would take the place of the column.
+        self._stage(f"read_parquet({quoted(str(path))}, hive_partitioning = false)", columns)
 
     def stage_delimited(
         self,
@@ -178,14 +200,16 @@ class Engine:
         gzipped: bool,
         has_header: bool = True,
         encoding: str = "utf-8",
+        skip: int = 0,
     ) -> list[tuple[str, int, list[str]]]:
-        """The same for delimited text with these columns. Returns malformed lines as (what, how many, first few as "line 7: text").
+        """The same for delimited text with these columns, after `skip` lines. Returns malformed lines as (what, how many, first few).
 
-        Where records over several lines were refused, all of their lines count; `OpenQuote` if that comes of a quote.
+        Each of the first few is "line 7: text". Where records over several lines were refused, all of their lines count; `OpenQuote` if
+        that comes of a quote.
         """
         names = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in header)
         dialect = f"header = {has_header}, delim = {quoted(delimiter)}, quote = {quoted(quote)}, escape = {quoted(quote)}"
-        reader = _read_csv(path, f"{dialect}, encoding = {quoted(encoding)}", names, gzipped)
+        reader = _read_csv(path, f"{dialect}, skip = {skip}, encoding = {quoted(encoding)}", names, gzipped)
         self._stage(reader, columns)
         # DuckDB gives one line number, and at most 10,000 bytes, for all that a quote swallowed. So the lines are counted.
         first = self.value("SELECT min(line_byte_position) FROM reject_errors WHERE error_type = 'UNQUOTED VALUE'") if quote else None
@@ -195,7 +219,7 @@ class Engine:
         if count_all:
             read = self.value(f"SELECT coalesce(sum({lines_of_row([identifier(name) for name in header])}), 0) FROM {reader}")
             self._malformed()
-            swallowed = self._n_lines(path, gzipped) - read - has_header - sum(n for _, n, _ in malformed)
+            swallowed = self._n_lines(path, gzipped) - read - has_header - skip - sum(n for _, n, _ in malformed)
             if swallowed > 0 and first is not None:
                 raise OpenQuote(first, swallowed)
             if swallowed > 0:

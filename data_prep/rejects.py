@@ -3,43 +3,74 @@
 from collections.abc import Iterable
 from typing import Any
 
-from cprec_jax.errors import UserError
+from cprec_jax.errors import UserError, shown
 
 SAMPLES = 5
 SAMPLE_LENGTH = 120
 
 
 class Rejects:
-    """Counts by reason. `bad_lines` are defects of a file and limited per file; `count` is for data that merely does not qualify."""
+    """Counts by reason. `bad_lines` are defects of a file and limited per file; `count` is for data that merely does not qualify.
+
+    `lines_of` holds the bad lines again by source and file ("interactions", "items"); `source` is the one that is being read.
+    """
 
     def __init__(self, max_bad_lines: int):
         self.max_bad_lines = max_bad_lines
+        self.source = ""
+        self.lines_of: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
         self._reasons: dict[str, dict[str, Any]] = {}
         self._bad_lines: dict[str, int] = {}
 
     def count(self, reason: str, n: int, samples: Iterable[str] = ()) -> None:
         """Add `n` cases of `reason`; the first few samples over the whole run are kept."""
-        if not n:
-            return
-        entry = self._reasons.setdefault(reason, {"n": 0, "samples": []})
-        entry["n"] += int(n)
-        room = SAMPLES - len(entry["samples"])
-        entry["samples"] += [_shorten(sample) for _, sample in zip(range(room), samples, strict=False)]
+        if n:
+            _add(self._reasons, reason, n, samples)
 
-    def bad_lines(self, reason: str, n: int, path: str, samples: Iterable[str]) -> None:
+    def bad_lines(self, reason: str, n: int, path: str, samples: Iterable[str], which: str = "interactions") -> None:
         """Like `count`, but an error when one file has more than `max_bad_lines` of them in all; `samples` name the lines."""
         samples = list(samples)
-        self.count(reason, n, [f"{path}: {sample}" for sample in samples])
+        self.count(reason, n, [f"{shown(path)}: {sample}" for sample in samples])
+        if n:
+            _add(self.lines_of.setdefault((self.source, which), {}), reason, n, [f"{shown(path)}: {sample}" for sample in samples])
         self._bad_lines[path] = self._bad_lines.get(path, 0) + int(n)
         if self._bad_lines[path] > self.max_bad_lines:
             first = _shorten(samples[0]) if samples else "no example"
+            advice = f"{cause}; " if (cause := likely_cause(reason)) else ""
             raise UserError(
-                f"{path}: {self._bad_lines[path]} bad lines, more than config.corpus.max_bad_lines = {self.max_bad_lines}; "
-                f"{reason}, first {first}; mend the file or raise the limit"
+                f"{shown(path)}: {self._bad_lines[path]} bad lines, more than config.corpus.max_bad_lines = {self.max_bad_lines}; "
+                f"{reason}, first {first}; {advice}mend the file or raise the limit"
             )
 
     def as_dict(self) -> dict[str, Any]:
         return self._reasons
+
+
+# How a reason begins -> what mostly is behind it.
+_CAUSES = {
+    "unparsable timestamp": "read are unix seconds and ISO 8601 such as 2017-07-14, 2017-07-14T13:40:00 (UTC), 2017-07-14T13:40:00+09:00",
+    "unparsable position": "a position is a whole number",
+    "timestamp after": "milliseconds? then set time_unit = 'ms' for the source",
+    "timestamp in seconds": "leave time_unit out of the source",
+    "timestamp that is": "write it as unix seconds, or as ISO 8601 such as 2014-01-05",
+    "malformed line: invalid": "the file is not UTF-8; for one of Windows set its encoding to 'cp1252' (`files` of the source)",
+    "malformed line: missing columns": "a line break within a field, or another delimiter? see `quote` and `delimiter`",
+    "malformed line: too many columns": "the delimiter within a field, or another delimiter? see `quote` and `delimiter`",
+    "malformed line: unquoted value": "text after a closing quote; if quotes are ordinary characters there, set quote = 'none'",
+    "malformed line: neither JSON": "one record a line is read",
+}
+
+
+def likely_cause(reason: str) -> str:
+    """What mostly is behind a reason of bad lines, and what to do; "" where that is plain."""
+    return next((cause for begin, cause in _CAUSES.items() if reason.startswith(begin)), "")
+
+
+def _add(reasons: dict[str, dict[str, Any]], reason: str, n: int, samples: Iterable[str]) -> None:
+    entry = reasons.setdefault(reason, {"n": 0, "samples": []})
+    entry["n"] += int(n)
+    room = SAMPLES - len(entry["samples"])
+    entry["samples"] += [_shorten(sample) for _, sample in zip(range(room), samples, strict=False)]
 
 
 def _shorten(text: str) -> str:

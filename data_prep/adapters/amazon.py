@@ -6,17 +6,17 @@
 in milliseconds, and the item is the `parent_asin`, which all colours and sizes of a product share.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cprec_jax.errors import UserError
 from data_prep.adapters.json_lines import JsonLines, Kind
-from data_prep.adapters.table import TableFile, load_interactions
+from data_prep.adapters.table import TableExamples, load_interactions
+from data_prep.adapters.table_file import TableFile
 from data_prep.engine import Engine
 from data_prep.rejects import SAMPLES, Rejects
-from data_prep.spec import ColumnsSpec, CorpusSpec, Order, SourceSpec, source_path
+from data_prep.spec import ColumnsSpec, CorpusSpec, FileSpec, Order, SourceSpec, source_path
 
 # Script that was taken for the title: "var aPageStart = (new Date()).getTime(); ...". Whole words, for there are "BudgetTime" planners.
 PAGE_CODE = r"\bgetTime\b|\baPageStart\b|<script\b"
@@ -62,7 +62,7 @@ def _load_metadata(path: Path, source: str, domain: int, release: Release, engin
     engine.execute(f"CREATE TABLE parsed AS SELECT place, nullif(item_id, '') AS item_id, title FROM ({rows}) AS given")
     n = engine.value("SELECT count(*) FROM parsed WHERE item_id IS NULL")
     if n:
-        rejects.bad_lines("item without id", n, str(path), file.of(engine, "item_id IS NULL"))
+        rejects.bad_lines("item without id", n, str(path), file.of(engine, "item_id IS NULL"), "items")
     is_code = f"coalesce(regexp_matches(title, '{PAGE_CODE}'), false)"
     coded = f"FROM parsed WHERE item_id IS NOT NULL AND {is_code}"
     shown = [f"{source} {item}: {title}" for item, title in engine.rows(f"SELECT item_id, title {coded} ORDER BY ALL LIMIT {SAMPLES}")]
@@ -88,7 +88,8 @@ def _load_csv(path: Path, source: SourceSpec, domain: int, release: Release, eng
     if release is not NEW:
         raise UserError(f"{path}: {source.adapter} reads reviews as JSON lines (.json.gz); only amazon2023 has a CSV with a header line")
     columns = ColumnsSpec(user=release.user, item=release.item, time=release.times[0])
-    file = TableFile(path, dataclasses.replace(source, columns=columns, format="csv"), "interactions")
+    where = f"config.corpus.sources.{source.name}"
+    file = TableFile(path, "interactions", where, FileSpec(columns=columns, format="csv", delimiter=","), fixed=True)
     names = {"user_id": release.user, "item_id": release.item, "time_text": release.times[0]}
     file.stage(names, engine, rejects)
-    load_interactions(file.examples(names), domain, "timestamp", release.time_unit, engine, rejects)
+    load_interactions(TableExamples(file, names), domain, "timestamp", release.time_unit, engine, rejects)

@@ -17,11 +17,13 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from cprec_jax.errors import UserError, one_line
-from data_prep.adapters.raw_file import check_lines, is_gzip, open_bytes
+from cprec_jax.errors import UserError, one_line, shown
+from data_prep.adapters.raw_file import check_lines
+from data_prep.adapters.source_file import SourceFile
 from data_prep.engine import Engine, EngineError, quoted
 from data_prep.rejects import SAMPLES, Rejects
 
+_PROBED = 5  # lines
 BATCH_LINES = 2_000  # a line of metadata may have 10 kB
 Kind = Literal["text", "time"]
 NOT_A_RECORD = "malformed line: neither JSON nor a Python literal"
@@ -35,7 +37,7 @@ class JsonLines:
 
     def __init__(self, path: Path, which: str, fields: Mapping[str, tuple[Kind, Sequence[str]]]):
         self.path, self.which, self.fields = path, which, fields
-        self.gzipped = is_gzip(path)
+        self.file = SourceFile(path, "")
         self._refused_lines: list[int] = []
 
     def stage(self, engine: Engine, rejects: Rejects) -> str:
@@ -43,20 +45,24 @@ class JsonLines:
 
         `place` is for `line_number`. Lines that are no record, and records with a field of the wrong type, go to `rejects`.
         """
-        check_lines(self.path)
+        self._refuse_other_text()
+        readable = self.file.readable(engine)
+        check_lines(readable.path)
         try:
-            malformed, self._refused_lines = engine.stage_lines(self.path, self._select(), self._values(), self.gzipped)
+            malformed, self._refused_lines = engine.stage_lines(readable.link, self._select(), self._values(), readable.gzipped)
         except EngineError as error:
-            raise UserError(f"{self.path}: cannot be read; truncated or not text? ({one_line(error)[:200]})") from error
+            raise UserError(f"{shown(self.path)}: cannot be read; truncated or not text? ({one_line(error)[:200]})") from error
         for what, n, samples in malformed:
-            rejects.bad_lines(f"malformed line: {what}", n, str(self.path), samples)
+            rejects.bad_lines(f"malformed line: {what}", n, str(self.path), samples, self.which)
         self._read_the_rest(engine, rejects)
         for wrong, n in engine.rows("SELECT wrong, count(*) FROM staged WHERE wrong IS NOT NULL GROUP BY 1 ORDER BY 1"):
             query = f"SELECT coalesce(place, rowid) FROM staged WHERE wrong = {quoted(wrong)} ORDER BY 1 LIMIT {SAMPLES}"
-            rejects.bad_lines(f"wrong type: {wrong}", n, str(self.path), self._shown([place for (place,) in engine.rows(query)]))
+            rejects.bad_lines(
+                f"wrong type: {wrong}", n, str(self.path), self._shown([place for (place,) in engine.rows(query)]), self.which
+            )
         usable = "FROM staged WHERE rest IS NULL AND wrong IS NULL"
         if not engine.value(f"SELECT count(*) {usable}"):
-            raise UserError(f"{self.path}: no readable records; an empty {self.which} file makes no corpus")
+            raise UserError(f"{shown(self.path)}: no readable records; an empty {self.which} file makes no corpus")
         return f"SELECT coalesce(place, rowid) AS place, {', '.join(self.fields)} {usable}"
 
     def line_number(self, place: int) -> int:
@@ -71,6 +77,22 @@ class JsonLines:
         return self._shown(
             [place for (place,) in engine.rows(f"SELECT place FROM parsed WHERE {condition} ORDER BY place LIMIT {SAMPLES}")]
         )
+
+    def _refuse_other_text(self) -> None:
+        """A file of something else, of which every line would be a bad one, is a `UserError` that says what it is."""
+        if self.file.is_parquet:
+            raise UserError(f"{shown(self.path)}: a Parquet file and no JSON; adapter 'table' reads it")
+        try:
+            first = [line for _, line in self._lines(set(range(1, _PROBED + 1))) if line]
+        except (OSError, EOFError, zlib.error):  # the reader says more
+            return
+        if not first:
+            return
+        if first[0] == "{" or first[0].startswith("["):
+            raise UserError(f"{shown(self.path)}: one JSON value over the whole file; write one record a line (`jq -c '.[]' FILE`)")
+        parted = {line.count(",") + line.count("\t") for line in first}
+        if len(parted) == 1 and parted != {0} and not any(line.startswith("{") for line in first):
+            raise UserError(f"{shown(self.path)}: no JSON but delimited text ({first[0][:60]}); adapter 'table' reads CSV and TSV")
 
     def _values(self) -> str:
         """The column `v`: a list of the fields' JSON texts, NULL if the line is no JSON."""
@@ -108,7 +130,7 @@ class JsonLines:
             if n_bad > rejects.max_bad_lines:
                 break
         if n_bad:
-            rejects.bad_lines(NOT_A_RECORD, n_bad, str(self.path), self._shown(first_bad))
+            rejects.bad_lines(NOT_A_RECORD, n_bad, str(self.path), self._shown(first_bad), self.which)
 
     def _checked(self, values: Mapping[str, Any]) -> dict[str, str | None]:
         """The fields of one record as text, and under "wrong" what is wrong with it."""
@@ -128,11 +150,11 @@ class JsonLines:
         try:
             return [f"line {n}: {line}" for n, line in itertools.islice(self._lines(wanted), SAMPLES)]
         except (OSError, EOFError, zlib.error) as error:  # DuckDB reads on where the bytes of a gzip file are damaged
-            raise UserError(f"{self.path}: damaged ({one_line(error)}); fetch the file again") from error
+            raise UserError(f"{shown(self.path)}: damaged ({one_line(error)}); fetch the file again") from error
 
     def _lines(self, wanted: set[int]) -> Iterator[tuple[int, str]]:
-        with open_bytes(self.path) as stream:
-            text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace")
+        with self.file.open() as stream:
+            text = io.TextIOWrapper(stream, encoding={"utf-8": "utf-8-sig"}.get(self.file.encoding, self.file.encoding), errors="replace")
             for n, line in enumerate(itertools.islice(text, max(wanted, default=0)), 1):
                 if n in wanted:
                     yield n, line.strip()

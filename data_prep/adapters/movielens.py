@@ -5,15 +5,16 @@ Latin-1 in 1M, UTF-8 in 10M).  20M, 25M, 32M and latest: `ratings.csv` and `movi
 """
 
 import dataclasses
-import gzip
 import zlib
 from pathlib import Path
 
-from cprec_jax.errors import UserError, one_line
-from data_prep.adapters.table import Layout, TableFile, load_interactions, load_items
+from cprec_jax.errors import UserError, one_line, shown
+from data_prep.adapters.source_file import SourceFile
+from data_prep.adapters.table import TableExamples, load_interactions, load_items
+from data_prep.adapters.table_file import Layout, TableFile
 from data_prep.engine import Engine
 from data_prep.rejects import Rejects
-from data_prep.spec import CorpusSpec, Order, SourceSpec, source_path
+from data_prep.spec import ColumnsSpec, CorpusSpec, FileSpec, Order, SourceSpec, source_path
 
 USER, ITEM, TIME, TITLE = "userId", "movieId", "timestamp", "title"
 _RATING = (USER, ITEM, "rating", TIME)
@@ -35,39 +36,42 @@ class MovieLensAdapter:
         return {"interactions": source_path(self.spec.root, source, "interactions"), "items": source_path(self.spec.root, source, "items")}
 
     def load(self, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> Order:
-        files = self.files(source)
-        source = dataclasses.replace(source, format="csv")
+        files, where = self.files(source), f"config.corpus.sources.{source.name}"
         layout = _layout(files["items"], ITEMS)
         if layout is not None:
             layout = dataclasses.replace(layout, encoding=_encoding(files["items"]))
-        items = TableFile(files["items"], source, "items", layout)
+        titles = FileSpec(columns=ColumnsSpec(item=ITEM, title=TITLE), format="csv", delimiter=",")
+        items = TableFile(files["items"], "items", where, titles, layout, fixed=True)
         items.stage({"item_id": ITEM, "title": TITLE}, engine, rejects)
         load_items(items, domain, ITEM, engine, rejects)
-        ratings = TableFile(files["interactions"], source, "interactions", _layout(files["interactions"], INTERACTIONS))
+        rated = FileSpec(columns=ColumnsSpec(user=USER, item=ITEM, time=TIME), format="csv", delimiter=",")
+        layout = _layout(files["interactions"], INTERACTIONS)
+        ratings = TableFile(files["interactions"], "interactions", where, rated, layout, fixed=True)
         names = {"user_id": USER, "item_id": ITEM, "time_text": TIME}
         ratings.stage(names, engine, rejects)
-        load_interactions(ratings.examples(names), domain, "timestamp", "s", engine, rejects)
+        load_interactions(TableExamples(ratings, names), domain, "timestamp", "s", engine, rejects)
         engine.execute("DROP TABLE staged")
         return "timestamp"
 
 
 def _layout(path: Path, layouts: dict[str, Layout | None]) -> Layout | None:
-    ending = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    ending = path.name.removesuffix(".gz").removesuffix(".zip").rpartition(".")[2].lower()
     if ending not in layouts:
         raise UserError(f"{path}: MovieLens files end in {', '.join('.' + known for known in layouts)}, with or without .gz")
     return layouts[ending]
 
 
 def _encoding(path: Path) -> str:
-    """UTF-8 if the whole file is, else Latin-1, in which any byte is a character."""
-    with open(path, "rb") as stream:
-        gzipped = stream.read(2) == b"\x1f\x8b"
+    """UTF-8 (or what the file says it is) if the whole file is, else Latin-1, in which any byte is a character."""
+    file = SourceFile(path, "")
+    if file.encoding != "utf-8":
+        return file.encoding
     try:
-        with gzip.open(path, "rb") if gzipped else open(path, "rb") as stream:
+        with file.open() as stream:
             for line in iter(lambda: stream.readline(_CHUNK), b""):
                 line.decode()
     except UnicodeDecodeError:
         return "latin-1"
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: damaged or not a MovieLens file ({one_line(error)})") from error
+        raise UserError(f"{shown(path)}: damaged or not a MovieLens file ({one_line(error)})") from error
     return "utf-8"

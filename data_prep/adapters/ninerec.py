@@ -7,17 +7,17 @@ times: the order of the lines counts, as does the order of the items in `QB_beha
 """
 
 import csv
-import dataclasses
 import itertools
 import zlib
 from collections import Counter
 from pathlib import Path
 
-from cprec_jax.errors import UserError, one_line
-from data_prep.adapters.table import Layout, TableFile, load_interactions, load_items
+from cprec_jax.errors import UserError, one_line, shown
+from data_prep.adapters.table import TableExamples, load_interactions, load_items
+from data_prep.adapters.table_file import Layout, TableFile
 from data_prep.engine import Engine, identifier
 from data_prep.rejects import Rejects
-from data_prep.spec import CorpusSpec, Order, SourceSpec, source_path
+from data_prep.spec import COLUMN_NAMES, CorpusSpec, FileSpec, Order, SourceSpec, source_path
 
 LANGUAGES = ("zh", "en")  # in the order of their columns, after the item's
 _PROBED = 100
@@ -45,7 +45,8 @@ class NineRecAdapter:
 
 def _open(path: Path, source: SourceSpec, which: str) -> TableFile:
     """The file with columns "1", "2", ...: as many as most of its first lines have. If it has a header line after all, with its names."""
-    probe = TableFile(path, source, which, Layout(columns=(), delimiter=",", quote='"'))
+    where = f"config.corpus.sources.{source.name}"
+    probe = TableFile(path, which, where, FileSpec(), Layout(columns=(), delimiter=",", quote='"'))
     try:
         first = [fields for _, fields in itertools.islice(probe.records(), _PROBED) if fields]
     except (OSError, EOFError, zlib.error, csv.Error) as error:
@@ -53,9 +54,9 @@ def _open(path: Path, source: SourceSpec, which: str) -> TableFile:
     if not first:
         raise UserError(f"{path}: the file is empty; expected one record a line")
     if any(field.strip().lower() in _HEADER_WORDS for field in first[0]):
-        return TableFile(path, dataclasses.replace(source, format="csv"), which)
+        return TableFile(path, which, where, FileSpec(format="csv", delimiter=","), fixed=True)
     n_columns = Counter(map(len, first)).most_common(1)[0][0]
-    return TableFile(path, source, which, Layout(columns=tuple(str(n + 1) for n in range(n_columns)), delimiter=",", quote='"'))
+    return TableFile(path, which, where, FileSpec(), Layout(columns=tuple(str(n + 1) for n in range(n_columns)), delimiter=",", quote='"'))
 
 
 def _load_titles(path: Path, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> None:
@@ -73,6 +74,8 @@ def _load_pairs(path: Path, source: SourceSpec, domain: int, engine: Engine, rej
     if len(file.columns) < 2:
         raise UserError(f"{path}: lines of one field; expected user, item and, but for QB and TN, time")
     order: Order = "position" if len(file.columns) == 2 or source.order == "position" else "timestamp"
+    if order == "position":
+        _refuse_clock(source, path)
     wanted = {f"field{n}": name for n, name in enumerate(file.columns[:3])}
     file.stage(wanted, engine, rejects)
     user, item = _user_and_item(file, source, domain, engine)
@@ -81,15 +84,18 @@ def _load_pairs(path: Path, source: SourceSpec, domain: int, engine: Engine, rej
     if order == "timestamp":
         names["time_text"], time = file.columns[2], "field2"
     rows = f"SELECT rowid AS place, field{user} AS user_id, field{item} AS item_id, {time} AS time_text FROM staged"
-    load_interactions(file.examples(names), domain, order, source.time_unit, engine, rejects, rows)
+    load_interactions(TableExamples(file, names), domain, order, source.time_unit, engine, rejects, rows)
     return order
 
 
 def _user_and_item(file: TableFile, source: SourceSpec, domain: int, engine: Engine) -> tuple[int, int]:
     """Which of the first two columns is the user and which the item, counted from 0."""
     pair = file.columns[:2]
-    if {source.columns.user, source.columns.item} == set(pair):
-        return pair.index(source.columns.user), pair.index(source.columns.item)
+    given = {**COLUMN_NAMES, **source.columns.named()}
+    if {given["user"], given["item"]} == set(pair):
+        return pair.index(given["user"]), pair.index(given["item"])
+    if source.columns.named():
+        raise UserError(f"{file.where}.columns: user and item are the first two columns, {pair[0]!r} and {pair[1]!r}, in either order")
     known = f"SELECT item_id FROM raw_items WHERE domain = {domain}"
     counts = ", ".join(f"count(*) FILTER (WHERE {identifier(f'field{n}')} IN ({known}))" for n in range(2))
     found = engine.rows(f"SELECT {counts} FROM staged")[0]
@@ -104,8 +110,22 @@ def _user_and_item(file: TableFile, source: SourceSpec, domain: int, engine: Eng
     return 1 - item, item
 
 
+def _refuse_clock(source: SourceSpec, path: Path) -> None:
+    """Settings of times where the order of the file counts."""
+    where = f"config.corpus.sources.{source.name}"
+    if source.order == "timestamp":
+        raise UserError(f"{where}.order: {shown(path)} has no times; leave the key out")
+    if source.time_unit is not None:
+        raise UserError(f"{where}.time_unit: the order of {shown(path)} has no unit; leave the key out")
+
+
 def _load_sequences(path: Path, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> Order:
-    file = TableFile(path, source, "interactions", Layout(columns=("user", "items"), delimiter="\t"))
+    _refuse_clock(source, path)
+    where = f"config.corpus.sources.{source.name}"
+    for key in ("user", "item"):
+        if getattr(source.columns, key) is not None:
+            raise UserError(f"{where}.columns.{key}: {shown(path)} has a user and all its items on a line; leave the key out")
+    file = TableFile(path, "interactions", where, FileSpec(), Layout(columns=("user", "items"), delimiter="\t"))
     file.stage({"user_id": "user", "items": "items"}, engine, rejects)
     # A user of two lines goes on where the first one ended.
     rows = (
@@ -113,5 +133,5 @@ def _load_sequences(path: Path, source: SourceSpec, domain: int, engine: Engine,
         "SELECT rowid AS place, user_id, unnest(split) AS item_id, unnest(range(len(split))) AS step FROM ("
         "SELECT rowid, user_id, string_split(coalesce(items, ''), ' ') AS split FROM staged) AS lines) AS steps"
     )
-    load_interactions(file.examples({"user_id": "user"}), domain, "position", source.time_unit, engine, rejects, rows)
+    load_interactions(TableExamples(file, {"user_id": "user"}), domain, "position", source.time_unit, engine, rejects, rows)
     return "position"

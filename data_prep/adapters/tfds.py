@@ -22,7 +22,7 @@ from cprec_jax.spec import nearest
 from data_prep.adapters.table import load_interactions, time_column
 from data_prep.engine import Engine
 from data_prep.rejects import SAMPLES, Rejects
-from data_prep.spec import CorpusSpec, Order, SourceSpec, target_path
+from data_prep.spec import COLUMN_NAMES, CorpusSpec, Order, SourceSpec, target_path
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 BATCH_RECORDS = 10_000
@@ -44,23 +44,28 @@ class TfdsAdapter:
         return found
 
     def load(self, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> Order:
-        columns, dataset = source.columns, self._dataset(source, "interactions")
-        time, order = time_column(dataset.features, source)
-        wanted = {"user_id": columns.user, "item_id": columns.item, "time_text": time}
-        titles = {"item_id": columns.item, "title": columns.title}
-        dataset.stage(wanted if source.items else {**wanted, "title": columns.title}, engine, rejects)
+        columns = {**COLUMN_NAMES, **source.columns.named()}
+        dataset = self._dataset(source, "interactions")
+        time, order = time_column(dataset.features, columns.get("time"), source.order)
+        if order == "position" and source.time_unit:
+            raise UserError(
+                f"config.corpus.sources.{source.name}.time_unit: {dataset.path} has positions, which have no unit; leave it out"
+            )
+        wanted = {"user_id": columns["user"], "item_id": columns["item"], "time_text": time}
+        titles = {"item_id": columns["item"], "title": columns["title"]}
+        dataset.stage(wanted if source.items else {**wanted, "title": columns["title"]}, engine, rejects)
         rows = "SELECT place, user_id, item_id, time_text FROM staged"
         if source.items:
             load_interactions(dataset, domain, order, source.time_unit, engine, rejects, rows)
             dataset = self._dataset(source, "items")
-            dataset.stage(titles, engine, rejects)
+            dataset.stage(titles, engine, rejects, "items")
         # An item's title stands in every record; differing ones are counted by the steps, as those of any source.
         usable = "item_id IS NOT NULL AND item_id <> ''"
         engine.execute(f"INSERT INTO raw_items SELECT DISTINCT {domain}, item_id, title FROM staged WHERE {usable}")
         if not source.items:
             load_interactions(dataset, domain, order, source.time_unit, engine, rejects, rows)
         elif n := engine.value(f"SELECT count(*) FROM staged WHERE NOT ({usable})"):
-            rejects.bad_lines("item without id", n, str(dataset.path), [])
+            rejects.bad_lines("item without id", n, str(dataset.path), [], "items")
         engine.execute("DROP TABLE staged")
         return order
 
@@ -93,7 +98,7 @@ class Dataset:
             raise UserError(f"{where}.tfds_split: {path} has no split {split!r}{nearest(split, list(info.splits))}") from error
         self.shards = [Path(piece.filename) for piece in self._pieces]
 
-    def stage(self, wanted: Mapping[str, str], engine: Engine, rejects: Rejects) -> None:
+    def stage(self, wanted: Mapping[str, str], engine: Engine, rejects: Rejects, which: str = "interactions") -> None:
         """Read features (ours -> the dataset's) as text into the table `staged`, beside `place`, the record's number from 0."""
         for ours, theirs in wanted.items():
             option = "time" if ours == "time_text" else ours.removesuffix("_id")
@@ -120,7 +125,7 @@ class Dataset:
             arrays = [pa.array(column, field.type) for column, field in zip(values, schema, strict=True)]
             engine.insert("staged", columns, pa.Table.from_arrays(arrays, schema=schema))
         if n_bad:
-            rejects.bad_lines(NOT_UTF8, n_bad, str(self.path), first_bad)
+            rejects.bad_lines(NOT_UTF8, n_bad, str(self.path), first_bad, which)
         if n_bad == place:
             raise UserError(f"{self.path}: no readable records; an empty dataset makes no corpus")
 
