@@ -1,5 +1,6 @@
 """The relational steps in order, and what the manifest says of each."""
 
+import datetime
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +12,13 @@ from cprec_jax.corpus import SMALL_SET
 from cprec_jax.errors import UserError
 from cprec_jax.progress import say
 from data_prep.adapters import Adapter
+from data_prep.adapters.times import EARLY
 from data_prep.corpus import write_items, write_sequences
 from data_prep.engine import Relational, quoted
+from data_prep.losses import Accounts
 from data_prep.rejects import SAMPLES, Rejects
 from data_prep.spec import CorpusSpec, Order, SourceSpec
-from data_prep.titles import PLAIN_TITLE, clean_titles, count_plain_titles
+from data_prep.titles import NULL_WORDS, PLAIN_TITLE, clean_titles, count_plain_titles
 
 MUCH_LOST = 0.5  # a filter that keeps less than this is worth a line
 NO_LIMIT = 2**62
@@ -28,6 +31,8 @@ class Preparation:
     def __init__(self, spec: CorpusSpec, adapters: Mapping[str, Adapter], engine: Relational):
         self.spec, self.adapters, self.engine = spec, adapters, engine
         self.rejects = Rejects(spec.max_bad_lines)
+        self.accounts = Accounts([source.name for source in spec.sources], self.rejects)
+        self.splits: list[str] = []  # of the sources, in words
         self.title_counts: Counter[str] = Counter()
         self.rows: list[dict[str, int]] = []  # of the source files, by domain
         self.counts: dict[str, dict[str, dict[str, int]]] = {source.name: {} for source in spec.sources}
@@ -53,6 +58,7 @@ class Preparation:
     def _load(self, domain: int) -> Order:
         source = self.spec.sources[domain]
         loader = self.engine.loader
+        self.rejects.source = source.name
         order = self.adapters[source.adapter].load(source, domain, loader, self.rejects)
         split = self.spec.split_of(source, order)
         values = [
@@ -68,17 +74,29 @@ class Preparation:
         loader.execute(f"INSERT INTO sources VALUES ({', '.join(values)})")
         rows = {which: loader.value(f"SELECT count(*) FROM raw_{which} WHERE domain = {domain}") for which in ("interactions", "items")}
         self.rows.append(rows)
-        say(f"{source.name}: {rows['interactions']} interactions, order by {order}, split {split}")
+        self.splits.append(f"order by {order}, split {split}")
+        if order == "timestamp":
+            self._say_if_early(domain, source.name)
         loader.script("encode")
         return order
 
+    def _say_if_early(self, domain: int, name: str) -> None:
+        first, last = self.engine.loader.rows(f"SELECT min(time), max(time) FROM raw_interactions WHERE domain = {domain}")[0]
+        if last is not None and last < EARLY:
+            days = [str(datetime.datetime.fromtimestamp(seconds, datetime.UTC).date()) for seconds in (first, last)]
+            say(f"{name}: its times are of {days[0]} to {days[1]}, if they are unix seconds; does time_unit say what they are?")
+
     def _clean_items(self) -> None:
-        loader = self.engine.loader
-        plain = f"regexp_full_match(title, {quoted(PLAIN_TITLE)}) AND strlen(title) <= {self.spec.titles.max_length}"
+        loader, titles_spec = self.engine.loader, self.spec.titles
+        words = ", ".join(map(quoted, NULL_WORDS))
+        is_null = "false" if titles_spec.keep_null_words else f"trim(lower(title)) IN ({words})"
+        plain = f"regexp_full_match(title, {quoted(PLAIN_TITLE)}) AND strlen(title) <= {titles_spec.max_length} AND NOT ({is_null})"
+        null_words = loader.rows(f"SELECT domain, count(*), min(title) FROM raw_items WHERE {is_null} GROUP BY domain")
         n_plain = loader.value(f"INSERT INTO clean_items SELECT domain, item_id, title FROM raw_items WHERE {plain}")
         count_plain_titles(n_plain, self.title_counts)
         for batch in loader.batches(f"SELECT domain, item_id, title FROM raw_items WHERE ({plain}) IS NOT TRUE"):
-            titles = clean_titles(batch["title"].to_pylist(), self.spec.titles.max_length, self.title_counts)
+            given = batch["title"].to_pylist()
+            titles = clean_titles(given, titles_spec.max_length, self.title_counts, titles_spec.keep_null_words)
             cleaned = pa.table({"domain": batch["domain"], "item_id": batch["item_id"], "title": pa.array(titles, pa.string())})
             loader.insert("clean_items", cleaned.column_names, cleaned)
         loader.execute("DROP TABLE raw_items")
@@ -94,10 +112,14 @@ class Preparation:
             "SELECT count(*) FROM (SELECT item_id FROM clean_items GROUP BY domain, item_id HAVING count(*) > 1) AS t",
         )
         self.engine.script("titled_items")
-        duplicated = self.engine.value(
-            "SELECT coalesce(sum(n), 0) FROM (SELECT count(*) - 1 AS n FROM titled_items GROUP BY domain, title) AS t"
+        shared = self._by_domain(
+            "SELECT domain, sum(n), sum(n - 1) FROM (SELECT domain, count(*) AS n FROM titled_items GROUP BY domain, title) AS t "
+            "GROUP BY domain",
+            2,
         )
-        self.title_counts["items sharing another's title"] = int(duplicated)
+        self.title_counts["items sharing another's title"] = sum(again for _, again in shared)
+        merged = [again if self.spec.titles.policy == "merge" else 0 for _, again in shared]
+        self.accounts.count_items(loader, {domain: (n, word) for domain, n, word in null_words}, [n for n, _ in shared], merged)
         self.engine.script(f"items_{self.spec.titles.policy}")
         self.appended: dict[str, int] = {}
         if self.spec.titles.policy == "distinguish":
@@ -136,6 +158,11 @@ class Preparation:
         refused = "SELECT coalesce(sum(r.n), 0) FROM read_items r"
         self._reject("interaction with an item that has no usable title", f"{named} {untitled}", f"{refused} {untitled}")
         self._reject("interaction with an unknown item", f"{named} {unknown}", f"{refused} {unknown}")
+        of_each = [
+            self._by_domain(f"SELECT r.domain, sum(r.n) FROM read_items r {which} GROUP BY r.domain") for which in (untitled, unknown)
+        ]
+        read = [rows["interactions"] for rows in self.rows]
+        self.accounts.count_refused_interactions(self.engine.loader, read, *([n for (n,) in numbers] for numbers in of_each))
         people = "SELECT DISTINCT s.platform, u.user_id, u.user FROM read_users u JOIN sources s ON u.domain = s.domain"
         clashes = f"SELECT count(*) - count(DISTINCT p.user) FROM ({people}) AS p"
         assert self.engine.value(clashes) == 0, "two users share a 60-bit hash"
@@ -155,11 +182,7 @@ class Preparation:
         for table in ("read_places", "read_users"):
             self.engine.loader.execute(f"DROP TABLE {table}")
         self._count_interactions()
-        if not self.engine.value("SELECT count(*) FROM user_counts"):
-            refused = ", ".join(f"{reason} ({entry['n']})" for reason, entry in self.rejects.as_dict().items())
-            raise UserError(
-                f"config.corpus.sources: no interaction is left after cleaning; do the item ids of both files agree? Refused: {refused}"
-            )
+        self.accounts.say_or_refuse(self.splits, self.spec.max_lost_share)
 
     def _count_interactions(self) -> None:
         """The counts of the steps up to `interactions`, from the small tables that they left."""
@@ -175,6 +198,7 @@ class Preparation:
             self._count(domain, "with a known title", n_known, n_users, n_items)
             self._count(domain, "without exact duplicates", n_known - n_duplicates, n_users, n_items)
             self._count(domain, "without consecutive repeats", n_left, n_users, n_items)
+            self.accounts.count_folded_interactions(domain, n_duplicates, n_known - n_duplicates - n_left)
         for table in ("ties", "item_numbers"):
             self.engine.execute(f"DROP TABLE {table}")
         self.engine.loader.execute("DROP TABLE read_items")
@@ -307,6 +331,7 @@ class Preparation:
             "counts": self.counts,
             "mixed": self._mixed_entry(),
             "rejected": self.rejects.as_dict(),
+            "losses": self.accounts.as_dict(),
             "titles": {
                 "policy": spec.titles.policy,
                 "max_length": spec.titles.max_length,

@@ -12,6 +12,8 @@ _SPACE = re.compile(r"\s+")
 _JOINERS = "\u200c\u200d"
 _NOISE = ("Cc", "Cf", "Cs", "Co")
 _UNESCAPE_ROUNDS = 3
+# What programs write where there is no value (pandas, R, SQL, spreadsheets), in lower case.
+NULL_WORDS = ("nan", "-nan", "null", "(null)", "<null>", "none", "n/a", "#n/a", "na", "#na", "<na>", "\\n")
 # Printable ASCII without "&", words parted by single spaces: `clean_title` leaves it as it is.
 PLAIN_TITLE = "[!-%'-~]+( [!-%'-~]+)*"
 
@@ -51,26 +53,28 @@ def cut_title(text: str, max_length: int) -> str:
     return text[: space if space > 0 else max_length].strip()
 
 
-def clean_titles(raw: Iterable[str | None], max_length: int, counts: Counter[str]) -> list[str | None]:
-    """Clean and cut many titles; None where nothing is left.
+def clean_titles(raw: Iterable[str | None], max_length: int, counts: Counter[str], keep_null_words: bool = False) -> list[str | None]:
+    """Clean and cut many titles; None where nothing is left, and for `NULL_WORDS` unless they are kept.
 
-    Adds to `counts`: read, missing (there was none), empty (nothing is left), changed, cut, and what `clean_title` changed.
+    Adds to `counts`: read, missing (there was none), empty (nothing is left), null words, changed, cut, and what `clean_title` changed.
     """
     titles: list[str | None] = []
     for title in raw:
         whole = clean_title(title, counts)
         text = cut_title(whole, max_length)
+        is_null = not keep_null_words and text.lower() in NULL_WORDS
         counts["read"] += 1
-        counts["changed"] += bool(text) and text != title
+        counts["null words"] += is_null
+        counts["changed"] += bool(text) and text != title and not is_null
         counts["cut"] += text != whole
         counts["missing"] += title is None
         counts["empty"] += title is not None and not text
-        titles.append(text or None)
+        titles.append(None if is_null else text or None)
     return titles
 
 
 def count_plain_titles(n: int, counts: Counter[str]) -> None:
     """What `clean_titles` adds to `counts` for `n` titles that are `PLAIN_TITLE` and short enough."""
-    for what in ("read", "changed", "cut", "missing", "empty", "white space"):
+    for what in ("read", "changed", "cut", "missing", "empty", "null words", "white space"):
         if n:
             counts[what] += n if what == "read" else 0

@@ -257,7 +257,7 @@ def _read_table(path: Path) -> pa.Table:
         raise UserError(f"{path}: the ending says what a file of scores is: {', '.join(KINDS)}, and .gz behind but the first")
     try:
         if kind == ".parquet":
-            table = pq.read_table(path)
+            table = pq.read_table(path, partitioning=None)  # nothing is read out of the names of folders
             _ = table.column_names  # decodes them
             return table
         delimiter = "\t" if kind in (".tsv", ".tab") else ","

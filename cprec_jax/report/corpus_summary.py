@@ -6,10 +6,30 @@ from typing import Any
 
 from cprec_jax.report.tables import NOTHING, Cell, Column, Row, Table, describe
 
+MENTIONED = 0.01  # of what was read: what takes less is in the table alone
+WARNED = 0.1
+
+
+def loss_notes(manifest: Mapping[str, Any]) -> list[str]:
+    """A sentence for every source that lost, or folded into something else, more than a hundredth of what was read."""
+    notes = []
+    for name, losses in manifest.get("losses", {}).items():
+        parts = []
+        for what, one in losses.items():
+            for reason, entry in one["reasons"].items():
+                if entry["share"] > MENTIONED:
+                    cause = f" ({entry['cause']})" if entry["cause"] else ""
+                    verb = "lost" if entry["lost"] else "kept but folded"
+                    parts.append(f"{verb} {entry['n']:,} of {one['read']:,} {what} ({entry['share']:.1%}): {reason}{cause}")
+        if parts:
+            loud = "Warning: " if any(one["lost_share"] > WARNED for one in losses.values()) else ""
+            notes.append(f"{loud}{name}: {'; '.join(parts)}.")
+    return notes
+
 
 def corpus_tables(manifest: Mapping[str, Any]) -> list[Table]:
     """Domains, interactions after each step, split times, rejected rows; tables with nothing to say are left out."""
-    tables = [_domains(manifest), _steps(manifest), _times(manifest), _rejected(manifest), _facts(manifest)]
+    tables = [_domains(manifest), _losses(manifest), _steps(manifest), _times(manifest), _rejected(manifest), _facts(manifest)]
     return [table for table in tables if table.rows]
 
 
@@ -39,6 +59,17 @@ def _domains(manifest: Mapping[str, Any]) -> Table:
     )
     note = "Users and interactions are those left for training; never-seen targets are test targets without a training interaction."
     return Table(title="Domains", columns=columns, rows=tuple(rows), notes=(note,), text_columns=4)
+
+
+def _losses(manifest: Mapping[str, Any]) -> Table:
+    rows = []
+    for name, losses in manifest.get("losses", {}).items():
+        for what, one in losses.items():
+            reasons = "; ".join(f"{reason}: {entry['n']:,} ({entry['share']:.1%})" for reason, entry in one["reasons"].items())
+            rows.append(_row(name, what, reasons or NOTHING, _count(one["read"]), _count(one["kept"])))
+    note = "Exact duplicates, repeats and items with another's title are kept but folded into others; all else is lost."
+    columns = _columns("Domain", "What", "Reasons", "Read", "Kept")
+    return Table(title="Read and kept", columns=columns, rows=tuple(rows), notes=(note,), text_columns=3)
 
 
 def _steps(manifest: Mapping[str, Any]) -> Table:

@@ -24,7 +24,7 @@ def read_ranks(directory: Path, protocol: str) -> pa.Table:
     """The rows of one protocol in WORKDIR/results/NAME/ranks.parquet. Absent or damaged: `UserError`."""
     path = directory / RANKS_FILE
     try:
-        table = pq.read_table(path, filters=[("protocol", "=", protocol)])
+        table = pq.read_table(path, partitioning=None, filters=[("protocol", "=", protocol)])
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read ({one_line(error)[:120]}); evaluate {directory.name} again") from error
     if missing := [name for name in COLUMNS if name not in table.column_names]:

@@ -9,7 +9,7 @@ from cprec_jax.errors import UserError
 from cprec_jax.evaluate.spec import results_folder
 from cprec_jax.progress import say
 from cprec_jax.report.card import card, card_markdown
-from cprec_jax.report.corpus_summary import corpus_tables
+from cprec_jax.report.corpus_summary import corpus_tables, loss_notes
 from cprec_jax.report.html import html_page
 from cprec_jax.report.latex import latex
 from cprec_jax.report.leak_table import leak_table
@@ -83,7 +83,7 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
     signs = best_signs(results, sets)
     main = [main_table(name, results, reference, manifest, signs) for name in sets]
     overview = overview_tables(sets, results, manifest, signs)
-    intro = [*_intro(results, manifest), *notes]
+    intro = [*_intro(results, manifest), *loss_notes(manifest), *notes]
     parts = sections([*overview, *main], results, manifest)
     target = report_directory(workdir, split)
     with new_directory(target) as directory:

@@ -26,6 +26,7 @@ from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.packer import SplitPacker, cores, used_workers
 from cprec_jax.text.plain_text import PlainText, PlainTextSpec
 from cprec_jax.text.template import Template, TemplateSpec
+from cprec_jax.text.unknown_titles import titles_unknown
 
 Stage = Literal["cpt", "sft"]
 ROLE = {"cpt": "pretrain", "sft": "downstream"}  # the sets whose training sequences a stage packs
@@ -128,6 +129,9 @@ def _pack_stage(config: Mapping[str, Any], workdir: Path, stage: Stage) -> None:
         )
         if catalogue.losses:
             say(f"warning: pack {stage}: the tokenizer loses parts of titles: {catalogue.losses}")
+        if n_unknown := titles_unknown(catalogue, needed, tokens, text.template.end_of_item):
+            share = n_unknown / len(needed)
+            say(f"warning: pack {stage}: {n_unknown} of {len(needed)} titles ({share:.1%}) are nothing but the tokenizer's unknown token")
         statistics = _write_splits(directory, corpus, catalogue, template, pack_spec, stage, tokens)
         if not any(entry["rows"] for entry in statistics.values()):
             raise UserError(f"{workdir / 'corpus'}: no {ROLE[stage]} sequence is left to pack; see `rejected` in its manifest.json")
@@ -146,6 +150,7 @@ def _pack_stage(config: Mapping[str, Any], workdir: Path, stage: Stage) -> None:
             "unknown_tokens": catalogue.unknown_tokens,
             "confused_titles": catalogue.confused_titles,
             "tokenizer_losses": catalogue.losses,
+            "titles_unknown": n_unknown,
             "items_tokenised": len(needed),
             "tokens_per_item": tokens_per_item,
             "template": dataclasses.asdict(text.template),

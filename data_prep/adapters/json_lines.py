@@ -90,9 +90,8 @@ class JsonLines:
             return
         if first[0] == "{" or first[0].startswith("["):
             raise UserError(f"{shown(self.path)}: one JSON value over the whole file; write one record a line (`jq -c '.[]' FILE`)")
-        parted = {line.count(",") + line.count("\t") for line in first}
-        if len(parted) == 1 and parted != {0} and not any(line.startswith("{") for line in first):
-            raise UserError(f"{shown(self.path)}: no JSON but delimited text ({first[0][:60]}); adapter 'table' reads CSV and TSV")
+        if not any(line.startswith("{") for line in first):
+            raise UserError(f"{shown(self.path)}: no JSON records but {first[0][:60]!r}; adapter 'table' reads CSV, TSV and Parquet")
 
     def _values(self) -> str:
         """The column `v`: a list of the fields' JSON texts, NULL if the line is no JSON."""

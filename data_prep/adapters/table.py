@@ -119,7 +119,7 @@ class TableExamples:
                 f"SELECT place + 1 - {self.first_place}, {ours} FROM parsed WHERE {condition} ORDER BY place LIMIT {SAMPLES}"
             )
             return [f"row {row}: {dict(zip(self.names.values(), values, strict=True))}" for row, *values in found]
-        shown = engine.rows(f"SELECT DISTINCT {ours} FROM parsed WHERE {condition} ORDER BY ALL LIMIT {SAMPLES}")
+        shown = engine.rows(f"SELECT {ours} FROM parsed WHERE {condition} GROUP BY {ours} ORDER BY min(place) LIMIT {SAMPLES}")
         return self.file.lines_of(list(self.names.values()), shown)
 
 

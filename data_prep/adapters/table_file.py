@@ -1,6 +1,7 @@
 """One delimited or Parquet file: what it is, its columns, and how DuckDB reads it."""
 
 import csv
+import difflib
 import io
 import itertools
 import re
@@ -16,7 +17,6 @@ import pyarrow.parquet as pq
 
 from cprec_jax.errors import UserError, one_line, shown
 from cprec_jax.progress import say
-from cprec_jax.spec import nearest
 from data_prep.adapters.raw_file import check_lines, line_of_byte, mixed_line_ends
 from data_prep.adapters.source_file import Readable, SourceFile, looks_like_json
 from data_prep.engine import MIXED_LINE_ENDS, Engine, EngineError, OpenQuote
@@ -29,6 +29,7 @@ _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _OTHER_DELIMITERS = (",", ";", "\t", "|", "::", "^", "\x01", " ")  # tried in turn where a header line has no column otherwise
 _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
 _PROBED = 100  # records
+_SHOWN = 12  # columns
 _PROBED_ROWS = 100_000
 _QUOTED_SHARE = 0.05  # of the rows; from here on quotes are more than a title in quotation marks here and there
 _NUMBER = re.compile(r"\s*[+-]?\d+([.,:T-]\d+)*\s*")
@@ -243,9 +244,9 @@ class TableFile:
                     f"{self.shown}: no column {theirs!r}: it has no header line ({self.own}.header) and {len(self.columns)} columns; "
                     f"set {key} to a place from '1' to '{len(self.columns)}'"
                 )
-            hint = f"{nearest(theirs, self.columns)} (set {key} to the file's name for it)"
+            hint = f"{self._nearest(theirs)} (set {key} to the file's name for it)"
             if self.fixed:
-                hint = f"{nearest(theirs, self.columns)} (the platform's files have it: is this the file as published?)"
+                hint = f"{self._nearest(theirs)} (the platform's files have it: is this the file as published?)"
             elif self.has_header and any(map(_NUMBER.fullmatch, self.columns)):
                 example = self.delimiter.join(self.columns)[:60]
                 hint = f"; its first line looks like data, not names ({example}): if it has no header line, set {self.own}.header = False"
@@ -254,6 +255,13 @@ class TableFile:
             raise UserError(f"{self.shown}: column {theirs!r} occurs twice in the header; rename one")
         if self.format == "parquet":
             self._check_type(ours, theirs)
+
+    def _nearest(self, name: str) -> str:
+        """A column of nearly this name that is not used for something else, or all of them."""
+        others = [column for column in self.columns if column and column not in self.settings.columns.named().values()]
+        close = difflib.get_close_matches(name, others, n=1)
+        shown_names = ", ".join(self.columns[:_SHOWN]) + (", ..." if len(self.columns) > _SHOWN else "")
+        return f"; did you mean {close[0]!r}?" if close else f"; its columns: {shown_names}"
 
     def _check_type(self, ours: str, theirs: str) -> None:
         """A Parquet column that would be read as something else is a `UserError`."""

@@ -33,7 +33,10 @@ def test_rows_in_are_rows_kept_or_counted(tmp_path: Path, titles, interactions, 
     with open(source["interactions"], "ab") as stream:
         stream.writelines(line + b"\n" for line in broken)
     try:
-        prepare({"corpus": {"sources": {"shop": source}, "candidates": {"protocols": ["u3"]}, "k_core": k_core}}, tmp_path)
+        prepare(
+            {"corpus": {"sources": {"shop": source}, "candidates": {"protocols": ["u3"]}, "k_core": k_core, "max_lost_share": 1.0}},
+            tmp_path,
+        )
     except UserError as error:  # nothing to read, or nothing left
         reasons = ("no readable rows", "no interaction is left after cleaning", "neither a training interaction nor a target is left")
         assert "\n" not in str(error) and any(reason in str(error) for reason in reasons)
@@ -41,6 +44,9 @@ def test_rows_in_are_rows_kept_or_counted(tmp_path: Path, titles, interactions, 
     manifest = read_json(tmp_path / "corpus" / "manifest.json", made_by="prepare")
     steps = {step: n["interactions"] for step, n in manifest["counts"]["shop"].items()}
     n_rejected = defaultdict(int, {reason: entry["n"] for reason, entry in manifest["rejected"].items()})
+    losses = manifest["losses"]["shop"]["interactions"]
+    assert losses["read"] == len(interactions) + len(broken)
+    assert losses["kept"] == steps["with a known title"] == losses["read"] - sum(e["n"] for e in losses["reasons"].values() if e["lost"])
     # Bad lines: the broken ones and those whose time is none.
     timeless = sum(not 0 <= time <= 4_102_444_800 for _, _, time in interactions)
     unusable = n_rejected["interaction with an unknown item"] + n_rejected["interaction with an item that has no usable title"]

@@ -1,0 +1,221 @@
+"""What became of every source's interactions and items: how many were read and kept, what was lost for which reason, and why.
+
+What was refused is lost, and the rest is kept. Of what is kept some is folded into something else, as exact duplicates are: that is
+counted, too, and is no loss.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cprec_jax.errors import UserError
+from cprec_jax.progress import say
+from data_prep.engine import Engine, quoted
+from data_prep.rejects import SAMPLES, Rejects, likely_cause
+
+MENTIONED = 0.01  # of what was read: reasons from here on are named on the console
+WARNED = 0.1
+UNTITLED, UNKNOWN = "item without a usable title", "interaction with an unknown item"
+OF_UNTITLED = "interaction with an item that has no usable title"
+OTHER_TITLES = "item listed again with another title"
+FOLDED = ("item listed again", "item with another's title", "exact duplicate", "repeat of the item before")
+
+
+@dataclass
+class Losses:
+    """One of the two tables of a source. `reasons` -> {"n", "share", "lost", "example", "cause"}; those of `FOLDED` are of what is kept."""
+
+    read: int = 0
+    reasons: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, reason: str, n: int, example: str = "", cause: str = "") -> None:
+        if n:
+            self.reasons[reason] = {"n": int(n), "share": 0.0, "example": example, "cause": cause}
+
+    @property
+    def lost(self) -> int:
+        return sum(entry["n"] for reason, entry in self.reasons.items() if reason not in FOLDED)
+
+    @property
+    def kept(self) -> int:
+        return self.read - self.lost
+
+    @property
+    def lost_share(self) -> float:
+        return self.lost / self.read if self.read else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        for reason, entry in self.reasons.items():
+            entry["share"] = round(entry["n"] / max(self.read, 1), 6)
+            entry["lost"] = reason not in FOLDED
+        return {"read": self.read, "kept": self.kept, "lost_share": round(self.lost_share, 6), "reasons": self.reasons}
+
+
+def with_bad_lines(n_rows: int, rejects: Rejects, source: str, which: str) -> Losses:
+    """Of a table with `n_rows` rows that could be read: the lines that could not be are lost."""
+    bad = rejects.lines_of.get((source, which), {})
+    made = Losses(read=n_rows + sum(entry["n"] for entry in bad.values()))
+    for reason, entry in bad.items():
+        made.add(reason, entry["n"], entry["samples"][0] if entry["samples"] else "", likely_cause(reason))
+    return made
+
+
+def sentence(name: str, split: str, interactions: Losses, items: Losses) -> str:
+    """The line of one source on the console: read, kept, and each reason that has more than a hundredth, with an example and its cause."""
+    parts = [f"{name} ({split}): {_counted(interactions, 'interactions')}; {_counted(items, 'items')}"]
+    for folded in (False, True):
+        for losses in (interactions, items):
+            for reason, entry in losses.reasons.items():
+                if entry["n"] > MENTIONED * losses.read and (reason in FOLDED) == folded:
+                    notes = [text for text in (f"first {entry['example']}" if entry["example"] else "", entry["cause"]) if text]
+                    said = f" ({'; '.join(notes)})" if notes else ""
+                    count = f"{entry['n']:,} ({entry['n'] / losses.read:.1%}) {_plural(reason, entry['n'])}"
+                    parts.append(f"{'kept but folded' if folded else 'lost'}: {count}{said}")
+    return "; ".join(parts)
+
+
+def _counted(losses: Losses, what: str) -> str:
+    return f"{losses.read:,} {what} read, {losses.kept:,} kept"
+
+
+def _plural(reason: str, n: int) -> str:
+    for one in ("interaction", "item", "exact duplicate", "repeat", "malformed line", "timestamp"):
+        if n != 1 and reason.startswith(one):
+            return one + "s" + reason.removeprefix(one)
+    return reason
+
+
+def say_or_refuse(lines: Mapping[str, str], losses: Mapping[str, tuple[Losses, Losses]], max_lost_share: float) -> None:
+    """Print the line of every source. More than `max_lost_share` of its interactions or items lost is a `UserError` with that line."""
+    refused = []
+    for name, line in lines.items():
+        worst = max(one.lost_share for one in losses[name])
+        if worst > max_lost_share:
+            refused.append((name, worst))
+        else:
+            say(f"warning: {line}" if worst > WARNED else line)
+    if refused:
+        name, worst = refused[0]
+        others = f" (and {', '.join(other for other, _ in refused[1:])})" if refused[1:] else ""
+        raise UserError(
+            f"config.corpus.sources: {worst:.1%} of {name}{others} is lost, more than config.corpus.max_lost_share = {max_lost_share}: "
+            f"{lines[name]}; mend the files, or raise the limit"
+        )
+
+
+# How an unknown id becomes a known one -> what happened to it. {id} is the column.
+_CHANGES = {
+    "ltrim({id}, '0')": "without their leading zeros, which a spreadsheet drops: export the ids as text",
+    "regexp_replace({id}, '\\.0+$', '')": "without '.0', which pandas adds where ids are missing: write the ids as whole numbers",
+    "trim({id}, ' ' || chr(9) || chr(160))": "without the blanks round them: take these out of the file",
+    "trim({id}, '\"''')": "without quotation marks: set quote for that file",
+    "lower({id})": "in other case: write them alike",
+    "regexp_replace({id}, '^[A-Za-z]+[-_:]?0*', '')": "without the letters before the number: write them alike",
+}
+_SCIENTIFIC = r"[+-]?\d([.,]\d+)?[eE]\+?\d+"
+
+
+def cause_of_unknown(loader: Engine, domain: int) -> str:
+    """Why items of the interactions are not in the file of items, where a look at the ids tells."""
+    ours = f"(SELECT item_id, n FROM read_items WHERE domain = {domain} AND item_id NOT IN (SELECT item_id FROM known_ids))"
+    loader.execute(f"CREATE OR REPLACE TEMP TABLE known_ids AS SELECT DISTINCT item_id FROM clean_items WHERE domain = {domain}")
+    loader.execute(f"CREATE OR REPLACE TEMP TABLE unknown_ids AS SELECT * FROM {ours}")
+    total = loader.value("SELECT coalesce(sum(n), 0) FROM unknown_ids")
+    cause = ""
+    for change, text in _CHANGES.items():
+        theirs, mine = change.format(id="k.item_id"), change.format(id="u.item_id")
+        known = f"(SELECT {theirs} AS changed, min(k.item_id) AS item_id FROM known_ids k GROUP BY 1 HAVING changed <> '')"
+        found = loader.rows(
+            f"SELECT sum(u.n), min(u.item_id), arg_min(k.item_id, u.item_id) FROM unknown_ids u JOIN {known} AS k ON {mine} = k.changed"
+        )[0]
+        if found[0] and found[0] > 0.5 * total:
+            cause = f"{found[1]} is {found[2]} among the items: the ids agree {text}"
+            break
+    if not cause and total:
+        scientific = loader.rows(f"SELECT item_id FROM unknown_ids WHERE regexp_full_match(item_id, {quoted(_SCIENTIFIC)}) LIMIT 1")
+        example = loader.rows("SELECT min(item_id) FROM known_ids")[0][0]
+        if scientific:
+            cause = f"{scientific[0][0]} is what a spreadsheet leaves of a long number: export the ids as text"
+        elif not loader.value(
+            "SELECT count(*) FROM read_items r JOIN known_ids k ON r.item_id = k.item_id WHERE r.domain = " + str(domain)
+        ):
+            cause = f"no id of the interactions is among the items, where ids are as {example}: do both files belong together?"
+    loader.execute("DROP TABLE known_ids")
+    loader.execute("DROP TABLE unknown_ids")
+    return cause
+
+
+def cause_of_other_titles(loader: Engine, domain: int) -> str:
+    """Why one id has several titles."""
+    repeated = f"SELECT item_id FROM clean_items WHERE domain = {domain} GROUP BY item_id HAVING count(DISTINCT title) > 1"
+    where = f"WHERE regexp_full_match(item_id, {quoted(_SCIENTIFIC)})"
+    found = loader.rows(f"SELECT min(item_id), count(*) FROM ({repeated}) AS r {where}")[0]
+    if found[1]:
+        return f"ids such as {found[0]} are what a spreadsheet leaves of long numbers: export the ids as text"
+    return "are they ids of the items, or of something that several items share?"
+
+
+class Accounts:
+    """The losses of all sources, filled in while the tables that show them are there: items first, then interactions."""
+
+    def __init__(self, names: Sequence[str], rejects: Rejects):
+        self.names, self.rejects = names, rejects
+        self.items = [Losses() for _ in names]
+        self.interactions = [Losses() for _ in names]
+
+    def count_items(self, loader: Engine, null_words: Mapping[int, tuple[int, str]], n_ids: Sequence[int], n_merged: Sequence[int]) -> None:
+        """`null_words`: by domain how many titles are words for nothing, and one of them; ids with a title; items merged into others."""
+        rows = {
+            domain: numbers for domain, *numbers in loader.rows("SELECT domain, count(*), count(title) FROM clean_items GROUP BY domain")
+        }
+        for domain, name in enumerate(self.names):
+            n_rows, n_titled = rows.get(domain, (0, 0))
+            account = self.items[domain] = with_bad_lines(n_rows, self.rejects, name, "items")
+            if n_titled < n_rows:
+                example = loader.value(f"SELECT min(item_id) FROM clean_items WHERE domain = {domain} AND title IS NULL")
+                n_null, word = null_words.get(domain, (0, ""))
+                cause = f"{n_null:,} have the title {word!r}, which is none unless titles.keep_null_words says so" if n_null else ""
+                account.add(UNTITLED, n_rows - n_titled, f"item {example}", cause)
+            again = n_titled - n_ids[domain]
+            if again:
+                pairs = f"SELECT DISTINCT item_id, title FROM clean_items WHERE domain = {domain} AND title IS NOT NULL"
+                n_pairs = loader.value(f"SELECT count(*) FROM ({pairs}) AS p")
+                if other := n_pairs - n_ids[domain]:
+                    several = f"SELECT min(item_id) FROM (SELECT item_id FROM ({pairs}) AS p GROUP BY item_id HAVING count(*) > 1) AS q"
+                    account.add(OTHER_TITLES, other, f"item {loader.value(several)}", cause_of_other_titles(loader, domain))
+                account.add(FOLDED[0], n_titled - n_pairs)
+            account.add(FOLDED[1], n_merged[domain], cause="titles.policy = 'distinguish' keeps them apart")
+
+    def count_refused_interactions(self, loader: Engine, rows: Sequence[int], untitled: Sequence[int], unknown: Sequence[int]) -> None:
+        """`rows` could be read; how many of them are of items without a title, and of items that no file lists."""
+        for domain, name in enumerate(self.names):
+            account = self.interactions[domain] = with_bad_lines(rows[domain], self.rejects, name, "interactions")
+            account.add(OF_UNTITLED, untitled[domain], cause=self.items[domain].reasons.get(UNTITLED, {}).get("cause", ""))
+            if n := unknown[domain]:
+                listed = f"SELECT item_id FROM clean_items WHERE domain = {domain}"
+                example = loader.value(f"SELECT min(item_id) FROM read_items WHERE domain = {domain} AND item_id NOT IN ({listed})")
+                cause = cause_of_unknown(loader, domain) if n > MENTIONED * account.read else ""
+                if not cause and (refused := sum(entry["n"] for entry in self.rejects.lines_of.get((name, "items"), {}).values())):
+                    cause = f"{refused:,} lines of the file of items were refused"
+                account.add(UNKNOWN, n, f"item {example}", cause)
+
+    def count_folded_interactions(self, domain: int, duplicates: int, repeats: int) -> None:
+        account = self.interactions[domain]
+        account.add(FOLDED[2], duplicates)
+        account.add(FOLDED[3], repeats)
+
+    def say_or_refuse(self, splits: Sequence[str], max_lost_share: float) -> None:
+        """One line a source, `splits` in brackets behind its name. Too large a loss, or nothing left at all, is a `UserError`."""
+        both = {name: (self.interactions[n], self.items[n]) for n, name in enumerate(self.names)}
+        lines = {name: sentence(name, split, *both[name]) for name, split in zip(self.names, splits, strict=True)}
+        if not any(account.kept for account in self.interactions):
+            refused = ", ".join(f"{reason} ({entry['n']})" for reason, entry in self.rejects.as_dict().items())
+            shown = "; ".join(list(lines.values())[:SAMPLES])
+            raise UserError(f"config.corpus.sources: no interaction is left after cleaning; refused: {refused}; {shown}")
+        say_or_refuse(lines, both, max_lost_share)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the manifest says under `losses`."""
+        return {
+            name: {"interactions": self.interactions[n].as_dict(), "items": self.items[n].as_dict()} for n, name in enumerate(self.names)
+        }
