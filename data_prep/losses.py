@@ -110,7 +110,7 @@ _CHANGES = {
     "trim({id}, ' ' || chr(9) || chr(160))": "without the blanks round them: take these out of the file",
     "trim({id}, '\"''')": "without quotation marks: set quote for that file",
     "lower({id})": "in other case: write them alike",
-    "regexp_replace({id}, '^[A-Za-z]+[-_:]?0*', '')": "without the letters before the number: write them alike",
+    "regexp_replace({id}, '^[A-Za-z]*[-_:]?0*', '')": "without the letters before the number: write them alike",
 }
 _SCIENTIFIC = r"[+-]?\d([.,]\d+)?[eE]\+?\d+"
 

@@ -49,6 +49,30 @@ def test_sources_as_list_and_as_mapping_are_the_same():
         ({"candidates": {"protocols": ["u20", "p20", "u20"]}}, "'u20' is listed twice"),
         ({"candidates": {"protocols": ["u99999999999"]}}, "at most 2147483647 candidates"),
         ({"candidates": {"protocols": ["x20"]}}, "write u20"),
+        ({"max_lost_share": 1.5}, "max_lost_share 1.5 must lie in 0..1"),
+        (
+            {"sources": {"a": {**SOURCE, "adapter": "amazon2023", "columns": {"item": "asin"}}}},
+            "columns.item: source 'a' has adapter 'amazon2023'",
+        ),
+        ({"sources": {"a": {**SOURCE, "adapter": "amazon2023", "time_unit": "s"}}}, "time_unit: source 'a' has adapter 'amazon2023'"),
+        ({"sources": {"a": {**SOURCE, "adapter": "amazon2014", "format": "csv"}}}, "format: source 'a' has adapter 'amazon2014'"),
+        ({"sources": {"a": {**SOURCE, "adapter": "amazon2018", "order": "position"}}}, "order: source 'a' has adapter 'amazon2018'"),
+        ({"sources": {"a": {**SOURCE, "adapter": "movielens", "files": {"items": {"quote": '"'}}}}}, "files.items.quote: source 'a' has"),
+        (
+            {"sources": {"a": {**SOURCE, "adapter": "ninerec", "columns": {"title": "2"}}}},
+            "columns.title: source 'a' has adapter 'ninerec'",
+        ),
+        ({"sources": {"a": {**SOURCE, "adapter": "tfds", "header": False}}}, "header: source 'a' has adapter 'tfds'"),
+        ({"sources": {"a": {**SOURCE, "adapter": "synthetic"}}}, "interactions: source 'a' has adapter 'synthetic'"),
+        ({"sources": {"a": {**SOURCE, "language": "en"}}}, "language: source 'a' has adapter 'table', which does not read this key"),
+        ({"sources": {"a": {**SOURCE, "tfds_split": "train"}}}, "tfds_split: source 'a' has adapter 'table'"),
+        ({"sources": {"a": {**SOURCE, "files": {"items": {"columns": {"user": "x"}}}}}}, "files.items.columns.user: not read of this file"),
+        ({"sources": {"a": {**SOURCE, "order": "position", "time_unit": "ms"}}}, "time_unit: source 'a' has order 'position'"),
+        ({"sources": {"a": {**SOURCE, "format": "parquet", "quote": "none"}}}, "quote: a Parquet file has none"),
+        ({"sources": {"a": {**SOURCE, "delimiter": "\n"}}}, "delimiter '\\n': one to four bytes are needed"),
+        ({"sources": {"a": {**SOURCE, "quote": "yes"}}}, "quote 'yes': write 'auto', 'none' or one character"),
+        ({"sources": {"a": {**SOURCE, "encoding": "utf-9"}}}, "encoding 'utf-9': not known"),
+        ({"sources": {"a": {**SOURCE, "interactions": ["a.tsv", 3]}}}, "sources[0].interactions"),
         ({"synthetic": {"stay": 1.5}}, "is a probability"),
         ({"synthetic": {"users": 10**20}}, "users 100000000000000000000 must lie in"),
         ({"synthetic": {"interactions": float("nan")}}, "interactions nan must lie in"),
@@ -82,6 +106,35 @@ def test_split_auto_follows_the_order_and_a_source_may_differ():
     strict = spec_of(split="time")
     with pytest.raises(UserError, match="only positions"):
         strict.split_of(strict.sources[0], "position")
+
+
+def test_a_file_has_its_own_settings_then_those_of_the_source_then_the_defaults():
+    columns = {"user": "userId", "item": "movieId"}
+    files = {"items": {"columns": {"item": "id"}, "delimiter": "\\t", "encoding": "cp1252"}, "interactions": {"header": False}}
+    source = spec_of(sources={"a": {**SOURCE, "columns": columns, "delimiter": ";", "files": files}}).sources[0]
+    items, interactions = source.file("items"), source.file("interactions")
+    assert items.columns.named() == {"item": "id", "title": "title"} and items.header is True
+    assert (items.delimiter, items.encoding, items.quote, items.format) == ("\t", "cp1252", "auto", "auto")
+    assert interactions.columns.named() == {"user": "userId", "item": "movieId", "time": "3"}
+    assert (interactions.delimiter, interactions.encoding, interactions.header) == (";", "auto", False)
+
+
+def test_the_fingerprint_of_a_corpus_of_before_these_settings_is_as_it_was():
+    fields = spec_of().fingerprint_fields()
+    assert fields["titles"] == {"policy": "merge", "max_length": 300} and "max_lost_share" not in fields
+    assert fields["sources"][0] == {
+        "name": "books",
+        "role": "pretrain",
+        "adapter": "table",
+        "platform": "default",
+        "columns": {"user": "user_id", "item": "item_id", "time": None, "title": "title"},
+        "format": "auto",
+        "order": "auto",
+        "time_unit": "s",
+        "split": None,
+        "k_core": None,
+    }
+    assert spec_of(titles={"keep_null_words": True}).fingerprint_fields() != fields
 
 
 def test_fingerprint_ignores_places_and_memory_but_nothing_else():

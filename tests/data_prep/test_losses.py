@@ -1,0 +1,147 @@
+"""Nobody loses data without hearing it: the console's counts are the truth, and too large a loss is an error."""
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cprec_jax.artefact import read_json
+from cprec_jax.errors import UserError
+from cprec_jax.report.corpus_summary import loss_notes
+from data_prep.prepare import prepare
+from tests.data_prep.fuzz import EXAMPLES
+
+N_ITEMS, N_USERS, EACH = 20, 12, 10
+Row = tuple[str, ...]
+
+
+def world(seed: int = 0) -> tuple[list[Row], list[Row]]:
+    """Interactions, no item twice in a row, and items, as rows of text."""
+    rng = random.Random(seed)
+    items = [(f"{n + 1:05d}", f"Title {n}") for n in range(N_ITEMS)]
+    rows = []
+    for user in range(N_USERS):
+        wanted = rng.sample(range(N_ITEMS), EACH)
+        rows += [(f"u{user}", items[item][0], str(1_500_000_000 + 1000 * n)) for n, item in enumerate(wanted)]
+    return rows, items
+
+
+def written(folder: Path, interactions: list[Row], items: list[Row]) -> dict:
+    folder.mkdir(exist_ok=True)
+    for name, header, rows in (("inter", "user_id,item_id,timestamp", interactions), ("items", "item_id,title", items)):
+        (folder / f"{name}.csv").write_text("".join(",".join(row) + "\n" for row in [(header,), *rows]), encoding="latin-1")
+    paths = {"interactions": str(folder / "inter.csv"), "items": str(folder / "items.csv")}
+    return {"role": "downstream", "split": "leave_one_out", **paths}
+
+
+def run(folder: Path, interactions: list[Row], items: list[Row], **section) -> dict:
+    source = written(folder, interactions, items)
+    prepare({"corpus": {"sources": {"shop": source}, "k_core": 0, "candidates": {"protocols": []}, **section}}, folder)
+    return read_json(folder / "corpus" / "manifest.json", made_by="prepare")
+
+
+# Ways to spoil the rows `hit`: of the interactions, by a change of one; or of the items.
+SPOILED_ROWS = {
+    "unparsable timestamp": lambda row: (*row[:2], "Fri Sep 15 2017"),
+    "malformed lines?: missing columns": lambda row: row[:2],
+    "interactions? with an unknown item": lambda row: (row[0], row[1].lstrip("0"), row[2]),
+    "timestamps? that is a date written as a number": lambda row: (*row[:2], "20140105"),
+}
+SPOILED_ITEMS = {
+    "items? without a usable title": lambda row: (row[0], "NaN"),
+    "malformed lines?: invalid": lambda row: (row[0], "caf\xe9"),
+}
+
+
+@settings(max_examples=EXAMPLES)
+@given(kind=st.sampled_from(sorted(SPOILED_ROWS) + sorted(SPOILED_ITEMS)), seed=st.integers(0, 99), share=st.floats(0, 0.45))
+def test_the_count_on_the_console_is_the_truth(tmp_path: Path, capsys, kind, seed, share):
+    interactions, items = world(seed)
+    hit_items = kind in SPOILED_ITEMS
+    rows = items if hit_items else interactions
+    hit = set(random.Random(seed).sample(range(len(rows)), round(share * len(rows))))
+    change = (SPOILED_ITEMS if hit_items else SPOILED_ROWS)[kind]
+    spoiled = [change(row) if n in hit else row for n, row in enumerate(rows)]
+    lost_ids = {items[n][0] for n in hit} if hit_items else set()
+    n_lost = sum(item in lost_ids for _, item, _ in interactions) if hit_items else len(hit)
+    capsys.readouterr()
+    manifest = run(tmp_path, *((interactions, spoiled) if hit_items else (spoiled, items)), max_lost_share=1.0)
+    said = next(line for line in capsys.readouterr().err.splitlines() if "interactions read" in line)
+    kept_items = N_ITEMS - len(hit) if hit_items else N_ITEMS
+    assert f"{len(interactions)} interactions read, {len(interactions) - n_lost} kept; {N_ITEMS} items read, {kept_items} kept" in said
+    if len(hit) > 0.01 * len(rows):
+        assert re.search(rf"lost: {len(hit)} \({len(hit) / len(rows):.1%}\) {kind}", said)
+    shares = n_lost / len(interactions), (len(hit) / N_ITEMS if hit_items else 0)
+    assert said.startswith("warning: ") == (max(shares) > 0.1)
+    losses = manifest["losses"]["shop"]
+    assert (losses["interactions"]["kept"], losses["items"]["kept"]) == (len(interactions) - n_lost, kept_items)
+    notes = loss_notes(manifest)
+    assert bool(notes) == (max(shares) > 0.01)
+    assert all(f"{len(hit)} of {len(rows)}" in note for note in notes)
+
+
+@pytest.mark.parametrize("limit", [0.1, 0.3])
+def test_more_than_max_lost_share_is_an_error_that_names_the_reason(tmp_path: Path, limit):
+    interactions, items = world()
+    n = int(limit * len(interactions))
+    spoiled = [(user, item, "soon") if place < n else (user, item, time) for place, (user, item, time) in enumerate(interactions)]
+    run(tmp_path, spoiled, items, max_lost_share=limit)
+    spoiled[n] = (*spoiled[n][:2], "soon")
+    with pytest.raises(
+        UserError, match=rf"of shop is lost, more than config.corpus.max_lost_share = {limit}: .*{n + 1} \(.*unparsable timestamp"
+    ) as caught:
+        run(tmp_path, spoiled, items, max_lost_share=limit)
+    assert "\n" not in str(caught.value) and "inter.csv: line 2: u0," in str(caught.value)
+
+
+def test_one_source_is_one_line_and_nothing_lost_says_no_reason(tmp_path: Path, capsys):
+    run(tmp_path, *world())
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("shop")]
+    assert said == ["shop (order by timestamp, split leave_one_out): 120 interactions read, 120 kept; 20 items read, 20 kept"]
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda item: item.lstrip("0"), "00001 is 1 among the items: the ids agree without their leading zeros"),
+        (lambda item: item + ".0", "00001 is 00001.0 among the items: the ids agree without '.0', which pandas adds"),
+        (lambda item: f" {item} ", "the ids agree without the blanks round them"),
+        (lambda item: "B" + item, "the ids agree without the letters before the number"),
+        (lambda item: "9.78E+12", "no id of the interactions is among the items, where ids are as 9.78E\\+12"),
+    ],
+)
+def test_why_no_id_agrees_is_told_by_a_look_at_the_ids(tmp_path: Path, change, cause):
+    interactions, items = world()
+    with pytest.raises(UserError, match=rf"no interaction is left after cleaning; .*120 \(100.0%\) inter.* unknown item .*{cause}"):
+        run(tmp_path, interactions, [(change(item), title) for item, title in items], max_lost_share=1.0)
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "null", "NULL", "None", "n/a", "N/A", "<NA>", " nan "])
+def test_words_for_nothing_are_no_titles_unless_they_are_kept(tmp_path: Path, word):
+    interactions, items = world()
+    spoiled = [(item, word if n < 5 else title) for n, (item, title) in enumerate(items)]
+    manifest = run(tmp_path, interactions, spoiled)
+    assert manifest["titles"]["null words"] == 5 and manifest["n_items"] == 15
+    assert "5 have the title" in manifest["losses"]["shop"]["items"]["reasons"]["item without a usable title"]["cause"]
+    manifest = run(tmp_path, interactions, spoiled, titles={"keep_null_words": True})
+    assert manifest["n_items"] == 16
+    assert manifest["losses"]["shop"]["items"]["reasons"]["item with another's title"]["n"] == 4
+
+
+def test_ids_that_a_spreadsheet_cut_are_an_error(tmp_path: Path):
+    interactions, items = world()
+    cut = {item: f"9.7{int(item) % 4}E+12" for item, _ in items}
+    with pytest.raises(UserError, match=r"80.0% of shop is lost.*16 \(80.0%\) items listed again with .*E\+12 are what a spreadsheet"):
+        run(tmp_path, [(user, cut[item], time) for user, item, time in interactions], [(cut[item], title) for item, title in items])
+
+
+def test_what_is_folded_is_said_and_is_no_loss(tmp_path: Path, capsys):
+    interactions, items = world()
+    manifest = run(tmp_path, interactions * 2, items * 2)
+    said = next(line for line in capsys.readouterr().err.splitlines() if "interactions read" in line)
+    assert "240 interactions read, 240 kept; 40 items read, 40 kept" in said and not said.startswith("warning")
+    assert "kept but folded: 120 (50.0%) exact duplicates" in said and "kept but folded: 20 (50.0%) items listed again" in said
+    assert manifest["losses"]["shop"]["interactions"]["lost_share"] == 0
