@@ -114,7 +114,7 @@ class Engine:
             self._connection.execute(f"SET threads = {int(threads)}")
         self._connection.execute(f"SET temp_directory = {quoted(str(scratch / 'spill'))}")
         self._connection.execute("SET enable_progress_bar = false")
-        # A time with a zone would be shown in the zone of the process's environment.
+        # A Parquet time with a zone would be written in the zone of the process's environment.
         self._connection.execute("SET TimeZone = 'UTC'")
         # DuckDB takes some characters of a path for patterns, and knows no way to write them otherwise: files are read through links.
         self._files = Path(tempfile.mkdtemp(prefix="files-", dir=None if _PATTERN & set(str(scratch.absolute())) else scratch.absolute()))

@@ -127,11 +127,8 @@ def _pack_stage(config: Mapping[str, Any], workdir: Path, stage: Stage) -> None:
             f"pack {stage}: {len(needed)} of {len(catalogue)} items, {tokens_per_item:.2f} tokens an item, vocabulary {tokens.size}, "
             f"{len(added)} of it new"
         )
-        if catalogue.losses:
-            say(f"warning: pack {stage}: the tokenizer loses parts of titles: {catalogue.losses}")
-        if n_unknown := titles_unknown(catalogue, needed, tokens, text.template.end_of_item):
-            share = n_unknown / len(needed)
-            say(f"warning: pack {stage}: {n_unknown} of {len(needed)} titles ({share:.1%}) are nothing but the tokenizer's unknown token")
+        if losses := tokenizer_losses(catalogue, needed, tokens, text.template.end_of_item):
+            say(f"warning: pack {stage}: the tokenizer loses parts of titles: {losses}")
         statistics = _write_splits(directory, corpus, catalogue, template, pack_spec, stage, tokens)
         if not any(entry["rows"] for entry in statistics.values()):
             raise UserError(f"{workdir / 'corpus'}: no {ROLE[stage]} sequence is left to pack; see `rejected` in its manifest.json")
@@ -149,8 +146,7 @@ def _pack_stage(config: Mapping[str, Any], workdir: Path, stage: Stage) -> None:
             "named_tokens": named,
             "unknown_tokens": catalogue.unknown_tokens,
             "confused_titles": catalogue.confused_titles,
-            "tokenizer_losses": catalogue.losses,
-            "titles_unknown": n_unknown,
+            "tokenizer_losses": losses,
             "items_tokenised": len(needed),
             "tokens_per_item": tokens_per_item,
             "template": dataclasses.asdict(text.template),
@@ -161,6 +157,13 @@ def _pack_stage(config: Mapping[str, Any], workdir: Path, stage: Stage) -> None:
         artefact.write_json(directory / artefact.MANIFEST, manifest)
     for name, row in statistics.items():
         say(f"pack {stage}: {name}: {row['documents']} documents, {row['tokens']} tokens in {row['rows']} rows, {row['fill']:.1%} full")
+
+
+def tokenizer_losses(catalogue: Catalogue, items: np.ndarray, tokens: tokenizer.Tokenizer, end_of_item: str) -> str:
+    """`Catalogue.losses`, and before it the share of the items' titles that are nothing but the unknown token."""
+    n_unknown = titles_unknown(catalogue, items, tokens, end_of_item)
+    unknown = f"{n_unknown / max(len(items), 1):.2%} of the titles ({n_unknown}) are nothing but the unknown token"
+    return ", ".join(part for part in (unknown if n_unknown else "", catalogue.losses) if part)
 
 
 def _sources(corpus: Corpus, spec: PackSpec, stage: Stage) -> list[str]:

@@ -1,6 +1,6 @@
 """The corpus's tables."""
 
-from cprec_jax.report.corpus_summary import corpus_tables
+from cprec_jax.report.corpus_summary import corpus_tables, loss_notes
 from tests.report import workdirs
 
 
@@ -22,3 +22,19 @@ def test_a_sparse_manifest_leaves_tables_out():
     tables = corpus_tables({"corpus_hash": "x", "sets": {"Books": {}}})
     assert [table.title for table in tables] == ["Domains"]
     assert texts(tables[0]) == [["Books"] + ["–"] * 9]
+
+
+def test_what_was_lost_is_a_note_above_a_hundredth_and_a_row_always():
+    small = {"n": 4, "share": 0.008, "lost": True, "example": "a.csv: line 7: x", "cause": ""}
+    large = {"n": 376, "share": 0.783, "lost": True, "example": "item 0090", "cause": "leading zeros"}
+    folded = {"n": 8, "share": 0.017, "lost": False, "example": "", "cause": ""}
+    interactions = {"read": 480, "kept": 100, "lost_share": 0.79, "reasons": {"bad line": small, "unknown item": large, "repeat": folded}}
+    items = {"read": 30, "kept": 30, "lost_share": 0.0, "reasons": {}}
+    manifest = {"corpus_hash": "x", "sets": {"Books": {}}, "losses": {"Books": {"interactions": interactions, "items": items}}}
+    (note,) = loss_notes(manifest)
+    assert note.startswith("Warning: Books: lost 376 of 480 interactions (78.3%): unknown item (leading zeros); kept but folded 8 of 480 ")
+    table = next(table for table in corpus_tables(manifest) if table.title == "Read and kept")
+    assert [row[-2:] for row in texts(table)] == [["480", "100"], ["30", "30"]]
+    assert texts(table)[0][2].startswith("bad line: 4 (0.8%); unknown item: 376 (78.3%)")
+    interactions["reasons"] = {"bad line": small}
+    assert loss_notes(manifest) == [] == loss_notes({"sets": {}})

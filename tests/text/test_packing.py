@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -236,8 +237,6 @@ def test_without_a_downstream_set_there_are_no_rows_for_fine_tuning(tmp_path: Pa
 
 def test_what_the_tokenizer_loses_is_said_and_recorded_and_reported(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A vocabulary of letters without the first one of the first title."""
-    import tokenizers
-
     from cprec_jax.report.report import _tokenizer_notes
 
     titles = Corpus.open(workdir / "corpus").items.title
@@ -250,3 +249,17 @@ def test_what_the_tokenizer_loses_is_said_and_recorded_and_reported(workdir: Pat
     assert manifest["unknown_tokens"] > 0 and "are the unknown token" in manifest["tokenizer_losses"]
     assert manifest["tokenizer_losses"] in capsys.readouterr().err
     assert _tokenizer_notes(workdir) == [f"rows of cpt: the tokenizer loses parts of titles: {manifest['tokenizer_losses']}"]
+
+
+def test_titles_of_nothing_but_unknown_tokens_are_said_with_their_share(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A vocabulary without the letters of one title, which is replaced by words of two letters that nothing else needs."""
+    table = Corpus.open(workdir / "corpus").items
+    letters = sorted({c for title in table.title for c in title} - {"z", "j"} | {"\n"})
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(["?", *letters])}, [], unk_token="?"))
+    (workdir / "lossy").mkdir()
+    backend.save(str(workdir / "lossy/tokenizer.json"))
+    tokens = tokenizer.load(workdir / "lossy")
+    catalogue = Catalogue.build(tokens, ["zj zz", *table.title], "\n")
+    assert packing.tokenizer_losses(catalogue, np.arange(len(catalogue)), tokens, "\n").startswith(
+        f"{1 / len(catalogue):.2%} of the titles (1) are nothing but the unknown token, "
+    )

@@ -72,6 +72,18 @@ def test_half_a_surrogate_pair_is_replaced(tmp_path: Path) -> None:
     assert texts_of(tmp_path)[0] == ["a ? b"]
 
 
+def test_a_file_of_the_name_wins_over_the_pattern_and_the_root_is_none(tmp_path: Path) -> None:
+    for name in ("a[1].txt", "a1.txt", "a2.txt", "ab.txt"):
+        write(tmp_path / "r[x]" / name, name)
+    write(tmp_path / "rx" / "a1.txt", "another root")
+    for files, found in (
+        (("a[1].txt",), ["a[1].txt"]),
+        (("a[12].txt",), ["a1.txt", "a2.txt"]),
+        (("a?.txt",), ["a1.txt", "a2.txt", "ab.txt"]),
+    ):
+        assert texts_of(tmp_path / "r[x]", files=files)[0] == found
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
