@@ -12,6 +12,7 @@ from cprec_jax.errors import UserError
 from cprec_jax.progress import say
 from data_prep.engine import Engine, quoted
 from data_prep.rejects import SAMPLES, Rejects, likely_cause
+from data_prep.titles import NULL_WORDS
 
 MENTIONED = 0.01  # of what was read: reasons from here on are named on the console
 WARNED = 0.1
@@ -153,6 +154,19 @@ def cause_of_other_titles(loader: Engine, domain: int) -> str:
     if found[1]:
         return f"ids such as {found[0]} are what a spreadsheet leaves of long numbers: export the ids as text"
     return "are they ids of the items, or of something that several items share?"
+
+
+def say_null_ids(loader: Engine, domain: int, name: str, n_interactions: int) -> None:
+    """A line for ids such as `nan`, which stand for many users or items and are taken for one."""
+    words = ", ".join(map(quoted, NULL_WORDS))
+    for what, table, key in (("user", "read_users", "user"), ("item", "read_items", "code")):
+        null = f"SELECT {what}_id, {key} FROM {table} WHERE domain = {domain} AND lower({what}_id) IN ({words})"
+        if not loader.rows(f"{null} LIMIT 1"):
+            continue
+        of_these = f"read_interactions r JOIN ({null}) AS n ON r.{key} = n.{key} WHERE r.domain = {domain}"
+        for one, n in loader.rows(f"SELECT n.{what}_id, count(*) FROM {of_these} GROUP BY 1 ORDER BY 1"):
+            if n > MENTIONED * n_interactions:
+                say(f"{name}: {n:,} interactions have the {what} id {one!r}, taken for one {what}; if it means none, leave such rows out")
 
 
 class Accounts:

@@ -52,6 +52,7 @@ _CAUSES = {
     "unparsable position": "a position is a whole number",
     "timestamp after": "milliseconds? then set time_unit = 'ms' for the source",
     "timestamp in seconds": "leave time_unit out of the source",
+    "timestamp without": "a spreadsheet cut it: export the times as text",
     "timestamp that is": "write it as unix seconds, or as ISO 8601 such as 2014-01-05",
     "malformed line: invalid": "the file is not UTF-8; for one of Windows set its encoding to 'cp1252' (`files` of the source)",
     "malformed line: missing columns": "a line break within a field, or another delimiter? see `quote` and `delimiter`",

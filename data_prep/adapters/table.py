@@ -10,7 +10,7 @@ from typing import Protocol
 
 from cprec_jax.errors import UserError
 from data_prep.adapters.table_file import TableFile
-from data_prep.adapters.times import AFTER_2100, EARLY, LATEST_SECONDS, MOST, NEARLY_ALL, REAL, iso_seconds, no_unit, number
+from data_prep.adapters.times import AFTER_2100, CUT_NUMBER, EARLY, LATEST_SECONDS, MOST, NEARLY_ALL, REAL, iso_seconds, no_unit, number
 from data_prep.engine import Engine, lines_of_row, quoted
 from data_prep.rejects import SAMPLES, Rejects
 from data_prep.spec import CorpusSpec, Order, SourceSpec, source_paths
@@ -196,6 +196,7 @@ def load_interactions(
             rejects.bad_lines(defect, n, str(examples.path), examples.of(engine, f"defect = {quoted(defect)}"))
     if order == "timestamp":
         _refuse_other_units(examples, domain, "ms" if per_second > 1 else "s", engine, rejects, first_place)
+        _refuse_cut_times(examples, domain, engine, rejects, first_place)
     engine.execute(f"DROP {kind} parsed")
 
 
@@ -217,3 +218,16 @@ def _refuse_other_units(examples: Examples, domain: int, unit: str, engine: Engi
             such = f"defect IS NULL AND {condition}"
             engine.execute(f"DELETE FROM raw_interactions WHERE domain = {domain} AND place IN (SELECT place FROM parsed WHERE {such})")
             rejects.bad_lines(reason, n_such, str(examples.path), examples.of(engine, such))
+
+
+def _refuse_cut_times(examples: Examples, domain: int, engine: Engine, rejects: Rejects, first_place: int) -> None:
+    """Take times such as 1.51E+09, what a spreadsheet leaves of a long number, out of `raw_interactions` again where most are such."""
+    loaded = f"FROM raw_interactions WHERE domain = {domain} AND (place IS NULL OR place >= {first_place})"
+    n, n_round = engine.rows(f"SELECT count(*), count(*) FILTER (WHERE time >= {EARLY} AND time % 10000 = 0) {loaded}")[0]
+    if n_round <= MOST * n:
+        return
+    such = f"defect IS NULL AND regexp_full_match(time_text, {quoted(CUT_NUMBER)})"
+    n_such = engine.value(f"SELECT count(*) FROM parsed WHERE {such}")
+    if n_such > MOST * n:
+        engine.execute(f"DELETE FROM raw_interactions WHERE domain = {domain} AND place IN (SELECT place FROM parsed WHERE {such})")
+        rejects.bad_lines("timestamp without its last digits", n_such, str(examples.path), examples.of(engine, such))

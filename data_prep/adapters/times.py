@@ -15,6 +15,7 @@ REAL = 631_152_000  # 1990
 WRONG_UNIT = "(time_unit wrong?)"
 AFTER_2100 = f"timestamp after the year 2100 {WRONG_UNIT}"
 NEARLY_ALL, MOST = 0.9, 0.5
+CUT_NUMBER = r"\s*\d([.,]\d{0,6})?[eE]\+?\d+\s*"  # fewer digits than unix seconds have
 
 _OFFSET = r"(?:UTC|GMT)?[+-](?:2[0-3]|[01]?\d)(?::?[0-5]\d)?"
 _AREA = r"[A-Za-z_]+/[A-Za-z0-9_+/-]+"

@@ -131,6 +131,19 @@ def test_words_for_nothing_are_no_titles_unless_they_are_kept(tmp_path: Path, wo
     assert manifest["losses"]["shop"]["items"]["reasons"]["item with another's title"]["n"] == 4
 
 
+@pytest.mark.parametrize("what", ["user", "item"])
+def test_an_id_that_is_a_word_for_nothing_is_said(tmp_path: Path, capsys, what):
+    interactions, items = world()
+    changed = [
+        ("nan", item, time) if what == "user" and n < 30 else (user, item, time) for n, (user, item, time) in enumerate(interactions)
+    ]
+    if what == "item":
+        changed = [(user, "NaN" if item == "00003" else item, time) for user, item, time in changed]
+    n = sum("nan" in (user.lower(), item.lower()) for user, item, _ in changed)
+    run(tmp_path, changed, [*items, ("NaN", "Something")])
+    assert f"shop: {n} interactions have the {what} id '{'nan' if what == 'user' else 'NaN'}'" in capsys.readouterr().err
+
+
 def test_ids_that_a_spreadsheet_cut_are_an_error(tmp_path: Path):
     interactions, items = world()
     cut = {item: f"9.7{int(item) % 4}E+12" for item, _ in items}

@@ -129,6 +129,12 @@ def test_numbers_that_are_no_unix_seconds_are_asked_about(tmp_path: Path, times,
     assert loaded.rejected == {f"{reason} (time_unit wrong?)": len(times)} and len(loaded.interactions) == 9
 
 
+def test_times_that_a_spreadsheet_cut_are_refused_where_most_are_such(tmp_path: Path):
+    loaded = load(tmp_path, ["1.51E+09", "1.5E+09", "1.50543E+09"])
+    assert loaded.rejected == {"timestamp without its last digits": 3} and not loaded.interactions
+    assert seconds(tmp_path, ["1505433721", "1.5e+09", "1.505433721000e+09"]) == [1505433721, 1500000000, 1505433721]
+
+
 def test_small_numbers_that_only_order_the_rows_are_times(tmp_path: Path):
     assert seconds(tmp_path, ["0", "5", "1000", "3000"]) == [0, 5, 1000, 3000]
 
