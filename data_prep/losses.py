@@ -11,7 +11,7 @@ from typing import Any
 from cprec_jax.errors import UserError
 from cprec_jax.progress import say
 from data_prep.engine import Engine, quoted
-from data_prep.rejects import SAMPLES, Rejects, likely_cause
+from data_prep.rejects import SAMPLES, Rejects
 from data_prep.titles import NULL_WORDS
 
 MENTIONED = 0.01  # of what was read: reasons from here on are named on the console
@@ -57,7 +57,7 @@ def with_bad_lines(n_rows: int, rejects: Rejects, source: str, which: str) -> Lo
     bad = rejects.lines_of.get((source, which), {})
     made = Losses(read=n_rows + sum(entry["n"] for entry in bad.values()))
     for reason, entry in bad.items():
-        made.add(reason, entry["n"], entry["samples"][0] if entry["samples"] else "", likely_cause(reason))
+        made.add(reason, entry["n"], entry["samples"][0] if entry["samples"] else "", entry["cause"])
     return made
 
 
@@ -219,7 +219,7 @@ class Accounts:
         account.add(FOLDED[3], repeats)
 
     def say_or_refuse(self, splits: Sequence[str], max_lost_share: float) -> None:
-        """One line a source, `splits` in brackets behind its name. Too large a loss, or nothing left at all, is a `UserError`."""
+        """One line per source, `splits` in brackets behind its name. Too large a loss, or nothing left at all, is a `UserError`."""
         both = {name: (self.interactions[n], self.items[n]) for n, name in enumerate(self.names)}
         lines = {name: sentence(name, split, *both[name]) for name, split in zip(self.names, splits, strict=True)}
         if not any(account.kept for account in self.interactions):

@@ -1,9 +1,10 @@
 """What was refused, why and how often, with the first few examples: nothing is lost silently."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from cprec_jax.errors import UserError, shown
+from data_prep.spec import READ_BY
 
 SAMPLES = 5
 SAMPLE_LENGTH = 120
@@ -12,12 +13,14 @@ SAMPLE_LENGTH = 120
 class Rejects:
     """Counts by reason. `bad_lines` are defects of a file and limited per file; `count` is for data that merely does not qualify.
 
-    `lines_of` holds the bad lines again by source and file ("interactions", "items"); `source` is the one that is being read.
+    `lines_of` holds the bad lines again by source and file ("interactions", "items"); `source` is the one that is being read, by an
+    adapter that `reads` these keys.
     """
 
     def __init__(self, max_bad_lines: int):
         self.max_bad_lines = max_bad_lines
         self.source = ""
+        self.reads: Collection[str] = READ_BY["table"]
         self.lines_of: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
         self._reasons: dict[str, dict[str, Any]] = {}
         self._bad_lines: dict[str, int] = {}
@@ -32,11 +35,13 @@ class Rejects:
         samples = list(samples)
         self.count(reason, n, [f"{shown(path)}: {sample}" for sample in samples])
         if n:
-            _add(self.lines_of.setdefault((self.source, which), {}), reason, n, [f"{shown(path)}: {sample}" for sample in samples])
+            lines = self.lines_of.setdefault((self.source, which), {})
+            _add(lines, reason, n, [f"{shown(path)}: {sample}" for sample in samples])
+            lines[reason]["cause"] = likely_cause(reason, self.reads)
         self._bad_lines[path] = self._bad_lines.get(path, 0) + int(n)
         if self._bad_lines[path] > self.max_bad_lines:
             first = _shorten(samples[0]) if samples else "no example"
-            advice = f"{cause}; " if (cause := likely_cause(reason)) else ""
+            advice = f"{cause}; " if (cause := likely_cause(reason, self.reads)) else ""
             raise UserError(
                 f"{shown(path)}: {self._bad_lines[path]} bad lines, more than config.corpus.max_bad_lines = {self.max_bad_lines}; "
                 f"{reason}, first {first}; {advice}mend the file or raise the limit"
@@ -46,25 +51,29 @@ class Rejects:
         return self._reasons
 
 
-# How a reason begins -> what mostly is behind it.
+# How a reason begins -> what mostly is behind it, and the key of the source that the advice names: not every adapter reads it.
 _CAUSES = {
-    "unparsable timestamp": "read are unix seconds and ISO 8601 such as 2017-07-14, 2017-07-14T13:40:00 (UTC), 2017-07-14T13:40:00+09:00",
-    "unparsable position": "a position is a whole number",
-    "timestamp after": "milliseconds? then set time_unit = 'ms' for the source",
-    "timestamp in seconds": "leave time_unit out of the source",
-    "timestamp without": "a spreadsheet cut it: export the times as text",
-    "timestamp that is": "write it as unix seconds, or as ISO 8601 such as 2014-01-05",
-    "malformed line: invalid": "the file is not UTF-8; for one of Windows set its encoding to 'cp1252' (`files` of the source)",
-    "malformed line: missing columns": "a line break within a field, or another delimiter? see `quote` and `delimiter`",
-    "malformed line: too many columns": "the delimiter within a field, or another delimiter? see `quote` and `delimiter`",
-    "malformed line: unquoted value": "text after a closing quote; if quotes are ordinary characters there, set quote = 'none'",
-    "malformed line: neither JSON": "one record a line is read",
+    "unparsable timestamp": (
+        "read are unix seconds and ISO 8601 such as 2017-07-14, 2017-07-14T13:40:00 (UTC), 2017-07-14T13:40:00+09:00",
+        None,
+    ),
+    "unparsable position": ("a position is a whole number", None),
+    "timestamp after": ("milliseconds? then set time_unit = 'ms' for the source", "time_unit"),
+    "timestamp in seconds": ("leave time_unit out of the source", "time_unit"),
+    "timestamp without": ("a spreadsheet cut it: export the times as text", None),
+    "timestamp that is": ("write it as unix seconds, or as ISO 8601 such as 2014-01-05", None),
+    "malformed line: invalid": ("the file is not UTF-8; for one of Windows set its encoding to 'cp1252' (`files` of the source)", "files"),
+    "malformed line: missing columns": ("a line break within a field, or another delimiter? see `quote` and `delimiter`", "files"),
+    "malformed line: too many columns": ("the delimiter within a field, or another delimiter? see `quote` and `delimiter`", "files"),
+    "malformed line: unquoted value": ("text after a closing quote; if quotes are ordinary characters there, set quote = 'none'", "files"),
+    "malformed line: neither JSON": ("one record a line is read", None),
 }
 
 
-def likely_cause(reason: str) -> str:
-    """What mostly is behind a reason of bad lines, and what to do; "" where that is plain."""
-    return next((cause for begin, cause in _CAUSES.items() if reason.startswith(begin)), "")
+def likely_cause(reason: str, reads: Collection[str]) -> str:
+    """What mostly is behind a reason of bad lines, and what to do where the adapter `reads` the key for it; "" where that is plain."""
+    causes = (cause for begin, cause in _CAUSES.items() if reason.startswith(begin))
+    return next((cause for cause, key in causes if key is None or key in reads), "")
 
 
 def _add(reasons: dict[str, dict[str, Any]], reason: str, n: int, samples: Iterable[str]) -> None:

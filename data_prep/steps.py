@@ -17,7 +17,7 @@ from data_prep.corpus import write_items, write_sequences
 from data_prep.engine import Relational, quoted
 from data_prep.losses import Accounts, say_null_ids
 from data_prep.rejects import SAMPLES, Rejects
-from data_prep.spec import CorpusSpec, Order, SourceSpec
+from data_prep.spec import READ_BY, CorpusSpec, Order, SourceSpec
 from data_prep.titles import NULL_WORDS, PLAIN_TITLE, clean_titles, count_plain_titles
 
 MUCH_LOST = 0.5  # a filter that keeps less than this is worth a line
@@ -58,7 +58,7 @@ class Preparation:
     def _load(self, domain: int) -> Order:
         source = self.spec.sources[domain]
         loader = self.engine.loader
-        self.rejects.source = source.name
+        self.rejects.source, self.rejects.reads = source.name, READ_BY.get(source.adapter, set())
         order = self.adapters[source.adapter].load(source, domain, loader, self.rejects)
         split = self.spec.split_of(source, order)
         values = [
