@@ -80,7 +80,7 @@ def _counted(losses: Losses, what: str) -> str:
 
 
 def _plural(reason: str, n: int) -> str:
-    for one in ("interaction", "item", "exact duplicate", "repeat", "malformed line", "timestamp"):
+    for one in ("interaction", "item", "exact duplicate", "repeat", "malformed line"):
         if n != 1 and reason.startswith(one):
             return one + "s" + reason.removeprefix(one)
     return reason
@@ -198,13 +198,17 @@ class Accounts:
                     several = f"SELECT min(item_id) FROM (SELECT item_id FROM ({pairs}) AS p GROUP BY item_id HAVING count(*) > 1) AS q"
                     account.add(OTHER_TITLES, other, f"item {loader.value(several)}", cause_of_other_titles(loader, domain))
                 account.add(FOLDED[0], n_titled - n_pairs)
-            account.add(FOLDED[1], n_merged[domain], cause="titles.policy = 'distinguish' keeps them apart")
+            if n_merged[domain]:
+                titles = f"SELECT title FROM clean_items WHERE domain = {domain} AND title IS NOT NULL GROUP BY title"
+                example = loader.value(f"SELECT min(title) FROM ({titles} HAVING count(DISTINCT item_id) > 1) AS t")
+                account.add(FOLDED[1], n_merged[domain], repr(example), "titles.policy = 'distinguish' keeps them apart")
 
     def count_refused_interactions(self, loader: Engine, rows: Sequence[int], untitled: Sequence[int], unknown: Sequence[int]) -> None:
         """`rows` could be read; how many of them are of items without a title, and of items that no file lists."""
         for domain, name in enumerate(self.names):
             account = self.interactions[domain] = with_bad_lines(rows[domain], self.rejects, name, "interactions")
-            account.add(OF_UNTITLED, untitled[domain], cause=self.items[domain].reasons.get(UNTITLED, {}).get("cause", ""))
+            of_item = self.items[domain].reasons.get(UNTITLED, {})
+            account.add(OF_UNTITLED, untitled[domain], of_item.get("example", ""), of_item.get("cause", ""))
             if n := unknown[domain]:
                 listed = f"SELECT item_id FROM clean_items WHERE domain = {domain}"
                 example = loader.value(f"SELECT min(item_id) FROM read_items WHERE domain = {domain} AND item_id NOT IN ({listed})")

@@ -58,7 +58,7 @@ _CAUSES = {
         None,
     ),
     "unparsable position": ("a position is a whole number", None),
-    "timestamp after": ("milliseconds? then set time_unit = 'ms' for the source", "time_unit"),
+    "timestamp after": ("milliseconds need time_unit = 'ms'; smaller units are not read", "time_unit"),
     "timestamp in seconds": ("leave time_unit out of the source", "time_unit"),
     "timestamp without": ("a spreadsheet cut it: export the times as text", None),
     "timestamp that is": ("write it as unix seconds, or as ISO 8601 such as 2014-01-05", None),

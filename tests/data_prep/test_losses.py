@@ -48,7 +48,7 @@ SPOILED_ROWS = {
     "unparsable timestamp": lambda row: (*row[:2], "Fri Sep 15 2017"),
     "malformed lines?: missing columns": lambda row: row[:2],
     "interactions? with an unknown item": lambda row: (row[0], row[1].lstrip("0"), row[2]),
-    "timestamps? that is a date written as a number": lambda row: (*row[:2], "20140105"),
+    "timestamp that is a date written as a number": lambda row: (*row[:2], "20140105"),
 }
 SPOILED_ITEMS = {
     "items? without a usable title": lambda row: (row[0], "NaN"),
