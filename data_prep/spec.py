@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -459,10 +460,12 @@ def target_paths(root: str, source: SourceSpec, which: str) -> list[Path]:
     refuse_address(root, "config.corpus.root")
     paths = []
     for one in (given,) if isinstance(given, str) else given:
-        refuse_address(one, where)
         try:
             base = Path(root).expanduser()
-            paths.append(base / one if one.startswith("~") and (base / one).exists() else base / Path(one).expanduser())
+            is_there = os.path.exists(base / one)  # and False for a name that no file can have
+            if not is_there:
+                refuse_address(one, where)
+            paths.append(base / one if is_there else base / Path(one).expanduser())
         except RuntimeError:  # "~nobody"
             raise UserError(f"{where}: no such home directory in {one!r} or root {root!r}") from None
     return paths
@@ -485,7 +488,7 @@ def source_paths(root: str, source: SourceSpec, which: Literal["interactions", "
     """`target_paths` of files that must be there. A directory stands for all its `*.parquet`, in the order of their names."""
     paths: list[Path] = []
     for path in target_paths(root, source, which):
-        paths += _parts(path, source, which) if path.is_dir() else [_present(path, source, which)]
+        paths += _parts(path, source, which) if os.path.isdir(path) else [_present(path, source, which)]
     return paths
 
 
@@ -499,7 +502,7 @@ def _parts(folder: Path, source: SourceSpec, which: str) -> list[Path]:
 
 
 def _present(path: Path, source: SourceSpec, which: str) -> Path:
-    if not path.is_file():
+    if not os.path.isfile(path):
         where = f"config.corpus.sources.{source.name}.{which}"
         fetched = f", or fetch it with config.corpus.download=true from {source.urls[which].url}" if which in source.urls else ""
         raise UserError(f"{where}: {shown(path)} is not a file; check the path and config.corpus.root{fetched}")

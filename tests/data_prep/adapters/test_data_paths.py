@@ -126,6 +126,16 @@ def test_what_is_no_file_is_named(tmp_path: Path):
     with pytest.raises(UserError) as caught:
         Loaded("table", tmp_path / "two\nlines.csv", tmp_path / "items.csv")
     assert "\n" not in str(caught.value) and r"two\nlines.csv is not a file" in str(caught.value)
+    with pytest.raises(UserError, match=r"is not a file"):
+        Loaded("table", tmp_path / ("x" * 300), tmp_path / "items.csv")
+
+
+def test_a_file_named_like_an_address_is_a_file(tmp_path: Path):
+    (tmp_path / "s3:").mkdir()
+    (tmp_path / "s3:" / "i.csv").write_text(HEADER + "u,a,5\n")
+    (tmp_path / "items.csv").write_text(ITEMS)
+    source = {"role": "downstream", "split": "leave_one_out", "interactions": "s3:/i.csv", "items": "items.csv"}
+    assert corpus_of(tmp_path, {"s": source}, root=str(tmp_path), k_core=0).manifest["counts"]["s"]["read"]["interactions"] == 1
 
 
 def test_a_file_whose_name_begins_with_a_tilde_wins_over_a_home_directory(tmp_path: Path):
