@@ -28,19 +28,19 @@ class Rejects:
     def count(self, reason: str, n: int, samples: Iterable[str] = ()) -> None:
         """Add `n` cases of `reason`; the first few samples over the whole run are kept."""
         if n:
-            _add(self._reasons, reason, n, samples)
+            _add(self._reasons, reason, n, map(_shorten, samples))
 
     def bad_lines(self, reason: str, n: int, path: str, samples: Iterable[str], which: str = "interactions") -> None:
         """Like `count`, but an error when one file has more than `max_bad_lines` of them in all; `samples` name the lines."""
-        samples = list(samples)
-        self.count(reason, n, [f"{shown(path)}: {sample}" for sample in samples])
+        samples = [_shorten(sample) for sample in samples]  # not the path before them, which alone may be longer than a sample
         if n:
             lines = self.lines_of.setdefault((self.source, which), {})
-            _add(lines, reason, n, [f"{shown(path)}: {sample}" for sample in samples])
+            for entries in (self._reasons, lines):
+                _add(entries, reason, n, [f"{shown(path)}: {sample}" for sample in samples])
             lines[reason]["cause"] = likely_cause(reason, self.reads)
         self._bad_lines[path] = self._bad_lines.get(path, 0) + int(n)
         if self._bad_lines[path] > self.max_bad_lines:
-            first = _shorten(samples[0]) if samples else "no example"
+            first = samples[0] if samples else "no example"
             advice = f"{cause}; " if (cause := likely_cause(reason, self.reads)) else ""
             raise UserError(
                 f"{shown(path)}: {self._bad_lines[path]} bad lines, more than config.corpus.max_bad_lines = {self.max_bad_lines}; "
@@ -80,7 +80,7 @@ def _add(reasons: dict[str, dict[str, Any]], reason: str, n: int, samples: Itera
     entry = reasons.setdefault(reason, {"n": 0, "samples": []})
     entry["n"] += int(n)
     room = SAMPLES - len(entry["samples"])
-    entry["samples"] += [_shorten(sample) for _, sample in zip(range(room), samples, strict=False)]
+    entry["samples"] += [sample for _, sample in zip(range(room), samples, strict=False)]
 
 
 def _shorten(text: str) -> str:
