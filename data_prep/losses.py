@@ -10,16 +10,23 @@ from typing import Any
 
 from cprec_jax.errors import UserError
 from cprec_jax.progress import say
-from data_prep.engine import Engine, quoted
-from data_prep.rejects import SAMPLES, Rejects
+from data_prep.engine import Engine, Relational, quoted
+from data_prep.rejects import SAMPLES, Rejects, named
 from data_prep.titles import NULL_WORDS
 
 MENTIONED = 0.01  # of what was read: reasons from here on are named on the console
 WARNED = 0.1
+EMPTY = "the title is empty, or holds nothing that can be read"
+NOT_LISTED = "the file of items does not list it: is it whole, and of the same release?"
 UNTITLED, UNKNOWN = "item without a usable title", "interaction with an unknown item"
 OF_UNTITLED = "interaction with an item that has no usable title"
 OTHER_TITLES = "item listed again with another title"
 FOLDED = ("item listed again", "item with another's title", "exact duplicate", "repeat of the item before")
+CAUSES_OF_FOLDED = {
+    FOLDED[0]: "the same id and title twice",
+    FOLDED[2]: "the same user, item and time twice: were files joined that overlap, or times cut to days?",
+    FOLDED[3]: "with nothing else between: a run of one item counts once",
+}
 
 
 @dataclass
@@ -111,9 +118,21 @@ _CHANGES = {
     "trim({id}, ' ' || chr(9) || chr(160))": "without the blanks round them: take these out of the file",
     "trim({id}, '\"''')": "without quotation marks: set quote for that file",
     "lower({id})": "in other case: write them alike",
+    "replace({id}, ',', '')": "without the commas between thousands: write the ids as plain numbers",
     "regexp_replace({id}, '^[A-Za-z]*[-_:]?0*', '')": "without the letters before the number: write them alike",
 }
 _SCIENTIFIC = r"[+-]?\d([.,]\d+)?[eE]\+?\d+"
+
+
+def _cause_of_swapped_columns(loader: Engine, domain: int, n_unknown: int) -> str:
+    """Where the users of the interactions are what the file of items lists."""
+    users = f"SELECT user_id, user FROM read_users WHERE domain = {domain} AND user_id IN (SELECT item_id FROM known_ids)"
+    found = loader.rows(
+        f"SELECT count(*), min(u.user_id) FROM read_interactions r JOIN ({users}) AS u ON r.user = u.user WHERE r.domain = {domain}"
+    )[0]
+    if found[0] > 0.5 * n_unknown:
+        return f"user {named(found[1])} is an item of the file of items: are the columns of users and items swapped?"
+    return ""
 
 
 def cause_of_unknown(loader: Engine, domain: int) -> str:
@@ -122,25 +141,25 @@ def cause_of_unknown(loader: Engine, domain: int) -> str:
     loader.execute(f"CREATE OR REPLACE TEMP TABLE known_ids AS SELECT DISTINCT item_id FROM clean_items WHERE domain = {domain}")
     loader.execute(f"CREATE OR REPLACE TEMP TABLE unknown_ids AS SELECT * FROM {ours}")
     total = loader.value("SELECT coalesce(sum(n), 0) FROM unknown_ids")
-    cause = ""
-    for change, text in _CHANGES.items():
+    cause = _cause_of_swapped_columns(loader, domain, total)
+    for change, text in {} if cause else _CHANGES.items():
         theirs, mine = change.format(id="k.item_id"), change.format(id="u.item_id")
         known = f"(SELECT {theirs} AS changed, min(k.item_id) AS item_id FROM known_ids k GROUP BY 1 HAVING changed <> '')"
         found = loader.rows(
             f"SELECT sum(u.n), min(u.item_id), arg_min(k.item_id, u.item_id) FROM unknown_ids u JOIN {known} AS k ON {mine} = k.changed"
         )[0]
         if found[0] and found[0] > 0.5 * total:
-            cause = f"{found[1]} is {found[2]} among the items: the ids agree {text}"
+            cause = f"{named(found[1])} is {named(found[2])} among the items: the ids agree {text}"
             break
     if not cause and total:
         scientific = loader.rows(f"SELECT item_id FROM unknown_ids WHERE regexp_full_match(item_id, {quoted(_SCIENTIFIC)}) LIMIT 1")
         example = loader.rows("SELECT min(item_id) FROM known_ids")[0][0]
         if scientific:
-            cause = f"{scientific[0][0]} is what a spreadsheet leaves of a long number: export the ids as text"
+            cause = f"{named(scientific[0][0])} is what a spreadsheet leaves of a long number: export the ids as text"
         elif not loader.value(
             "SELECT count(*) FROM read_items r JOIN known_ids k ON r.item_id = k.item_id WHERE r.domain = " + str(domain)
         ):
-            cause = f"no id of the interactions is among the items, where ids are as {example}: do both files belong together?"
+            cause = f"no id of the interactions is among the items, where ids are as {named(example)}: do both files belong together?"
     loader.execute("DROP TABLE known_ids")
     loader.execute("DROP TABLE unknown_ids")
     return cause
@@ -152,7 +171,7 @@ def cause_of_other_titles(loader: Engine, domain: int) -> str:
     where = f"WHERE regexp_full_match(item_id, {quoted(_SCIENTIFIC)})"
     found = loader.rows(f"SELECT min(item_id), count(*) FROM ({repeated}) AS r {where}")[0]
     if found[1]:
-        return f"ids such as {found[0]} are what a spreadsheet leaves of long numbers: export the ids as text"
+        return f"ids such as {named(found[0])} are what a spreadsheet leaves of long numbers: export the ids as text"
     return "are they ids of the items, or of something that several items share?"
 
 
@@ -167,6 +186,28 @@ def say_null_ids(loader: Engine, domain: int, name: str, n_interactions: int) ->
         for one, n in loader.rows(f"SELECT n.{what}_id, count(*) FROM {of_these} GROUP BY 1 ORDER BY 1"):
             if n > MENTIONED * n_interactions:
                 say(f"{name}: {n:,} interactions have the {what} id {one!r}, taken for one {what}; if it means none, leave such rows out")
+
+
+def _example_of_duplicate(engine: Relational, domain: int) -> str:
+    first = engine.rows(f"SELECT min(user) FROM ties WHERE domain = {domain} AND n > 1")[0][0]
+    twice = f"SELECT item, time FROM ties WHERE domain = {domain} AND user = {first} AND n > 1 ORDER BY time, item LIMIT 1"
+    return _interaction(engine, domain, first, *engine.rows(twice)[0])
+
+
+def _example_of_repeat(engine: Relational, domain: int) -> str:
+    """The first interaction, duplicates apart, that a user has in `known` and not in `interactions`."""
+    twice = f"(SELECT user, sum(n - 1) AS n FROM ties WHERE domain = {domain} GROUP BY user)"
+    users = f"(SELECT user, count(*) AS n FROM known WHERE domain = {domain} GROUP BY user)"
+    shorter = f"LEFT JOIN {twice} AS t ON k.user = t.user WHERE c.domain = {domain} AND k.n - coalesce(t.n, 0) > c.n"
+    first = engine.value(f"SELECT min(k.user) FROM {users} AS k JOIN user_counts c ON k.user = c.user {shorter}")
+    both = [f"SELECT item, time FROM {table} WHERE domain = {domain} AND user = {first}" for table in ("known", "interactions")]
+    return _interaction(engine, domain, first, *engine.rows(f"{both[0]} EXCEPT {both[1]} ORDER BY time, item LIMIT 1")[0])
+
+
+def _interaction(engine: Relational, domain: int, user: int, item: int, time: int) -> str:
+    user_id = engine.value(f"SELECT min(user_id) FROM read_users WHERE domain = {domain} AND user = {user}")
+    item_id = engine.value(f"SELECT item_id FROM catalogue WHERE item = {item}")
+    return f"user {named(user_id)}, item {named(item_id)}, {time}"
 
 
 class Accounts:
@@ -188,16 +229,19 @@ class Accounts:
             if n_titled < n_rows:
                 example = loader.value(f"SELECT min(item_id) FROM clean_items WHERE domain = {domain} AND title IS NULL")
                 n_null, word = null_words.get(domain, (0, ""))
-                cause = f"{n_null:,} have the title {word!r}, which is none unless titles.keep_null_words says so" if n_null else ""
-                account.add(UNTITLED, n_rows - n_titled, f"item {example}", cause)
+                cause = f"{n_null:,} have the title {word!r}, which is none unless titles.keep_null_words says so" if n_null else EMPTY
+                account.add(UNTITLED, n_rows - n_titled, f"item {named(example)}", cause)
             again = n_titled - n_ids[domain]
             if again:
                 pairs = f"SELECT DISTINCT item_id, title FROM clean_items WHERE domain = {domain} AND title IS NOT NULL"
                 n_pairs = loader.value(f"SELECT count(*) FROM ({pairs}) AS p")
                 if other := n_pairs - n_ids[domain]:
                     several = f"SELECT min(item_id) FROM (SELECT item_id FROM ({pairs}) AS p GROUP BY item_id HAVING count(*) > 1) AS q"
-                    account.add(OTHER_TITLES, other, f"item {loader.value(several)}", cause_of_other_titles(loader, domain))
-                account.add(FOLDED[0], n_titled - n_pairs)
+                    account.add(OTHER_TITLES, other, f"item {named(loader.value(several))}", cause_of_other_titles(loader, domain))
+                if same := n_titled - n_pairs:
+                    listed = f"SELECT item_id FROM clean_items WHERE domain = {domain} AND title IS NOT NULL GROUP BY item_id, title"
+                    example = loader.value(f"SELECT min(item_id) FROM ({listed} HAVING count(*) > 1) AS l")
+                    account.add(FOLDED[0], same, f"item {named(example)}", CAUSES_OF_FOLDED[FOLDED[0]])
             if n_merged[domain]:
                 titles = f"SELECT title FROM clean_items WHERE domain = {domain} AND title IS NOT NULL GROUP BY title"
                 example = loader.value(f"SELECT min(title) FROM ({titles} HAVING count(DISTINCT item_id) > 1) AS t")
@@ -215,12 +259,15 @@ class Accounts:
                 cause = cause_of_unknown(loader, domain) if n > MENTIONED * account.read else ""
                 if not cause and (refused := sum(entry["n"] for entry in self.rejects.lines_of.get((name, "items"), {}).values())):
                     cause = f"{refused:,} lines of the file of items were refused"
-                account.add(UNKNOWN, n, f"item {example}", cause)
+                account.add(UNKNOWN, n, f"item {named(example)}", cause or NOT_LISTED)
 
-    def count_folded_interactions(self, domain: int, duplicates: int, repeats: int) -> None:
+    def count_folded_interactions(self, engine: Relational, domain: int, duplicates: int, repeats: int) -> None:
+        """Exact duplicates and repeats, while `known`, `ties` and `interactions` are there to take an example from."""
         account = self.interactions[domain]
-        account.add(FOLDED[2], duplicates)
-        account.add(FOLDED[3], repeats)
+        examples = {FOLDED[2]: _example_of_duplicate, FOLDED[3]: _example_of_repeat}
+        for reason, n in ((FOLDED[2], duplicates), (FOLDED[3], repeats)):
+            example = examples[reason](engine, domain) if n > MENTIONED * account.read else ""
+            account.add(reason, n, example, CAUSES_OF_FOLDED[reason])
 
     def say_or_refuse(self, splits: Sequence[str], max_lost_share: float) -> None:
         """One line per source, `splits` in brackets behind its name. Too large a loss, or nothing left at all, is a `UserError`."""

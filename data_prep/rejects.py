@@ -28,11 +28,11 @@ class Rejects:
     def count(self, reason: str, n: int, samples: Iterable[str] = ()) -> None:
         """Add `n` cases of `reason`; the first few samples over the whole run are kept."""
         if n:
-            _add(self._reasons, reason, n, map(_shorten, samples))
+            _add(self._reasons, reason, n, map(shorten, samples))
 
     def bad_lines(self, reason: str, n: int, path: str, samples: Iterable[str], which: str = "interactions") -> None:
         """Like `count`, but an error when one file has more than `max_bad_lines` of them in all; `samples` name the lines."""
-        samples = [_shorten(sample) for sample in samples]  # not the path before them, which alone may be longer than a sample
+        samples = [shorten(sample) for sample in samples]  # not the path before them, which alone may be longer than a sample
         if n:
             lines = self.lines_of.setdefault((self.source, which), {})
             for entries in (self._reasons, lines):
@@ -47,6 +47,15 @@ class Rejects:
                 f"{reason}, first {first}; {advice}mend the file or raise the limit"
             )
 
+    def why_nothing(self, which: str) -> str:
+        """For a file of the source without one good line: what most of them are, and what to do."""
+        bad = self.lines_of.get((self.source, which), {})
+        if not bad:
+            return f"an empty {which} file makes no corpus"
+        reason, entry = max(bad.items(), key=lambda one: one[1]["n"])
+        first = "".join(f", first {sample}" for sample in entry["samples"][:1])
+        return f"{reason} ({entry['n']:,} times{first}{'; ' if entry['cause'] else ''}{entry['cause']})"
+
     def as_dict(self) -> dict[str, Any]:
         return self._reasons
 
@@ -54,7 +63,8 @@ class Rejects:
 # How a reason begins -> what mostly is behind it, and the key of the source that the advice names: not every adapter reads it.
 _CAUSES = {
     "unparsable timestamp": (
-        "read are unix seconds and ISO 8601 such as 2017-07-14, 2017-07-14T13:40:00 (UTC), 2017-07-14T13:40:00+09:00",
+        "read are unix seconds and ISO 8601 such as 2017-07-14, 2017-07-14T13:40:00 (UTC), 2017-07-14T13:40:00+09:00, "
+        "2017-07-14 13:40 Asia/Tokyo",
         None,
     ),
     "unparsable position": ("a position is a whole number", None),
@@ -65,8 +75,18 @@ _CAUSES = {
     "malformed line: invalid": ("the file is not UTF-8; for one of Windows set its encoding to 'cp1252' (`files` of the source)", "files"),
     "malformed line: missing columns": ("a line break within a field, or another delimiter? see `quote` and `delimiter`", "files"),
     "malformed line: too many columns": ("the delimiter within a field, or another delimiter? see `quote` and `delimiter`", "files"),
-    "malformed line: unquoted value": ("text after a closing quote; if quotes are ordinary characters there, set quote = 'none'", "files"),
+    "malformed line: unquoted value": (
+        "text after a closing quote; a quote within a quoted field is doubled, and has no backslash before it; "
+        "if quotes are ordinary characters there, set quote = 'none'",
+        "files",
+    ),
     "malformed line: neither JSON": ("one record a line is read", None),
+    "missing user": ("the column of the users is empty there", None),
+    "missing item": ("the column of the items is empty there", None),
+    "item without id": ("the column of the items is empty there", None),
+    "line break in": ("a quote before it is not closed", None),
+    "negative timestamp": ("before 1970, or a number such as -1 that stands for no time: leave such rows out", None),
+    "negative position": ("a position is a whole number from 0 on", None),
 }
 
 
@@ -83,6 +103,12 @@ def _add(reasons: dict[str, dict[str, Any]], reason: str, n: int, samples: Itera
     entry["samples"] += [sample for _, sample in zip(range(room), samples, strict=False)]
 
 
-def _shorten(text: str) -> str:
+def shorten(text: str, length: int = SAMPLE_LENGTH) -> str:
+    """The text for a line of a message: printable, and at most `length` characters."""
     text = text.encode("unicode_escape").decode("ascii") if not text.isprintable() else text
-    return text if len(text) <= SAMPLE_LENGTH else text[: SAMPLE_LENGTH - 1] + "…"
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def named(identifier: str) -> str:
+    """An id for a message: in quotation marks where it begins or ends with a blank, which nobody would see."""
+    return shorten(identifier if identifier == identifier.strip() else repr(identifier))

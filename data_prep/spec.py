@@ -495,8 +495,12 @@ def source_paths(root: str, source: SourceSpec, which: Literal["interactions", "
 def _parts(folder: Path, source: SourceSpec, which: str) -> list[Path]:
     """As Spark and pyarrow read a directory: what begins with "." or "_" is no part. Names of folders say nothing of their content."""
     parts = sorted(path for path in folder.iterdir() if path.name.endswith(".parquet") and path.name[0] not in "._" and path.is_file())
+    where = f"config.corpus.sources.{source.name}.{which}"
+    if below := sorted(path for path in folder.glob("*/*.parquet") if path.parent.name[0] not in "._"):
+        raise UserError(
+            f"{where}: {shown(folder)} has parts in {shown(below[0].parent.name)}, too, and no folder below is read; list the files"
+        )
     if not parts:
-        where = f"config.corpus.sources.{source.name}.{which}"
         raise UserError(f"{where}: {shown(folder)} is a directory without a *.parquet file; give a file, or a list of files")
     return parts
 

@@ -180,8 +180,7 @@ class Preparation:
             moments = f"SELECT user, time FROM known WHERE user % {SLICES} = {part} GROUP BY user, time HAVING count(*) > 1"
             self.engine.execute(f"{into} {moments}")
         self.engine.script("interactions")
-        for table in ("read_places", "read_users"):
-            self.engine.loader.execute(f"DROP TABLE {table}")
+        self.engine.loader.execute("DROP TABLE read_places")
         self._count_interactions()
         self.accounts.say_or_refuse(self.splits, self.spec.max_lost_share)
 
@@ -199,10 +198,11 @@ class Preparation:
             self._count(domain, "with a known title", n_known, n_users, n_items)
             self._count(domain, "without exact duplicates", n_known - n_duplicates, n_users, n_items)
             self._count(domain, "without consecutive repeats", n_left, n_users, n_items)
-            self.accounts.count_folded_interactions(domain, n_duplicates, n_known - n_duplicates - n_left)
-        for table in ("ties", "item_numbers"):
+            self.accounts.count_folded_interactions(self.engine, domain, n_duplicates, n_known - n_duplicates - n_left)
+        for table in ("known", "ties", "item_numbers"):
             self.engine.execute(f"DROP TABLE {table}")
-        self.engine.loader.execute("DROP TABLE read_items")
+        for table in ("read_items", "read_users"):
+            self.engine.loader.execute(f"DROP TABLE {table}")
 
     def _split(self) -> dict[str, dict[str, int]]:
         """Fix t1 and t2 a platform, then mark every interaction as training, validation or test."""

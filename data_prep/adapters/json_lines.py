@@ -62,7 +62,7 @@ class JsonLines:
             )
         usable = "FROM staged WHERE rest IS NULL AND wrong IS NULL"
         if not engine.value(f"SELECT count(*) {usable}"):
-            raise UserError(f"{shown(self.path)}: no readable records; an empty {self.which} file makes no corpus")
+            raise UserError(f"{shown(self.path)}: no readable records; {rejects.why_nothing(self.which)}")
         return f"SELECT coalesce(place, rowid) AS place, {', '.join(self.fields)} {usable}"
 
     def line_number(self, place: int) -> int:

@@ -38,6 +38,8 @@ _FOREIGN = {  # how the file begins -> what it is, and what to do
     b"\x80\x03": "a pickle, which is never read; write the table as CSV or Parquet",
     b"\x80\x04": "a pickle, which is never read; write the table as CSV or Parquet",
     b"\x80\x05": "a pickle, which is never read; write the table as CSV or Parquet",
+    b"\x93NUMPY": "a NumPy array; write the table as CSV or Parquet",
+    b"PK\x05\x06": "a zip archive without a file",
     b"version https://git-lfs": "a Git LFS pointer and not the file itself; fetch it (`git lfs pull`)",
 }
 PARQUET = b"PAR1"
@@ -146,6 +148,8 @@ class SourceFile:
         return names[0]
 
     def _refuse_foreign(self) -> None:
+        if inner := next((name for begin, name in _PACKED.items() if self.packing and self.head.startswith(begin)), None):
+            raise UserError(f"{shown(self.path)}: a {self.packing} file that holds a {inner} file; unpack it first")
         for begin, what in _FOREIGN.items():
             if self.head.startswith(begin):
                 raise UserError(f"{shown(self.path)}: {what}")
@@ -175,4 +179,4 @@ def _encoding(head: bytes) -> str:
 def looks_like_json(first_line: str) -> bool:
     """Whether a file that begins so is JSON: one record a line, or one value over many lines."""
     start = first_line.strip()
-    return start in ("[", "{") or re.match(r"""(\{|\[\s*\{)\s*(["'].*["']\s*:|\})""", start) is not None
+    return start in ("[", "{") or re.match(r"""\[\s*[\[\]]|(\{|\[\s*\{)\s*(["'].*["']\s*:|\})""", start) is not None

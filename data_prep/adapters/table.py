@@ -10,7 +10,20 @@ from typing import Protocol
 
 from cprec_jax.errors import UserError
 from data_prep.adapters.table_file import TableFile
-from data_prep.adapters.times import AFTER_2100, CUT_NUMBER, EARLY, LATEST_SECONDS, MOST, NEARLY_ALL, REAL, iso_seconds, no_unit, number
+from data_prep.adapters.times import (
+    AFTER_2100,
+    CUT_NUMBER,
+    DATE_AS_NUMBER,
+    EARLY,
+    LATEST_SECONDS,
+    MOST,
+    NEARLY_ALL,
+    REAL,
+    is_date_and_clock,
+    iso_seconds,
+    no_unit,
+    number,
+)
 from data_prep.engine import Engine, lines_of_row, quoted
 from data_prep.rejects import SAMPLES, Rejects
 from data_prep.spec import CorpusSpec, Order, SourceSpec, source_paths
@@ -56,15 +69,31 @@ class TableAdapter:
             examples = TableExamples(file, names, first_place)
             load_interactions(examples, domain, order, source.time_unit, engine, rejects, first_place=first_place)
             first_place += engine.value("SELECT count(*) FROM staged")
+        _refuse_no_rows(source, files, first_place, domain, engine, rejects)
         engine.execute("DROP TABLE staged")
         return order
 
     def _open(self, source: SourceSpec) -> dict[str, list[TableFile]]:
         where = f"config.corpus.sources.{source.name}"
-        return {
-            which: [TableFile(path, which, where, source.file(which)) for path in source_paths(self.spec.root, source, which)]
-            for which in ("interactions", "items")
+        paths = {
+            "interactions": source_paths(self.spec.root, source, "interactions"),
+            "items": source_paths(self.spec.root, source, "items"),
         }
+        return {
+            which: [TableFile(path, which, where, source.file(which), is_part=len(found) > 1) for path in found]
+            for which, found in paths.items()
+        }
+
+
+def _refuse_no_rows(
+    source: SourceSpec, files: Mapping[str, list[TableFile]], n_interactions: int, domain: int, engine: Engine, rejects: Rejects
+) -> None:
+    """Several files that together have no row: each of them may be empty, as parts that Spark writes are."""
+    numbers = {"interactions": n_interactions, "items": engine.value(f"SELECT count(*) FROM raw_items WHERE domain = {domain}")}
+    for which, n in numbers.items():
+        if not n:
+            paths = ", ".join(file.shown for file in files[which][:SAMPLES])
+            raise UserError(f"config.corpus.sources.{source.name}.{which}: no readable rows in {paths}; {rejects.why_nothing(which)}")
 
 
 def _refuse_unused(source: SourceSpec, files: Mapping[str, list[TableFile]]) -> None:
@@ -186,6 +215,7 @@ def load_interactions(
             WHEN {broken["item_id"]} THEN 'line break in item'
             WHEN value IS NULL THEN 'unparsable {order}'
             WHEN value < 0 THEN 'negative {order}'
+            WHEN {order == "timestamp"} AND {is_date_and_clock("value")} THEN {quoted(DATE_AS_NUMBER)}
             WHEN {order == "timestamp"} AND value // {per_second} > {LATEST_SECONDS} THEN {quoted(AFTER_2100)}
         END AS defect
         FROM (SELECT *, coalesce({number("time_text")}, {date} * {per_second}) AS value FROM ({rows}) AS given) AS timed""")

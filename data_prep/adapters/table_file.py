@@ -20,16 +20,18 @@ from cprec_jax.progress import say
 from data_prep.adapters.raw_file import check_lines, line_of_byte, mixed_line_ends
 from data_prep.adapters.source_file import Readable, SourceFile, looks_like_json
 from data_prep.engine import MIXED_LINE_ENDS, Engine, EngineError, OpenQuote
-from data_prep.rejects import Rejects
+from data_prep.rejects import Rejects, shorten
 from data_prep.spec import FileSpec
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".txt": "tsv", ".parquet": "parquet"}
 _PACKED_SUFFIXES = {".gz", ".zip", ".xz", ".bz2"}
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _OTHER_DELIMITERS = (",", ";", "\t", "|", "::", "^", "\x01", " ")  # tried in turn where a header line has no column otherwise
+_HEADER_NAMES = {"user_id", "userid", "item_id", "itemid", "title", "timestamp"}
 _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
 _PROBED = 100  # records
 _SHOWN = 12  # columns
+_MOST_SHOWN = 300  # characters of their names
 _PROBED_ROWS = 100_000
 _QUOTED_SHARE = 0.05  # of the rows; from here on quotes are more than a title in quotation marks here and there
 _NUMBER = re.compile(r"\s*[+-]?\d+([.,:T-]\d+)*\s*")
@@ -49,11 +51,20 @@ class TableFile:
     """One delimited or Parquet file: its header (or the `layout` that stands for it), and how DuckDB reads it.
 
     `settings` are the file's own (`SourceSpec.file`), `where` the dotted name of the source, `which` "interactions" or "items"; `fixed`
-    says that a platform, and no config, names the columns.
+    says that a platform, and no config, names the columns; `is_part`, that the table has more files, so that this one may have no row.
     """
 
-    def __init__(self, path: Path, which: str, where: str, settings: FileSpec, layout: Layout | None = None, fixed: bool = False):
-        self.fixed = fixed or layout is not None
+    def __init__(
+        self,
+        path: Path,
+        which: str,
+        where: str,
+        settings: FileSpec,
+        layout: Layout | None = None,
+        fixed: bool = False,
+        is_part: bool = False,
+    ):
+        self.fixed, self.is_part = fixed or layout is not None, is_part
         self.path, self.which, self.where, self.layout, self.settings = path, which, where, layout, settings
         self.shown = shown(path)
         self.own = f"{where}.files.{which}"
@@ -78,6 +89,7 @@ class TableFile:
             suffixes = [suffix.lower() for suffix in Path(self.file.name).suffixes if suffix.lower() not in _PACKED_SUFFIXES]
             given = "parquet" if self.file.is_parquet else _FORMATS.get(suffixes[-1] if suffixes else "", "")
         if not given:
+            self._refuse_json(self._first_line())
             raise UserError(f"{self.shown}: cannot tell its format by its name; set {self.where}.format to 'csv', 'tsv' or 'parquet'")
         if given == "parquet" and self.file.packing:
             raise UserError(f"{self.shown}: a {self.file.packing} file that holds Parquet; unpack it first")
@@ -118,10 +130,14 @@ class TableFile:
         if self.layout is None:
             self._find_delimiter()
         first = next(self.records(), None)
-        if first is None or not any(first[1]):
+        if first is None:
             raise UserError(f"{self.shown}: the file is empty; expected {self._expected()}")
+        if not any(first[1]):
+            raise UserError(f"{self.shown}: its first line is blank; expected {self._expected()}: take blank lines out of the beginning")
         if self.layout is not None:
             return list(self.layout.columns)
+        if not self.has_header and (names := [field for field in first[1] if field.strip().lower() in _HEADER_NAMES]):
+            say(f"{self.shown}: its first line looks like a header ({', '.join(names)}), which header = False reads as data")
         return first[1] if self.has_header else [str(n + 1) for n in range(self._n_fields())]
 
     def _expected(self) -> str:
@@ -129,17 +145,18 @@ class TableFile:
 
     def _find_delimiter(self) -> None:
         """Settle delimiter and quote; a first line `sep=;`, as Excel writes it, is passed over."""
-        with self.open_text() as stream:
-            first = stream.readline().removeprefix("\ufeff").rstrip("\r\n")
+        first = self._first_line()
         given = self.settings.delimiter or "auto"
-        if announced := re.fullmatch(r'"?sep=(.)"?', first):
+        if announced := re.fullmatch(r'"?sep=(.)"?', first, re.IGNORECASE):
             self.skip = 1
             given = announced[1] if given == "auto" else given
+        needed = [name for name in vars(self.settings.columns).values() if name is not None]
         if given != "auto":
             self._take(given)
+            if not self._has(needed):
+                self._refuse_json(first)
             return
         usual = self.delimiter
-        needed = [name for name in vars(self.settings.columns).values() if name is not None]
         for delimiter in (usual, *(other for other in _OTHER_DELIMITERS if other != usual)):
             self._take(delimiter)
             if self._has(needed):
@@ -147,11 +164,23 @@ class TableFile:
                     say(f"{self.shown}: its fields are parted by {delimiter!r}")
                 return
         self._take(usual)
-        if looks_like_json(first):
-            raise UserError(
-                f"{self.shown}: JSON and no delimited text; write it as CSV or Parquet "
-                f"(`pandas.read_json(PATH, lines=True).to_parquet(...)`), or set {self.where}.adapter to that of its platform"
-            )
+        self._refuse_json(first)
+
+    def _first_line(self) -> str:
+        with self.open_text() as stream:
+            return stream.readline().removeprefix("\ufeff").rstrip("\r\n")
+
+    def _refuse_json(self, first_line: str) -> None:
+        """A `UserError` where a file that should be delimited text begins as JSON does."""
+        if not looks_like_json(first_line):
+            return
+        if self.fixed:
+            raise UserError(f"{self.shown}: JSON and no CSV; if it is the platform's JSON, rename the file so that it ends in .jsonl")
+        lines = "" if first_line.strip()[:1] == "[" or first_line.strip() == "{" else ", lines=True"
+        raise UserError(
+            f"{self.shown}: JSON and no delimited text; write it as CSV or Parquet "
+            f"(`pandas.read_json(PATH{lines}).to_parquet(...)`), or set {self.where}.adapter to that of its platform"
+        )
 
     def _take(self, delimiter: str) -> None:
         self.delimiter = delimiter
@@ -216,9 +245,9 @@ class TableFile:
             raise UserError(f"{self.shown}: cannot be read; truncated or not a {self.format} file? ({text[:200]})") from error
         for what, n, samples in malformed:
             rejects.bad_lines(f"malformed line: {what}", n, str(self.path), samples, self.which)
-        if not engine.value("SELECT count(*) FROM staged"):
-            after = " after the header" if self.has_header else ""
-            raise UserError(f"{self.shown}: no readable rows{after}; an empty {self.which} file makes no corpus")
+        if not self.is_part and not engine.value("SELECT count(*) FROM staged"):
+            after = " after the header" if self.has_header and self.format != "parquet" else ""
+            raise UserError(f"{self.shown}: no readable rows{after}; {rejects.why_nothing(self.which)}")
         if not self.quote and self.format != "parquet" and self.layout is None:
             self._say_if_quoted(list(wanted), engine)
 
@@ -239,14 +268,18 @@ class TableFile:
             option = "time" if ours == "time_text" else ours.removesuffix("_id")
             # The other file may have another name for the item.
             key = f"{self.own if option == 'item' else self.where}.columns.{option}"
-            if self.settings.header is False and self.layout is None:
+            if self.settings.header is False and self.layout is None and not self.fixed:
                 raise UserError(
                     f"{self.shown}: no column {theirs!r}: it has no header line ({self.own}.header) and {len(self.columns)} columns; "
                     f"set {key} to a place from '1' to '{len(self.columns)}'"
                 )
             hint = f"{self._nearest(theirs)} (set {key} to the file's name for it)"
-            if self.fixed:
+            if not self.fixed and (mark := self._quoted_name(theirs)):
+                hint = f", but {mark}{theirs}{mark}: its fields are quoted; set {self.own}.quote = {mark!r}"
+            elif self.fixed:
                 hint = f"{self._nearest(theirs)} (the platform's files have it: is this the file as published?)"
+            elif self.has_header and "\ufffd" in "".join(self.columns):
+                hint = f"; its first line is no text in {self.file.encoding}: if it is in another one, set {self.own}.encoding"
             elif self.has_header and any(map(_NUMBER.fullmatch, self.columns)):
                 example = self.delimiter.join(self.columns)[:60]
                 hint = f"; its first line looks like data, not names ({example}): if it has no header line, set {self.own}.header = False"
@@ -256,11 +289,15 @@ class TableFile:
         if self.format == "parquet":
             self._check_type(ours, theirs)
 
+    def _quoted_name(self, name: str) -> str:
+        """The mark that stands round the name of the column in the header line; "" where the file has no such column."""
+        return next((mark for mark in "\"'" if f"{mark}{name}{mark}" in self.columns), "")
+
     def _nearest(self, name: str) -> str:
         """A column of nearly this name that is not used for something else, or all of them."""
         others = [column for column in self.columns if column and column not in self.settings.columns.named().values()]
-        close = difflib.get_close_matches(name, others, n=1)
-        shown_names = ", ".join(self.columns[:_SHOWN]) + (", ..." if len(self.columns) > _SHOWN else "")
+        close = [other for other in others if other.lower() == name.lower()] or difflib.get_close_matches(name, others, n=1)
+        shown_names = shorten(", ".join(self.columns[:_SHOWN]) + (", ..." if len(self.columns) > _SHOWN else ""), _MOST_SHOWN)
         return f"; did you mean {close[0]!r}?" if close else f"; its columns: {shown_names}"
 
     def _check_type(self, ours: str, theirs: str) -> None:
@@ -272,6 +309,11 @@ class TableFile:
             )
         kind = self.schema.field(theirs).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if ours == "time_text" and (pa.types.is_float16(kind) or pa.types.is_float32(kind)):
+            raise UserError(
+                f"{self.shown}: column {theirs!r} holds times as {kind}, which cuts unix seconds to minutes; "
+                "write it as whole numbers or 64-bit floats"
+            )
         if pa.types.is_nested(kind) or any(test(kind) for test in _BINARY):
             raise UserError(f"{self.shown}: column {theirs!r} holds {kind}; expected text or numbers")
         if ours.endswith("_id") and pa.types.is_floating(kind):

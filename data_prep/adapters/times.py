@@ -8,11 +8,11 @@ and IST are several zones each.
 
 from data_prep.engine import quoted
 
-READ = "unix seconds and ISO 8601 such as 2017-07-14, 2017-07-14T13:40:00 (UTC), 2017-07-14T13:40:00+09:00"
 LATEST_SECONDS = 4_102_444_800  # the year 2100: later means another unit
 EARLY = 315_532_800  # 1980, before which nobody logged interactions
 REAL = 631_152_000  # 1990
 WRONG_UNIT = "(time_unit wrong?)"
+DATE_AS_NUMBER = f"timestamp that is a date written as a number {WRONG_UNIT}"
 AFTER_2100 = f"timestamp after the year 2100 {WRONG_UNIT}"
 NEARLY_ALL, MOST = 0.9, 0.5
 CUT_NUMBER = r"\s*\d([.,]\d{0,6})?[eE]\+?\d+\s*"  # fewer digits than unix seconds have
@@ -48,12 +48,20 @@ def iso_seconds(text: str) -> str:
     return f"TRY_CAST(floor(epoch(TRY_CAST({date} || ' ' || coalesce({clock}, '00:00') || {ending} AS TIMESTAMPTZ))) AS BIGINT)"
 
 
+def is_date_and_clock(value: str) -> str:
+    """SQL: the number is 201401052359 or 20140105235959, a time of 1990 to 2100 in no unit."""
+    kinds = []
+    for first, last, minute in ((190001010000, 210012312359, 1), (19000101000000, 21001231235959, 100)):
+        parts = ((10_000 * minute, 1, 31), (1_000_000 * minute, 1, 12), (100 * minute, 0, 23), (minute, 0, 59))
+        places = " AND ".join(f"({value} // {place}) % 100 BETWEEN {low} AND {high}" for place, low, high in parts)
+        kinds.append(f"({value} BETWEEN {first} AND {last} AND {places})")
+    return f"({' OR '.join(kinds)})"
+
+
 def no_unit(time_unit: str) -> dict[str, str]:
     """What a number is that is a time in no unit -> SQL over the column `value`: the number as the file has it."""
     found = {
-        f"timestamp that is a date written as a number {WRONG_UNIT}": (
-            "value BETWEEN 19000101 AND 21001231 AND (value // 100) % 100 BETWEEN 1 AND 12 AND value % 100 BETWEEN 1 AND 31"
-        ),
+        DATE_AS_NUMBER: ("value BETWEEN 19000101 AND 21001231 AND (value // 100) % 100 BETWEEN 1 AND 12 AND value % 100 BETWEEN 1 AND 31"),
         f"timestamp that is a year {WRONG_UNIT}": "value BETWEEN 1900 AND 2100",
         f"timestamp that is a month written as a number {WRONG_UNIT}": "value BETWEEN 190001 AND 210012 AND value % 100 BETWEEN 1 AND 12",
     }

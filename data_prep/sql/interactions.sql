@@ -41,8 +41,6 @@ SELECT domain, user, item, time, nth FROM (
 ) AS ordered
 WHERE previous IS NULL OR previous <> item;
 
-DROP TABLE known;
-
 DROP TABLE tied_moments;
 
 CREATE TABLE user_counts AS
