@@ -7,17 +7,19 @@ the work directory must lie on storage that the driver and all workers see under
 
 import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from cprec_jax.errors import UserError, one_line
+from cprec_jax.errors import UserError, one_line, shown
 from data_prep.engine import Engine, statements
 from data_prep.spec import SparkSpec
 
 REQUIREMENTS = "requirements-spark.txt"
+_PLAIN = re.compile(r"[\w/.=@+~-]+", re.ASCII)  # paths that Hadoop, the JVM and `spark.local.dir` take as they stand
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGT])(i?)B?\s*$", re.IGNORECASE)
 _MEBIBYTES = {"K": 2.0**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
 _LEAST_HEAP = 1024  # MiB; Spark does not start with less than about half of it
@@ -32,18 +34,27 @@ class SparkEngine:
 
     def __init__(self, scratch: Path, spec: SparkSpec, memory_limit: str = "4GB", threads: int | None = None):
         session = _sessions()
-        self._scratch = scratch.resolve()
         self.loader = Engine(scratch, memory_limit, threads)
+        self._link: Path | None = None
         try:
+            self._scratch = scratch.resolve()
+            if not _PLAIN.fullmatch(str(self._scratch)):
+                self._scratch = self._link = _plain_link(self._scratch, spec)
             self._spark = _start(session, self._scratch, spec, memory_limit, threads)
         except Exception:
-            self.loader.close()
+            self._close_files()
             raise
         self._spark.sql(_HASH60)
 
     def close(self) -> None:
-        self.loader.close()
         self._spark.stop()
+        self._close_files()
+
+    def _close_files(self) -> None:
+        self.loader.close()
+        if self._link is not None:
+            self._link.unlink(missing_ok=True)
+            self._link.parent.rmdir()
 
     def share(self, *tables: str) -> None:
         for name in tables:
@@ -102,6 +113,18 @@ def _sessions() -> Any:
             f"config.corpus.engine: 'spark' needs {error.name}, which is not installed; pip install -r {REQUIREMENTS} (and Java 17)"
         ) from error
     return SparkSession
+
+
+def _plain_link(folder: Path, spec: SparkSpec) -> Path:
+    """A link to `folder`, whose path has characters that Spark reads as a pattern, a list, an escape or not at all."""
+    if not spec.master.startswith("local"):
+        raise UserError(
+            f"config.corpus.spark.master: on a cluster the work directory must be named with letters, digits and -._=@+~ alone, "
+            f"not {shown(folder)}; choose another --workdir"
+        )
+    link = Path(tempfile.mkdtemp(prefix="cprec-spark-")) / "scratch"
+    link.symlink_to(folder, target_is_directory=True)
+    return link
 
 
 def _start(session: Any, scratch: Path, spec: SparkSpec, memory_limit: str, threads: int | None) -> Any:

@@ -37,6 +37,11 @@ _QUOTED_SHARE = 0.05  # of the rows; from here on quotes are more than a title i
 _NUMBER = re.compile(r"\s*[+-]?\d+([.,:T-]\d+)*\s*")
 
 
+def _shape(field: str) -> str:
+    """The field with every number as 0: `B0017` and `B0423` are written alike."""
+    return re.sub(r"\d+", "0", field)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """A delimited file without a header line, as a platform publishes it."""
@@ -280,7 +285,7 @@ class TableFile:
                 hint = f"{self._nearest(theirs)} (the platform's files have it: is this the file as published?)"
             elif self.has_header and "\ufffd" in "".join(self.columns):
                 hint = f"; its first line is no text in {self.file.encoding}: if it is in another one, set {self.own}.encoding"
-            elif self.has_header and any(map(_NUMBER.fullmatch, self.columns)):
+            elif self.has_header and self._begins_with_data():
                 example = self.delimiter.join(self.columns)[:60]
                 hint = f"; its first line looks like data, not names ({example}): if it has no header line, set {self.own}.header = False"
             raise UserError(one_line(f"{self.shown}: no column {theirs!r}{hint}"))  # a damaged header may hold line breaks
@@ -288,6 +293,14 @@ class TableFile:
             raise UserError(f"{self.shown}: column {theirs!r} occurs twice in the header; rename one")
         if self.format == "parquet":
             self._check_type(ours, theirs)
+
+    def _begins_with_data(self) -> bool:
+        """Whether the first line is a record and no header: it holds a number, or what is written as most of the column below is."""
+        if any(map(_NUMBER.fullmatch, self.columns)):
+            return True
+        below = [fields for _, fields in itertools.islice(self.records(), 1, _PROBED) if len(fields) == len(self.columns)]
+        shapes = [(_shape(name), [_shape(fields[place]) for fields in below]) for place, name in enumerate(self.columns)]
+        return any("0" in shape and found.count(shape) > len(below) / 2 for shape, found in shapes)
 
     def _quoted_name(self, name: str) -> str:
         """The mark that stands round the name of the column in the header line; "" where the file has no such column."""

@@ -45,6 +45,9 @@ def run(folder: Path, interactions: list[Row], items: list[Row], **section) -> d
 
 # Ways to spoil the rows `hit`: of the interactions, by a change of one; or of the items.
 SPOILED_ROWS = {
+    "missing user": lambda row: ("", *row[1:]),
+    "negative timestamp": lambda row: (*row[:2], "-1"),
+    "malformed lines?: too many columns": lambda row: (*row, "x"),
     "unparsable timestamp": lambda row: (*row[:2], "Fri Sep 15 2017"),
     "malformed lines?: missing columns": lambda row: row[:2],
     "interactions? with an unknown item": lambda row: (row[0], row[1].lstrip("0"), row[2]),
@@ -72,6 +75,9 @@ def test_the_count_on_the_console_is_the_truth(tmp_path: Path, capsys, kind, see
     said = next(line for line in capsys.readouterr().err.splitlines() if "interactions read" in line)
     kept_items = N_ITEMS - len(hit) if hit_items else N_ITEMS
     assert f"{len(interactions)} interactions read, {len(interactions) - n_lost} kept; {N_ITEMS} items read, {kept_items} kept" in said
+    for one in manifest["losses"]["shop"].values():
+        for reason, entry in one["reasons"].items():
+            assert entry["cause"] and (entry["example"] or entry["share"] <= 0.01), reason
     if len(hit) > 0.01 * len(rows):
         assert re.search(rf"lost: {len(hit)} \({len(hit) / len(rows):.1%}\) {kind}", said)
     shares = n_lost / len(interactions), (len(hit) / N_ITEMS if hit_items else 0)
@@ -119,6 +125,32 @@ def test_why_no_id_agrees_is_told_by_a_look_at_the_ids(tmp_path: Path, change, c
         run(tmp_path, interactions, [(change(item), title) for item, title in items], max_lost_share=1.0)
 
 
+def test_columns_of_users_and_items_that_are_swapped_are_told(tmp_path: Path):
+    interactions, items = world()
+    with pytest.raises(UserError, match=r"user 00001 is an item of the file of items: are the columns of users and items swapped\?"):
+        run(tmp_path, [(item, user, time) for user, item, time in interactions], items)
+
+
+def test_commas_between_thousands_are_told(tmp_path: Path):
+    interactions, items = world()
+    quoted = [(user, f'"{1000 + int(item):,}"', time) for user, item, time in interactions]
+    with pytest.raises(UserError, match=r"1,001 is 1001 among the items: the ids agree without the commas between thousands"):
+        run(tmp_path, quoted, [(str(1000 + int(item)), title) for item, title in items])
+
+
+def test_an_id_is_shown_printable_short_and_with_its_blanks(tmp_path: Path):
+    interactions, items = world()
+    for change, shown in (
+        (lambda item: item + " ", "'00001 '"),
+        (lambda item: item + "\x1b[31m", r"00001\x1b[31m"),
+        (lambda item: item * 99, "…"),
+    ):
+        with pytest.raises(UserError) as caught:
+            run(tmp_path, [(user, change(item), time) for user, item, time in interactions], items)
+        assert f"first item {shown}" in str(caught.value) or (shown == "…" and len(str(caught.value)) < 900)
+        assert str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("word", ["nan", "NaN", "null", "NULL", "None", "n/a", "N/A", "<NA>", " nan "])
 def test_words_for_nothing_are_no_titles_unless_they_are_kept(tmp_path: Path, word):
     interactions, items = world()
@@ -156,5 +188,26 @@ def test_what_is_folded_is_said_and_is_no_loss(tmp_path: Path, capsys):
     manifest = run(tmp_path, interactions * 2, items * 2)
     said = next(line for line in capsys.readouterr().err.splitlines() if "interactions read" in line)
     assert "240 interactions read, 240 kept; 40 items read, 40 kept" in said and not said.startswith("warning")
-    assert "kept but folded: 120 (50.0%) exact duplicates" in said and "kept but folded: 20 (50.0%) items listed again" in said
+    assert re.search(
+        r"kept but folded: 120 \(50.0%\) exact duplicates \(first user u\d+, item \d{5}, 1500\d{6}; the same user, item and", said
+    )
+    assert "kept but folded: 20 (50.0%) items listed again (first item 00001; the same id and title twice)" in said
     assert manifest["losses"]["shop"]["interactions"]["lost_share"] == 0
+
+
+@settings(max_examples=EXAMPLES)
+@given(seed=st.integers(0, 99), duplicates=st.integers(0, 40), repeats=st.integers(0, 40))
+def test_the_example_of_what_is_folded_is_in_the_file(tmp_path: Path, capsys, seed, duplicates, repeats):
+    interactions, items = world(seed)
+    rng = random.Random(seed)
+    again = [(user, item, str(int(time) + 1)) for user, item, time in rng.sample(interactions, repeats)]
+    twice = rng.sample(interactions, duplicates)
+    manifest = run(tmp_path, interactions + again + twice, items)
+    said = next(line for line in capsys.readouterr().err.splitlines() if "interactions read" in line)
+    reasons = manifest["losses"]["shop"]["interactions"]["reasons"]
+    for reason, rows in (("exact duplicate", twice), ("repeat of the item before", again)):
+        assert reasons.get(reason, {"n": 0})["n"] == len(rows)
+        examples = {f"user {user}, item {item}, {time}" for user, item, time in rows}
+        mentioned = len(rows) > 0.01 * (len(interactions) + duplicates + repeats)
+        assert mentioned == (reason.split()[0] in said)
+        assert not mentioned or reasons[reason]["example"] in examples

@@ -1,7 +1,7 @@
 import pytest
 
 from cprec_jax.errors import UserError
-from data_prep.rejects import Rejects
+from data_prep.rejects import Rejects, named, shorten
 
 
 def test_counts_and_first_samples():
@@ -25,3 +25,18 @@ def test_samples_are_short_and_printable():
     rejects.count("odd", 1, ["a\x00b" + "x" * 500])
     sample = rejects.as_dict()["odd"]["samples"][0]
     assert sample.isprintable() and len(sample) <= 120
+
+
+def test_an_id_in_a_message_shows_its_blanks():
+    assert (named("a1"), named(" a1"), named("a\n")) == ("a1", "' a1'", r"'a\n'")
+    assert shorten("x" * 50, 10) == "x" * 9 + "…"
+
+
+def test_why_a_file_has_no_good_line():
+    rejects = Rejects(max_bad_lines=10)
+    assert rejects.why_nothing("items") == "an empty items file makes no corpus"
+    rejects.bad_lines("item without id", 1, "i.csv", ["line 2: ,A"], "items")
+    rejects.bad_lines("malformed line: invalid encoding", 2, "i.csv", ["line 3: caf?"], "items")
+    said = rejects.why_nothing("items")
+    assert said.startswith("malformed line: invalid encoding (2 times, first i.csv: line 3: caf?; the file is not UTF-8")
+    assert rejects.why_nothing("interactions") == "an empty interactions file makes no corpus"

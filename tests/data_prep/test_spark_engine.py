@@ -12,7 +12,7 @@ import pytest
 from cprec_jax.corpus import Corpus, hash60
 from cprec_jax.errors import UserError
 from data_prep.prepare import prepare, prepare_inputs
-from data_prep.spark_engine import SparkEngine, _heap
+from data_prep.spark_engine import SparkEngine, _heap, _plain_link
 from data_prep.spec import SparkSpec
 from tests.data_prep.tables import numbered_titles, random_interactions, table_source
 
@@ -126,6 +126,17 @@ def test_one_hash_from_a_cluster(tmp_path: Path, cluster: str):
     duckdb, spark_corpus = both(books, tmp_path, spark={"master": cluster, "conf": conf}, k_core=0)
     assert_alike(duckdb, spark_corpus)
     assert list((tmp_path / "worker").glob("app-*/0/stderr")), "an executor of the worker did it"
+
+
+@pytest.mark.spark
+def test_a_work_directory_may_have_any_name(tmp_path: Path):
+    sources = {"books": table_source(tmp_path / "books", random_interactions(1, span=40), numbered_titles())}
+    assert_alike(*both(sources, tmp_path / "w [1]*,{é}%41", k_core=0))
+
+
+def test_a_cluster_needs_a_plain_name_of_the_work_directory(tmp_path: Path):
+    with pytest.raises(UserError, match=r"spark.master: on a cluster the work directory must be named with letters, .*not .*/a b; choose"):
+        _plain_link(tmp_path / "a b", SparkSpec(master="spark://host:7077"))
 
 
 @pytest.mark.spark

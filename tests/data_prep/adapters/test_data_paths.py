@@ -89,6 +89,37 @@ def test_a_directory_is_all_its_parquet_parts_in_the_order_of_their_names(tmp_pa
     assert loaded.items == [("a", "Apple"), ("b", "Pear")]
 
 
+def test_a_part_may_be_empty_as_spark_writes_them_but_not_all_of_them(tmp_path: Path):
+    folder = tmp_path / "inter"
+    schema = pa.schema([("user_id", pa.string()), ("item_id", pa.string()), ("timestamp", pa.int64())])
+    for name in ("a", "c"):
+        interactions(folder / f"{name}.parquet", [])
+        pq.write_table(schema.empty_table(), folder / f"{name}.parquet")
+    (tmp_path / "items.csv").write_text(ITEMS)
+    (tmp_path / "none.csv").write_text("item_id,title\n")
+    with pytest.raises(
+        UserError, match=r"shop.interactions: no readable rows in .*a.parquet, .*c.parquet; an empty interactions file makes"
+    ):
+        Loaded("table", folder, tmp_path / "items.csv")
+    interactions(folder / "b.parquet", [5, 6])
+    source = {"role": "downstream", "split": "leave_one_out", "interactions": str(folder)}
+    source["items"] = [str(tmp_path / "none.csv"), str(tmp_path / "items.csv")]
+    corpus = corpus_of(tmp_path, {"s": source}, k_core=0)
+    assert corpus.manifest["counts"]["s"]["read"]["interactions"] == 2 and corpus.manifest["n_items"] == 2
+    with pytest.raises(UserError, match=r"none.csv: no readable rows after the header; an empty items file makes no corpus"):
+        Loaded("table", folder, tmp_path / "none.csv")
+
+
+def test_parts_in_folders_below_are_not_passed_over_in_silence(tmp_path: Path):
+    interactions(tmp_path / "inter" / "p.parquet", [5])
+    interactions(tmp_path / "inter" / "year=2020" / "p.parquet", [6])
+    (tmp_path / "items.csv").write_text(ITEMS)
+    with pytest.raises(
+        UserError, match=r"shop.interactions: .*inter has parts in year=2020, too, and no folder below is read; list the files"
+    ):
+        Loaded("table", tmp_path / "inter", tmp_path / "items.csv")
+
+
 def test_ties_keep_the_order_of_the_parts_and_bad_rows_name_their_part(tmp_path: Path):
     interactions(tmp_path / "inter" / "b.parquet", [5, -1])
     interactions(tmp_path / "inter" / "a.parquet", [-2, 6, -3])

@@ -2,6 +2,7 @@
 
 import bz2
 import csv
+import gzip
 import io
 import json
 import lzma
@@ -97,9 +98,11 @@ def test_tsv_as_pandas_writes_it(tmp_path: Path, capsys):
     assert "begins with a quote" not in capsys.readouterr().err
 
 
-def test_excel_says_its_delimiter_in_a_first_line(tmp_path: Path):
+@pytest.mark.parametrize("said", ["sep=", "SEP=", "Sep="])
+def test_excel_says_its_delimiter_in_a_first_line(tmp_path: Path, said):
     inter, items = (
-        f"sep=;\r\n{table(rows, ';', names, end)}" for rows, names, end in ((ROWS, INTERACTION_NAMES, "\r\n"), (TITLES, ITEM_NAMES, "\r\n"))
+        f"{said};\r\n{table(rows, ';', names, end)}"
+        for rows, names, end in ((ROWS, INTERACTION_NAMES, "\r\n"), (TITLES, ITEM_NAMES, "\r\n"))
     )
     for encoding in ENCODINGS:
         loaded = load(tmp_path, inter.encode(encoding), items.encode(encoding))
@@ -159,6 +162,45 @@ def test_a_file_without_a_header_line_is_named_with_what_to_do(tmp_path: Path):
         load(tmp_path, inter, items, header=False, columns={"user": "9"})
 
 
+@pytest.mark.parametrize("first", ["B0017,Apple", "1,One", "ab-12-cd,Apple 1"])
+def test_a_first_line_that_is_written_as_those_below_is_no_header(tmp_path: Path, first):
+    items = "".join(f"{line}\n" for line in (first, *(first.replace("1", str(n)) for n in range(2, 9)))).encode()
+    with pytest.raises(UserError, match=r"items.csv: no column 'item_id'; its first line looks like data, not names"):
+        load(tmp_path, table(ROWS, ",", INTERACTION_NAMES).encode(), items)
+
+
+def test_a_header_that_is_read_as_data_is_said(tmp_path: Path, capsys):
+    texts = [table(rows, ",", names).encode() for rows, names in ((ROWS, INTERACTION_NAMES), (TITLES, ITEM_NAMES))]
+    load(tmp_path, *texts, header=False)
+    assert "items.csv: its first line looks like a header (item_id, title), which header = False reads as data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mark", ['"', "'"])
+@pytest.mark.parametrize("suffix", [".tsv", ".csv"])
+def test_quoted_column_names_ask_for_the_quote_and_not_for_the_columns(tmp_path: Path, mark, suffix):
+    delimiter = "\t" if suffix == ".tsv" else ","
+    texts = []
+    for rows, names in ((ROWS, INTERACTION_NAMES), (TITLES, ITEM_NAMES)):
+        stream = io.StringIO()
+        csv.writer(stream, delimiter=delimiter, quotechar=mark, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([names, *rows])
+        texts.append(stream.getvalue().encode())
+    if (mark, suffix) != ('"', ".csv"):
+        with pytest.raises(UserError, match=r"no column 'item_id', but .item_id.: its fields are quoted; set .*files.items.quote = "):
+            load(tmp_path, *texts, suffix=suffix)
+    loaded = load(tmp_path, *texts, suffix=suffix, quote=mark)
+    assert (loaded.interactions, loaded.items) == (READ, TITLES)
+
+
+@pytest.mark.parametrize("name", ["items.jsonl", "items.json", "items"])
+def test_json_with_its_own_ending_is_named_at_once(tmp_path: Path, name):
+    (tmp_path / "inter.csv").write_bytes(table(ROWS, ",", INTERACTION_NAMES).encode())
+    (tmp_path / name).write_text('{"item_id": "a", "title": "A"}\n' * 2)
+    with pytest.raises(UserError, match=r"JSON and no delimited text; .*lines=True"):
+        Loaded("table", tmp_path / "inter.csv", tmp_path / name)
+    with pytest.raises(UserError, match=r"JSON and no delimited text; .*lines=True"):
+        Loaded("table", tmp_path / "inter.csv", tmp_path / name, format="csv", delimiter=",")
+
+
 def test_bytes_that_are_no_text_in_the_given_encoding_are_bad_lines(tmp_path: Path):
     inter = table(ROWS, ",", INTERACTION_NAMES).encode()
     loaded = load(tmp_path, inter, b"item_id,title\na,caf\xe9\nb,\x81\n", files={"items": {"encoding": "cp1252"}})
@@ -176,6 +218,16 @@ def test_bytes_that_are_no_text_in_the_given_encoding_are_bad_lines(tmp_path: Pa
         (b"PK\x03\x04", "damaged or not a zip archive"),
         (b"<!DOCTYPE html><html>", "a web page or XML, not the data"),
         (b"\x80\x04\x95", "a pickle, which is never read"),
+        (b"\x93NUMPY\x01\0v\0{", "a NumPy array; write the table as CSV or Parquet"),
+        (b'[["a", "A"], ["b", "B"]]', r"JSON and no delimited text; write it as CSV or Parquet \(`pandas.read_json\(PATH\).to_parquet"),
+        (zipped(), "a zip archive without a file"),
+        (zipped(x__zip=zipped(x__csv=b"item_id,title\n")), "a zip file that holds a zip file; unpack it first"),
+        (zipped(x__gz=gzip.compress(b"item_id,title\n")), "a zip file that holds a gzip file; unpack it first"),
+        (gzip.compress(bz2.compress(b"item_id,title\n")), "a gzip file that holds a bzip2 file; unpack it first"),
+        (b"\n\nitem_id,title\n", "its first line is blank; expected a header line with column names: take blank lines out"),
+        (b"Nummer,T\xeftel\n", "no column 'item_id'; its first line is no text in utf-8: if it is in another one, set .*items.encoding"),
+        (b"item_id,title\n1,caf\xe9\n2,th\xe9\n", "no readable rows after the header; malformed line: invalid .*2 times, first .*cp1252"),
+        (b'item_id,title\n1,"A" b\n2,"B" c\n', "no readable rows after the header; malformed line: unquoted value .*set quote = 'none'"),
         (b"version https://git-lfs.github.com/spec/v1\noid", r"a Git LFS pointer and not the file itself; fetch it \(`git lfs pull`\)"),
         (b"PAR1" + b"x" * 50, r"a Parquet file; set .*files.items.format = 'parquet'"),
         (zipped(**{"[Content_Types]__xml": b"", "xl/workbook__xml": b""}), r"an Office document \(.xlsx\); save the sheet as CSV UTF-8"),

@@ -118,6 +118,9 @@ def test_a_date_that_is_not_read_is_shown_with_file_line_value_and_what_is_read(
         (["1505433721", "1405433721", "1605433721"], "ms", "timestamp in seconds, not milliseconds"),
         (["1505433721000", "1405433721000"], "s", "timestamp after the year 2100"),
         (["20140105", "20150228"], "ms", "timestamp that is a date written as a number"),
+        (["20140105235959", "20150228000000"], "s", "timestamp that is a date written as a number"),
+        (["201401052359", "201502280000"], "s", "timestamp that is a date written as a number"),
+        (["201401052359", "20150228000000"], "ms", "timestamp that is a date written as a number"),
     ],
 )
 def test_numbers_that_are_no_unix_seconds_are_asked_about(tmp_path: Path, times, unit, reason):
@@ -127,6 +130,23 @@ def test_numbers_that_are_no_unix_seconds_are_asked_about(tmp_path: Path, times,
     real = [str(1_400_000_000 * (1000 if unit == "ms" else 1) + n) for n in range(9)]
     loaded = load(tmp_path, [*real, *times], **given)
     assert loaded.rejected == {f"{reason} (time_unit wrong?)": len(times)} and len(loaded.interactions) == 9
+
+
+@settings(max_examples=EXAMPLES)
+@given(moments=st.lists(st.datetimes(datetime.datetime(1990, 1, 1), LAST), min_size=1, max_size=8), unit=st.sampled_from(["s", "ms"]))
+def test_no_real_time_is_taken_for_a_date_written_as_a_number(tmp_path: Path, moments, unit):
+    expected = [int(moment.replace(tzinfo=datetime.UTC).timestamp()) for moment in moments]
+    given = {"time_unit": unit} if unit == "ms" else {}
+    assert seconds(tmp_path, [str(second * (1000 if unit == "ms" else 1)) for second in expected], **given) == expected
+    dates = [moment.strftime(style) for moment in moments for style in ("%Y%m%d", "%Y%m%d%H%M", "%Y%m%d%H%M%S")]
+    assert load(tmp_path, dates, **given).rejected == {"timestamp that is a date written as a number (time_unit wrong?)": len(dates)}
+
+
+def test_parquet_times_as_32_bit_floats_are_refused(tmp_path: Path):
+    table = pa.table({"user_id": ["u"], "item_id": ["a"], "timestamp": pa.array([1505433721.0], pa.float32())})
+    pq.write_table(table, tmp_path / "inter.parquet")
+    with pytest.raises(UserError, match=r"inter.parquet: column 'timestamp' holds times as float, which cuts unix seconds to minutes"):
+        Loaded("table", tmp_path / "inter.parquet", write(tmp_path / "items.csv", ITEMS))
 
 
 def test_times_that_a_spreadsheet_cut_are_refused_where_most_are_such(tmp_path: Path):
