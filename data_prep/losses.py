@@ -210,6 +210,18 @@ def _interaction(engine: Relational, domain: int, user: int, item: int, time: in
     return f"user {named(user_id)}, item {named(item_id)}, {time}"
 
 
+def say_decimal_ids(loader: Engine, domain: int, name: str) -> None:
+    """A line where most ids are such as `12.0`: they are not those of another file or source that has `12`."""
+    for what in ("user", "item"):
+        such = f"regexp_full_match({what}_id, '\\d+\\.0+')"
+        counts = f"count(*), count(*) FILTER (WHERE {such}), min({what}_id) FILTER (WHERE {such})"
+        n, n_such, example = loader.rows(f"SELECT {counts} FROM read_{what}s WHERE domain = {domain}")[0]
+        if n_such > 0.5 * n:
+            say(
+                f"{name}: {what} ids are such as {example}, as pandas writes whole numbers where some are missing; write them as whole numbers"
+            )
+
+
 class Accounts:
     """The losses of all sources, filled in while the tables that show them are there: items first, then interactions."""
 

@@ -15,7 +15,7 @@ from data_prep.adapters import Adapter
 from data_prep.adapters.times import EARLY
 from data_prep.corpus import write_items, write_sequences
 from data_prep.engine import Relational, quoted
-from data_prep.losses import Accounts, say_null_ids
+from data_prep.losses import Accounts, say_decimal_ids, say_null_ids
 from data_prep.rejects import SAMPLES, Rejects
 from data_prep.spec import READ_BY, CorpusSpec, Order, SourceSpec
 from data_prep.titles import NULL_WORDS, PLAIN_TITLE, clean_titles, count_plain_titles
@@ -79,6 +79,7 @@ class Preparation:
             self._say_if_early(domain, source.name)
         loader.script("encode")
         say_null_ids(loader, domain, source.name, rows["interactions"])
+        say_decimal_ids(loader, domain, source.name)
         return order
 
     def _say_if_early(self, domain: int, name: str) -> None:

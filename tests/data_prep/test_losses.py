@@ -176,6 +176,16 @@ def test_an_id_that_is_a_word_for_nothing_is_said(tmp_path: Path, capsys, what):
     assert f"shop: {n} interactions have the {what} id '{'nan' if what == 'user' else 'NaN'}'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("what", ["user", "item"])
+def test_ids_that_are_decimals_are_said(tmp_path: Path, capsys, what):
+    interactions, items = world()
+    decimal = {"user": lambda user, item: (user[1:] + ".0", item), "item": lambda user, item: (user, item + ".0")}[what]
+    run(tmp_path, [(*decimal(user, item), time) for user, item, time in interactions], [(decimal("u", item)[1], t) for item, t in items])
+    assert f"shop: {what} ids are such as 0" in (said := capsys.readouterr().err) and "write them as whole numbers" in said
+    run(tmp_path, interactions, items)
+    assert "whole numbers" not in capsys.readouterr().err
+
+
 def test_ids_that_a_spreadsheet_cut_are_an_error(tmp_path: Path):
     interactions, items = world()
     cut = {item: f"9.7{int(item) % 4}E+12" for item, _ in items}
