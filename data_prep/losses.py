@@ -217,9 +217,7 @@ def say_decimal_ids(loader: Engine, domain: int, name: str) -> None:
         counts = f"count(*), count(*) FILTER (WHERE {such}), min({what}_id) FILTER (WHERE {such})"
         n, n_such, example = loader.rows(f"SELECT {counts} FROM read_{what}s WHERE domain = {domain}")[0]
         if n_such > 0.5 * n:
-            say(
-                f"{name}: {what} ids are such as {example}, as pandas writes whole numbers where some are missing; write them as whole numbers"
-            )
+            say(f"{name}: {what} ids are such as {example}, as pandas does where some are missing; write them as whole numbers")
 
 
 class Accounts:
