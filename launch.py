@@ -1,22 +1,23 @@
 """The front door: `python launch.py JOB --config=configs/FILE.py[:ARG] --workdir=DIR [--config.section.key=value ...]`."""
 
-import ast
 import contextlib
 import errno
-import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
+from cprec_jax.config.build import Written, nearest
+from cprec_jax.config.help import describe
+from cprec_jax.config.root import SECTIONS, Config, make_config, section_classes
 from cprec_jax.errors import Diverged, Preempted, UserError, one_line
 from cprec_jax.parallel.host_memory import keep_freed_memory
 from cprec_jax.paths import local_path, work_directory
 from cprec_jax.progress import say
-from cprec_jax.spec import nearest
+from cprec_jax.workdir_lock import hold
 
 HELP = """\
 usage: python launch.py JOB --config=configs/FILE.py[:ARG] --workdir=DIR [--config.section.key=value ...]
@@ -24,12 +25,13 @@ usage: python launch.py JOB --config=configs/FILE.py[:ARG] --workdir=DIR [--conf
 jobs
   prepare    raw interactions -> WORKDIR/corpus
   pack       corpus + tokenizer + template -> WORKDIR/rows
-  train      rows -> WORKDIR/runs/cpt (goes on from the newest checkpoint), one run a seed with --config.evaluate.seeds=N
+  train      rows -> WORKDIR/runs/cpt (goes on from the newest checkpoint), one run per seed with --config.evaluate.seeds=N
   evaluate   checkpoints and baselines -> WORKDIR/results/NAME
   export     newest checkpoint -> WORKDIR/export/cpt, a Hugging Face directory
   generate   newest checkpoint (or --model=DIR) and a prompt, a history or a user -> text, or titles ranked, printed here
   report     all results -> WORKDIR/report (Markdown, HTML, LaTeX, CSV, PNG, users.html) and a table here
   run        all of these; does only what is missing or out of date
+  status     what is there, in which state and why, and what `run` would do; makes nothing
   compare    RESULTS ...: any results of one corpus in one table, with significance tests (needs no --config and no --workdir)
   JOB --help prints this and every setting of that job with its default
 
@@ -45,7 +47,8 @@ examples
   python launch.py compare runs/ml1m/results/cpt runs/ml1m/results/sasrec --metrics=hr@10,mrr --protocol=u100
 
 options
-  --only=NAME,NAME         evaluate only these results
+  --only=NAME,NAME         evaluate: only these results; run: only these artefacts, as status names them, and what they are made from
+  --json                   status: as JSON
   --prompt=TEXT --history="TITLE | TITLE" --user=ID[,ID] --set=NAME --model=DIR   for generate (no --config needed; @FILE: one per line;
                            --history='["TITLE", "TITLE"]' where a title holds a |; ID: of the source, or the number in ranks.parquet)
   --method=NAME            compare: the result that is tested against all others (default: the first)
@@ -54,10 +57,10 @@ options
   --distributed            several hosts: jax.distributed finds the others (Cloud TPU pods, Slurm)
   --coordinator=HOST:PORT --processes=N --process=I   several processes, named by hand
 
-exit codes: 0 done, 2 a mistake in config or input (one line says which), 75 preempted with a checkpoint saved (run again), 1 anything else
+exit codes: 0 done, 2 mistakes in config or input (one line each), 75 preempted with a checkpoint saved (run again), 1 anything else
 """
 
-OF_JOB = {  # the sections that a job reads; `run` reads all, `compare` none
+OF_JOB = {  # the sections that a job reads; `run` and `status` read all, `compare` none
     "prepare": ("corpus",),
     "pack": ("text", "pack"),
     "train": ("model", "train", "mesh"),
@@ -66,11 +69,10 @@ OF_JOB = {  # the sections that a job reads; `run` reads all, `compare` none
     "generate": ("generate",),
     "report": ("report",),
 }
-JOBS = ("prepare", "pack", "train", "evaluate", "export", "generate", "report", "run")
-SECTIONS = ("name", "corpus", "text", "pack", "model", "train", "mesh", "evaluate", "export", "generate", "report")
+JOBS = ("prepare", "pack", "train", "evaluate", "export", "generate", "report", "run", "status")
 ASKED = ("model", "prompt", "history", "user", "set")  # options of `generate`
 COMPARE_OPTIONS = ("method", "protocol", "slice", "metrics", "out")
-OPTIONS = ("config", "workdir", "only", *ASKED, "distributed", "coordinator", "processes", "process")
+OPTIONS = ("config", "workdir", "only", "json", *ASKED, "distributed", "coordinator", "processes", "process")
 
 
 # A full disk, a quota, a disk or directory that may not be written: the user's to mend, wherever in a job it shows.
@@ -105,15 +107,21 @@ def _main(argv: list[str]) -> int:
         job, options, overrides = parse(argv)
         if job == "generate":
             return _generate(options, overrides)
-        config = load_config(options.get("config", ""), overrides)
+        config = make_config(load_config(options.get("config", ""), overrides))
         workdir = work_directory(options.get("workdir", "") or _missing("--workdir=DIR"))
+        if job == "status":
+            from cprec_jax.jobs.status import status
+
+            status(config, workdir, "json" in options)
+            return 0
         if job in ("train", "run"):
             keep_freed_memory()
         _start_jax(options)
         _run_job(job, config, workdir, options)
         return 0
     except UserError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        for line in str(error).splitlines() or [""]:
+            print(f"error: {one_line(line)}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno not in REFUSED_BY_THE_SYSTEM:
@@ -148,14 +156,15 @@ def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, str]]:
                 raise UserError(f"{argument}: expected --{name}=VALUE")
             overrides[name.removeprefix("config.")] = value
         elif name in OPTIONS:
-            if not equals and name != "distributed":
+            if not equals and name not in ("distributed", "json"):
                 raise UserError(f"{argument}: expected --{name}=VALUE")
             options[name] = value
         else:
             raise UserError(f"--{name}: unknown option{nearest(name, [*OPTIONS, 'config.section.key'])}")
+    of_jobs = {**dict.fromkeys(ASKED, ("generate",)), "only": ("evaluate", "run"), "json": ("status",)}
     for name in options:
-        if (name in ASKED and job != "generate") or (name == "only" and job != "evaluate"):
-            raise UserError(f"--{name}: belongs to the job {'generate' if name in ASKED else 'evaluate'}; {job} would ignore it")
+        if job not in of_jobs.get(name, JOBS):
+            raise UserError(f"--{name}: belongs to the job {' or '.join(of_jobs[name])}; {job} would ignore it")
     return job, options, overrides
 
 
@@ -212,9 +221,6 @@ def load_config(location: str, overrides: Mapping[str, str]) -> dict[str, Any]:
     except Exception as error:
         raise UserError(f"--config={location}: {type(error).__name__}: {one_line(error)}") from error
     config = loaded.to_dict() if hasattr(loaded, "to_dict") else dict(loaded)
-    for section in config:
-        if section not in SECTIONS:
-            raise UserError(f"config.{section}: unknown section{nearest(section, SECTIONS)}")
     return _overridden(config, overrides)
 
 
@@ -235,28 +241,30 @@ def _overridden(config: dict[str, Any], overrides: Mapping[str, str]) -> dict[st
 
 
 def _override(config: dict[str, Any], key: str, text: str) -> None:
+    """Set one key to a `Written` value, which `make_config` reads by the type of its field. Sections in a list go by their names."""
     *parents, leaf = key.split(".")
-    if parents and parents[0] not in SECTIONS:
-        raise UserError(f"--config.{key}: unknown section{nearest(parents[0], SECTIONS)}")
-    node = config
+    if (parents or [leaf])[0] not in SECTIONS:
+        raise UserError(f"--config.{key}: unknown section{nearest((parents or [leaf])[0], SECTIONS)}")
+    node: Any = config
     for depth, parent in enumerate(parents):
-        child = node.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise UserError(f"--config.{key}: config.{'.'.join(parents[: depth + 1])} is a value, not a section")
+        where = f"--config.{key}: config.{'.'.join(parents[: depth + 1])}"
+        if isinstance(node, list | tuple):
+            named = {entry.get("name"): entry for entry in node if isinstance(entry, dict)}
+            if parent not in named:
+                raise UserError(f"{where}: no such entry{nearest(parent, map(str, named))}")
+            child = named[parent]
+        else:
+            child = node.get(parent)
+            if child is None:  # a section that was left out, or is None
+                child = node[parent] = {}
+        if not isinstance(child, dict | list | tuple):
+            raise UserError(f"{where} is a value, not a section")
         node = child
-    if isinstance(node.get(leaf), dict) and not text.startswith("{"):
+    if isinstance(node, list | tuple):
+        raise UserError(f"--config.{key}: is an entry of a list; set one of its keys")
+    if isinstance(node.get(leaf), dict) and not text.strip().startswith("{") and text.lower() != "none":
         raise UserError(f"--config.{key}: is a section; set one of its keys{nearest('', node[leaf])}")
-    node[leaf] = _value(text)
-
-
-def _value(text: str) -> Any:
-    """A Python literal where it is one (numbers, True, None, tuples, dicts; true/false too), else the text itself."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    node[leaf] = Written(text)
 
 
 def _start_jax(options: Mapping[str, str]) -> None:
@@ -270,70 +278,38 @@ def _start_jax(options: Mapping[str, str]) -> None:
         distributed.start(options.get("coordinator"), options.get("processes"), options.get("process"))
 
 
-# What checks a section (`corpus` has a function for it); imported only when it is there, since `prepare` needs no jax and a sixth
-# of its memory would be jax's.
-SPECS = {
-    "corpus": ("data_prep.spec", "CorpusSpec"),
-    "text": ("cprec_jax.text.packing", "TextSpec"),
-    "pack": ("cprec_jax.text.packing", "PackSpec"),
-    "model": ("cprec_jax.train.run", "ModelSpec"),
-    "train": ("cprec_jax.train.run", "TrainSpec"),
-    "mesh": ("cprec_jax.train.run", "MeshSpec"),
-    "evaluate": ("cprec_jax.evaluate.spec", "EvaluateSpec"),
-    "export": ("cprec_jax.hf.export", "ExportSpec"),
-    "generate": ("cprec_jax.generate.spec", "GenerateSpec"),
-    "report": ("cprec_jax.report.report", "ReportSpec"),
-}
-
-
 def settings(job: str) -> str:
     """The keys of the sections that a job reads."""
-    from cprec_jax.settings import describe
-
-    sections = list(SPECS) if job == "run" else OF_JOB.get(job, ())
-    found = [describe(getattr(importlib.import_module(SPECS[name][0]), SPECS[name][1]), f"config.{name}") for name in sections]
+    classes = section_classes()
+    sections = list(classes) if job in ("run", "status") else OF_JOB.get(job, ())
+    found = [describe(classes[name], f"config.{name}") for name in sections]
     return "\n" + "\n".join([f"settings of {job}, to be written in the config file or given here", "", *found]) if found else ""
-
-
-def check(config: Mapping[str, Any]) -> None:
-    """Build every section's spec, so that a mistake in the last one shows before the first job has run for hours."""
-    from cprec_jax.spec import build
-    from data_prep.spec import corpus_spec
-
-    if "corpus" in config:
-        corpus_spec(config)
-    for name, (module, cls) in SPECS.items():
-        if name in config and name != "corpus":
-            build(getattr(importlib.import_module(module), cls), config[name], f"config.{name}")
 
 
 def _generate(options: Mapping[str, str], overrides: Mapping[str, str]) -> int:
     """`generate` needs no config (a run describes itself), and with --model no work directory either."""
-    config = load_config(options["config"], overrides) if "config" in options else _overridden({}, overrides)
-    check(config)
-    from cprec_jax import jobs
-
+    raw = load_config(options["config"], overrides) if "config" in options else _overridden({}, overrides)
+    config = make_config(raw)
     workdir = local_path(options["workdir"], "--workdir") if options.get("workdir") else None
     _start_jax(options)
-    jobs.generate(config, workdir, {name: options[name] for name in ASKED if name in options})
+    from cprec_jax.generate.job import Request, generate
+
+    generate(config, workdir, Request(**{name: options[name] for name in ASKED if name in options}))
     return 0
 
 
-def _run_job(job: str, config: Mapping[str, Any], workdir: Path, options: Mapping[str, str]) -> None:
-    from cprec_jax import jobs
+def _run_job(job: str, config: Config, workdir: Path, options: Mapping[str, str]) -> None:
+    """Run a job while this process, or the first of its group, holds the work directory."""
+    from cprec_jax.jobs.alone import run_alone
+    from cprec_jax.jobs.run import run
 
-    check(config)
     only = options["only"].split(",") if "only" in options else None
-    actions: dict[str, Callable[[], None]] = {
-        "prepare": lambda: jobs.prepare(config, workdir),
-        "pack": lambda: jobs.pack(config, workdir),
-        "train": lambda: jobs.train(config, workdir),
-        "evaluate": lambda: jobs.evaluate(config, workdir, only),
-        "export": lambda: jobs.export(config, workdir),
-        "report": lambda: jobs.report(config, workdir),
-        "run": lambda: jobs.run(config, workdir),
-    }
-    actions[job]()
+    first = int(options.get("process", "0")) == 0 if options.get("process", "0").isdigit() else True
+    with hold(workdir) if first and "distributed" not in options else contextlib.nullcontext():
+        if job == "run":
+            run(config, workdir, only)
+        else:
+            run_alone(job, config, workdir, only)
 
 
 if __name__ == "__main__":

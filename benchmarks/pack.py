@@ -27,9 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import interactions, measure, prepare
+from cprec_jax.config.text import TemplateSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.text import tokenizer
-from cprec_jax.text.template import TemplateSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY = 16_384

@@ -7,13 +7,16 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cprec_jax.errors import UserError
+from cprec_jax.errors import UserError, one_line
 
 MANIFEST = "manifest.json"
+HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())  # as it stands in names of temporaries
+MADE_FROM = "made_from"
 
 
 def fingerprint(value: Any) -> str:
@@ -32,7 +35,7 @@ def file_sha256(path: Path) -> str:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file under a temporary name and rename it, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
@@ -56,11 +59,11 @@ def new_directory(final: Path) -> Iterator[Path]:
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     _clear_up(final)
-    temporary = final.parent / f".{final.name}.{os.getpid()}.tmp"
+    temporary = final.parent / f".{final.name}.{HOST}.{os.getpid()}.tmp"
     temporary.mkdir()
     try:
         yield temporary
-        old = final.parent / f".{final.name}.{os.getpid()}.old.tmp"
+        old = final.parent / f".{final.name}.{HOST}.{os.getpid()}.old.tmp"
         while True:
             try:
                 os.replace(temporary, final)
@@ -85,8 +88,8 @@ def _move_away(final: Path, old: Path) -> None:
 
 
 def _clear_up(final: Path) -> None:
-    """Remove the temporaries of dead processes; the `final` that one of them died over is put back."""
-    ours = re.compile(rf"\.{re.escape(final.name)}\.(\d{{1,9}})(\.old)?\.tmp")
+    """Remove the temporaries of this host's dead processes; the `final` that one of them died over is put back."""
+    ours = re.compile(rf"\.{re.escape(final.name)}\.{HOST}\.(\d{{1,9}})(\.old)?\.tmp")
     for left in sorted(final.parent.iterdir()):
         found = ours.fullmatch(left.name)
         if not found or _lives(int(found[1])):
@@ -116,14 +119,20 @@ def file_sizes(directory: Path) -> dict[str, int]:
     return {path.relative_to(directory).as_posix(): path.stat().st_size for path in files}
 
 
-def is_current(path: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether the artefact directory `path` exists whole and its manifest says it was made from just these `inputs`.
+def write_manifest(directory: Path, made_from: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """The one writer of manifests: `facts` of an artefact, what it was `made_from` (see `graph.py`), and the sizes of its files."""
+    record = {"version": 1, "inputs_hash": fingerprint(made_from), MADE_FROM: made_from, **facts}
+    write_json(directory / MANIFEST, {**record, "file_sizes": file_sizes(directory)})
 
-    Files that the manifest lists under `file_sizes` must be there and have their size: a copy that was cut short is not whole.
-    """
+
+def read_manifest(directory: Path) -> dict[str, Any] | None:
+    """The manifest of an artefact, None where there is none. A damaged one is a `UserError`."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        whole = all((path / name).stat().st_size == size for name, size in manifest.get("file_sizes", {}).items())
-    except (OSError, ValueError, AttributeError):
-        return False
-    return whole and manifest.get("inputs_hash") == fingerprint(inputs)
+        found = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{directory / MANIFEST}: damaged ({one_line(error)})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{directory / MANIFEST}: damaged (no mapping)")
+    return found

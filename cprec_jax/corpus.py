@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cprec_jax.artefact import MANIFEST, file_sha256, read_json
+from cprec_jax.config.build import nearest
 from cprec_jax.errors import UserError, one_line
-from cprec_jax.spec import nearest
 
 VERSION = 1
 ITEMS_FILE = "items.parquet"

@@ -19,11 +19,12 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from cprec_jax.config.build import nearest
+from cprec_jax.config.corpus import FILES, CorpusSpec, RemoteSpec
 from cprec_jax.errors import UserError, one_line, shown
 from cprec_jax.progress import say
-from cprec_jax.spec import nearest
 from data_prep.file_lock import alone_with
-from data_prep.spec import FILES, CorpusSpec, RemoteSpec, target_path, target_paths
+from data_prep.source_files import target_path, target_paths
 
 ATTEMPTS = 5  # in a row without a single new byte
 PAUSE = 1.0  # seconds, doubled with every attempt in vain

@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cprec_jax.text.template import TemplateSpec
+from cprec_jax.config.text import TemplateSpec
 from data_prep.engine import Relational
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)

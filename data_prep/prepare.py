@@ -8,53 +8,55 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from cprec_jax.artefact import MANIFEST, file_sha256, fingerprint, new_directory, write_json
+from cprec_jax.artefact import new_directory, write_manifest
+from cprec_jax.config.corpus import CorpusSpec
+from cprec_jax.config.text import TemplateSpec
 from cprec_jax.corpus import ITEMS_FILE, VERSION, Corpus, EvalSplit, as_numpy
+from cprec_jax.errors import UserError
 from cprec_jax.progress import say
-from cprec_jax.spec import build
-from cprec_jax.text.template import TemplateSpec
 from data_prep.adapters import Adapter, KnowsTruth, make_adapters
 from data_prep.candidates import draw_candidates
 from data_prep.corpus import corpus_hash, describe_files, write_lists
-from data_prep.download import download_missing
 from data_prep.engine import Engine, Relational
 from data_prep.explain import explain
-from data_prep.spec import CorpusSpec, corpus_spec
 from data_prep.steps import Preparation
 
-CORPUS_FOLDER = "corpus"
 EVAL_SPLITS: tuple[EvalSplit, ...] = ("valid", "test")
 
 
-def prepare_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
-    """What the corpus is made from: the section without paths and memory settings, and the SHA-256 of every source file."""
-    spec = corpus_spec(config)
-    if spec.download:
-        download_missing(spec)
-    return _inputs(spec, make_adapters(spec))
-
-
-def _inputs(spec: CorpusSpec, adapters: Mapping[str, Adapter]) -> dict[str, Any]:
-    hashes = {
-        source.name: {which: file_sha256(path) for which, path in adapters[source.adapter].files(source).items()} for source in spec.sources
-    }
-    return {"job": "prepare", "version": VERSION, "corpus": spec.fingerprint_fields(), "sources": hashes}
-
-
-def prepare(config: Mapping[str, Any], workdir: Path) -> None:
-    """Make WORKDIR/corpus, whole or not at all. Users' mistakes and files beyond repair are `UserError`s."""
-    spec = corpus_spec(config)
-    if spec.download:
-        download_missing(spec)
+def source_files(spec: CorpusSpec) -> dict[str, Path]:
+    """Every file that the corpus is made from, by `SOURCE.interactions`, `SOURCE.items` and the like. A missing one is a `UserError`."""
     adapters = make_adapters(spec)
-    inputs = _inputs(spec, adapters)
-    with new_directory(Path(workdir) / CORPUS_FOLDER) as folder:
+    return {f"{source.name}.{which}": path for source in spec.sources for which, path in adapters[source.adapter].files(source).items()}
+
+
+def missing_sources(spec: CorpusSpec) -> list[str]:
+    """What is wrong with the files of the sources, one line each. Those that `download` would fetch are left out."""
+    adapters = make_adapters(spec)
+    found: dict[str, None] = {}
+    for source in spec.sources:
+        if spec.download and source.urls:
+            continue
+        try:
+            adapters[source.adapter].files(source)
+        except UserError as error:
+            found[str(error)] = None
+    return list(found)
+
+
+def prepare(spec: CorpusSpec, template: TemplateSpec, target: Path, made_from: Mapping[str, Any]) -> None:
+    """Make the corpus in `target`, whole or not at all. Users' mistakes and files beyond repair are `UserError`s.
+
+    template: whose words explain.md uses; made_from: for the manifest, with the SHA-256 of `source_files` under `files`.
+    """
+    adapters = make_adapters(spec)
+    with new_directory(target) as folder:
         scratch = folder / "scratch"
         engine = _open_engine(spec, scratch)
         try:
             manifest = {"engine": spec.engine, **Preparation(spec, adapters, engine).run(folder)}
             if spec.explain:
-                _write_explanation(config, engine, manifest, folder)
+                _write_explanation(template, engine, manifest, folder)
         finally:
             engine.close()
         shutil.rmtree(scratch)
@@ -65,8 +67,8 @@ def prepare(config: Mapping[str, Any], workdir: Path) -> None:
         _write_oracles(spec, adapters, corpus, folder)
         manifest["files"] = describe_files(folder, manifest["files"])
         manifest["corpus_hash"] = corpus_hash(folder, list(manifest["files"]))
-        _add_source_hashes(manifest, inputs)
-        write_json(folder / MANIFEST, {"version": VERSION, "inputs_hash": fingerprint(inputs), **manifest})
+        _add_source_hashes(manifest, made_from["files"])
+        write_manifest(folder, made_from, {"version": VERSION, **manifest})
         say(
             f"corpus {manifest['corpus_hash'][:12]}: "
             + ", ".join(f"{name} {info['n_test_users']} test users" for name, info in manifest["sets"].items())
@@ -81,28 +83,17 @@ def _open_engine(spec: CorpusSpec, scratch: Path) -> Relational:
     return SparkEngine(scratch, spec.spark, spec.memory_limit, spec.threads)
 
 
-def _write_explanation(config: Mapping[str, Any], engine: Relational, manifest: Mapping[str, Any], folder: Path) -> None:
+def _write_explanation(spec: TemplateSpec, engine: Relational, manifest: Mapping[str, Any], folder: Path) -> None:
     """explain.md, also printed; sequences are rendered with the words of `config.text.template`."""
-    template = build(TemplateSpec, dict(config.get("text", {})).get("template", {}), "config.text.template")
-    text = explain(engine, manifest, template)
+    text = explain(engine, manifest, spec)
     (folder / "explain.md").write_text(text, encoding="utf-8")
     print(text)
 
 
-def is_of_config(config: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
-    """Whether a corpus was made with the settings of `config.corpus`; its source files are taken for what they were then."""
-    try:
-        hashes = {name: {which: file["sha256"] for which, file in source["files"].items()} for name, source in manifest["sources"].items()}
-    except (LookupError, TypeError, AttributeError):
-        return False
-    fields = corpus_spec(config).fingerprint_fields()
-    return manifest.get("inputs_hash") == fingerprint({"job": "prepare", "version": VERSION, "corpus": fields, "sources": hashes})
-
-
-def _add_source_hashes(manifest: dict[str, Any], inputs: Mapping[str, Any]) -> None:
-    for name, files in inputs["sources"].items():
-        for which, sha256 in files.items():
-            manifest["sources"][name]["files"][which]["sha256"] = sha256
+def _add_source_hashes(manifest: dict[str, Any], hashes: Mapping[str, str]) -> None:
+    for name, source in manifest["sources"].items():
+        for which, file in source["files"].items():
+            file["sha256"] = hashes[f"{name}.{which}"]
 
 
 def _write_candidates(spec: CorpusSpec, corpus: Corpus, folder: Path) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable
 from typing import Any
 
+from cprec_jax.config.corpus import READ_BY
 from cprec_jax.errors import UserError, shown
-from data_prep.spec import READ_BY
 
 SAMPLES = 5
 SAMPLE_LENGTH = 120

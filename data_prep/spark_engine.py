@@ -14,9 +14,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from cprec_jax.config.corpus import SparkSpec
 from cprec_jax.errors import UserError, one_line, shown
 from data_prep.engine import Engine, statements
-from data_prep.spec import SparkSpec
 
 REQUIREMENTS = "requirements-spark.txt"
 _PLAIN = re.compile(r"[\w/.=@+~-]+", re.ASCII)  # paths that Hadoop, the JVM and `spark.local.dir` take as they stand

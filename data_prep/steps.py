@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from cprec_jax.config.corpus import READ_BY, CorpusSpec, Order, SourceSpec
 from cprec_jax.corpus import SMALL_SET
 from cprec_jax.errors import UserError
 from cprec_jax.progress import say
@@ -17,7 +18,6 @@ from data_prep.corpus import write_items, write_sequences
 from data_prep.engine import Relational, quoted
 from data_prep.losses import Accounts, say_decimal_ids, say_null_ids
 from data_prep.rejects import SAMPLES, Rejects
-from data_prep.spec import READ_BY, CorpusSpec, Order, SourceSpec
 from data_prep.titles import NULL_WORDS, PLAIN_TITLE, clean_titles, count_plain_titles
 
 MUCH_LOST = 0.5  # a filter that keeps less than this is worth a line

@@ -4,7 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from cprec_jax import jobs
+from tests import jobs
 
 CONFIG: dict[str, Any] = {
     "name": "tiny",

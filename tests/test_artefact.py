@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cprec_jax import artefact
+from cprec_jax.artefact import HOST
 from cprec_jax.errors import UserError
 
 
@@ -32,16 +33,16 @@ DEAD = 999_999_999  # beyond the largest number of a process
 
 
 def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
-    (tmp_path / f".b.{DEAD}.tmp").mkdir()
-    (tmp_path / f".b.{os.getpid()}.tmp").mkdir()  # of an earlier process with our number
+    (tmp_path / f".b.{HOST}.{DEAD}.tmp").mkdir()
+    (tmp_path / f".b.{HOST}.{os.getpid()}.tmp").mkdir()  # of an earlier process with our number
     with artefact.new_directory(tmp_path / "b"):
         pass
     assert [p.name for p in tmp_path.iterdir()] == ["b"]
 
 
 def test_what_others_are_writing_is_left_alone(tmp_path: Path) -> None:
-    """A living process's folder, and that of another artefact whose name begins alike."""
-    others = [tmp_path / f".b.{os.getppid()}.tmp", tmp_path / f".b.c.{DEAD}.tmp"]
+    """A living process's folder, that of another artefact whose name begins alike, and that of another host."""
+    others = [tmp_path / f".b.{HOST}.{os.getppid()}.tmp", tmp_path / f".b.c.{HOST}.{DEAD}.tmp", tmp_path / f".b.elsewhere.{DEAD}.tmp"]
     for other in others:
         other.mkdir()
     with artefact.new_directory(tmp_path / "b"):
@@ -61,8 +62,8 @@ def test_the_one_that_ends_last_stays(tmp_path: Path) -> None:
 def test_what_a_kill_had_moved_away_comes_back(tmp_path: Path) -> None:
     """Killed between moving the previous one away and putting the new one in its place."""
     for name in ("old.tmp", "tmp"):
-        (tmp_path / f".b.{DEAD}.{name}").mkdir()
-        (tmp_path / f".b.{DEAD}.{name}" / "x").write_text(name)
+        (tmp_path / f".b.{HOST}.{DEAD}.{name}").mkdir()
+        (tmp_path / f".b.{HOST}.{DEAD}.{name}" / "x").write_text(name)
     with pytest.raises(RuntimeError), artefact.new_directory(tmp_path / "b"):
         raise RuntimeError
     assert (tmp_path / "b" / "x").read_text() == "old.tmp"
@@ -75,13 +76,22 @@ def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_current_means_made_from_these_inputs(tmp_path: Path) -> None:
-    assert not artefact.is_current(tmp_path, {"a": 1})
-    artefact.write_json(tmp_path / artefact.MANIFEST, {"inputs_hash": artefact.fingerprint({"a": 1, "b": (2, 3)})})
-    assert artefact.is_current(tmp_path, {"b": [2, 3], "a": 1})
-    assert not artefact.is_current(tmp_path, {"b": [2, 4], "a": 1})
+def test_a_manifest_says_what_it_was_made_from_and_how_large_its_files_are(tmp_path: Path) -> None:
+    assert artefact.read_manifest(tmp_path) is None
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "data").write_bytes(b"12345")
+    artefact.write_manifest(tmp_path, {"a": [1, 2]}, {"rows_hash": "x"})
+    found = artefact.read_manifest(tmp_path)
+    assert found == {
+        "version": 1,
+        "inputs_hash": artefact.fingerprint({"a": (1, 2)}),
+        "made_from": {"a": [1, 2]},
+        "rows_hash": "x",
+        "file_sizes": {"below/data": 5},
+    }
     (tmp_path / artefact.MANIFEST).write_text("{")
-    assert not artefact.is_current(tmp_path, {"a": 1})
+    with pytest.raises(UserError, match=r"manifest.json: damaged"):
+        artefact.read_manifest(tmp_path)
 
 
 def test_json_is_read_or_explained(tmp_path: Path) -> None:
@@ -94,15 +104,3 @@ def test_json_is_read_or_explained(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "m.json").read_text(encoding="utf-8")) == {"título": "ñ"}
     with pytest.raises(UserError, match="cannot be read"):
         artefact.file_sha256(tmp_path / "none")
-
-
-@pytest.mark.parametrize("how", ["cut", "removed"])
-def test_an_artefact_whose_files_were_cut_short_is_not_current(tmp_path: Path, how: str) -> None:
-    directory = tmp_path / "made"
-    (directory / "below").mkdir(parents=True)
-    (directory / "below" / "data").write_bytes(b"12345")
-    record = {"inputs_hash": artefact.fingerprint({"a": 1}), "file_sizes": artefact.file_sizes(directory)}
-    artefact.write_json(directory / artefact.MANIFEST, record)
-    assert record["file_sizes"] == {"below/data": 5} and artefact.is_current(directory, {"a": 1})
-    (directory / "below" / "data").write_bytes(b"1234") if how == "cut" else (directory / "below" / "data").unlink()
-    assert not artefact.is_current(directory, {"a": 1})

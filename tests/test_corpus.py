@@ -12,7 +12,7 @@ import pytest
 from cprec_jax.artefact import file_sha256
 from cprec_jax.corpus import Corpus, flat_lists
 from cprec_jax.errors import UserError
-from data_prep.prepare import prepare
+from tests.jobs import prepare
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import launch
-from cprec_jax import jobs
-from tests import road
+from tests import jobs, road
 
 CONFIG = road.config(
     corpus={"synthetic": {"users": 80, "items": 30, "interactions": 15.0, "tastes": 4}},

@@ -1,7 +1,6 @@
 """What the documents name exists: config keys, files of the repository, options of launch.py, targets of make."""
 
 import dataclasses
-import importlib
 import re
 import typing
 from collections.abc import Iterator
@@ -10,7 +9,8 @@ from typing import Any
 import pytest
 
 import launch
-from data_prep.spec import CorpusSpec, SourceSpec
+from cprec_jax.config.corpus import SourceSpec
+from cprec_jax.config.root import SECTIONS, make_config, section_classes
 from tests.conftest import ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -20,10 +20,7 @@ OURS = ("cprec_jax", "data_prep", "configs", "benchmarks", "docs", "tests")
 
 
 def section(name: str) -> Any:
-    if name == "corpus":
-        return CorpusSpec
-    module, cls = launch.SPECS[name]
-    return getattr(importlib.import_module(module), cls)
+    return section_classes()[name]
 
 
 def exists(key: str) -> bool:
@@ -31,7 +28,7 @@ def exists(key: str) -> bool:
     name, *rest = key.split(".")
     if name == "name":
         return not rest
-    if name not in launch.SECTIONS:
+    if name not in SECTIONS:
         return False
     hints = [section(name)]
     for depth, part in enumerate(rest):
@@ -51,7 +48,7 @@ def matches(pattern: str, paths: list) -> Iterator[tuple[str, str]]:
 
 
 def test_config_keys() -> None:
-    keys = set(matches(r"(?<![\w/])config\.([a-z_]+(?:\.[a-z_0-9]+)*)(?!\.?\w*\()(?!\.json)", [*DOCUMENTS, *CONFIGS]))
+    keys = set(matches(r"(?<![\w/.])config\.([a-z_]+(?:\.[a-z_0-9]+)*)(?!\.?\w*\()(?!\.json)", [*DOCUMENTS, *CONFIGS]))
     absent = sorted((path, key) for path, key in keys if key not in ("json", "section.key") and not exists(key))
     assert len(keys) > 60 and absent == []
     assert not exists("train.sead") and not exists("evaluate.sequential.hiden") and exists("evaluate.sequential.hidden")
@@ -82,13 +79,13 @@ def test_configs_in_the_readme_are_configs() -> None:
     names: dict[str, Any] = {}
     exec(whole, names)
     config = names["get_config"]()
-    launch.check(config.to_dict())
+    make_config(config.to_dict())
     exec(next(block for block in blocks if "config.evaluate" in block), {"config": config})
-    launch.check(config.to_dict())
+    make_config(config.to_dict())
     assert {"checkpoint", "hf", "markov", "item_knn", "sasrec", "scores"} == {each["kind"] for each in config.evaluate["names"].values()}
     mixing = next(block for block in blocks if "anneal_mixture" in block)
     exec(mixing, {"config": config})
-    launch.check(config.to_dict())
+    make_config(config.to_dict())
     assert config.train.mixture["weights"].to_dict() == {"Books": 2.0}
 
 

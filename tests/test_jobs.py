@@ -8,9 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cprec_jax import jobs
 from cprec_jax.errors import UserError
-from tests import road
+from tests import jobs, road
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +136,9 @@ def test_several_seeds_are_trained_where_evaluation_looks_for_them(done: Path, t
     config = road.config(evaluate={"seeds": 2, "names": {"cpt": {"kind": "checkpoint"}}, "max_users": 10})
     jobs.run(config, workdir)
     told = capsys.readouterr().err
-    assert "runs/cpt is up to date" in told and "runs/cpt/seed-1 is made now" in told
-    runs = [workdir / "runs" / "cpt", workdir / "runs" / "cpt" / "seed-1"]
-    seeds = [json.loads((path / "config.json").read_text())["inputs"]["train"].get("seed", 0) for path in runs]
+    assert "runs/cpt is up to date" in told and "runs/cpt.seed-1 is made now" in told
+    runs = [workdir / "runs" / "cpt", workdir / "runs" / "cpt.seed-1"]
+    seeds = [json.loads((path / "config.json").read_text())["made_from"]["settings"]["train.seed"] for path in runs]
     params = [json.loads((path / "manifest.json").read_text())["params_sha256"] for path in runs]
     assert seeds == [0, 1] and params[0] == json.loads((done / "runs/cpt/manifest.json").read_text())["params_sha256"] != params[1]
     result = json.loads((workdir / "results" / "cpt" / "results.json").read_text())

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 import launch
-from cprec_jax import jobs
+from cprec_jax.config.root import make_config
+from cprec_jax.errors import UserError
+from cprec_jax.jobs.run import MAKE
 
 CONFIG = """
 from ml_collections import ConfigDict
@@ -40,9 +42,9 @@ def test_help_of_a_job_has_its_settings(capsys: pytest.CaptureFixture[str], job:
     assert launch.main([job, "--config=x", "--help"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(launch.HELP)
-    assert ("--config.evaluate.sequential.patience=3" in out) == (job in ("evaluate", "run"))
-    assert ("--config.corpus.k_core.pretrain=5" in out) == (job in ("prepare", "run"))
-    assert ("config.mesh\n" in out) == (job in ("train", "run"))
+    assert ("--config.evaluate.sequential.patience=3" in out) == (job in ("evaluate", "run", "status"))
+    assert ("--config.corpus.k_core.pretrain=5" in out) == (job in ("prepare", "run", "status"))
+    assert ("config.mesh\n" in out) == (job in ("train", "run", "status"))
 
 
 @pytest.mark.parametrize(
@@ -78,12 +80,33 @@ def test_a_mistake_is_one_line_and_exit_2(
 
 
 def test_overrides_are_typed_and_may_name_new_keys(config: str) -> None:
-    loaded = launch.load_config(
-        config, {"train.schedule.peak": "3e-4", "model.init_from": "some/dir", "train.mixture": "{'temperature': 0.5}"}
+    given = {"train.schedule.peak": "3e-4", "model.init_from": "some/dir", "train.mixture": "{'temperature': 0.5}", "train.seeds": "none"}
+    made = make_config(launch.load_config(config, {**given, "text.tokenizer": "007", "pack.stages": "['cpt', 'sft']", "name": "12"}))
+    assert made.train_section.schedule.peak == 3e-4 and made.train_section.seeds is None
+    assert made.model.init_from == "some/dir" and made.text.tokenizer == "007" and made.name == "12"
+    assert made.train_section.mixture.temperature == 0.5 and made.pack.stages == ("cpt", "sft")
+
+
+def test_sections_in_a_list_are_overridden_by_their_names(config: str) -> None:
+    made = make_config(
+        launch.load_config("configs/quickstart.py", {"corpus.sources.Games.k_core": "3", "train.epochs": "None", "train.steps": "4"})
     )
-    assert loaded["train"]["schedule"]["peak"] == 3e-4
-    assert loaded["model"]["init_from"] == "some/dir"
-    assert loaded["train"]["mixture"]["temperature"] == 0.5
+    assert [source.k_core for source in made.corpus_section.sources] == [None, 3, None, None]
+    assert made.train_section.epochs is None and made.train_section.steps == 4
+    with pytest.raises(UserError, match=r"config.corpus.sources.Gamez: no such entry; did you mean 'Games'\?"):
+        launch.load_config("configs/quickstart.py", {"corpus.sources.Gamez.k_core": "3"})
+
+
+def test_all_mistakes_are_said_at_once(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = ["--config.train.sead=1", "--config.evaluate.rule=best", "--config.model.dropout=2", "--config.corpus.k_core=x"]
+    assert launch.main(["run", "--config=configs/quickstart.py", f"--workdir={tmp_path}", *wrong]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(lines) == [
+        "error: config.corpus.k_core: expected int or a section with the keys pretrain, downstream, got 'x'",
+        "error: config.evaluate.rule: 'best' is not one of 'trie', 'sum', 'mean', 'validation'",
+        "error: config.model: dropout 2.0 must lie in [0, 1)",
+        "error: config.train.sead: unknown key; did you mean 'seed'?",
+    ]
 
 
 def test_a_config_that_raises_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,11 +164,11 @@ def test_what_the_system_refuses_is_one_line(
     def refuse(*_: Any) -> None:
         raise OSError(code, os.strerror(code), str(tmp_path / "a\nfile"))
 
-    monkeypatch.setattr(jobs, "prepare", refuse)
+    monkeypatch.setitem(MAKE, "prepare", refuse)
     assert launch.main(["prepare", f"--config={config}", f"--workdir={tmp_path}"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith(f"error: {tmp_path}/a file: {os.strerror(code)}")
-    monkeypatch.setattr(jobs, "prepare", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "a broken disk is no such thing")))
+    monkeypatch.setitem(MAKE, "prepare", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "a broken disk is no such thing")))
     with pytest.raises(OSError, match="broken disk"):
         launch.main(["prepare", f"--config={config}", f"--workdir={tmp_path}"])
 

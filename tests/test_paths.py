@@ -13,13 +13,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import launch
-from cprec_jax import jobs
 from cprec_jax.errors import UserError
 from cprec_jax.paths import local_path, work_directory
 from cprec_jax.text import plain_text, tokenizer
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.step import TrainState
-from tests import road
+from tests import jobs, road
 
 EXAMPLES = 200 if os.environ.get("CPREC_FUZZ") else 20
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(

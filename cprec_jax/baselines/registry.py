@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from cprec_jax.baselines.counting import Counted, Counter, DecayedPopularity, ItemKNN, LastItems, Markov, PlainPopularity
+from cprec_jax.config.evaluate import MethodSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.evaluate.methods import Method
 from cprec_jax.evaluate.sets import EvalSet
-from cprec_jax.evaluate.spec import MethodSpec
 
 COUNTERS: dict[str, type[Counter]] = {
     "popularity": PlainPopularity,

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cprec_jax.baselines.sequential_spec import SequentialSpec
+from cprec_jax.config.sequential import SequentialSpec
 from cprec_jax.train.loss import chunk_for, cross_entropy_sum
 
 POSITIONS = 128  # scored at a time in training

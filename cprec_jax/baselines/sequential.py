@@ -15,8 +15,8 @@ import optax
 from cprec_jax.baselines import sequence_models
 from cprec_jax.baselines.interactions import Interactions, histories, interactions
 from cprec_jax.baselines.sequence_models import Architecture, GRU4Rec, SASRec
-from cprec_jax.baselines.sequential_spec import SequentialSpec
 from cprec_jax.baselines.title_embeddings import Titles, composed, initial, known
+from cprec_jax.config.sequential import SequentialSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.methods import Scored, user_batches

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from cprec_jax.evaluate.spec import Unit, Weighting, parse_features
+from cprec_jax.config.evaluate import Unit, Weighting, parse_features
 
 WORD = re.compile(r"\w+")
 K1, B = 1.2, 0.75  # of BM25, the usual values: titles are short, and neither matters much

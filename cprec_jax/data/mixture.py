@@ -1,40 +1,10 @@
 """Weights over row sources: how often each source's rows occur in the stream of batches."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+from cprec_jax.config.build import nearest
+from cprec_jax.config.train import MixtureSpec
 from cprec_jax.errors import UserError
-from cprec_jax.spec import nearest
-
-
-@dataclass(frozen=True, kw_only=True)
-class MixtureSpec:
-    """`temperature` 1 follows the sources' sizes, 0 makes the domains equal; `mixed_share` and `text_share` fix the share of all-domain
-    rows and of general text (None: by size); `weights` multiplies single sources (0 leaves one out).
-
-    `data_tokens` limits the DIFFERENT tokens of the whole run (data scale): every source gives its share of them, the same rows for a
-    larger limit and more, and repeats them when they are used up. None: all.
-    """
-
-    temperature: float = 1.0
-    mixed_share: float | None = None
-    text_share: float | None = None
-    weights: Mapping[str, float] = field(default_factory=dict)
-    data_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("mixed_share", "text_share"):
-            share = getattr(self, name)
-            if share is not None and not 0 <= share <= 1:
-                raise ValueError(f"{name} {share} must lie in 0..1")
-        if (self.mixed_share or 0.0) + (self.text_share or 0.0) > 1:
-            raise ValueError(f"mixed_share {self.mixed_share} and text_share {self.text_share} are more than 1 together")
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature {self.temperature} must not be negative")
-        if self.data_tokens is not None and self.data_tokens < 1:
-            raise ValueError(f"data_tokens {self.data_tokens} must be at least 1")
-        if any(weight < 0 for weight in self.weights.values()):
-            raise ValueError("weights must not be negative")
 
 
 def proportions(spec: MixtureSpec, sizes: Mapping[str, int]) -> dict[str, float]:

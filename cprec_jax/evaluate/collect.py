@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
+from cprec_jax.config.evaluate import EvaluateSpec
 from cprec_jax.evaluate.methods import Method, Scored
 from cprec_jax.evaluate.metrics import per_user, summary
 from cprec_jax.evaluate.ranks import Ranks, check_finite, rank
 from cprec_jax.evaluate.sets import EvalSet
-from cprec_jax.evaluate.spec import EvaluateSpec
 
 TOP = 10
 EXAMPLES = 3  # users of a set that are kept with titles, for a person to look at

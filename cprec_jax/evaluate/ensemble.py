@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from cprec_jax.config.evaluate import EnsembleSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.methods import Method, Scored, user_batches
 from cprec_jax.evaluate.metrics import per_user
 from cprec_jax.evaluate.sets import EvalSet, open_set
-from cprec_jax.evaluate.spec import EnsembleSpec
 
 POWERS, SHIFTS = (1.0, 2.0, 4.0), (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 SHAPE_USERS = 500  # of the validation users, that power and shift are chosen on

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from cprec_jax.config.evaluate import EvaluateSpec, Rule
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.beam_recall import BeamRecall
 from cprec_jax.evaluate.general_text import general_text
@@ -20,7 +21,6 @@ from cprec_jax.evaluate.prompt_cache import PromptCache, encode_prompts
 from cprec_jax.evaluate.prompts import PromptBatch, Prompts, make_prompts, without_history
 from cprec_jax.evaluate.sets import EvalSet
 from cprec_jax.evaluate.shared_prefix import score_after
-from cprec_jax.evaluate.spec import EvaluateSpec, Rule
 from cprec_jax.evaluate.title_tokens import first_alike, padded_titles, tied, titles_alike
 from cprec_jax.evaluate.title_trie import TitleTrie, build_trie
 from cprec_jax.evaluate.trie_index import build_index

@@ -1,27 +1,26 @@
 """Opening models, a checkpoint of a run or a Hugging Face directory: for generation, and with the tokens of the titles for evaluation."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import jax.numpy as jnp
 
+from cprec_jax.config.evaluate import MethodSpec
+from cprec_jax.config.text import TemplateSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.spec import MethodSpec
 from cprec_jax.hf.hub import locate
 from cprec_jax.hf.load import load_params, read_config
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.progress import say
-from cprec_jax.spec import build
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
-from cprec_jax.text.packing import specs as text_specs
-from cprec_jax.text.template import Template, TemplateSpec
+from cprec_jax.text.template import Template
 from cprec_jax.train import run
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.restore import restore_decoder
+from cprec_jax.workdir import run_directory, tokenizer_directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +47,6 @@ class LoadedModel:
     words: tokenizer.Tokenizer | None = None
 
 
-def run_directories(workdir: Path, seeds: int) -> list[Path]:
-    """The runs to evaluate: runs/cpt, and of further seeds runs/cpt/seed-1, ... One that is missing is a `UserError`."""
-    wanted = [run.run_directory(workdir, seed) for seed in range(seeds)]
-    for directory in wanted[1:]:
-        if not directory.is_dir():
-            raise UserError(f"{directory}: not there; `launch.py train` with this config trains it, or set config.train.seeds = 1")
-    return wanted
-
-
 def checkpoint_steps(directory: Path) -> list[int]:
     """The steps of the checkpoints of a run that saw any training."""
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
@@ -67,14 +57,14 @@ def checkpoint_steps(directory: Path) -> list[int]:
     return steps
 
 
-def load_model(spec: MethodSpec, config: Mapping[str, Any], workdir: Path, corpus: Corpus, directory: Path | None = None) -> LoadedModel:
-    """The model of a method of kind `untrained`, `checkpoint` (of the run `directory`) or `hf`. Absent or unfit: `UserError`."""
+def load_model(spec: MethodSpec, template: TemplateSpec, workdir: Path, corpus: Corpus, directory: Path | None = None) -> LoadedModel:
+    """The model of a method of kind `untrained`, `checkpoint` (of the run `directory`) or `hf` (with `template`). Unfit: `UserError`."""
     if spec.kind == "hf":
         assert spec.path is not None
-        opened = open_directory(spec.path, config)
+        opened = open_directory(spec.path, template)
     else:
         step = 0 if spec.kind == "untrained" else cast("int | None", spec.step)
-        opened = open_run(workdir, directory or run.run_directory(workdir), step, spec.fraction)
+        opened = open_run(workdir, directory or run_directory(workdir), step, spec.fraction)
     catalogue = Catalogue.build(opened.words, corpus.items.title, opened.template.spec.end_of_item)
     if catalogue.losses:
         say(f"warning: {opened.tokenizer_dir}: the tokenizer loses parts of titles: {catalogue.losses}")
@@ -88,23 +78,20 @@ def load_model(spec: MethodSpec, config: Mapping[str, Any], workdir: Path, corpu
     )
 
 
-def open_directory(location: str, config: Mapping[str, Any]) -> OpenedModel:
-    """A Hugging Face directory or hub id, with the template of `config`. Absent or unfit: `UserError`."""
+def open_directory(location: str, template: TemplateSpec) -> OpenedModel:
+    """A Hugging Face directory or hub id, with a template. Absent or unfit: `UserError`."""
     directory = locate(location)
     decoder = Decoder(config=read_config(directory), dtype=jnp.float32)
-    text, _ = text_specs(config)
     words = _words(directory, decoder)
     params = load_params(directory, decoder.config)
-    return OpenedModel(
-        decoder=decoder, params=params, tokenizer_dir=directory, words=words, template=Template(text.template, words), step=None
-    )
+    return OpenedModel(decoder=decoder, params=params, tokenizer_dir=directory, words=words, template=Template(template, words), step=None)
 
 
 def open_run(workdir: Path, directory: Path, step: int | None = None, fraction: float | None = None) -> OpenedModel:
     """A checkpoint (see `restore_decoder`) of the run `directory` of `workdir`, with the template it was trained with."""
     restored = restore_decoder(directory, step=step, fraction=fraction)
-    template = build(TemplateSpec, run.read_description(directory)["template"], f"{directory / 'config.json'}: template")
-    tokenizer_dir = workdir / "rows" / run.STAGE / "tokenizer"
+    template = run.read_description(directory)["template"]
+    tokenizer_dir = tokenizer_directory(workdir)
     words = _words(tokenizer_dir, restored.decoder)
     return OpenedModel(
         decoder=restored.decoder,

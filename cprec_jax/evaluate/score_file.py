@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from cprec_jax.config.build import nearest
 from cprec_jax.corpus import Corpus, user_key
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.evaluate.methods import Scored, user_batches
@@ -249,12 +250,39 @@ def _sorted(user: np.ndarray, item: np.ndarray, score: np.ndarray) -> tuple[np.n
     return user[order], item[order], score[order]
 
 
-def _read_table(path: Path) -> pa.Table:
+def check_header(path: Path) -> None:
+    """What can be said of a file of scores without its rows: that it is there, of a kind that is read, and has the columns."""
+    _check_kind(path)
+    try:
+        if path.suffix == ".parquet":
+            names = pq.read_schema(path).names
+        else:
+            with pa.input_stream(path, compression="detect") as stream:
+                block = stream.read(1 << 20)
+            first = block.split(b"\n")[0].decode("utf-8-sig").rstrip("\r")
+            kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+            names = [name.strip('"') for name in first.split("\t" if kind in (".tsv", ".tab") else ",")]
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({one_line(error)[:160]})") from error
+    wanted = RAW_IDS if RAW_IDS[0] in names and NUMBERS[0] not in names else NUMBERS
+    for column in (*wanted, "score"):
+        if column not in names:
+            raise UserError(
+                f"{path}: no column {column!r}{nearest(column, names)}; a file of scores has user_id, item_id, score, or user, item, score"
+            )
+
+
+def _check_kind(path: Path) -> str:
     if not path.is_file():
         raise UserError(f"{path}: no such file of scores; check `path` in config.evaluate.names")
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
     if kind not in KINDS:
         raise UserError(f"{path}: the ending says what a file of scores is: {', '.join(KINDS)}, and .gz behind but the first")
+    return kind
+
+
+def _read_table(path: Path) -> pa.Table:
+    kind = _check_kind(path)
     try:
         if kind == ".parquet":
             table = pq.read_table(path, partitioning=None)  # nothing is read out of the names of folders

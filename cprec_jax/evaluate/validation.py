@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from cprec_jax.config.evaluate import EvaluateSpec
 from cprec_jax.evaluate.metrics import per_user
 from cprec_jax.evaluate.prompt_cache import encode_prompts
 from cprec_jax.evaluate.prompts import make_prompts
 from cprec_jax.evaluate.ranks import rank
 from cprec_jax.evaluate.sets import EvalSet
 from cprec_jax.evaluate.shared_prefix import score_after
-from cprec_jax.evaluate.spec import EvaluateSpec
 from cprec_jax.evaluate.title_paths import PathPlan, path_logits, plan_paths
 from cprec_jax.evaluate.title_tokens import first_alike, padded_titles, tied
 from cprec_jax.evaluate.title_trie import TitleTrie

@@ -1,23 +1,24 @@
 """Job `generate`: a prompt, a history or users of a set in; text or ranked titles out. For people to look at what a model says."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from cprec_jax.config.build import nearest
+from cprec_jax.config.generate import GenerateSpec
+from cprec_jax.config.root import Config
 from cprec_jax.corpus import Corpus, user_key
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.generate.ranking import TitleRanker
 from cprec_jax.generate.source import Source, open_source
-from cprec_jax.generate.spec import GenerateSpec
 from cprec_jax.generate.tokens import generate as generate_tokens
 from cprec_jax.paths import local_path
 from cprec_jax.progress import say
-from cprec_jax.spec import build, nearest
 from cprec_jax.text.catalogue import Catalogue
+from cprec_jax.workdir import corpus_directory
 
 ASK = "--prompt=TEXT, --history='TITLE | TITLE' or --user=ID"
 
@@ -53,16 +54,16 @@ class Question:
     target: str | None = None
 
 
-def generate(config: Mapping[str, Any], workdir: Path | None, request: Request) -> None:
+def generate(config: Config, workdir: Path | None, request: Request) -> None:
     """Print what the model says, on standard output."""
-    spec = build(GenerateSpec, config.get("generate", {}), "config.generate")
+    spec = config.generate
     output = spec.output or ("text" if request.prompt is not None else "titles")
-    corpus = Corpus.open(workdir / "corpus") if workdir is not None and (workdir / "corpus").exists() else None
+    corpus = Corpus.open(corpus_directory(workdir)) if workdir is not None and corpus_directory(workdir).exists() else None
     if corpus is None and (request.user is not None or output == "titles"):
         raise UserError("generate: ranked titles and --user need a corpus; give the --workdir it was prepared in (or output='text')")
     set_name = _set_name(request, corpus, output)
     lines = _lines(request)  # before the model is loaded: a mistake in them shows at once
-    source = open_source(config, spec, workdir, request.model)
+    source = open_source(config.text.template, spec, workdir, request.model)
     say(f"generate: {source.name}")
     if request.prompt is not None:
         questions = [Question(title=f"prompt: {line!r}", tokens=source.encode(line)) for line in lines]

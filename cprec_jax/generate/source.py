@@ -1,7 +1,6 @@
 """The model that is asked: the newest checkpoint of a work directory, or a Hugging Face directory, with its tokenizer and template."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from cprec_jax.config.generate import GenerateSpec
+from cprec_jax.config.text import TemplateSpec
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.evaluate.models import open_directory, open_run
-from cprec_jax.generate.spec import GenerateSpec
 from cprec_jax.hf import base
 from cprec_jax.hf.save import special_token_ids
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.text.template import Template
 from cprec_jax.text.tokenizer import Tokenizer
-from cprec_jax.train.run import run_directory
+from cprec_jax.workdir import run_directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +48,10 @@ class Source:
         return self.decoder.config.max_position_embeddings
 
 
-def open_source(config: Mapping[str, Any], spec: GenerateSpec, workdir: Path | None, model: str | None) -> Source:
-    """Load `model` (a Hugging Face directory or hub id), or without it the checkpoint of `workdir`. Absent or unfit: `UserError`."""
+def open_source(template: TemplateSpec, spec: GenerateSpec, workdir: Path | None, model: str | None) -> Source:
+    """Load `model` (a Hugging Face directory or hub id, with `template`), or the checkpoint of `workdir`. Absent or unfit: `UserError`."""
     if model is not None:
-        opened, name = open_directory(model, config), model
+        opened, name = open_directory(model, template), model
         kept = opened.tokenizer_dir
     else:
         if workdir is None:

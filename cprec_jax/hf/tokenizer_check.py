@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from cprec_jax.config.text import TemplateSpec
 from cprec_jax.errors import UserError
 from cprec_jax.progress import say
 from cprec_jax.text import tokenizer_files
-from cprec_jax.text.template import TemplateSpec
 from cprec_jax.text.tokenizer import Tokenizer
 
 # The class that takes tokenizer.json as it is, in transformers 4 and 5; most others build parts of their own and take only its vocabulary.

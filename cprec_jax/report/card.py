@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cprec_jax.artefact import MANIFEST, fingerprint, read_json
+from cprec_jax.artefact import MADE_FROM, MANIFEST, fingerprint, read_json
 from cprec_jax.report.corpus_summary import corpus_tables
 from cprec_jax.report.render import markdown_table
 from cprec_jax.report.results import RESULTS_FILE, Result, read_metrics
 from cprec_jax.report.tables import NOTHING, Cell, Column, Row, Table, describe
+from cprec_jax.workdir import DESCRIPTION, run_directories
 
 NOT_CHOSEN = ("users", "items", "too_small", "protocols", "slices", "history_masked", "uniform_nll", "overlap_terciles", "members")
 LONG = 12  # entries of a grid beyond which the card counts them; card.json has them all
@@ -67,8 +68,7 @@ def _row_of(result: Result) -> dict[str, Any]:
         "scoring_rule": result.scoring_rule,
         "split": result.split,
         "inputs_hash": made_from.get("inputs_hash", ""),
-        "settings": made_from.get("inputs", {}).get("settings", {}),
-        "method": made_from.get("inputs", {}).get("method", {}),
+        "settings": made_from.get(MADE_FROM, {}).get("settings", {}),
         "chosen": {name: _chosen(entry) for name, entry in sets.items()},
         "users": {name: entry.get("users") for name, entry in sets.items()},
         "seconds": result.cost.get("seconds"),
@@ -84,18 +84,19 @@ def _runs(workdir: Path) -> dict[str, Any]:
     """By run: parameters' hash, seed and settings of the training, tokens and hours as the last line of its metrics has them."""
     metrics = read_metrics(workdir)
     found = {}
-    for path in sorted([*(workdir / "runs").glob("*/config.json"), *(workdir / "runs").glob("*/seed-*/config.json")]):
-        name = str(path.parent.relative_to(workdir / "runs"))
-        config = read_json(path, "train").get("config", {})
-        done = read_json(path.parent / MANIFEST, "train") if (path.parent / MANIFEST).is_file() else {}
-        last = metrics.get(name, [{}])[-1]
-        found[name] = {
+    for run in run_directories(workdir):
+        if not (run / DESCRIPTION).is_file():
+            continue
+        description = read_json(run / DESCRIPTION, "train")
+        done = read_json(run / MANIFEST, "train") if (run / MANIFEST).is_file() else {}
+        last = metrics.get(run.name, [{}])[-1]
+        found[run.name] = {
             "steps": done.get("step", last.get("step")),
             "tokens": last.get("tokens"),
             "hours": None if last.get("seconds") is None else last["seconds"] / 3600,
             "params_sha256": done.get("params_sha256", ""),
-            "model": config.get("model", {}),
-            "train": config.get("train", {}),
+            "model": description.get("model", {}),
+            "train": description.get("train", {}),
         }
     return json.loads(json.dumps(found, default=list))
 

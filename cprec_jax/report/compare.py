@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cprec_jax.config.build import nearest
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.metrics import METRICS
 from cprec_jax.evaluate.significance import Comparison, UserMetrics, compare, on_common_users
-from cprec_jax.evaluate.spec import results_folder
 from cprec_jax.report.ranks import has_protocol, read_user_metrics
 from cprec_jax.report.render import WIDTH, markdown_table, plain_text
 from cprec_jax.report.results import RESULTS_FILE, Measured, without_score_note
 from cprec_jax.report.tables import NOTHING, Cell, Column, Entry, Row, Table, metric_cells, number, small_words
-from cprec_jax.spec import nearest
+from cprec_jax.workdir import results_directory
 
 ALPHA = 0.05
 BETTER, WORSE = "▲", "▼"
@@ -113,7 +113,7 @@ def expand(path: Path) -> list[Path]:
         path = path.parent
     if (path / RESULTS_FILE).is_file():
         return [path]
-    for folder in (path, *(results_folder(path, split) for split in ("test", "valid"))):
+    for folder in (path, *(results_directory(path, split) for split in ("test", "valid"))):
         found = sorted(file.parent for file in folder.glob(f"*/{RESULTS_FILE}") if not file.parent.name.startswith("."))
         if found:
             return found

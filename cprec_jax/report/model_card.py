@@ -5,16 +5,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cprec_jax.artefact import MANIFEST, file_sha256
+from cprec_jax.artefact import MANIFEST
+from cprec_jax.config.root import Config
 from cprec_jax.report.render import escape_markdown, markdown_table, one_line
-from cprec_jax.report.report import evaluation_order, one_protocol, read_manifest
+from cprec_jax.report.report import one_protocol, read_manifest
 from cprec_jax.report.results import read_results, result_files
 from cprec_jax.report.tables import describe, main_table, ordered, set_names, with_random
+from cprec_jax.workdir import corpus_directory
 
 TAGS = ("recommendation", "sequential-recommendation", "continual-pre-training", "jax", "flax")
 
 
-def model_card(config: Mapping[str, Any], workdir: Path, facts: Mapping[str, Any], base_dir: Path | None = None) -> str:
+def model_card(config: Config, workdir: Path, facts: Mapping[str, Any], base_dir: Path | None = None) -> str:
     """Markdown of the card.
 
     Args:
@@ -29,7 +31,7 @@ def model_card(config: Mapping[str, Any], workdir: Path, facts: Mapping[str, Any
     workdir = Path(workdir)
     base = Path(str(facts["init_from"])) if facts.get("init_from") else None
     licence = base_licence(base_dir or base) if base else ""
-    manifest = read_manifest(workdir) if (workdir / "corpus" / MANIFEST).exists() else {}
+    manifest = read_manifest(workdir) if (corpus_directory(workdir) / MANIFEST).exists() else {}
     parts = [
         _front_matter(licence, str(facts.get("base_model") or "")),
         f"# {escape_markdown(_title(config))}",
@@ -45,14 +47,8 @@ def model_card(config: Mapping[str, Any], workdir: Path, facts: Mapping[str, Any
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
-def card_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
-    """What a card depends on beside the run: when this changes, it says what is no longer so."""
-    results = {path.parent.name: file_sha256(path) for path in result_files(workdir)}
-    return {"title": _title(config), "order": evaluation_order(config), "results": results}
-
-
-def _title(config: Mapping[str, Any]) -> str:
-    return str(config.get("name") or config.get("report", {}).get("title") or "CPRec model")
+def _title(config: Config) -> str:
+    return config.name or config.report.title
 
 
 def base_licence(directory: Path) -> str:
@@ -135,13 +131,13 @@ def _training(facts: Mapping[str, Any]) -> str:
     return "\n".join(lines) or "Not recorded."
 
 
-def _results(config: Mapping[str, Any], workdir: Path, manifest: Mapping[str, Any], step: Any) -> str:
+def _results(config: Config, workdir: Path, manifest: Mapping[str, Any], step: Any) -> str:
     if not manifest or not result_files(workdir):
         return ""
     fitting, _ = one_protocol(read_results(workdir), manifest)
     if not fitting:  # all of another corpus: nothing to print, and nothing to stop an export for
         return ""
-    results = with_random(ordered(fitting, evaluation_order(config)), manifest)
+    results = with_random(ordered(fitting, list(config.evaluate.names)), manifest)
     this = [
         f"`{_code(result.name)}`" for result in results if result.kind == "checkpoint" and result.step is not None and result.step == step
     ]

@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from cprec_jax.config.build import nearest
+from cprec_jax.config.evaluate import COUNTED
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.evaluate.metrics import only_bounds, per_user
 from cprec_jax.evaluate.significance import UserMetrics
-from cprec_jax.evaluate.spec import COUNTED
 from cprec_jax.report.results import ORACLE, RANDOM, RESULTS_FILE, Result, closed_form_random, read_result
-from cprec_jax.spec import nearest
 
 RANKS_FILE = "ranks.parquet"
 SLICES_FILE = "slices.parquet"

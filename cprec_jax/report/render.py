@@ -8,9 +8,9 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cprec_jax.config.report import ReferenceRow
 from cprec_jax.report.results import ORACLE, Measured, Result
 from cprec_jax.report.signs import SIGN
-from cprec_jax.report.spec import ReferenceRow
 from cprec_jax.report.tables import PRIMARY, Cell, Entry, Mark, Section, Signs, Table, entries, is_small, marks
 
 WIDTH = 120

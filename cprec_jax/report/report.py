@@ -4,20 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cprec_jax.artefact import MANIFEST, file_sha256, file_sizes, fingerprint, new_directory, read_json, write_json
+from cprec_jax.artefact import MANIFEST, new_directory, read_json, write_json, write_manifest
+from cprec_jax.config.report import ReferenceRow
+from cprec_jax.config.root import Config
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.spec import results_folder
 from cprec_jax.progress import say
 from cprec_jax.report.card import card, card_markdown
 from cprec_jax.report.corpus_summary import corpus_tables, loss_notes
 from cprec_jax.report.html import html_page
 from cprec_jax.report.latex import latex
 from cprec_jax.report.leak_table import leak_table
-from cprec_jax.report.ranks import RANKS_FILE
 from cprec_jax.report.render import csv_text, markdown, plain_text
-from cprec_jax.report.results import RESULTS_FILE, Result, read_metrics, read_results, without_score_note
+from cprec_jax.report.results import Result, read_metrics, read_results, without_score_note
 from cprec_jax.report.signs import best_signs
-from cprec_jax.report.spec import ReferenceRow, ReportSpec
 from cprec_jax.report.tables import (
     PRIMARY,
     Section,
@@ -35,9 +34,7 @@ from cprec_jax.report.tables import (
     with_random,
 )
 from cprec_jax.report.users import users_page
-from cprec_jax.spec import build
-
-__all__ = ["ReportSpec", "report", "report_inputs"]
+from cprec_jax.workdir import corpus_directory, report_directory, results_directory, rows_directory
 
 LEGEND = (
     "Bold (starred in plain text): best of the measured methods; underlined: second; compared as printed. The oracle knows the true "
@@ -47,22 +44,7 @@ LEGEND = (
 )
 
 
-def report_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
-    """What a report is made from: its section, the order of results, and the SHA-256 of all results of the split,
-    metrics and the corpus manifest."""
-    folder = results_folder(workdir, evaluated_split(config)).name
-    of_results = (f"{folder}/*/{name}" for name in (RESULTS_FILE, RANKS_FILE, "examples.json"))
-    patterns = (*of_results, "runs/**/metrics.jsonl", f"corpus/{MANIFEST}")
-    files = sorted({path for pattern in patterns for path in workdir.glob(pattern)})
-    return {
-        "job": "report",
-        "report": config.get("report", {}),
-        "order": evaluation_order(config),
-        "files": {str(path.relative_to(workdir)): file_sha256(path) for path in files},
-    }
-
-
-def report(config: Mapping[str, Any], workdir: Path) -> None:
+def report(config: Config, workdir: Path, made_from: Mapping[str, Any]) -> None:
     """Write report.md, report.html, users.html, tables.csv, tables.tex, card.md, card.json and PNG plots; print the main table.
 
     Of the results of `config.evaluate.split`. Those of another corpus or protocol version than the newest are left out and named. No
@@ -71,11 +53,9 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
     from cprec_jax.report.plots import write_comparison, write_plots  # matplotlib: every job imports this module for its spec
     from cprec_jax.report.slice_plots import write_slice_plots
 
-    workdir = Path(workdir)
-    spec = build(ReportSpec, config.get("report", {}), "config.report")
+    spec, split = config.report, config.evaluate.split
     manifest = read_manifest(workdir)
-    split = evaluated_split(config)
-    results, notes = load_results(workdir, manifest, spec.order, evaluation_order(config), split)
+    results, notes = load_results(workdir, manifest, spec.order, list(config.evaluate.names), split)
     reference = spec.reference_rows()
     sets = set_names(results, manifest)
     notes += [f"config.report.reference.{name}: no result has this set; its rows are left out" for name in _unknown_sets(reference, sets)]
@@ -101,27 +81,16 @@ def report(config: Mapping[str, Any], workdir: Path) -> None:
         found = card(manifest, results, workdir)
         write_json(directory / "card.json", found)
         (directory / "card.md").write_text(card_markdown(spec.title, found, manifest), encoding="utf-8")
-        inputs_hash = fingerprint(report_inputs(config, workdir))
-        write_json(directory / MANIFEST, {"version": 1, "inputs_hash": inputs_hash, "file_sizes": file_sizes(directory)})
+        write_manifest(directory, made_from, {})
     for note in notes:
         say(f"report: {note}")
     print(plain_text(main), flush=True)
     say(f"report: {target} (report.html opens without a network)")
 
 
-def evaluated_split(config: Mapping[str, Any]) -> str:
-    """`config.evaluate.split`."""
-    return str(config.get("evaluate", {}).get("split", "test"))
-
-
-def report_directory(workdir: Path, split: str) -> Path:
-    """WORKDIR/report; for results of the validation split WORKDIR/report-valid, so that neither replaces the other."""
-    return workdir / ("report" if split == "test" else f"report-{split}")
-
-
 def read_manifest(workdir: Path) -> dict[str, Any]:
     """The corpus manifest, with what the report cannot do without checked."""
-    path = workdir / "corpus" / MANIFEST
+    path = corpus_directory(workdir) / MANIFEST
     manifest = read_json(path, "prepare")
     if not isinstance(manifest, dict) or not isinstance(manifest.get("sets"), dict) or not isinstance(manifest.get("corpus_hash"), str):
         raise UserError(f"{path}: damaged (no `sets` or no `corpus_hash`); run `launch.py prepare` again")
@@ -136,7 +105,7 @@ def load_results(
     found = read_results(workdir, split)
     usable, notes = one_protocol(found, manifest)
     if not usable:
-        raise UserError(f"{results_folder(workdir, split)}: all results were made from another corpus; run `launch.py evaluate` again")
+        raise UserError(f"{results_directory(workdir, split)}: all results were made from another corpus; run `launch.py evaluate` again")
     known = {result.name for result in found}
     order = list(dict.fromkeys([*order, *named]))
     for name in order:
@@ -191,7 +160,7 @@ def _mask_notes(results: Sequence[Result]) -> list[str]:
 
 def _tokenizer_notes(workdir: Path) -> list[str]:
     """What the tokenizer of the rows loses of the titles: it bounds what any model of the work directory can tell apart."""
-    manifests = {path.parent.name: read_json(path, "pack") for path in sorted((workdir / "rows").glob(f"*/{MANIFEST}"))}
+    manifests = {path.parent.name: read_json(path, "pack") for path in sorted(rows_directory(workdir).parent.glob(f"*/{MANIFEST}"))}
     losses = {stage: rows.get("tokenizer_losses") for stage, rows in manifests.items() if not stage.startswith(".")}
     return [f"rows of {stage}: the tokenizer loses parts of titles: {text}" for stage, text in losses.items() if text]
 
@@ -261,11 +230,6 @@ def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping
         Section(title="Corpus", intro="", tables=tuple(corpus_tables(manifest))),
     ]
     return [section for section in found if section.tables]
-
-
-def evaluation_order(config: Mapping[str, Any]) -> list[str]:
-    """Names as `config.evaluate.names` lists them (a mapping or a list)."""
-    return [str(name) for name in config.get("evaluate", {}).get("names", ())]
 
 
 def _unknown_sets(reference: Sequence[ReferenceRow], sets: Sequence[str]) -> list[str]:

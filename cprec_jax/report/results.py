@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cprec_jax.artefact import read_json
+from cprec_jax.config.evaluate import MODEL_KINDS
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.metrics import only_bounds
-from cprec_jax.evaluate.spec import MODEL_KINDS, results_folder
+from cprec_jax.workdir import results_directory, run_directories
 
 RESULTS_FILE = "results.json"
 ORACLE, RANDOM, UNTRAINED, POPULARITY = "oracle", "random", "untrained", "popularity"  # kinds that are treated on their own
@@ -78,7 +79,7 @@ def without_score_note(name: str, set_name: str, pairs: int) -> str:
 
 def result_files(workdir: Path, split: str = "test") -> list[Path]:
     """Every results.json of a split, by folder name."""
-    paths = sorted(results_folder(workdir, split).glob(f"*/{RESULTS_FILE}"))
+    paths = sorted(results_directory(workdir, split).glob(f"*/{RESULTS_FILE}"))
     return [path for path in paths if not path.parent.name.startswith(".")]  # left over by a kill
 
 
@@ -89,7 +90,7 @@ def read_results(workdir: Path, split: str = "test") -> list[Result]:
         other = next((other for other in ("test", "valid") if result_files(workdir, other)), None)
         there = "" if other is None else f", or set config.evaluate.split to {other!r}, of which there are results"
         raise UserError(
-            f"{results_folder(workdir, split)}: holds no results; run `launch.py evaluate` with the same --workdir first{there}"
+            f"{results_directory(workdir, split)}: holds no results; run `launch.py evaluate` with the same --workdir first{there}"
         )
     results = [read_result(path) for path in paths]
     names: dict[str, Path] = {}
@@ -216,13 +217,11 @@ def closed_form_random(n: int) -> dict[str, float]:
 
 
 def read_metrics(workdir: Path) -> dict[str, list[dict[str, float]]]:
-    """Every WORKDIR/runs/STAGE/[seed-N/]metrics.jsonl by run name, in order of steps; runs without a logged step are left out.
+    """metrics.jsonl of every run by its name, in order of steps; runs without a logged step are left out.
 
     A last line cut off by a kill is skipped; any other line that is no JSON object with a `step` is a `UserError`.
     """
-    runs = workdir / "runs"
-    paths = sorted([*runs.glob("*/metrics.jsonl"), *runs.glob("*/seed-*/metrics.jsonl")])
-    read = {str(path.parent.relative_to(runs)): _metrics_of(path) for path in paths}
+    read = {run.name: _metrics_of(path) for run in run_directories(workdir) if (path := run / "metrics.jsonl").exists()}
     return {name: records for name, records in read.items() if records}
 
 

@@ -18,6 +18,7 @@ from cprec_jax.report.plots import COLOURS, DPI, RC, SIZE, STYLES, short_name, w
 from cprec_jax.report.ranks import RANKS_FILE, read_ranks
 from cprec_jax.report.results import ORACLE, RANDOM, Result
 from cprec_jax.report.tables import PRIMARY
+from cprec_jax.workdir import corpus_directory
 
 AT_MOST_SETS = 12
 ACROSS = 3  # panels side by side
@@ -75,9 +76,9 @@ def write_slice_plots(directory: Path, workdir: Path, results: Sequence[Result],
 def read_ranked(workdir: Path, results: Sequence[Result], sets: Sequence[str]) -> dict[str, dict[str, Ranked]]:
     """Set -> method -> what is known of every user; empty where ranks or the corpus are absent."""
     with_ranks = [r for r in results if r.folder is not None and (r.folder / RANKS_FILE).is_file() and r.kind not in (RANDOM, ORACLE)]
-    if not with_ranks or not (workdir / "corpus" / MANIFEST).is_file():
+    if not with_ranks or not (corpus_directory(workdir) / MANIFEST).is_file():
         return {}
-    corpus = Corpus.open(workdir / "corpus")
+    corpus = Corpus.open(corpus_directory(workdir))
     characters = np.array([len(title) for title in corpus.items.title])
     found: dict[str, dict[str, Ranked]] = {name: {} for name in sets[:AT_MOST_SETS]}
     for result in with_ranks:

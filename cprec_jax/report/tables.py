@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from cprec_jax.config.report import ReferenceRow
 from cprec_jax.corpus import SMALL_SET
 from cprec_jax.report.ranks import random_of_ranked
 from cprec_jax.report.results import ORACLE, RANDOM, Measured, Result, SetResult, closed_form_random
-from cprec_jax.report.spec import ReferenceRow
 
 SMALL_SIGN = "‡"
 NOTHING = "–"

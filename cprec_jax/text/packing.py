@@ -7,114 +7,38 @@ training sequences of the downstream sets, in the same template and with the sam
 import dataclasses
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from cprec_jax import artefact
+from cprec_jax.config.pack import PackSpec, Stage
+from cprec_jax.config.root import Config
+from cprec_jax.config.text import TRAIN, TextSpec
 from cprec_jax.corpus import Corpus, TrainSplit
 from cprec_jax.data import rows
 from cprec_jax.data.shards import PieceTable, ShardWriter
 from cprec_jax.errors import UserError
 from cprec_jax.hf.hub import locate
 from cprec_jax.progress import Progress, say
-from cprec_jax.spec import build
 from cprec_jax.text import documents, new_tokens, plain_text, tokenizer, tokenizer_files
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.packer import SplitPacker, cores, used_workers
-from cprec_jax.text.plain_text import PlainText, PlainTextSpec
-from cprec_jax.text.template import Template, TemplateSpec
+from cprec_jax.text.plain_text import PlainText
+from cprec_jax.text.template import Template
 from cprec_jax.text.unknown_titles import titles_unknown
+from cprec_jax.workdir import corpus_directory, rows_directory, tokenizer_directory
 
-Stage = Literal["cpt", "sft"]
 ROLE = {"cpt": "pretrain", "sft": "downstream"}  # the sets whose training sequences a stage packs
 MIXED = "mixed"
-NO_INPUT = ("workers", "stages")  # keys of config.pack that change no row
 
 
-@dataclass(frozen=True, kw_only=True)
-class TextSpec:
-    """`config.text`: which tokenizer ("train", a Hugging Face directory, or a hub id `owner/name[@revision]`) and which words.
-
-    new_tokens: texts that become one token each, for example markers of domains; `{scope}` in one stands for every domain and for the
-    mixed sequences, as in the template's header. A base model gets rows for them (`hf/vocabulary.py`).
-    """
-
-    tokenizer: str = "train"
-    vocab_size: int = 8192
-    across_words: bool = True
-    new_tokens: tuple[str, ...] = ()
-    template: TemplateSpec = field(default_factory=TemplateSpec)
-
-    def __post_init__(self) -> None:
-        if any(not text.strip() for text in self.new_tokens):
-            raise ValueError(f"new_tokens {self.new_tokens!r} holds an empty text")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PackSpec:
-    """`config.pack`: tokens a row, the seed of the pairing of documents, and the stages to make rows for ("cpt", "sft"; in this order).
-
-    window: interactions that are held and packed at a time; memory grows with it (about 60 bytes each), rows differ only where a source
-    has more. workers: processes that write rows (None: one a core); rows do not depend on it. text: general text for replay.
-    """
-
-    row_length: int = 512
-    seed: int = 0
-    window: int = 8_000_000
-    workers: int | None = None
-    text: PlainTextSpec | None = None
-    stages: tuple[Stage, ...] = ("cpt",)
-
-    def __post_init__(self) -> None:
-        if not self.stages or list(self.stages) != [stage for stage in get_args(Stage) if stage in self.stages]:
-            raise ValueError(f"stages {self.stages!r}: give 'cpt', 'sft' or both, each once and in this order")
-        if self.window < 1 or (self.workers is not None and self.workers < 1):
-            raise ValueError(f"window {self.window} and workers {self.workers} must be at least 1")
-        if self.row_length < 32 or self.row_length % 8:
-            raise ValueError(f"row_length {self.row_length} must be a multiple of 8, at least 32")
-
-
-def specs(config: Mapping[str, Any]) -> tuple[TextSpec, PackSpec]:
-    return build(TextSpec, config.get("text", {}), "config.text"), build(PackSpec, config.get("pack", {}), "config.pack")
-
-
-def stages(config: Mapping[str, Any]) -> tuple[Stage, ...]:
-    """The stages that a config asks rows for."""
-    return specs(config)[1].stages
-
-
-def pack_inputs(config: Mapping[str, Any], workdir: Path, stage: Stage = "cpt") -> dict[str, Any]:
-    """What the rows of a stage are made from: the text and pack sections, the corpus, the tokenizer's bytes."""
-    text, pack_spec = specs(config)
-    files = {}
-    source = _given_tokenizer(text, workdir, stage)
-    if source is not None:
-        files = {path.name: artefact.file_sha256(path) for path in tokenizer_files.input_files(source)}
-    corpus_hash = artefact.read_json(workdir / "corpus" / artefact.MANIFEST, "prepare")["corpus_hash"]
-    packing = {key: value for key, value in config.get("pack", {}).items() if key not in NO_INPUT}
-    inputs = {"job": "pack", "text": config.get("text", {}), "pack": packing, "corpus": corpus_hash, "tokenizer": files}
-    if stage != "cpt":
-        inputs["stage"] = stage
-    elif pack_spec.text is not None:
-        inputs["general_text"] = [artefact.file_sha256(path) for path in plain_text.find_files(pack_spec.text)]
-    return inputs
-
-
-def pack(config: Mapping[str, Any], workdir: Path, only: Stage | None = None) -> None:
-    """Write WORKDIR/rows/STAGE of every stage in `config.pack.stages`, or of `only` one."""
-    for stage in stages(config) if only is None else (only,):
-        _pack_stage(config, workdir, stage)
-
-
-def _pack_stage(config: Mapping[str, Any], workdir: Path, stage: Stage) -> None:
-    """Write WORKDIR/rows/STAGE: the TFDS dataset, the tokenizer it was made with, and manifest.json."""
-    text, pack_spec = specs(config)
-    inputs = pack_inputs(config, workdir, stage)
-    corpus = Corpus.open(workdir / "corpus")
-    with artefact.new_directory(workdir / "rows" / stage) as directory:
+def pack(config: Config, workdir: Path, stage: Stage, made_from: Mapping[str, Any]) -> None:
+    """Write WORKDIR/rows/STAGE: the TFDS dataset, the tokenizer it was made with, and manifest.json, which says what it was `made_from`."""
+    text, pack_spec = config.text, config.pack
+    corpus = Corpus.open(corpus_directory(workdir))
+    with artefact.new_directory(rows_directory(workdir, stage)) as directory:
         needed = _trained_items(corpus, stage)
         tokens = _tokenizer(text, corpus, _given_tokenizer(text, workdir, stage), directory / "tokenizer")
         base_vocab_size = tokens.size
@@ -124,20 +48,21 @@ def _pack_stage(config: Mapping[str, Any], workdir: Path, stage: Stage) -> None:
         tokens_per_item = float(catalogue.lengths[needed].mean()) if len(needed) else 0.0
         template = Template(text.template, tokens)
         say(
-            f"pack {stage}: {len(needed)} of {len(catalogue)} items, {tokens_per_item:.2f} tokens an item, vocabulary {tokens.size}, "
+            f"pack {stage}: {len(needed)} of {len(catalogue)} items, {tokens_per_item:.2f} tokens per item, vocabulary {tokens.size}, "
             f"{len(added)} of it new"
         )
         if losses := tokenizer_losses(catalogue, needed, tokens, text.template.end_of_item):
             say(f"warning: pack {stage}: the tokenizer loses parts of titles: {losses}")
         statistics = _write_splits(directory, corpus, catalogue, template, pack_spec, stage, tokens)
         if not any(entry["rows"] for entry in statistics.values()):
-            raise UserError(f"{workdir / 'corpus'}: no {ROLE[stage]} sequence is left to pack; see `rejected` in its manifest.json")
+            raise UserError(f"{corpus.path}: no {ROLE[stage]} sequence is left to pack; see `rejected` in its manifest.json")
         shards = {p.name: artefact.file_sha256(p) for p in sorted(directory.glob("*.array_record*"))}
-        manifest = {
-            "version": 1,
+        facts = {
             "stage": stage,
-            "inputs_hash": artefact.fingerprint(inputs),
             "rows_hash": artefact.fingerprint(shards),
+            "tokenizer_hash": artefact.fingerprint(
+                {path.name: artefact.file_sha256(path) for path in tokenizer_files.input_files(directory / "tokenizer")}
+            ),
             "corpus_hash": corpus.hash,
             "row_length": pack_spec.row_length,
             "vocab_size": tokens.size,
@@ -152,9 +77,8 @@ def _pack_stage(config: Mapping[str, Any], workdir: Path, stage: Stage) -> None:
             "template": dataclasses.asdict(text.template),
             "splits": statistics,
             "shards": shards,
-            "file_sizes": artefact.file_sizes(directory),
         }
-        artefact.write_json(directory / artefact.MANIFEST, manifest)
+        artefact.write_manifest(directory, made_from, facts)
     for name, row in statistics.items():
         say(f"pack {stage}: {name}: {row['documents']} documents, {row['tokens']} tokens in {row['rows']} rows, {row['fill']:.1%} full")
 
@@ -186,12 +110,12 @@ def _trained_items(corpus: Corpus, stage: Stage = "cpt") -> np.ndarray:
 
 def _given_tokenizer(text: TextSpec, workdir: Path, stage: Stage) -> Path | None:
     """The directory of the tokenizer to copy; None where one is trained. Fine-tuning takes the one that pre-training was trained with."""
-    if text.tokenizer != "train":
-        return locate(text.tokenizer)
+    if text.source != TRAIN:
+        return locate(text.source)
     if stage == "cpt":
         return None
-    artefact.read_json(workdir / "rows" / "cpt" / artefact.MANIFEST, "pack --config.pack.stages=('cpt','sft')")
-    return workdir / "rows" / "cpt" / "tokenizer"
+    artefact.read_json(rows_directory(workdir) / artefact.MANIFEST, "pack --config.pack.stages=('cpt','sft')")
+    return tokenizer_directory(workdir)
 
 
 def _tokenizer(text: TextSpec, corpus: Corpus, given: Path | None, directory: Path) -> tokenizer.Tokenizer:

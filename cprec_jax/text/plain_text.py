@@ -11,9 +11,10 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from cprec_jax.config.build import nearest
+from cprec_jax.config.pack import PlainTextSpec
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.paths import local_path, refuse_address
-from cprec_jax.spec import nearest
 from cprec_jax.text.tokenizer import Tokenizer
 
 SPLIT = "text"
@@ -21,31 +22,6 @@ SAMPLES = 5
 CHARACTERS_A_WINDOW = 16_000_000
 CHARACTERS_A_BLOCK = 100_000
 SUFFIXES = (".txt", ".jsonl")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlainTextSpec:
-    """`config.pack.text`: files of general text, packed into the split `text`.
-
-    files: paths or patterns (`**` too) of `.txt` and `.jsonl`, gzipped or not, below `root`. field: the key of a JSON line that holds the
-    text. document: what one document of a `.txt` file is, the whole `file`, a `paragraph` (blank lines between), or a `line`. max_tokens:
-    stop after about so many (None: all). max_bad_lines: more of them in one file are an error.
-    """
-
-    files: tuple[str, ...]
-    root: str = "."
-    field: str = "text"
-    document: str = "file"
-    max_tokens: int | None = None
-    max_bad_lines: int = 1000
-
-    def __post_init__(self) -> None:
-        if not self.files:
-            raise ValueError("files is empty; name at least one .txt or .jsonl file, or leave config.pack.text out")
-        if self.document not in ("file", "paragraph", "line"):
-            raise ValueError(f"document {self.document!r} is not one of 'file', 'paragraph', 'line'")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise ValueError(f"max_tokens {self.max_tokens} must be at least 1")
 
 
 def find_files(spec: PlainTextSpec) -> list[Path]:

@@ -12,27 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cprec_jax.config.text import TemplateSpec
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class TemplateSpec:
-    """The words. `{scope}` becomes the domain's name, or `all_domains` in mixed sequences.
-
-    The header ends where the first title begins, so it should end with white space that the tokenizer keeps apart (a line break).
-    """
-
-    header: str = "Items one user chose in {scope}, oldest first:\n"
-    end_of_item: str = "\n"
-    all_domains: str = "all domains"
-    loss_on_header: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.end_of_item:
-            raise ValueError("end_of_item is empty; without it a title that begins another one cannot be told from it")
-        if "{" in self.header.replace("{scope}", ""):
-            raise ValueError(f"header {self.header!r}: only {{scope}} can be filled in")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from cprec_jax.artefact import MANIFEST, read_json
+from cprec_jax.config.model import ModelSpec
 from cprec_jax.errors import DamagedCheckpoint
 from cprec_jax.model.decoder import Decoder, abstract_params
 from cprec_jax.parallel import rules
@@ -36,7 +37,7 @@ def restore_decoder(
       mesh: where the parameters go; default: whole on the first device.
     """
     description = run.read_description(directory)
-    decoder = run.make_decoder(run.ModelSpec(), description["decoder"])
+    decoder = run.make_decoder(ModelSpec(), description["decoder"])
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     steps = checkpoints.steps()
     last = read_json(directory / MANIFEST, "train").get("step") if (directory / MANIFEST).exists() else None

@@ -2,37 +2,11 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import jax.numpy as jnp
 import optax
 
-Shape = Literal["linear", "cosine", "exponential", "sqrt"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScheduleSpec:
-    """`config.train.schedule`: fractions of the run for warm-up and annealing; the rest is stable.
-
-    `start="anneal"` begins at the peak and anneals over the whole run: what a run that starts from a stable-phase checkpoint wants.
-    `end` is the last learning rate as a fraction of the peak.
-    """
-
-    peak: float = 1e-3
-    warmup: float = 0.03
-    anneal: float = 0.10
-    shape: Shape = "sqrt"
-    end: float = 0.0
-    start: Literal["warmup", "anneal"] = "warmup"
-
-    def __post_init__(self) -> None:
-        if self.peak <= 0:
-            raise ValueError(f"peak {self.peak} must be above 0")
-        if not (self.warmup >= 0 and self.anneal >= 0 and self.warmup + self.anneal <= 1):
-            raise ValueError(f"warmup {self.warmup} and anneal {self.anneal} are fractions of the run and may sum to at most 1")
-        if not 0 <= self.end <= 1:
-            raise ValueError(f"end {self.end} is a fraction of the peak, 0..1")
+from cprec_jax.config.train import ScheduleSpec, Shape
 
 
 def decay(shape: Shape) -> Callable[[jnp.ndarray], jnp.ndarray]:

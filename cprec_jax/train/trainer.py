@@ -1,10 +1,9 @@
 """Job `train`: rows -> checkpoints. The loop dispatches a step and reads the metrics of the one before."""
 
+import contextlib
 import functools
 import hashlib
-import json
 import math
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,8 @@ import optax
 from jax.experimental import multihost_utils
 
 from cprec_jax import artefact
+from cprec_jax.config.root import Config
+from cprec_jax.config.train import TrainSpec
 from cprec_jax.data import loader
 from cprec_jax.data import rows as rows_on_disk
 from cprec_jax.data.mixture import blend, check_shares, proportions, row_limits
@@ -29,9 +30,7 @@ from cprec_jax.model.kernels.cudnn import Cudnn
 from cprec_jax.parallel import global_batch, rules
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.progress import Progress, say
-from cprec_jax.spec import build
 from cprec_jax.text import tokenizer_files
-from cprec_jax.text.packing import specs as text_specs
 from cprec_jax.train import run
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.meters import Meters
@@ -39,29 +38,9 @@ from cprec_jax.train.objectives import cpt
 from cprec_jax.train.optimizer import adamw
 from cprec_jax.train.schedule import anneal_fraction, phases, wsa
 from cprec_jax.train.step import TrainState, train_step
+from cprec_jax.workdir import rows_directory
 
 BATCH_COLUMNS = ("tokens", "segment_ids", "positions", "loss_mask")
-
-
-def train_inputs(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
-    """What the parameters of a run are a function of: model and train sections, the rows, and the base model's files.
-
-    Of a further seed: with the config `run.of_seed` gives.
-    """
-    rows = artefact.read_json(workdir / "rows" / run.STAGE / artefact.MANIFEST, "pack")
-    base = {}
-    if config.get("model", {}).get("init_from"):
-        directory = locate(config["model"]["init_from"])
-        base = {path.name: artefact.file_sha256(path) for path in sorted(directory.glob("*.safetensors"))}
-    # How often it logs, saves and reads ahead changes no parameter, nor do further runs.
-    ignored = ("log_every", "checkpoint_every", "keep", "loader_workers", "seeds")
-    training = {key: value for key, value in config["train"].items() if key not in ignored}
-    # Room for more segments changes no parameter, and is what a run on rows that hold more needs in order to go on.
-    model = {key: value for key, value in config.get("model", {}).items() if key != "attention_segments"}
-    inputs = {"job": "train", "model": model, "train": training, "rows": rows["rows_hash"], "base": base}
-    if rows.get("new_tokens"):  # they give the model rows, even where no document has them
-        inputs["new_tokens"] = rows["new_tokens"]
-    return inputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,29 +49,27 @@ class Plan:
 
     directory: Path
     rows: Path
-    train: run.TrainSpec
+    train: TrainSpec
     decoder: Decoder
     shares: Mapping[str, float]
     anneal_shares: Mapping[str, float]
     limits: Mapping[str, int]
     anneal_limits: Mapping[str, int]
     total_steps: int
-    inputs_hash: str
     init_from: str | None
     base_vocab_size: int
     vocab_size: int
     named_tokens: tuple[str, ...]
 
 
-def make_plan(config: Mapping[str, Any], workdir: Path, directory: Path | None = None) -> Plan:
-    """Check the config against the rows, before anything is compiled or written. directory: of the run (None: that of the first seed)."""
-    train_spec = build(run.TrainSpec, config.get("train", {}), "config.train")
-    model_spec = build(run.ModelSpec, config.get("model", {}), "config.model")
-    rows = workdir / "rows" / run.STAGE
+def make_plan(config: Config, workdir: Path, directory: Path) -> Plan:
+    """Check the config against the rows, before anything is compiled or written. directory: of the run."""
+    train_spec, model_spec = config.train_section, config.model
+    rows = rows_directory(workdir)
     manifest = artefact.read_json(rows / artefact.MANIFEST, "pack")
     rows_on_disk.check_shards(rows, manifest["shards"])
     sizes = {name: split["rows"] for name, split in manifest["splits"].items()}
-    anneal_mixture = run.anneal_mixture(config["train"])
+    anneal_mixture = train_spec.annealed_mixture
     check_shares(train_spec.mixture, sizes, "config.train.mixture")
     check_shares(anneal_mixture, sizes, "config.train.anneal_mixture")
     shares, anneal_shares = proportions(train_spec.mixture, sizes), proportions(anneal_mixture, sizes)
@@ -108,7 +85,7 @@ def make_plan(config: Mapping[str, Any], workdir: Path, directory: Path | None =
     if model_spec.init_from is not None:
         _warn_of_another_tokenizer(model_spec.init_from, rows / "tokenizer")
     return Plan(
-        directory=directory or run.run_directory(workdir),
+        directory=directory,
         rows=rows,
         train=train_spec,
         decoder=run.make_decoder(model_spec, decoder_config, manifest["row_length"], _most_segments(manifest["splits"])),
@@ -117,7 +94,6 @@ def make_plan(config: Mapping[str, Any], workdir: Path, directory: Path | None =
         limits=limits,
         anneal_limits=row_limits(anneal_mixture, over_all, sizes, manifest["row_length"]),
         total_steps=total_steps,
-        inputs_hash=artefact.fingerprint(train_inputs(config, workdir)),
         init_from=model_spec.init_from,
         base_vocab_size=base_vocab_size,
         vocab_size=manifest["vocab_size"],
@@ -143,28 +119,15 @@ def _most_segments(splits: Mapping[str, Mapping[str, Any]]) -> int | None:
     return 1 + max(split["most_documents"] for split in filled)
 
 
-def train(config: Mapping[str, Any], workdir: Path, restart: bool = False, only: Sequence[int] | None = None) -> None:
-    """Train to the end, or go on from the newest checkpoint. Writes WORKDIR/runs/cpt, and runs/cpt/seed-1, ... for further seeds.
+def train(config: Config, workdir: Path, directory: Path, made_from: Mapping[str, Any], stop: threading.Event) -> None:
+    """Train the run `directory` to the end, or go on from its newest checkpoint; `stop` asks to save and end at the next step.
 
-    A run directory made from other inputs is refused, naming what differs; with `restart` it is replaced. only: these of the seeds.
+    What the run is `made_from` is in its description from the start; that it is the same as before is for the caller to see to.
     """
-    stop = _sigterm_flag()
-    numbers = range(run.seeds(config)) if only is None else only
-    for number in numbers:
-        if stop.is_set():
-            raise Preempted("SIGTERM between two seeds; run the same command to go on")
-        if len(numbers) > 1 or number:
-            say(f"train: seed {number}, in {run.run_directory(workdir, number)}")
-        _train_one(run.of_seed(config, number), workdir, run.run_directory(workdir, number), restart, stop)
-
-
-def _train_one(config: Mapping[str, Any], workdir: Path, directory: Path, restart: bool, stop: threading.Event) -> None:
     plan = make_plan(config, workdir, directory)
-    mesh = make_mesh(**vars(build(run.MeshSpec, config.get("mesh", {}), "config.mesh")))
-    _claim(plan, train_inputs(config, workdir), restart)
-    text, _ = text_specs(config)
+    mesh = make_mesh(**vars(config.mesh))
     plan.directory.mkdir(parents=True, exist_ok=True)
-    run.write_description(plan.directory, plan.decoder.config, vars(text.template), config, train_inputs(config, workdir))
+    run.write_description(plan.directory, plan.decoder.config, config, made_from)
     if plan.init_from is not None and jax.process_index() == 0:
         from cprec_jax.hf import base
 
@@ -173,15 +136,14 @@ def _train_one(config: Mapping[str, Any], workdir: Path, directory: Path, restar
     micro = plan.train.global_batch // plan.train.micro_batches
     if micro % batch_devices:
         raise UserError(
-            f"config.train.global_batch: {micro} rows a micro-batch do not divide over {batch_devices} devices; choose a multiple"
+            f"config.train.global_batch: {micro} rows per micro-batch do not divide over {batch_devices} devices; choose a multiple"
         )
+    inputs_hash = artefact.fingerprint(made_from)
     with jax.set_mesh(mesh):
-        final = _loop(plan, mesh, stop)
+        final = _loop(plan, mesh, stop, inputs_hash)
     digest = parameters_sha256(final.params)
-    artefact.write_json(
-        plan.directory / artefact.MANIFEST,
-        {"version": 1, "inputs_hash": plan.inputs_hash, "step": int(final.step), "params_sha256": digest},
-    )
+    if jax.process_index() == 0:
+        artefact.write_manifest(plan.directory, made_from, {"step": int(final.step), "params_sha256": digest})
     say(f"train: done, {int(final.step)} steps, parameters sha256 {digest[:16]}")
 
 
@@ -194,43 +156,6 @@ def parameters_sha256(params: Any) -> str:
             leaf = multihost_utils.process_allgather(leaf, tiled=True)
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
-
-
-def _claim(plan: Plan, inputs: Mapping[str, Any], restart: bool) -> None:
-    path = plan.directory / "config.json"
-    if not path.exists():
-        return
-    before = artefact.read_json(path, "train")
-    if before.get("inputs_hash") == plan.inputs_hash:
-        return
-    if restart:
-        say(f"train: {plan.directory} was made from other inputs; starting anew")
-        _remove_run(plan.directory)
-        return
-    changed = _differences(before.get("inputs", {}), json.loads(json.dumps(inputs, default=list)))
-    raise UserError(
-        f"{plan.directory}: was trained with other inputs ({', '.join(changed[:4])}); choose another --workdir, delete that directory, "
-        "or use `launch.py run`"
-    )
-
-
-def _remove_run(directory: Path) -> None:
-    """A run, but not those of further seeds, which lie inside that of the first and are judged by themselves."""
-    description = directory / "config.json"
-    for path in directory.iterdir():
-        if not path.is_dir():
-            if path != description:
-                path.unlink()
-        elif not path.name.startswith("seed-"):
-            shutil.rmtree(path)
-    description.unlink()  # last: while it is there, what is left of a removal cut short is not taken for a run to go on with
-
-
-def _differences(before: Any, now: Any, path: str = "") -> list[str]:
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = sorted(before.keys() | now.keys())
-        return [found for key in keys for found in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else key)]
-    return [] if before == now else [path]
 
 
 def _initial_state(plan: Plan, mesh: jax.sharding.Mesh, optimizer: optax.GradientTransformation) -> tuple[TrainState, Any]:
@@ -273,7 +198,7 @@ def _batches(plan: Plan, first_step: int, held: Sequence[int]) -> Iterator[dict[
         yield from read(rows, first_step=max(first_step, boundary) - boundary, last_step=plan.total_steps - boundary)
 
 
-def _loop(plan: Plan, mesh: jax.sharding.Mesh, stop: threading.Event) -> TrainState:
+def _loop(plan: Plan, mesh: jax.sharding.Mesh, stop: threading.Event, inputs_hash: str) -> TrainState:
     spec = plan.train
     schedule = wsa(spec.schedule, plan.total_steps)
     optimizer = adamw(spec.optimizer, schedule)
@@ -303,7 +228,7 @@ def _loop(plan: Plan, mesh: jax.sharding.Mesh, stop: threading.Event) -> TrainSt
     window = _Window()
 
     def save(at: TrainState) -> None:
-        checkpoints.save(at, {"tokens": tokens, "seconds": meters.seconds, "inputs_hash": plan.inputs_hash})
+        checkpoints.save(at, {"tokens": tokens, "seconds": meters.seconds, "inputs_hash": inputs_hash})
 
     if first_step == 0:
         save(state)
@@ -405,9 +330,15 @@ def _report(
     return new
 
 
-def _sigterm_flag() -> threading.Event:
-    """Set when SIGTERM arrives (preemption); the loop then saves at the next step boundary."""
+@contextlib.contextmanager
+def sigterm_flag() -> Iterator[threading.Event]:
+    """An event that is set when SIGTERM arrives (preemption) while the block runs: the loop then saves at the next step boundary."""
     flag = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: flag.set())
-    return flag
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: flag.set())
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -6,11 +6,11 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from cprec_jax.config.build import nearest
+from cprec_jax.config.corpus import CorpusSpec, Order, SourceSpec
 from cprec_jax.errors import UserError
-from cprec_jax.spec import nearest
 from data_prep.engine import Engine
 from data_prep.rejects import Rejects
-from data_prep.spec import CorpusSpec, Order, SourceSpec
 
 
 class Adapter(Protocol):

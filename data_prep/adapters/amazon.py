@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cprec_jax.config.corpus import ColumnsSpec, CorpusSpec, FileSpec, Order, SourceSpec
 from cprec_jax.errors import UserError
 from data_prep.adapters.json_lines import JsonLines, Kind
 from data_prep.adapters.table import TableExamples, load_interactions
 from data_prep.adapters.table_file import TableFile
 from data_prep.engine import Engine
 from data_prep.rejects import SAMPLES, Rejects
-from data_prep.spec import ColumnsSpec, CorpusSpec, FileSpec, Order, SourceSpec, source_path
+from data_prep.source_files import source_path
 
 # Script that was taken for the title: "var aPageStart = (new Date()).getTime(); ...". Whole words, for there are "BudgetTime" planners.
 PAGE_CODE = r"\bgetTime\b|\baPageStart\b|<script\b"

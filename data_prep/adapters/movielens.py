@@ -8,13 +8,14 @@ import dataclasses
 import zlib
 from pathlib import Path
 
+from cprec_jax.config.corpus import ColumnsSpec, CorpusSpec, FileSpec, Order, SourceSpec
 from cprec_jax.errors import UserError, one_line, shown
 from data_prep.adapters.source_file import SourceFile
 from data_prep.adapters.table import TableExamples, load_interactions, load_items
 from data_prep.adapters.table_file import Layout, TableFile
 from data_prep.engine import Engine
 from data_prep.rejects import Rejects
-from data_prep.spec import ColumnsSpec, CorpusSpec, FileSpec, Order, SourceSpec, source_path
+from data_prep.source_files import source_path
 
 USER, ITEM, TIME, TITLE = "userId", "movieId", "timestamp", "title"
 _RATING = (USER, ITEM, "rating", TIME)

@@ -12,12 +12,13 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+from cprec_jax.config.corpus import COLUMN_NAMES, CorpusSpec, FileSpec, Order, SourceSpec
 from cprec_jax.errors import UserError, one_line, shown
 from data_prep.adapters.table import TableExamples, load_interactions, load_items
 from data_prep.adapters.table_file import Layout, TableFile
 from data_prep.engine import Engine, identifier
 from data_prep.rejects import Rejects
-from data_prep.spec import COLUMN_NAMES, CorpusSpec, FileSpec, Order, SourceSpec, source_path
+from data_prep.source_files import source_path
 
 LANGUAGES = ("zh", "en")  # in the order of their columns, after the item's
 _PROBED = 100

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from cprec_jax.config.build import nearest
 from cprec_jax.errors import UserError, one_line, shown
-from cprec_jax.spec import nearest
 from data_prep.engine import Engine
 
 _BLOCK = 1 << 20

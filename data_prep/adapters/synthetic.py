@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from cprec_jax.config.corpus import CorpusSpec, Order, SourceSpec, SyntheticSpec
 from cprec_jax.corpus import user_key
 from cprec_jax.errors import UserError
 from data_prep.engine import Engine
 from data_prep.rejects import Rejects
-from data_prep.spec import CorpusSpec, Order, SourceSpec, SyntheticSpec
 
 _TASTE_WORDS = """
 coastal gothic rustic nordic retro cosmic tropical urban vintage royal arctic desert alpine floral industrial minimal baroque pastel tribal

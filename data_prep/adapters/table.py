@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from cprec_jax.config.corpus import CorpusSpec, Order, SourceSpec
 from cprec_jax.errors import UserError
 from data_prep.adapters.table_file import TableFile
 from data_prep.adapters.times import (
@@ -26,7 +27,7 @@ from data_prep.adapters.times import (
 )
 from data_prep.engine import Engine, lines_of_row, quoted
 from data_prep.rejects import SAMPLES, Rejects
-from data_prep.spec import CorpusSpec, Order, SourceSpec, source_paths
+from data_prep.source_files import source_paths
 
 __all__ = ["LATEST_SECONDS", "TableAdapter", "TableExamples", "load_interactions", "load_items", "time_column"]
 

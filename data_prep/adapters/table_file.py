@@ -15,13 +15,13 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cprec_jax.config.corpus import FileSpec
 from cprec_jax.errors import UserError, one_line, shown
 from cprec_jax.progress import say
 from data_prep.adapters.raw_file import check_lines, line_of_byte, mixed_line_ends
 from data_prep.adapters.source_file import Readable, SourceFile, looks_like_json
 from data_prep.engine import MIXED_LINE_ENDS, Engine, EngineError, OpenQuote
 from data_prep.rejects import Rejects, shorten
-from data_prep.spec import FileSpec
 
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".txt": "tsv", ".parquet": "parquet"}
 _PACKED_SUFFIXES = {".gz", ".zip", ".xz", ".bz2"}

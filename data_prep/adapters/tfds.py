@@ -17,12 +17,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from cprec_jax.config.build import nearest
+from cprec_jax.config.corpus import COLUMN_NAMES, CorpusSpec, Order, SourceSpec
 from cprec_jax.errors import UserError, one_line
-from cprec_jax.spec import nearest
 from data_prep.adapters.table import load_interactions, time_column
 from data_prep.engine import Engine
 from data_prep.rejects import SAMPLES, Rejects
-from data_prep.spec import COLUMN_NAMES, CorpusSpec, Order, SourceSpec, target_path
+from data_prep.source_files import target_path
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 BATCH_RECORDS = 10_000

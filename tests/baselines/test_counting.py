@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from cprec_jax import artefact
 from cprec_jax.baselines.counting import Counted, DecayedPopularity, ItemKNN, LastItems, Markov
 from cprec_jax.baselines.interactions import DAY, Interactions, interactions
+from cprec_jax.config.build import build
+from cprec_jax.config.evaluate import EvaluateSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate import harness
 from cprec_jax.evaluate.collect import collect
 from cprec_jax.evaluate.sets import EvalSet, open_set
-from cprec_jax.evaluate.spec import EvaluateSpec
-from cprec_jax.spec import build
+from tests import jobs
 
 ALL = [DecayedPopularity, LastItems, Markov, ItemKNN]
 
@@ -167,9 +168,9 @@ def test_ties_of_raw_scores_go_by_popularity(corpus: Corpus, data: EvalSet) -> N
 def test_through_the_job(workdir: Path) -> None:
     kinds = ("popularity_decayed", "last_items", "markov", "item_knn")
     section = {"names": {kind: {"kind": kind} for kind in kinds}, "protocols": ["full", "u20"], "validation_users": 30, "bootstrap": 20}
-    harness.evaluate({"evaluate": section}, workdir)
+    jobs.evaluate({"evaluate": section}, workdir)
     for kind in kinds:
-        record = harness.artefact.read_json(workdir / "results" / kind / "results.json", "evaluate")
+        record = artefact.read_json(workdir / "results" / kind / "results.json", "evaluate")
         assert record["kind"] == kind and set(record["sets"]) == {"Books", "Games", "Garden"}
         assert record["sets"]["Books"]["fit"] == "train" and record["sets"]["Books"]["protocols"]["full"]["nll"] > 0
 

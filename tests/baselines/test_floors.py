@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cprec_jax import jobs
 from cprec_jax.artefact import read_json
+from tests import jobs
 
 FLOORS = {  # hr@10, ndcg@10
     "Beauty": {"popularity": (0.0122, 0.0053), "markov": (0.0768, 0.0501), "item_knn": (0.0727, 0.0431)},

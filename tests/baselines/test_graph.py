@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cprec_jax import artefact
 from cprec_jax.baselines.graph import EDGES, PAD, RINGS, Graph, Transitions, Weights
 from cprec_jax.baselines.interactions import interactions
 from cprec_jax.baselines.text_knn import TextKNN
+from cprec_jax.config.evaluate import TextKNNSpec
 from cprec_jax.corpus import Corpus
-from cprec_jax.evaluate import harness
 from cprec_jax.evaluate.sets import EvalSet, open_set
-from cprec_jax.evaluate.spec import TextKNNSpec
+from tests import jobs
 from tests.baselines.test_counting import history, sequences
 
 TEXT = TextKNNSpec(features=("words 1",), weightings=("tfidf",), step_weights=(0.8,), last_items=(5,))
@@ -74,6 +75,6 @@ def test_validation_chooses_the_weights(corpus: Corpus, data: EvalSet) -> None:
 
 def test_through_the_job(workdir: Path) -> None:
     section = {"names": {"graph": {"kind": "graph"}}, "sets": ["Books"], "protocols": ["full"], "bootstrap": 0}
-    harness.evaluate({"evaluate": section}, workdir)
-    record = harness.artefact.read_json(workdir / "results" / "graph" / "results.json", "evaluate")
+    jobs.evaluate({"evaluate": section}, workdir)
+    record = artefact.read_json(workdir / "results" / "graph" / "results.json", "evaluate")
     assert record["sets"]["Books"]["fit"] == "train" and 0 < record["sets"]["Books"]["protocols"]["full"]["nll"] < 6

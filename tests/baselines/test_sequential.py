@@ -11,12 +11,12 @@ import pytest
 from cprec_jax.artefact import read_json
 from cprec_jax.baselines import sequence_models, sequential
 from cprec_jax.baselines.interactions import Interactions
-from cprec_jax.baselines.sequential_spec import SequentialSpec
+from cprec_jax.config.build import build
+from cprec_jax.config.evaluate import EvaluateSpec
+from cprec_jax.config.sequential import SequentialSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate import harness
-from cprec_jax.evaluate.spec import EvaluateSpec
-from cprec_jax.spec import build
+from tests import jobs
 
 SPEC = SequentialSpec(hidden=16, layers=1, max_length=8, batch_targets=64, dropout=(0.0,), learning_rate=(1e-2,))
 
@@ -100,7 +100,7 @@ def test_through_the_job(workdir: Path) -> None:
         "seeds": 2,
         "sequential": {**sizes, "validation_users": 60},
     }
-    harness.evaluate({"evaluate": section}, workdir)
+    jobs.evaluate({"evaluate": section}, workdir)
     record = read_json(workdir / "results" / "sasrec" / "results.json", "evaluate")
     values = record["sets"]["Books"]
     assert record["seeds"] == [0, 1] and record["scoring_rule"] == "sasrec"
@@ -112,8 +112,8 @@ def test_through_the_job(workdir: Path) -> None:
     baseline = read_json(workdir / "results" / "popularity" / "results.json", "evaluate")
     assert baseline["seeds"] == [0]
     # the sequential section belongs to sequential methods alone
-    inputs = lambda name, **sizes: harness.evaluate_inputs(  # noqa: E731
-        {"evaluate": {**section, "sequential": {**section["sequential"], **sizes}}}, workdir, name
+    inputs = lambda name, **sizes: jobs.made_from(  # noqa: E731
+        {"evaluate": {**section, "sequential": {**section["sequential"], **sizes}}}, workdir, f"results/{name}"
     )
     assert inputs("popularity", hidden=32) == inputs("popularity") and inputs("sasrec", hidden=32) != inputs("sasrec")
 

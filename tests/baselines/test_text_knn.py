@@ -6,15 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cprec_jax import artefact
 from cprec_jax.baselines import text_knn
 from cprec_jax.baselines.graph import Graph
 from cprec_jax.baselines.smoothing import TIE_BREAK
 from cprec_jax.baselines.text_knn import Setting, TextKNN
+from cprec_jax.config.evaluate import TextKNNSpec
 from cprec_jax.corpus import Corpus
-from cprec_jax.evaluate import harness
 from cprec_jax.evaluate.collect import collect
 from cprec_jax.evaluate.sets import EvalSet, open_set
-from cprec_jax.evaluate.spec import TextKNNSpec
+from tests import jobs
 
 SMALL = TextKNNSpec(features=("words 1", "characters 2-3"), step_weights=(0.8, 0.5), last_items=(5, 2))
 
@@ -122,10 +123,11 @@ def test_through_the_job_and_what_it_is_made_from(workdir: Path) -> None:
         "bootstrap": 20,
         "text_knn": {"features": ["words 1"], "last_items": [5]},
     }
-    harness.evaluate({"evaluate": section}, workdir)
-    record = harness.artefact.read_json(workdir / "results" / "text" / "results.json", "evaluate")
+    jobs.evaluate({"evaluate": section}, workdir)
+    record = artefact.read_json(workdir / "results" / "text" / "results.json", "evaluate")
     assert record["kind"] == "text_knn" and set(record["sets"]) == {"Books", "Games", "Garden"}
     assert record["sets"]["Books"]["setting"].startswith("words 1, ") and record["sets"]["Books"]["protocols"]["full"]["nll"] > 0
     changed = {"evaluate": {**section, "text_knn": {"features": ["words 1-2"]}}}
-    inputs = [harness.evaluate_inputs(config, workdir, name) for config in ({"evaluate": section}, changed) for name in ("text", "markov")]
+    made_from = lambda config, name: jobs.made_from(config, workdir, f"results/{name}")  # noqa: E731
+    inputs = [made_from(config, name) for config in ({"evaluate": section}, changed) for name in ("text", "markov")]
     assert inputs[0] != inputs[2] and inputs[1] == inputs[3]

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import interactions, measure, prepare
 from benchmarks.prepare_equality import differences
-from data_prep.prepare import prepare as prepare_corpus
+from tests.jobs import prepare as prepare_corpus
 
 
 def test_generated_files_hold_what_was_asked_and_are_always_the_same(tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from cprec_jax.artefact import file_sha256
+from cprec_jax.config.train import MixtureSpec
 from cprec_jax.data import loader, rows
-from cprec_jax.data.mixture import MixtureSpec, blend, check_shares, proportions, row_limits
+from cprec_jax.data.mixture import blend, check_shares, proportions, row_limits
 from cprec_jax.errors import UserError
 from tests.data import made_rows
 from tests.data.made_rows import T

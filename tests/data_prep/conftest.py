@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from cprec_jax.corpus import Corpus
-from data_prep.prepare import prepare
+from tests.jobs import prepare
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cprec_jax.corpus import Corpus, Sequences, Targets
-from data_prep.prepare import prepare
+from tests.jobs import prepare
 
 Interaction = tuple[str, str, int]
 

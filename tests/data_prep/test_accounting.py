@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from cprec_jax.artefact import read_json
 from cprec_jax.errors import UserError
-from data_prep.prepare import prepare
 from data_prep.titles import clean_title
 from tests.data_prep.tables import write_lines
+from tests.jobs import prepare
 
 ITEM = st.sampled_from([f"i{n}" for n in range(6)])
 # Items listed twice under different titles, titles that agree after cleaning, empty ones; reviews of items nobody lists.

@@ -8,10 +8,9 @@ import pytest
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from data_prep.adapters import make_adapters
-from data_prep.prepare import prepare
-from data_prep.spec import corpus_spec
 from launch import load_config
 from tests.data_prep.adapters.loading import write
+from tests.jobs import corpus_spec, prepare
 
 SEVEN = str(Path(__file__).parents[2] / "configs" / "corpora" / "amazon2023_seven.py")
 MOVIELENS = str(Path(SEVEN).with_name("movielens_1m.py"))

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from cprec_jax.config.corpus import RemoteSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from data_prep import download
 from data_prep.download import download_missing, fetch
-from data_prep.prepare import prepare, prepare_inputs
-from data_prep.spec import RemoteSpec, corpus_spec
 from tests.data_prep.tables import numbered_titles, random_interactions, table_source
+from tests.jobs import corpus_spec, prepare, state
 
 CONTENT = bytes(range(256)) * 400
 
@@ -235,10 +235,9 @@ def test_prepare_fetches_what_is_missing_and_only_when_it_may(server: Server, tm
         prepare({"corpus": corpus}, tmp_path)
     assert server.asked == []
     asking = {"corpus": {**corpus, "download": True}}
-    inputs = prepare_inputs(asking, tmp_path)
     prepare(asking, tmp_path)
     assert sorted(server.asked) == [("/inter.tsv", None), ("/item.tsv", None)]
-    assert inputs == prepare_inputs({"corpus": corpus}, tmp_path)
+    assert state({"corpus": corpus}, tmp_path, "corpus").word == "current"
     assert Corpus.open(tmp_path / "corpus").manifest["sources"]["books"]["rows"]["interactions"] == 900
 
 

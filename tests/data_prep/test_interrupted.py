@@ -9,14 +9,15 @@ import pytest
 
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from data_prep.prepare import prepare
+from cprec_jax.workdir import FILE_HASHES, LOCK
 from tests.data_prep.tables import corpus_of, numbered_titles, random_interactions, table_source
+from tests.jobs import prepare
 
 ROOT = Path(__file__).parents[2]
 # Kills itself the hard way at the end of one step: nothing can be caught, closed or cleaned up.
 KILLED = """
 import os, signal, sys
-import data_prep.prepare, data_prep.steps
+import data_prep.prepare, data_prep.steps, tests.jobs
 module, name = sys.argv[1].rsplit(".", 1)
 original = getattr(sys.modules[module], name)
 def last(*args):
@@ -24,7 +25,7 @@ def last(*args):
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(sys.modules[module], name, last)
 from launch import load_config
-data_prep.prepare.prepare(load_config(sys.argv[2], {}), sys.argv[3])
+tests.jobs.prepare(load_config(sys.argv[2], {}), sys.argv[3])
 """
 
 
@@ -40,7 +41,7 @@ def child(*arguments: object, **rest) -> subprocess.CompletedProcess:
 
 
 def left(workdir: Path) -> list[str]:
-    return sorted(path.name for path in workdir.iterdir())
+    return sorted(path.name for path in workdir.iterdir() if path.name not in (FILE_HASHES, LOCK))
 
 
 def test_killed(tmp_path: Path):
@@ -48,7 +49,7 @@ def test_killed(tmp_path: Path):
     source = table_source(tmp_path / "raw", random_interactions(1), numbered_titles())
     workdir = tmp_path / "work"
     before = corpus_of(workdir, {"books": table_source(tmp_path / "old", random_interactions(2), numbered_titles())}, k_core=0).hash
-    for step in ("data_prep.steps.write_sequences", "data_prep.prepare.write_json"):
+    for step in ("data_prep.steps.write_sequences", "data_prep.prepare.write_manifest"):
         done = child("-c", KILLED, step, config_file(tmp_path, source), workdir)
         assert done.returncode == -9, done.stderr
         assert Corpus.open(workdir / "corpus").hash == before

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from cprec_jax import jobs
 from cprec_jax.data import rows
+from tests import jobs
 from tests.data_prep.tables import numbered_titles, random_interactions, table_source
 
 T1 = 700

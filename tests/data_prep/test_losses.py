@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from cprec_jax.artefact import read_json
 from cprec_jax.errors import UserError
 from cprec_jax.report.corpus_summary import loss_notes
-from data_prep.prepare import prepare
 from tests.data_prep.fuzz import EXAMPLES
+from tests.jobs import prepare
 
 N_ITEMS, N_USERS, EACH = 20, 12, 10
 Row = tuple[str, ...]

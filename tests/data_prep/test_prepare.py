@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cprec_jax.artefact import fingerprint, is_current
+from cprec_jax.artefact import HOST
 from cprec_jax.corpus import Corpus, hash60, user_key
 from cprec_jax.errors import UserError
-from data_prep.prepare import prepare, prepare_inputs
 from tests.data_prep.tables import Interaction, corpus_of, numbered_titles, random_interactions, records, table_source
+from tests.jobs import prepare, state
 
 
 def ordered(interactions: list[Interaction], name: str, platform: str = "default", seed: int = 0) -> dict[str, list[tuple[str, int]]]:
@@ -285,24 +285,27 @@ def test_sets_without_training_or_test_users_are_named(tmp_path: Path, capsys: p
 def test_a_failed_run_leaves_the_corpus_before_it_whole(tmp_path: Path):
     sources = two_domains(tmp_path)
     before = corpus_of(tmp_path, sources).hash
-    (tmp_path / ".corpus.999999999.tmp" / "scratch").mkdir(parents=True)
+    (tmp_path / f".corpus.{HOST}.999999999.tmp" / "scratch").mkdir(parents=True)
     Path(sources["songs"]["interactions"]).write_text("user_id\titem_id\ttimestamp\n")
     with pytest.raises(UserError, match="no readable rows"):
         corpus_of(tmp_path, sources)
     assert Corpus.open(tmp_path / "corpus").hash == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["books", "corpus", "films", "songs"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["books", "corpus", "films", "songs"] and not list(
+        tmp_path.glob("*.tmp")
+    )
     assert not (tmp_path / "corpus" / "scratch").exists()
 
 
 def test_inputs_follow_content_not_place(tmp_path: Path):
     config = {"corpus": {"sources": two_domains(tmp_path / "here")}}
     prepare(config, tmp_path)
-    assert is_current(tmp_path / "corpus", prepare_inputs(config, tmp_path))
+    assert state(config, tmp_path, "corpus").word == "current"
     moved = {"corpus": {"sources": two_domains(tmp_path / "there")}}
-    assert fingerprint(prepare_inputs(moved, tmp_path)) == fingerprint(prepare_inputs(config, tmp_path))
+    assert state(moved, tmp_path, "corpus").word == "current"
     with open(config["corpus"]["sources"]["books"]["interactions"], "a") as stream:
         stream.write("u1\ti1\t1\n")
-    assert not is_current(tmp_path / "corpus", prepare_inputs(config, tmp_path))
+    found = state(config, tmp_path, "corpus")
+    assert found.word == "out of date" and found.reason.startswith("books.interactions changed: ")
 
 
 def test_unknown_adapter_names_the_nearest(tmp_path: Path):

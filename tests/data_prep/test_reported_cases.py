@@ -10,8 +10,8 @@ import pytest
 
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from data_prep.prepare import prepare
 from tests.conftest import ROOT, shared_directory
+from tests.jobs import prepare
 
 TMDB = {"user": "userId", "item": "movieId"}
 
@@ -94,7 +94,7 @@ def test_control_tokens_and_bars_in_titles_are_kept(cases: Path, tmp_path: Path)
 
 SCRIPT = """
 import sys
-from data_prep.prepare import prepare
+from tests.jobs import prepare
 paths = dict(zip(("interactions", "items"), sys.argv[1:3]))
 prepare({"corpus": {"sources": {"shop": {"role": "downstream", **paths}}, "k_core": 0}}, sys.argv[3])
 """

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cprec_jax.config.corpus import SparkSpec
 from cprec_jax.corpus import Corpus, hash60
 from cprec_jax.errors import UserError
-from data_prep.prepare import prepare, prepare_inputs
 from data_prep.spark_engine import SparkEngine, _heap, _plain_link
-from data_prep.spec import SparkSpec
 from tests.data_prep.tables import numbered_titles, random_interactions, table_source
+from tests.jobs import made_from, prepare
 
 TIMES = {"t1": 25, "t2": 33}
 CUT = {"policy": "distinguish", "max_length": 10}  # "Title 2 [i2]" is too long
@@ -185,7 +185,7 @@ def test_spark_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_engine_is_no_input(tmp_path: Path):
     sources = generated(tmp_path)
-    inputs = [prepare_inputs({"corpus": {"sources": sources, "engine": engine}}, tmp_path) for engine in ("duckdb", "spark")]
+    inputs = [made_from({"corpus": {"sources": sources, "engine": engine}}, tmp_path, "corpus") for engine in ("duckdb", "spark")]
     assert inputs[0] == inputs[1]
 
 

@@ -7,12 +7,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from cprec_jax.config.text import TemplateSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.evaluate import harness
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
-from cprec_jax.text.template import Template, TemplateSpec
+from cprec_jax.text.template import Template
+from cprec_jax.workdir import result_directory
+from tests import jobs
 from tests.evaluate.world import EVALUATE
 from tests.model.tiny import tiny
 
@@ -40,8 +43,8 @@ def evaluated(corpus: Corpus, model: LoadedModel, tmp_path: Path, monkeypatch: p
 
     def run(name: str = "model", using: Any = None, **changes: Any) -> tuple[dict[str, Any], Any]:
         monkeypatch.setattr(harness, "load_model", using if callable(using) else lambda *_: using or model)
-        harness.evaluate({"evaluate": {**EVALUATE, **changes}}, tmp_path)
-        directory = harness.result_directory({"evaluate": {**EVALUATE, **changes}}, tmp_path, name)
+        jobs.evaluate({"evaluate": {**EVALUATE, **changes}}, tmp_path)
+        directory = result_directory(tmp_path, changes.get("split", "test"), name)
         return json.loads((directory / "results.json").read_text()), pq.read_table(directory / "ranks.parquet")
 
     return run

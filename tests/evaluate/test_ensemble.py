@@ -9,17 +9,17 @@ import pytest
 
 from cprec_jax.artefact import read_json
 from cprec_jax.baselines import sequential
+from cprec_jax.config.build import build
+from cprec_jax.config.evaluate import EnsembleSpec, EvaluateSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate import harness
 from cprec_jax.evaluate.collect import collect
 from cprec_jax.evaluate.ensemble import Ensemble, Form, simplex
 from cprec_jax.evaluate.methods import Scored
 from cprec_jax.evaluate.metrics import per_user
 from cprec_jax.evaluate.sets import EvalSet, open_set
-from cprec_jax.evaluate.spec import EnsembleSpec, EvaluateSpec
 from cprec_jax.report.ranks import read_user_metrics
-from cprec_jax.spec import build
+from tests import jobs
 
 SPEC = EnsembleSpec(parts=4, temperatures=(0.5, 1.0, 2.0), validation_users=30)
 
@@ -160,18 +160,18 @@ def test_through_the_job_with_seeds_and_nothing_trained_twice(workdir: Path, mon
         "ensemble": {"parts": 4, "validation_users": 40},
     }
     config = {"evaluate": section}
-    harness.evaluate(config, workdir, ["a-both", "sasrec", "two"])
+    jobs.evaluate(config, workdir, ["a-both", "sasrec", "two"])
     assert fitted == [0, 1]
     both, two = (read_json(workdir / "results" / name / "results.json", "evaluate") for name in ("a-both", "two"))
     assert both["seeds"] == [0, 1] and both["kind"] == both["scoring_rule"] == "ensemble" and two["seeds"] == [0]
     assert set(two["sets"]["Books"]["weights"]) == {"text", "decayed"} and two["sets"]["Books"]["members"]["decayed"]["smoothing"] > 0
     assert read_user_metrics(workdir / "results" / "a-both").values["Books"]["nll"].shape[0] == 2
-    assert harness.is_current(workdir / "results" / "two", harness.evaluate_inputs(config, workdir, "two"))
+    assert jobs.state(config, workdir, "results/two").word == "current"
     changed = {"evaluate": {**section, "text_knn": {"features": ["words 1-2"]}}}
-    assert harness.evaluate_inputs(changed, workdir, "two") != harness.evaluate_inputs(config, workdir, "two"), "its member would differ"
+    assert jobs.made_from(changed, workdir, "results/two") != jobs.made_from(config, workdir, "results/two"), "its member would differ"
     changed = {"evaluate": {**section, "sequential": {**sizes, "hidden": 32}}}
-    assert harness.evaluate_inputs(changed, workdir, "two") == harness.evaluate_inputs(config, workdir, "two")
-    assert harness.evaluate_inputs(changed, workdir, "a-both") != harness.evaluate_inputs(config, workdir, "a-both")
+    assert jobs.made_from(changed, workdir, "results/two") == jobs.made_from(config, workdir, "results/two")
+    assert jobs.made_from(changed, workdir, "results/a-both") != jobs.made_from(config, workdir, "results/a-both")
 
 
 def test_with_a_language_model(evaluated) -> None:

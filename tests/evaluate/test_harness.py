@@ -11,16 +11,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cprec_jax.config.evaluate import EvaluateSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate import beam_recall, harness, language_model
 from cprec_jax.evaluate.metrics import METRICS, random_ranker
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.evaluate.sets import open_set
-from cprec_jax.evaluate.spec import EvaluateSpec
 from cprec_jax.evaluate.title_tokens import titles_alike
 from cprec_jax.evaluate.trie_search import search
 from cprec_jax.report.ranks import read_user_metrics
+from tests import jobs
 from tests.evaluate.world import EVALUATE, brute, column, with_twins
 
 
@@ -162,7 +163,8 @@ def test_a_checkpoint_of_another_work_directory(evaluated, model: LoadedModel, t
     names = {"model": {"kind": "checkpoint", "path": str(tmp_path / given)}}
     evaluated(using=lambda _, __, workdir, ___, run: opened.append((workdir, run)) or model, names=names, max_users=2)
     assert opened == [(other, other / "runs" / "cpt")]
-    assert json.loads((tmp_path / "results" / "model" / "manifest.json").read_text())["inputs"]["model"] == "z"
+    made_from = json.loads((tmp_path / "results" / "model" / "manifest.json").read_text())["made_from"]
+    assert made_from["facts"] == {"config.evaluate.names.model.path": ["z"]}
 
 
 def test_a_model_of_nan_is_refused(evaluated, model: LoadedModel) -> None:
@@ -242,27 +244,24 @@ def test_slices_partition_the_users(evaluated) -> None:
 
 
 def test_a_missing_general_text_is_noticed_before_any_ranking(evaluated, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"config.evaluate.general_text: .*absent.txt cannot be read"):
+    with pytest.raises(UserError, match=r"config.evaluate.general_text: .*absent.txt: cannot be read"):
         evaluated(using=lambda *_: pytest.fail("a model was loaded"), general_text=str(tmp_path / "absent.txt"))
 
 
 def test_a_result_on_validation_users_leaves_the_test_result_alone(evaluated, tmp_path: Path) -> None:
     names = {"popularity": {"kind": "popularity"}}
     tested, _ = evaluated("popularity", names=names)
-    harness.evaluate({"evaluate": {**EVALUATE, "names": names, "split": "valid", "protocols": ["full"]}}, tmp_path)
+    jobs.evaluate({"evaluate": {**EVALUATE, "names": names, "split": "valid", "protocols": ["full"]}}, tmp_path)
     validated = json.loads((tmp_path / "results-valid/popularity/results.json").read_text())
     assert validated["split"] == "valid" and tested["split"] == "test"
     assert json.loads((tmp_path / "results/popularity/results.json").read_text()) == tested
-    for split in ("test", "valid"):
-        config = {"evaluate": {**EVALUATE, "names": names, "split": split, "protocols": ["full"]}}
-        assert harness.result_directory(config, tmp_path, "popularity").is_dir()
 
 
 def test_settings_that_change_no_result_leave_it_current(corpus: Corpus, evaluated, tmp_path: Path) -> None:
     names = {**EVALUATE["names"], "gru": {"kind": "gru4rec"}, "other": {"kind": "random"}}
 
     def inputs(name: str = "model", **changes: Any) -> dict[str, Any]:
-        return harness.evaluate_inputs({"evaluate": {**EVALUATE, "names": names, **changes}}, tmp_path, name)
+        return jobs.made_from({"evaluate": {**EVALUATE, "names": names, **changes}}, tmp_path, f"results/{name}")
 
     assert inputs() == inputs(batch_users=3, node_chunk=9, devices=2, names=EVALUATE["names"])
     assert (
@@ -279,26 +278,6 @@ def test_settings_that_change_no_result_leave_it_current(corpus: Corpus, evaluat
     for name in ("gru", "other"):  # what only language models look at
         assert inputs(name) == inputs(name, **of_models, ranks_to=100, beam=3) == inputs(name, pmi=0.5) == inputs(name, rule="sum")
         assert inputs(name) != inputs(name, max_users=3)
-
-
-def test_results_made_before_a_key_existed_stay_current(corpus: Corpus, evaluated, tmp_path: Path) -> None:
-    """Manifests as earlier versions wrote them: before pmi and ranks_to there were neither these keys nor their defaults."""
-    settings = {key: EVALUATE[key] for key in ("sets", "protocols", "temperature", "max_users", "prompt_tokens", "bootstrap")}
-    fixed = {"split": "test", "rule": "trie", "temperatures": [1.0, 2.0], "validation_users": 500, "mask_history": "auto", "seed": 0}
-    oldest = {**settings, **fixed}
-    versions = [oldest, {**oldest, "pmi_weights": [0.0, 1.0]}, {**oldest, "pmi_weights": [0.0], "ranks_to": None, "general_text": None}]
-    config = {"evaluate": {**EVALUATE, "temperatures": (1.0, 2.0), "names": {"a": {"kind": "checkpoint"}, "b": {"kind": "markov"}}}}
-    for name, kind, model in (("a", "checkpoint", "x"), ("b", "markov", None)):
-        directory, inputs = tmp_path / "results" / name, harness.evaluate_inputs(config, tmp_path, name)
-        assert not harness.is_current(directory, inputs)
-        directory.mkdir(parents=True)
-        for old in versions:
-            method = {"kind": kind, "step": None, "fraction": None, "path": None}
-            made = {"job": "evaluate", "method": method, "settings": old, "corpus": corpus.hash, "model": model}
-            (directory / "manifest.json").write_text(json.dumps({"inputs_hash": "of then", "inputs": made}))
-            assert harness.is_current(directory, inputs)
-            (directory / "manifest.json").write_text(json.dumps({"inputs": {**made, "settings": {**old, "max_users": 3}}}))
-            assert not harness.is_current(directory, inputs)
 
 
 def test_a_target_outside_its_catalogue_is_refused(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,11 +298,11 @@ def test_seeds_of_runs(evaluated, corpus: Corpus, model: LoadedModel, tmp_path: 
         template=model.template,
         step=7,
     )
-    (tmp_path / "runs" / "cpt" / "seed-1").mkdir()
-    (tmp_path / "runs" / "cpt" / "seed-1" / "manifest.json").write_text('{"params_sha256": "y"}')
-    load = lambda *arguments: other if arguments[-1].name == "seed-1" else model  # noqa: E731
+    (tmp_path / "runs" / "cpt.seed-1").mkdir()
+    (tmp_path / "runs" / "cpt.seed-1" / "manifest.json").write_text('{"params_sha256": "y"}')
+    load = lambda *arguments: other if arguments[-1].name == "cpt.seed-1" else model  # noqa: E731
     monkeypatch.setattr(harness, "load_model", load)
-    harness.evaluate({"evaluate": {**EVALUATE, "seeds": 2}}, tmp_path)
+    jobs.evaluate({"evaluate": {**EVALUATE, "seeds": 2}}, tmp_path)
     result = json.loads((tmp_path / "results" / "model" / "results.json").read_text())
     ranks = pq.read_table(tmp_path / "results" / "model" / "ranks.parquet")
     full = result["sets"]["Books"]["protocols"]["full"]
@@ -334,6 +313,6 @@ def test_seeds_of_runs(evaluated, corpus: Corpus, model: LoadedModel, tmp_path: 
     assert np.array_equal(column(ranks, "n_better")[:12], column(single, "n_better")) and len(column(ranks, "seed")) == 24
     assert read_user_metrics(tmp_path / "results" / "model").values["Books"]["mrr"].mean() == pytest.approx(full["mrr"])
     with pytest.raises(UserError, match=r"seed-2: not there; `launch.py train` with this config trains it, or set config.train.seeds = 1"):
-        harness.evaluate({"evaluate": {**EVALUATE, "seeds": 3}}, tmp_path)
-    harness.evaluate({"evaluate": {**EVALUATE, "seeds": 3}, "train": {"seeds": 1}}, tmp_path)
+        jobs.evaluate({"evaluate": {**EVALUATE, "seeds": 3}}, tmp_path)
+    jobs.evaluate({"evaluate": {**EVALUATE, "seeds": 3}, "train": {"seeds": 1, "steps": 1}}, tmp_path)
     assert json.loads((tmp_path / "results" / "model" / "results.json").read_text())["seeds"] == [0]

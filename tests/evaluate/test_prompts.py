@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cprec_jax.config.text import TemplateSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.prompts import LENGTHS, Prompts, make_prompts, without_history
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
-from cprec_jax.text.template import Template, TemplateSpec
+from cprec_jax.text.template import Template
 
 
 def made(lengths: list[int]) -> Prompts:

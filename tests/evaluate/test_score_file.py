@@ -13,11 +13,11 @@ import pytest
 
 from cprec_jax.corpus import Corpus, user_key
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate import harness
 from cprec_jax.evaluate.score_file import ScoreFile
 from cprec_jax.evaluate.sets import EvalSet, open_set
 from data_prep.adapters.synthetic import _user_names
-from data_prep.prepare import prepare
+from tests import jobs
+from tests.jobs import prepare
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_scores_of_another_system(corpus: Corpus, tmp_path: Path, capsys: pytest
     (tmp_path / "corpus").symlink_to(corpus.path)
     names = {"theirs": {"kind": "scores", "path": str(tmp_path / "scores.csv")}}
     settings = {"sets": ("Books",), "protocols": ("full",), "mask_history": "never", "bootstrap": 20}
-    harness.evaluate({"evaluate": {"names": names, **settings}}, tmp_path)
+    jobs.evaluate({"evaluate": {"names": names, **settings}}, tmp_path)
     result = json.loads((tmp_path / "results" / "theirs" / "results.json").read_text())
     ranks = pq.read_table(tmp_path / "results" / "theirs" / "ranks.parquet")
     targets = corpus.targets("test", "Books")
@@ -157,7 +157,7 @@ def test_scores_of_candidates_alone_are_ranked_by_their_protocol_alone(
     candidate_scores(tmp_path / "s.csv", corpus, ("u20",))
     (tmp_path / "corpus").symlink_to(corpus.path)
     names = {"theirs": {"kind": "scores", "path": str(tmp_path / "s.csv")}}
-    harness.evaluate({"evaluate": {"names": names, "sets": ("Books",), "protocols": ("full", "u20"), "bootstrap": 20}}, tmp_path)
+    jobs.evaluate({"evaluate": {"names": names, "sets": ("Books",), "protocols": ("full", "u20"), "bootstrap": 20}}, tmp_path)
     found = json.loads((tmp_path / "results" / "theirs" / "results.json").read_text())["sets"]["Books"]
     assert list(found["protocols"]) == ["u20"] and found["scored_candidates_of"] == ["u20"] and found["slices"] == {}
     assert 0.35 < found["protocols"]["u20"]["hr@10"] < 0.65

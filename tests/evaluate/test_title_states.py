@@ -7,6 +7,7 @@ from cprec_jax.corpus import Corpus
 from cprec_jax.evaluate import harness
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.evaluate.title_states import title_states
+from tests import jobs
 
 SIZES = {"hidden": 16, "layers": 1, "max_length": 12, "epochs": 1, "dropout": [0.1], "learning_rate": [1e-2], "validation_users": 40}
 
@@ -41,7 +42,7 @@ def test_what_it_is_made_from(workdir, corpus: Corpus) -> None:
     manifest = workdir / "runs" / "cpt" / "manifest.json"
     manifest.write_text('{"params_sha256": "x"}')
     names = {"a": {"kind": "sasrec", "init": "m"}, "b": {"kind": "sasrec"}, "m": {"kind": "checkpoint"}}
-    before = [harness.evaluate_inputs({"evaluate": {"names": names}}, workdir, name) for name in "ab"]
+    before = [jobs.made_from({"evaluate": {"names": names}}, workdir, f"results/{name}") for name in "ab"]
     manifest.write_text('{"params_sha256": "y"}')
-    after = [harness.evaluate_inputs({"evaluate": {"names": names}}, workdir, name) for name in "ab"]
+    after = [jobs.made_from({"evaluate": {"names": names}}, workdir, f"results/{name}") for name in "ab"]
     assert before[0] != after[0] and before[1] == after[1], "the model's parameters count, for the row that starts from it"

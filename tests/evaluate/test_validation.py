@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cprec_jax.config.evaluate import MethodSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.evaluate import harness, validation
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.evaluate.validation import Validation
+from tests import jobs
 from tests.evaluate.titles import by_brute_force
 from tests.evaluate.world import EVALUATE, brute, column, with_twins
 from tests.model.tiny import tiny
@@ -76,15 +78,16 @@ def test_one_rule_for_all_language_models(evaluated, model: LoadedModel, tmp_pat
     read = lambda name: json.loads((tmp_path / "results" / name / "results.json").read_text())  # noqa: E731
 
     monkeypatch.setattr(harness, "load_model", load)
-    harness.evaluate(config, tmp_path, ["other"])  # the model that chooses has no result yet
+    monkeypatch.setattr("cprec_jax.jobs.checks._hf_model", lambda _: None)
+    jobs.evaluate(config, tmp_path, ["other"])  # the model that chooses has no result yet
     assert chosen_on == [7] and read("other")["scoring_rule"] == "mean" and read("other")["rule_chosen_on"] == "model"
     assert not (tmp_path / "results" / "model").exists()
-    harness.evaluate(config, tmp_path)
+    jobs.evaluate(config, tmp_path)
     assert [read(name)["scoring_rule"] for name in names] == ["mean"] * 3 and chosen_on == [7, 7]
     assert [name for name in names if "validation_mrr_by_rule" in read(name)["sets"]["Books"]] == ["model"]
-    harness.evaluate(config, tmp_path, ["a"])  # that it chose stands in its result
+    jobs.evaluate(config, tmp_path, ["a"])  # that it chose stands in its result
     assert read("a")["scoring_rule"] == "mean" and chosen_on == [7, 7]
-    is_current = lambda name: harness.is_current(tmp_path / "results" / name, harness.evaluate_inputs(config, tmp_path, name))  # noqa: E731
+    is_current = lambda name: jobs.state(config, tmp_path, f"results/{name}").word == "current"  # noqa: E731
     assert all(map(is_current, names))
     (tmp_path / "runs" / "cpt" / "manifest.json").write_text('{"params_sha256": "trained on"}')
     assert not any(map(is_current, names))
@@ -119,7 +122,7 @@ def test_the_checkpoint_is_chosen_on_validation(evaluated, model: LoadedModel, m
 
     expected = {}
     for step in params:
-        result, _ = evaluated(using=load(harness.MethodSpec(kind="checkpoint", step=step)), split="valid", max_users=8)
+        result, _ = evaluated(using=load(MethodSpec(kind="checkpoint", step=step)), split="valid", max_users=8)
         expected[step] = result["sets"]["Books"]["protocols"]["full"]["nll"]
     monkeypatch.setattr(harness, "checkpoint_steps", lambda _: list(params))
     monkeypatch.setattr(harness, "load_model", load)

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 import launch
-from cprec_jax import jobs
 from cprec_jax.corpus import Corpus, user_key
 from cprec_jax.generate.source import end_ids
 from cprec_jax.text import tokenizer
 from data_prep.adapters.synthetic import _user_names
-from tests import road
+from tests import jobs, road
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from cprec_jax.train.trainer import train
 from tests import road
 from tests.golden.values import check
+from tests.jobs import train
 
 
 def test_a_loss_curve(workdir: Path) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 
+from cprec_jax.config.train import OptimizerSpec, ScheduleSpec
 from cprec_jax.train.objectives import cpt
-from cprec_jax.train.optimizer import OptimizerSpec, adamw
-from cprec_jax.train.schedule import ScheduleSpec, wsa
+from cprec_jax.train.optimizer import adamw
+from cprec_jax.train.schedule import wsa
 from cprec_jax.train.step import TrainState, train_step
 from tests.golden.values import check
 from tests.model.tiny import tiny

@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cprec_jax import jobs
+from cprec_jax.config.export import ExportSpec
 from cprec_jax.errors import UserError
 from cprec_jax.generate.tokens import generate
-from cprec_jax.hf.export import ExportSpec
 from cprec_jax.hf.save import save
 from cprec_jax.text import tokenizer
 from cprec_jax.train.restore import restore_decoder
-from tests import road
+from tests import jobs, road
 from tests.model.tiny import tiny
 
 MARKERS = ["<|Books|>", "<|Games|>", "<|Garden|>", "<|all domains|>"]
@@ -97,7 +96,7 @@ def test_size_of_a_weights_file(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "5", "5G", "0GB", "-1GB", "many MB"])
 def test_what_is_no_size(text: str) -> None:
-    from cprec_jax.spec import build
+    from cprec_jax.config.build import build
 
     with pytest.raises(UserError, match=r"config\.export: max_shard_size .*write a number and KB"):
         build(ExportSpec, {"max_shard_size": text}, "config.export")

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cprec_jax import jobs
 from cprec_jax.hf.save import save
-from tests import road
+from tests import jobs, road
 from tests.model.tiny import tiny
 from tests.processes import free_port, launched_together, together
 

@@ -8,12 +8,12 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 
-from cprec_jax import jobs
+from cprec_jax.config.root import make_config
+from cprec_jax.config.text import TemplateSpec
 from cprec_jax.errors import UserError
 from cprec_jax.hf.tokenizer_check import TokenizerCheck
 from cprec_jax.text import tokenizer, tokenizer_files
-from cprec_jax.text.template import TemplateSpec
-from tests import road
+from tests import jobs, road
 
 TITLES = ["Star Wars", "Star Trek (1979)", "Caf\u00e9 \u2615", "<|endoftext|>", "a <|endoftext|> b", "  two  spaces "]
 
@@ -112,5 +112,5 @@ def test_the_card_says_how_titles_with_control_tokens_are_read(workdir: Path) ->
 
     template = {"header": "{scope}:\n", "end_of_item": "\n", "all_domains": "all"}
     for count in (0, 3):
-        card = model_card(road.CONFIG, workdir, {"template": template, "titles_with_control_tokens": count})
+        card = model_card(make_config(road.CONFIG), workdir, {"template": template, "titles_with_control_tokens": count})
         assert ("3 of the titles" in card and "split_special_tokens=True" in card) == (count == 3)

@@ -10,8 +10,8 @@ import pytest
 from matplotlib.image import imread
 
 from cprec_jax.artefact import read_json
-from cprec_jax.evaluate import harness
-from cprec_jax.report.report import report
+from tests import jobs
+from tests.jobs import report
 
 NAMES = ("popularity", "last_items", "markov", "item_knn", "oracle")
 
@@ -21,7 +21,7 @@ def workdir(tiny_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("browser")
     shutil.copytree(tiny_rows / "corpus", workdir / "corpus")
     config = {"evaluate": {"names": {kind: {"kind": kind} for kind in NAMES}, "protocols": ["full", "u20"], "bootstrap": 20}, "report": {}}
-    harness.evaluate(config, workdir)
+    jobs.evaluate(config, workdir)
     report(config, workdir)
     return workdir
 

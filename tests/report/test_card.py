@@ -8,8 +8,8 @@ import pytest
 
 from cprec_jax.artefact import read_json
 from cprec_jax.environment import command, environment
-from cprec_jax.evaluate import harness
-from cprec_jax.report.report import report
+from tests import jobs
+from tests.jobs import report
 from tests.report import workdirs
 
 
@@ -17,7 +17,7 @@ def test_it_says_how_every_row_was_made(workdir: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("sys.argv", ["launch.py", "evaluate", "--workdir=a b"])
     names = {"popularity": {"kind": "popularity"}, "text": {"kind": "text_knn"}}
     section = {"names": names, "sets": ["Books"], "protocols": ["full"], "bootstrap": 0}
-    harness.evaluate({"evaluate": section}, workdir)
+    jobs.evaluate({"evaluate": section}, workdir)
     report({"evaluate": section, "report": {"title": "Demo"}}, workdir)
     found, text = json.loads((workdir / "report" / "card.json").read_text()), (workdir / "report" / "card.md").read_text()
     (place,) = found["environments"]
@@ -28,7 +28,7 @@ def test_it_says_how_every_row_was_made(workdir: Path, monkeypatch: pytest.Monke
     row, recorded = found["rows"]["text"], read_json(workdir / "results" / "text" / "results.json", "evaluate")["sets"]["Books"]
     assert row["chosen"]["Books"]["setting"] == recorded["setting"] and row["chosen"]["Books"]["tried"] == recorded["tried"]
     assert recorded["setting"] in text and f"{len(recorded['tried'])} tried" in text
-    assert row["settings"]["text_knn"]["validation_users"] == 2000, "the grid it was chosen from"
+    assert row["settings"]["evaluate.text_knn.validation_users"] == 2000, "the grid it was chosen from"
     assert row["inputs_hash"] == read_json(workdir / "results" / "text" / "manifest.json", "evaluate")["inputs_hash"]
     assert manifest["corpus_hash"] in text and "2021" in text  # a split time
 
@@ -40,7 +40,7 @@ def test_files_of_the_data_and_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
     manifest["sources"]["Books"]["files"] = {"interactions": {"path": "/home/someone/Books/inter.tsv.gz", "sha256": "ab" * 32}}
     path.write_text(json.dumps(manifest))
     run = workdir / "runs" / "cpt"
-    (run / "config.json").write_text(json.dumps({"config": {"train": {"seed": 7}, "model": {"hidden_size": 64}}}))
+    (run / "config.json").write_text(json.dumps({"train": {"seed": 7}, "model": {"hidden_size": 64}}))
     (run / "manifest.json").write_text(json.dumps({"step": 300, "params_sha256": "cd" * 32}))
     report(workdirs.config(), workdir)
     text = (workdir / "report" / "card.md").read_text()

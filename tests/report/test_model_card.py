@@ -1,10 +1,13 @@
 """The card's front matter, facts, results, and the code it shows."""
 
+import dataclasses
 import json
 import re
 
 import pytest
 
+from cprec_jax.config.root import make_config
+from cprec_jax.config.train import ScheduleSpec, TrainSpec
 from cprec_jax.errors import UserError
 from cprec_jax.report.model_card import base_licence, model_card
 from cprec_jax.train.run import training_facts
@@ -12,12 +15,12 @@ from tests.report import workdirs
 
 SETS = {"Books": 800, "Garden": 120}
 TEMPLATE = {"header": "Items one user chose in {scope}, oldest first:\n", "end_of_item": "\n", "all_domains": "all domains"}
-CONFIG = workdirs.config()
+CONFIG = make_config(workdirs.config())
 
 
 def facts(**changes):
     values = {"parameters": 1234567, "step": 300, "tokens": 7654321, "dtype": "float32", "init_from": None, "template": TEMPLATE}
-    values |= {"training": training_facts({"steps": 300, "schedule": {"peak": 4e-3}, "seed": 3}), "row_length": 256}
+    values |= {"training": training_facts(TrainSpec(steps=300, schedule=ScheduleSpec(peak=4e-3), seed=3)), "row_length": 256}
     return {**values, "corpus_hash": "aa" * 32, "rows_hash": "bb" * 32, "params_sha256": "cc" * 32, **changes}
 
 
@@ -83,7 +86,7 @@ def test_an_unknown_licence_is_not_made_up(tmp_path, text):
 
 def test_foreign_text_cannot_leave_its_place(tmp_path):
     base = base_model(tmp_path / "base", '---\nlicense: mit"\\ntags: [x]\n---\n')
-    config = {**CONFIG, "name": "<script>alert(1)</script>"}
+    config = dataclasses.replace(CONFIG, name="<script>alert(1)</script>")
     template = {**TEMPLATE, "header": 'a "b" ```\nimport os\n'}
     card = model_card(config, tmp_path, facts(init_from=str(base), template=template))
     licence = next(line for line in front_matter(card) if line.startswith("license: "))
@@ -97,11 +100,12 @@ def test_the_code_of_the_card_scores_titles_as_our_decoder_does(tmp_path, monkey
     import jax
     import numpy as np
 
+    from cprec_jax.config.text import TemplateSpec
     from cprec_jax.hf.save import save
     from cprec_jax.model.decoder import logits
     from cprec_jax.text import tokenizer
     from cprec_jax.text.catalogue import Catalogue
-    from cprec_jax.text.template import Template, TemplateSpec
+    from cprec_jax.text.template import Template
     from tests.model.tiny import one_segment, tiny
 
     pytest.importorskip("torch")

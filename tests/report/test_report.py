@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from cprec_jax.errors import UserError
-from cprec_jax.report.report import report, report_inputs
+from tests.jobs import made_from, report
 from tests.report import workdirs
 
 SETS = {"Books": 800, "Garden": 120}
@@ -131,7 +131,7 @@ def test_a_damaged_result_leaves_the_old_report_alone(workdir):
 def test_results_of_the_validation_split_have_a_report_of_their_own(workdir, capsys):
     report(workdirs.config(), workdir)
     before = (workdir / "report" / "report.md").read_text()
-    config = workdirs.config() | {"evaluate": {"names": {"cpt": {}}, "split": "valid"}}
+    config = workdirs.config() | {"evaluate": {"names": {"cpt": {"kind": "checkpoint"}}, "split": "valid"}}
     with pytest.raises(UserError, match=r"results-valid: holds no results; .*, or set config.evaluate.split to 'test'"):
         report(config, workdir)
     workdirs.write(workdir / "results-valid" / "cpt" / "results.json", workdirs.result("cpt", 0.123, SETS, split="valid"))
@@ -140,7 +140,7 @@ def test_results_of_the_validation_split_have_a_report_of_their_own(workdir, cap
     assert (workdir / "report" / "report.md").read_text() == before
     report(workdirs.config(), workdir)
     assert (workdir / "report" / "report.md").read_text() == before
-    assert {path.split("/")[0] for path in report_inputs(config, workdir)["files"]} == {"results-valid", "runs", "corpus"}
+    assert {path.split("/")[0] for path in made_from(config, workdir, "report-valid")["files"]} == {"results-valid", "runs", "corpus"}
 
 
 def test_results_of_another_corpus_version_or_split_are_left_out_and_named(workdir, capsys):
@@ -187,7 +187,7 @@ def test_only_results_of_another_corpus_is_an_error(tmp_path):
 
 def test_a_result_still_to_come_is_named(workdir, capsys):
     config = workdirs.config(order=("cpt", "sasrec"))
-    config["evaluate"]["names"]["gru4rec"] = {}
+    config["evaluate"]["names"]["gru4rec"] = {"kind": "gru4rec"}
     report(config, workdir)
     told = capsys.readouterr().err
     assert "sasrec: no result yet; config.evaluate.names has none of that name" in told
@@ -205,9 +205,9 @@ def test_equal_inputs_give_equal_reports_and_other_results_other_inputs(workdir)
     config = workdirs.config()
     report(config, workdir)
     first = {path.name: path.read_bytes() for path in (workdir / "report").iterdir()}
-    before = report_inputs(config, workdir)
+    before = made_from(config, workdir, "report")
     report(config, workdir)
     assert {path.name: path.read_bytes() for path in (workdir / "report").iterdir()} == first
     path = workdir / "results" / "0" / "results.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "cost": {}}))
-    assert report_inputs(config, workdir) != before
+    assert made_from(config, workdir, "report") != before

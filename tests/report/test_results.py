@@ -142,13 +142,13 @@ def test_closed_form_random_has_the_known_values_of_20_candidates():
 
 
 def test_metrics_of_every_run_and_seed_are_read_and_a_cut_last_line_is_skipped(tmp_path):
-    for run, n in (("cpt", 5), ("sft/seed-1", 3), ("empty", 0)):
+    for run, n in (("cpt", 5), ("sft.seed-1", 3), ("empty", 0)):
         folder = tmp_path / "runs" / run
         folder.mkdir(parents=True)
         lines = [json.dumps(workdirs.metrics_line(step, 10)) for step in range(1, n + 1)]
         (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 9, "lo')
     metrics = read_metrics(tmp_path)
-    assert {run: [r["step"] for r in records] for run, records in metrics.items()} == {"cpt": [1, 2, 3, 4, 5], "sft/seed-1": [1, 2, 3]}
+    assert {run: [r["step"] for r in records] for run, records in metrics.items()} == {"cpt": [1, 2, 3, 4, 5], "sft.seed-1": [1, 2, 3]}
     assert all(a["loss"] > b["loss"] for a, b in itertools.pairwise(metrics["cpt"][:2]))
 
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from cprec_jax.config.report import ReferenceRow
 from cprec_jax.report.latex import latex_table
 from cprec_jax.report.results import Measured, Result, SetResult, read_results
-from cprec_jax.report.spec import ReferenceRow
 from cprec_jax.report.tables import (
     Entry,
     Table,

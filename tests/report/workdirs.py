@@ -138,4 +138,4 @@ def metrics_line(step: int, steps: int) -> dict[str, float]:
 
 
 def config(**report: Any) -> dict[str, Any]:
-    return {"name": "demo", "evaluate": {"names": {name: {} for name in QUALITY}}, "report": {"title": "Demo", **report}}
+    return {"name": "demo", "evaluate": {"names": {name: {"kind": "random"} for name in QUALITY}}, "report": {"title": "Demo", **report}}

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import tokenizers
 
+from cprec_jax.config.text import TemplateSpec
 from cprec_jax.errors import UserError
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
-from cprec_jax.text.template import Template, TemplateSpec
+from cprec_jax.text.template import Template
 
 TITLES = ["Halo", "Halo 2", "Zelda", "Mario Kart 8"]
 

@@ -13,7 +13,8 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cprec_jax import corpus, jobs
+from cprec_jax import corpus
+from cprec_jax.config.pack import PackSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.data import rows
 from cprec_jax.data.shards import PieceTable, ShardTask, ShardWriter
@@ -21,8 +22,7 @@ from cprec_jax.errors import UserError
 from cprec_jax.text import documents, packer, packing, ragged, tokenizer
 from cprec_jax.text.best_fit import best_fit
 from cprec_jax.text.catalogue import Catalogue
-from cprec_jax.text.packing import PackSpec
-from tests import road
+from tests import jobs, road
 
 
 def catalogue_of(lengths: list[int]) -> Catalogue:
@@ -109,7 +109,7 @@ def test_window_and_workers_are_checked() -> None:
 
 def packed(workdir: Path, **changes: Any) -> dict[str, Any]:
     """The manifest of the rows of the tiny corpus, packed anew."""
-    packing.pack(road.config(pack=changes), workdir)
+    jobs.pack(road.config(pack=changes), workdir)
     return json.loads((workdir / "rows" / "cpt" / "manifest.json").read_text(encoding="utf-8"))
 
 
@@ -126,9 +126,9 @@ def test_rows_are_the_same_files_for_one_and_two_workers(workdir: Path, monkeypa
 def test_packing_again_with_another_tokenizer(workdir: Path, tmp_path: Path) -> None:
     jobs.prepare(road.CONFIG, tmp_path)
     config = road.config(text={"vocab_size": 300})
-    packing.pack(config, tmp_path)
+    jobs.pack(config, tmp_path)
     packed(workdir)
-    packing.pack(config, workdir)  # into the same folder, by the same process
+    jobs.pack(config, workdir)  # into the same folder, by the same process
     manifests = [json.loads((directory / "rows/cpt/manifest.json").read_text()) for directory in (workdir, tmp_path)]
     assert manifests[0]["shards"] == manifests[1]["shards"]
 
@@ -142,8 +142,8 @@ def test_a_pool_that_lost_a_worker_takes_no_shard() -> None:
 
 
 def test_workers_are_no_input(workdir: Path) -> None:
-    assert packing.pack_inputs(road.config(pack={"workers": 3}), workdir) == packing.pack_inputs(road.config(), workdir)
-    assert packing.pack_inputs(road.config(pack={"window": 3}), workdir) != packing.pack_inputs(road.config(), workdir)
+    assert jobs.made_from(road.config(pack={"workers": 3}), workdir, "rows/cpt") == jobs.made_from(road.config(), workdir, "rows/cpt")
+    assert jobs.made_from(road.config(pack={"window": 3}), workdir, "rows/cpt") != jobs.made_from(road.config(), workdir, "rows/cpt")
 
 
 def test_small_windows_keep_every_document_and_number_the_rows(workdir: Path) -> None:
@@ -231,7 +231,7 @@ def test_without_a_downstream_set_there_are_no_rows_for_fine_tuning(tmp_path: Pa
     config["corpus"]["sources"] = config["corpus"]["sources"][:2]
     jobs.prepare(config, tmp_path)
     with pytest.raises(UserError, match=r"config.pack.stages: 'sft' packs downstream sets, and the corpus has none"):
-        packing.pack(config, tmp_path)
+        jobs.pack(config, tmp_path)
     assert (tmp_path / "rows" / "cpt").exists() and not (tmp_path / "rows" / "sft").exists()
 
 

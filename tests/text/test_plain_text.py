@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cprec_jax.config.pack import PackSpec, PlainTextSpec
+from cprec_jax.config.root import make_config
 from cprec_jax.data import rows
 from cprec_jax.errors import UserError
 from cprec_jax.text import packing, plain_text, tokenizer
-from cprec_jax.text.plain_text import PlainText, PlainTextSpec
-from tests import road
+from cprec_jax.text.plain_text import PlainText
+from tests import jobs, road
 
 STORY = "One day a fox met a crow.\nThe crow had cheese.\n\nThe fox wanted it.\n"
 
@@ -105,7 +107,7 @@ def test_files_that_cannot_be_used(tmp_path: Path, files: tuple[str, ...], messa
 @pytest.mark.parametrize("changes", [{"files": ()}, {"document": "page"}, {"max_tokens": 0}])
 def test_mistakes_in_the_section(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"config\.pack"):
-        packing.specs({"pack": {"text": {"files": ("a.txt",)} | changes}})
+        make_config({"pack": {"text": {"files": ("a.txt",)} | changes}})
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.integers(1, 20))
@@ -122,7 +124,7 @@ def test_text_becomes_a_split_of_its_own(workdir: Path, tmp_path: Path) -> None:
     write(tmp_path / "texts" / "b.jsonl", "".join(json.dumps({"text": f"{i} crows met {i * i} foxes"}) + "\n" for i in range(40)))
     before = json.loads((workdir / "rows" / "cpt" / "manifest.json").read_text())
     config = road.config(pack={"text": {"files": ["*"], "root": str(tmp_path / "texts")}})
-    packing.pack(config, workdir)
+    jobs.pack(config, workdir)
     manifest = json.loads((workdir / "rows" / "cpt" / "manifest.json").read_text())
     entry = manifest["splits"].pop("text")
     # The behavioural rows are the ones they were.
@@ -139,13 +141,13 @@ def test_text_becomes_a_split_of_its_own(workdir: Path, tmp_path: Path) -> None:
     assert sum(document.count("wanted") for document in documents) in range(28, 31)  # a word may be cut at the end of a row
     assert len(source) == entry["rows"] and sum(int(row["lengths"].sum()) for row in source) == entry["tokens"]
 
-    inputs = packing.pack_inputs(config, workdir)
+    inputs = jobs.made_from(config, workdir, "rows/cpt")
     write(tmp_path / "texts" / "a.txt.gz", STORY)
-    assert packing.pack_inputs(config, workdir) != inputs
-    packing.pack(config, workdir)
+    assert jobs.made_from(config, workdir, "rows/cpt") != inputs
+    jobs.pack(config, workdir)
     whole = json.loads((workdir / "rows" / "cpt" / "manifest.json").read_text())["splits"]["text"]
     config["pack"]["text"]["max_tokens"] = 200
-    packing.pack(config, workdir)
+    jobs.pack(config, workdir)
     limited = json.loads((workdir / "rows" / "cpt" / "manifest.json").read_text())["splits"]["text"]
     assert 100 < limited["tokens"] <= 200 and limited["tokens_left_out"] > 0
     assert limited["texts"] == whole["texts"] and limited["tokens"] + limited["tokens_left_out"] == whole["tokens"]
@@ -156,7 +158,7 @@ def test_a_domain_may_not_be_called_text(workdir: Path, monkeypatch: pytest.Monk
     class Named:
         sets = {"text": type("Info", (), {"role": "pretrain"})()}  # noqa: RUF012
 
-    spec = packing.PackSpec(text=PlainTextSpec(files=("a.txt",)))
+    spec = PackSpec(text=PlainTextSpec(files=("a.txt",)))
     with pytest.raises(UserError, match="may not be called 'text'"):
         packing._sources(Named(), spec, "cpt")  # type: ignore[arg-type]  # all it reads of a corpus is `sets`
-    assert packing._sources(Named(), packing.PackSpec(), "cpt") == ["text"]  # type: ignore[arg-type]  # as above
+    assert packing._sources(Named(), PackSpec(), "cpt") == ["text"]  # type: ignore[arg-type]  # as above

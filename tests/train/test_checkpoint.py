@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from cprec_jax import jobs
 from cprec_jax.errors import DamagedCheckpoint, UserError
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.restore import restore_decoder
-from cprec_jax.train.trainer import train
-from tests import road
+from tests import jobs, road
+from tests.jobs import train
 
 CONFIG = road.config(evaluate={"names": {"cpt": {"kind": "checkpoint"}, "half": {"kind": "checkpoint", "fraction": 0.5}}, "max_users": 5})
 CONFIG["evaluate"] |= {"protocols": ["full"], "validation_users": 5}

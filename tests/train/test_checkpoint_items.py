@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cprec_jax.config.train import OptimizerSpec
 from cprec_jax.errors import UserError
 from cprec_jax.train.checkpoint import Checkpoints
-from cprec_jax.train.optimizer import OptimizerSpec, adamw
+from cprec_jax.train.optimizer import adamw
 from cprec_jax.train.step import TrainState
 from tests.model.tiny import tiny
 

@@ -11,14 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cprec_jax.config.train import ScheduleSpec
 from cprec_jax.data import loader
 from cprec_jax.model.decoder import init_params
 from cprec_jax.train.objectives import cpt
 from cprec_jax.train.optimizer import adamw
-from cprec_jax.train.schedule import ScheduleSpec, wsa
+from cprec_jax.train.schedule import wsa
 from cprec_jax.train.step import TrainState, train_step
-from cprec_jax.train.trainer import _batches, make_plan, train
+from cprec_jax.train.trainer import _batches
 from tests import road
+from tests.jobs import make_plan, train
 
 SEED, STEPS, BATCH, MICRO, STABLE = 3, 8, 16, 2, 4
 SCHEDULE = {"peak": 0.02, "warmup": 0.25, "anneal": 0.5, "shape": "linear"}

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cprec_jax.train.optimizer import OptimizerSpec, adamw
-from cprec_jax.train.schedule import ScheduleSpec, wsa
+from cprec_jax.config.train import OptimizerSpec, ScheduleSpec
+from cprec_jax.train.optimizer import adamw
+from cprec_jax.train.schedule import wsa
 from tests.model.tiny import tiny
 
 

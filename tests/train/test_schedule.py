@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cprec_jax.train.schedule import ScheduleSpec, Shape, decay, phases, wsa
+from cprec_jax.config.train import ScheduleSpec, Shape
+from cprec_jax.train.schedule import decay, phases, wsa
 
 SHAPES = get_args(Shape)
 

@@ -11,13 +11,14 @@ import numpy as np
 import optax
 import pytest
 
+from cprec_jax.config.train import OptimizerSpec, ScheduleSpec
 from cprec_jax.model.decoder import Decoder, abstract_params, init_params
 from cprec_jax.parallel import rules
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.train import run
 from cprec_jax.train.objectives import cpt
-from cprec_jax.train.optimizer import OptimizerSpec, adamw, decayed
-from cprec_jax.train.schedule import ScheduleSpec, wsa
+from cprec_jax.train.optimizer import adamw, decayed
+from cprec_jax.train.schedule import wsa
 from cprec_jax.train.step import TrainState, _micro_batches, train_step
 
 B, T, V = 8, 32, 64

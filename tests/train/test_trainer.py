@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
+from cprec_jax.config.root import make_config
 from cprec_jax.errors import Diverged, UserError
 from cprec_jax.hf.save import save
 from cprec_jax.text import tokenizer
-from cprec_jax.train import run
-from cprec_jax.train.trainer import _batches, _most_segments, _remove_run, make_plan, train, train_inputs
-from tests import road
+from cprec_jax.train.trainer import _batches, _most_segments
+from cprec_jax.workdir import run_directory
+from tests import jobs, road
 from tests.conftest import ROOT
+from tests.jobs import make_plan, train
 from tests.model.tiny import tiny
 
 PATIENCE = 900  # seconds for what takes twenty on an idle machine
@@ -130,12 +132,12 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(unbroken: Path, tmp_path
 def test_another_config_or_other_rows_are_refused(unbroken: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(unbroken, workdir)
-    with pytest.raises(UserError, match=r"other inputs \(train.seed\)"):
+    with pytest.raises(UserError, match=r"other inputs \(config.train.seed was 0, is 1\)"):
         train(road.config(train={"seed": 1}), workdir)
     manifest = workdir / "rows/cpt/manifest.json"
     record = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**record, "rows_hash": "0" * 64}))
-    with pytest.raises(UserError, match=r"other inputs \(rows\)"):
+    with pytest.raises(UserError, match=r"other inputs \(made from another rows/cpt\)"):
         train(road.CONFIG, workdir)
     shard = next((workdir / "rows/cpt").glob("*.array_record*"))
     shard.write_bytes(shard.read_bytes() + b"x")
@@ -150,23 +152,20 @@ def test_rows_say_how_many_segments_they_hold() -> None:
 
 
 def test_logging_more_often_is_the_same_run(unbroken: Path) -> None:
-    inputs = train_inputs(road.CONFIG, unbroken)
-    assert train_inputs(road.config(model={"attention_segments": 99}), unbroken) == inputs
+    inputs = jobs.made_from(road.CONFIG, unbroken, "runs/cpt")
+    assert jobs.made_from(road.config(model={"attention_segments": 99}), unbroken, "runs/cpt") == inputs
     train(road.config(train={"log_every": 3}), unbroken)  # would be refused if it counted as another run
 
 
 def test_further_seeds_have_directories_of_their_own(tmp_path: Path) -> None:
-    assert run.seeds(road.CONFIG) == 1 and run.seeds(road.config(evaluate={"seeds": 3})) == 3
-    assert run.seeds(road.config(evaluate={"seeds": 3}, train={"seeds": 1})) == 1
-    assert run.of_seed(road.config(train={"seed": 4}), 2)["train"]["seed"] == 6 and run.of_seed(road.CONFIG, 0) is road.CONFIG
-    first, second = run.run_directory(tmp_path), run.run_directory(tmp_path, 1)
-    assert first == tmp_path / "runs/cpt" and second == tmp_path / "runs/cpt/seed-1"
-    (first / "checkpoints" / "6").mkdir(parents=True)
-    second.mkdir()
-    for name in ("config.json", "manifest.json", "seed-1/config.json"):
-        (first / name).write_text("{}")
-    _remove_run(first)  # as `run` does where the first has changed
-    assert sorted(path.relative_to(first).as_posix() for path in first.rglob("*")) == ["seed-1", "seed-1/config.json"]
+    def named(**sections: dict[str, Any]) -> list[str]:
+        return [one.name for one in jobs.graph(road.config(**sections), tmp_path).of_job("train")]
+
+    assert named() == ["runs/cpt"] and named(evaluate={"seeds": 3}) == ["runs/cpt", "runs/cpt.seed-1", "runs/cpt.seed-2"]
+    assert named(evaluate={"seeds": 3}, train={"seeds": 1}) == ["runs/cpt"]
+    config = make_config(road.config(train={"seed": 4}))
+    assert config.of_seed(2).train_section.seed == 6 and config.of_seed(0) is config
+    assert run_directory(tmp_path) == tmp_path / "runs/cpt" and run_directory(tmp_path, 1) == tmp_path / "runs/cpt.seed-1"
 
 
 def test_the_annealing_phase_inherits_the_mixture_and_the_budget(tiny_rows: Path) -> None:
@@ -201,8 +200,6 @@ def test_a_loss_that_is_not_finite_stops_the_run(workdir: Path) -> None:
 
 def test_a_base_model_that_does_not_fit_the_tokenizer(workdir: Path, shared_models: Path) -> None:
     small = road.config(model={"init_from": str(shared_models / "hf-stories260k")}, text={"vocab_size": 600})
-    from cprec_jax import jobs
-
     jobs.pack(small, workdir)
     with pytest.raises(UserError, match=r"has 600 tokens, but the embedding of .* has 512 rows"):
         train(small, workdir)
@@ -220,7 +217,7 @@ def test_a_base_model_with_another_tokenizer_is_warned_of(tiny_rows: Path, tmp_p
 
 
 def test_a_batch_that_does_not_divide_over_the_devices(workdir: Path) -> None:
-    with pytest.raises(UserError, match="6 rows a micro-batch do not divide over 8 devices"):
+    with pytest.raises(UserError, match="6 rows per micro-batch do not divide over 8 devices"):
         train(road.config(train={"global_batch": 6}), workdir)
 
 

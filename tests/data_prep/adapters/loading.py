@@ -7,7 +7,7 @@ from pathlib import Path
 from data_prep.adapters import make_adapters
 from data_prep.engine import Engine
 from data_prep.rejects import Rejects
-from data_prep.spec import corpus_spec
+from tests.jobs import corpus_spec
 
 
 class Loaded:

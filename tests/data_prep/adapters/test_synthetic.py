@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from cprec_jax.config.corpus import SyntheticSpec
 from cprec_jax.errors import UserError
 from data_prep.adapters.synthetic import SyntheticAdapter, make_world, next_item_distribution
-from data_prep.spec import SyntheticSpec, corpus_spec
+from tests.jobs import corpus_spec
 
 DOMAINS = ["beauty", "toys", "kitchen", "garden"]
 SMALL = SyntheticSpec(users=300, items=40, tastes=5, interactions=12.0)

@@ -14,7 +14,7 @@ from cprec_jax.errors import UserError
 from data_prep.adapters.table import LATEST_SECONDS, TableAdapter
 from data_prep.engine import Engine
 from data_prep.rejects import Rejects
-from data_prep.spec import corpus_spec
+from tests.jobs import corpus_spec
 
 ITEMS = "item_id\ttitle\na\tApple\nb\tPear\n"
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from cprec_jax.config.build import build
+from cprec_jax.config.report import ReportSpec
 from cprec_jax.errors import UserError
-from cprec_jax.report.spec import ReportSpec
-from cprec_jax.spec import build
 
 
 def test_reference_rows_take_the_default_source_and_their_own():

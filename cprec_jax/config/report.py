@@ -1,8 +1,10 @@
 """`config.report`: title, order of rows, and figures taken from elsewhere."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from cprec_jax.config.setting import setting
 
 NOT_SETS = ("source", "protocol")  # keys of `reference` that are defaults for its rows
 
@@ -20,18 +22,17 @@ class ReferenceRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSpec:
-    """`config.report`.
-
-    `order`: names of results from top to bottom; empty means the order of `config.evaluate.names`. Names that are not in it follow.
-    `reference`: {SET: {ROW NAME: {METRIC: value, ...}}} printed below the measured rows, never marked best. `source` and `protocol`
-    (texts) stand in a row, or beside the sets as defaults for all rows, so that nobody compares unlike with unlike:
+    """What the report shows, in which order. `reference` holds, beside its sets or in a row, the texts `source` and `protocol`, so that
+    nobody compares unlike with unlike:
 
         {"source": "README of the data", "protocol": "leave-one-out, history masked", "Beauty": {"popularity": {"hr@10": 0.0122}}}
     """
 
-    title: str = "CPRec report"
-    order: tuple[str, ...] = ()
-    reference: dict[str, Any] = field(default_factory=dict)
+    title: str = setting("CPRec report", "headline", affects=("report", "export"))
+    order: tuple[str, ...] = setting((), "names of results from top to bottom (empty: as in config.evaluate.names); others follow")
+    reference: dict[str, Any] = setting(
+        factory=dict, help="figures from elsewhere, {SET: {ROW: {METRIC: value}}}, below the measured rows and never marked best"
+    )
 
     def __post_init__(self) -> None:
         reference_rows(self.reference)

@@ -1,17 +1,15 @@
-"""What `config.corpus` may say: frozen dataclasses, checked where they are made."""
+"""`config.corpus`: sources, splits and filters."""
 
 import dataclasses
 import datetime
-import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from cprec_jax.errors import UserError, shown
-from cprec_jax.paths import refuse_address
-from cprec_jax.spec import build, within
+from cprec_jax.config.build import within
+from cprec_jax.config.setting import setting
+from cprec_jax.errors import UserError
 
 Role = Literal["pretrain", "downstream"]
 Order = Literal["timestamp", "position"]
@@ -25,16 +23,12 @@ MOST_THREADS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnsSpec:
-    """Column names in the source files, or their places "1", "2", ... in a file without a header line.
+    """Column names in the source files, or their places "1", "2", ... in a file without a header line (user, item, time; item, title)."""
 
-    Without a name they are `user_id`, `item_id`, `title`, and `timestamp`, or `position` where there is only that; without a header line
-    the columns of the interactions are user, item, time, those of the items are item, title.
-    """
-
-    user: str | None = None
-    item: str | None = None
-    time: str | None = None
-    title: str | None = None
+    user: str | None = setting(None, "of the user (default user_id)")
+    item: str | None = setting(None, "of the item (default item_id)")
+    time: str | None = setting(None, "of the time (default timestamp, else position)")
+    title: str | None = setting(None, "of the title (default title)")
 
     def named(self) -> dict[str, str]:
         """Those that have a name."""
@@ -65,20 +59,17 @@ def _check_dialect(made: "FileSpec | SourceSpec") -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FileSpec:
-    """How one file of a table is written, where it differs from what the source says of both.
+    """How one file of a table is written, where it differs from what the source says of both."""
 
-    delimiter: between two fields, up to four bytes ("\\t" is a tab); "auto" is that of the format, or another under which the header line
-    has the columns. quote: the character round fields that hold a delimiter ("auto": `"` but for TSV), or "none". encoding: "auto" is
-    UTF-8, or UTF-16 or UTF-32 where the file says so; else a name such as "cp1252" or "latin-1". member: which file of a zip archive.
-    """
-
-    columns: ColumnsSpec = ColumnsSpec()
-    format: Literal["auto", "csv", "tsv", "parquet"] | None = None
-    delimiter: str | None = None
-    quote: str | None = None
-    header: bool | None = None
-    encoding: str | None = None
-    member: str | None = None
+    columns: ColumnsSpec = setting(ColumnsSpec(), "names of its columns")
+    format: Literal["auto", "csv", "tsv", "parquet"] | None = setting(None, "csv, tsv or parquet (auto: by the name)")
+    delimiter: str | None = setting(
+        None, 'between two fields, up to four bytes, "\\\\t" is a tab (auto: the one under which the header line has the columns)'
+    )
+    quote: str | None = setting(None, "the character round fields that hold a delimiter, or none (auto: a double quote but for TSV)")
+    header: bool | None = setting(None, "whether there is a header line (default true)")
+    encoding: str | None = setting(None, "such as cp1252 or latin-1 (auto: UTF-8, or UTF-16 or UTF-32 where the file says so)")
+    member: str | None = setting(None, "which file of a zip archive")
 
     def __post_init__(self) -> None:
         _check_dialect(self)
@@ -88,23 +79,19 @@ class FileSpec:
 class FilesSpec:
     """Settings of one of the two files alone; they win over the source's."""
 
-    interactions: FileSpec = FileSpec()
-    items: FileSpec = FileSpec()
+    interactions: FileSpec = setting(FileSpec(), "of the file of interactions")
+    items: FileSpec = setting(FileSpec(), "of the file of titles")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteSpec:
-    """Where a file can be had with `config.corpus.download=true`.
+    """Where a file can be had with `config.corpus.download=true`. Without a checksum it is taken as it comes, with its SHA-256 printed."""
 
-    `sha256` or `md5` is that of what lies at `url`, or `checksum_url` leads to a small text that holds it; without any the file is taken as
-    it comes and its SHA-256 is printed. `member` is the file to take out of a zip archive.
-    """
-
-    url: str
-    sha256: str | None = None
-    md5: str | None = None
-    checksum_url: str | None = None
-    member: str | None = None
+    url: str = setting(help="address of the file or archive", affects=())
+    sha256: str | None = setting(None, "of what lies at the address", affects=())
+    md5: str | None = setting(None, "of what lies at the address", affects=())
+    checksum_url: str | None = setting(None, "of a small text that holds the checksum", affects=())
+    member: str | None = setting(None, "the file to take out of a zip archive", affects=())
 
     def __post_init__(self) -> None:
         for url in (self.url, self.checksum_url):
@@ -118,37 +105,32 @@ class RemoteSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec:
-    """One domain: where its interactions and titles are, and what it is for.
+    """One domain: where its interactions and titles are, and what it is for. A key that the adapter does not read is refused."""
 
-    Users are the same person over all sources of one `platform` that share a raw user id. `interactions` and `items` are one file each; the
-    adapter `table` takes a list of files, too, or a directory, which is all its `*.parquet` in the order of their names. `order` says what
-    the time column holds ("auto": a column called `position` holds order only), `time_unit` is that of numbers (default s). `format`,
-    `delimiter`, `quote`, `header` and `encoding` are of both files (see `files`, which says the same of one). `split` and `k_core` override
-    the corpus-wide value. `language` chooses between the titles of a platform that publishes several (NineRec; default English). `urls`
-    says where the files `interactions` and `items` can be had. `tfds_split` is the split of a TFDS dataset whose interactions are read
-    (default train). A key that the adapter does not read is refused.
-    """
-
-    name: str
-    role: Role
-    adapter: str = "table"
-    platform: str = "default"
-    interactions: str | tuple[str, ...] | None = None
-    items: str | tuple[str, ...] | None = None
-    columns: ColumnsSpec = ColumnsSpec()
-    format: Literal["auto", "csv", "tsv", "parquet"] = "auto"
-    delimiter: str | None = None
-    quote: str | None = None
-    header: bool | None = None
-    encoding: str | None = None
-    files: FilesSpec = FilesSpec()
-    order: Literal["auto", "timestamp", "position"] = "auto"
-    time_unit: Literal["s", "ms"] | None = None
-    split: Literal["auto", "time", "leave_one_out"] | None = None
-    k_core: int | None = None
-    language: Literal["en", "zh"] | None = None
-    tfds_split: str | None = None
-    urls: dict[str, RemoteSpec] = field(default_factory=dict)
+    name: str = setting(help="of the domain or set")
+    role: Role = setting(help="pretrain (a domain) or downstream (an unseen set)")
+    adapter: str = setting("table", "table, amazon2014, amazon2018, amazon2023, movielens, ninerec, tfds or synthetic")
+    platform: str = setting("default", "sources of one platform that share a raw user id have the same user")
+    interactions: str | tuple[str, ...] | None = setting(
+        None, "a file (adapter table: or a list of them, or a directory of *.parquet), below root", content=True
+    )
+    items: str | tuple[str, ...] | None = setting(None, "file of the titles, likewise", content=True)
+    columns: ColumnsSpec = setting(ColumnsSpec(), "names of the columns in both files")
+    format: Literal["auto", "csv", "tsv", "parquet"] = setting("auto", "of both files: csv, tsv or parquet (auto: by the name)")
+    delimiter: str | None = setting(None, "of both files, see files.*.delimiter")
+    quote: str | None = setting(None, "of both files, see files.*.quote")
+    header: bool | None = setting(None, "of both files, see files.*.header")
+    encoding: str | None = setting(None, "of both files, see files.*.encoding")
+    files: FilesSpec = setting(FilesSpec(), "settings of one of the two files alone")
+    order: Literal["auto", "timestamp", "position"] = setting(
+        "auto", "what the time column holds (auto: a column called position holds order only)"
+    )
+    time_unit: Literal["s", "ms"] | None = setting(None, "of times that are numbers (default s)")
+    split: Literal["auto", "time", "leave_one_out"] | None = setting(None, "overrides config.corpus.split")
+    k_core: int | None = setting(None, "overrides config.corpus.k_core")
+    language: Literal["en", "zh"] | None = setting(None, "of the titles, where a platform publishes several (NineRec; default en)")
+    tfds_split: str | None = setting(None, "of a TFDS dataset whose interactions are read (default train)")
+    urls: dict[str, RemoteSpec] = setting(factory=dict, help="where the files can be had: {interactions: ..., items: ...}", affects=())
 
     def __post_init__(self) -> None:
         for which in self.urls:
@@ -229,8 +211,8 @@ def _set_keys(made: Any, prefix: str = "") -> Iterator[str]:
 class TimesSpec:
     """Split times of one platform: unix seconds, or an ISO date (UTC)."""
 
-    t1: int | str
-    t2: int | str
+    t1: int | str = setting(help="end of the training period")
+    t2: int | str = setting(help="end of the validation period")
 
     def __post_init__(self) -> None:
         for name, value in zip(("t1", "t2"), self.seconds, strict=True):
@@ -258,8 +240,8 @@ def _unix_seconds(value: int | str) -> int:
 class KCoreSpec:
     """Fewest training interactions a user and an item need to stay in the training sequences; 0 switches the filter off."""
 
-    pretrain: int = 5
-    downstream: int = 5
+    pretrain: int = setting(5, "of domains")
+    downstream: int = setting(5, "of sets")
 
     def __post_init__(self) -> None:
         within(self, 0, INTEGER, "pretrain", "downstream")
@@ -267,14 +249,13 @@ class KCoreSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TitlesSpec:
-    """`merge`: items of one domain with the same clean title become one; `distinguish`: their item id is appended.
+    """How titles are cleaned."""
 
-    keep_null_words: take `nan`, `null`, `none`, `n/a` and the like (`data_prep.titles.NULL_WORDS`) for titles; else they are none.
-    """
-
-    policy: Literal["merge", "distinguish"] = "merge"
-    max_length: int = 300
-    keep_null_words: bool = False
+    policy: Literal["merge", "distinguish"] = setting(
+        "merge", "merge: items of one domain with the same clean title become one; distinguish: their item id is appended"
+    )
+    max_length: int = setting(300, "characters; longer titles are cut")
+    keep_null_words: bool = setting(False, "take nan, null, none, n/a and the like for titles; else they are none")
 
     def __post_init__(self) -> None:
         within(self, 1, INTEGER, "max_length")
@@ -282,8 +263,8 @@ class TitlesSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CandidatesSpec:
-    protocols: tuple[str, ...] = PROTOCOLS
-    seed: int = 0
+    protocols: tuple[str, ...] = setting(PROTOCOLS, "lists of candidates: u20 (uniform), p20 (popularity-matched), with any number")
+    seed: int = setting(0, "of the drawing")
 
     def __post_init__(self) -> None:
         for protocol in self.protocols:
@@ -297,17 +278,17 @@ class CandidatesSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSpec:
-    """The generated world of all sources with adapter `synthetic`; see `data_prep/adapters/synthetic.py` for what the numbers do."""
+    """The generated world of all sources with adapter `synthetic`; see `data_prep/adapters/synthetic.py`."""
 
-    users: int = 4000
-    items: int = 300
-    interactions: float = 25.0
-    tastes: int = 20
-    favourites: int = 3
-    stay: float = 0.5
-    popularity: float = 0.4
-    start: int = 1_600_000_000
-    days: int = 365
+    users: int = setting(4000, "of the whole world")
+    items: int = setting(300, "per domain")
+    interactions: float = setting(25.0, "per user and domain, on average")
+    tastes: int = setting(20, "that titles and users may have")
+    favourites: int = setting(3, "tastes per user")
+    stay: float = setting(0.5, "probability that the next item has the taste of the last")
+    popularity: float = setting(0.4, "exponent of the items' popularity")
+    start: int = setting(1_600_000_000, "unix seconds of the first day")
+    days: int = setting(365, "length of the period")
 
     def __post_init__(self) -> None:
         within(self, 1, INTEGER, "users", "items", "tastes", "favourites", "days", "interactions")
@@ -320,62 +301,57 @@ class SyntheticSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SparkSpec:
-    """Where Spark runs with `engine="spark"`: `master` is `local[*]`, `local[4]` or `spark://HOST:PORT`.
+    """Where Spark runs with `engine="spark"`. `memory_limit` is the driver's heap."""
 
-    `conf` are further settings as "spark.key=value"; they win over ours. `memory_limit` is the driver's heap.
-    """
-
-    master: str = "local[*]"
-    conf: tuple[str, ...] = ()
+    master: str = setting("local[*]", "local[*], local[4], spark://HOST:PORT, yarn or k8s://...", affects=())
+    conf: tuple[str, ...] = setting((), 'further settings as "spark.key=value"; they win over ours', affects=())
 
     def __post_init__(self) -> None:
         if not self.master.startswith(("local", "spark://", "yarn", "k8s://")):
             raise ValueError(f"master {self.master!r}: write local[*], spark://HOST:PORT, yarn or k8s://...")
-        for setting in self.conf:
-            key, equals, _ = setting.partition("=")
+        for given in self.conf:
+            key, equals, _ = given.partition("=")
             if not equals or not key.startswith("spark."):
-                raise ValueError(f"conf {setting!r}: write 'spark.key=value'")
+                raise ValueError(f"conf {given!r}: write 'spark.key=value'")
 
     @property
     def settings(self) -> dict[str, str]:
-        return dict(setting.split("=", 1) for setting in self.conf)
+        return dict(given.split("=", 1) for given in self.conf)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSpec:
-    """The whole section. See `docs/data-formats.md`.
+    """Sources, and how their interactions become sequences. See `docs/data-formats.md`."""
 
-    Paths of the sources are relative to `root`; `explain` adds explain.md; `download` fetches missing files that have a URL, otherwise
-    nothing touches the network; `engine` runs the relational steps and changes nothing in the result.
-    ties: how interactions of one user at one time are ordered; `hash` by a seeded hash, `file` as the source lists them, which leaks
-    wherever that order knows something (Amazon 2014: ascending item ids) and is there to reproduce published figures.
-    max_bad_lines: more lines of one file that cannot be read are an error. max_lost_share: so is a larger share of a source's interactions,
-    or of its items, that is refused for whatever reason; above a tenth it is a warning.
-    """
-
-    sources: tuple[SourceSpec, ...]
-    root: str = "."
-    synthetic: SyntheticSpec = SyntheticSpec()
-    split: Literal["auto", "time", "leave_one_out"] = "auto"
-    quantiles: tuple[float, ...] = (0.8, 0.9)
-    times: dict[str, TimesSpec] = field(default_factory=dict)
-    k_core: int | KCoreSpec = KCoreSpec()
-    min_history: int = 1
-    ties: Literal["hash", "file"] = "hash"
-    titles: TitlesSpec = TitlesSpec()
-    candidates: CandidatesSpec = CandidatesSpec()
-    max_test_users: int | None = None
-    max_valid_users: int | None = None
-    exclude_test_users: bool = False
-    max_bad_lines: int = 1000
-    max_lost_share: float = 0.5
-    seed: int = 0
-    memory_limit: str = "4GB"
-    threads: int | None = None
-    explain: bool = False
-    download: bool = False
-    engine: Literal["duckdb", "spark"] = "duckdb"
-    spark: SparkSpec = SparkSpec()
+    sources: tuple[SourceSpec, ...] = setting(help="one per domain or set: a list, or a mapping from the name to the rest")
+    root: str = setting(".", "where paths of the sources begin", affects=())
+    synthetic: SyntheticSpec = setting(SyntheticSpec(), "the generated world")
+    split: Literal["auto", "time", "leave_one_out"] = setting(
+        "auto", "time: one global pair of times per platform; leave_one_out (auto: time where there are times)"
+    )
+    quantiles: tuple[float, ...] = setting((0.8, 0.9), "of a platform's times, where `times` does not give them")
+    times: dict[str, TimesSpec] = setting(factory=dict, help="split times per platform, {PLATFORM: {t1: ..., t2: ...}}")
+    k_core: int | KCoreSpec = setting(KCoreSpec(), "fewest training interactions of a user and an item, for all or by role; 0 is off")
+    min_history: int = setting(1, "items before a target")
+    ties: Literal["hash", "file"] = setting(
+        "hash", "order of interactions of one user at one time: by a seeded hash, or as in the file, which leaks"
+    )
+    titles: TitlesSpec = setting(TitlesSpec(), "cleaning of titles")
+    candidates: CandidatesSpec = setting(CandidatesSpec(), "lists of sampled candidates")
+    max_test_users: int | None = setting(None, "per set, a seeded choice (None: all)")
+    max_valid_users: int | None = setting(None, "per set, a seeded choice (None: all)")
+    exclude_test_users: bool = setting(False, "test users are not trained on")
+    max_bad_lines: int = setting(1000, "more lines of one file that cannot be read are an error", affects=())
+    max_lost_share: float = setting(
+        0.5, "a larger refused share of a source's interactions or items is an error; above a tenth it is a warning", affects=()
+    )
+    seed: int = setting(0, "of every choice")
+    memory_limit: str = setting("4GB", "of the engine", affects=())
+    threads: int | None = setting(None, "of the engine (None: all cores)", affects=())
+    explain: bool = setting(False, "adds explain.md, a picture of the corpus", affects=())
+    download: bool = setting(False, "fetch missing files that have a URL; otherwise nothing touches the network", affects=())
+    engine: Literal["duckdb", "spark"] = setting("duckdb", "runs the relational steps, and changes nothing in the result", affects=())
+    spark: SparkSpec = setting(SparkSpec(), "where Spark runs", affects=())
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -414,100 +390,11 @@ class CorpusSpec:
             )
         return wanted
 
-    def fingerprint_fields(self) -> dict[str, Any]:
-        """Everything that decides the corpus's content: not where files lie, nor which engine runs with how much memory."""
-        fields = dataclasses.asdict(self)
-        for name in ("root", "memory_limit", "threads", "explain", "download", "engine", "spark", "max_lost_share"):
-            del fields[name]
-        if not self.titles.keep_null_words:
-            del fields["titles"]["keep_null_words"]
-        if self.ties == "hash":  # so that corpora made before there was a choice keep their hash
-            del fields["ties"]
-        for source in fields["sources"]:
-            del source["interactions"], source["items"], source["urls"]
-            # So that corpora made before there was a choice keep their hash.
-            source["columns"] = {name: value or COLUMN_NAMES.get(name) for name, value in source["columns"].items()}
-            source["time_unit"] = source["time_unit"] or "s"
-            for name in ("language", "tfds_split", "delimiter", "quote", "header", "encoding"):
-                if source[name] is None:
-                    del source[name]
-            if source["files"] == dataclasses.asdict(FilesSpec()):
-                del source["files"]
-        return fields
-
-
-def corpus_spec(config: Mapping[str, Any]) -> CorpusSpec:
-    """Read `config["corpus"]`. `sources` may be a list, or a mapping from name to the rest (easier to override from a command line)."""
-    if "corpus" not in config:
-        raise UserError("config.corpus: missing; `prepare` needs a section that names its sources")
-    section = dict(config["corpus"])
-    sources = section.get("sources", ())
-    if isinstance(sources, Mapping):
-        sources = [{"name": name, **dict(source)} for name, source in sources.items()]
-    section["sources"] = [dict(source) if isinstance(source, Mapping) else source for source in sources]
-    return build(CorpusSpec, section, "config.corpus")
-
-
-def target_paths(root: str, source: SourceSpec, which: str) -> list[Path]:
-    """The paths a source gives for its interactions or its items, below `root`, `~` expanded; absent in the config is a `UserError`.
-
-    A path is taken as it stands: no character of it is a pattern, and a file of that very name wins over a home directory.
-    """
-    given = getattr(source, which)
-    where = f"config.corpus.sources.{source.name}.{which}"
-    if not given:
-        raise UserError(f"{where}: missing; give the path of the file")
-    refuse_address(root, "config.corpus.root")
-    paths = []
-    for one in (given,) if isinstance(given, str) else given:
-        try:
-            base = Path(root).expanduser()
-            is_there = os.path.exists(base / one)  # and False for a name that no file can have
-            if not is_there:
-                refuse_address(one, where)
-            paths.append(base / one if is_there else base / Path(one).expanduser())
-        except RuntimeError:  # "~nobody"
-            raise UserError(f"{where}: no such home directory in {one!r} or root {root!r}") from None
-    return paths
-
-
-def target_path(root: str, source: SourceSpec, which: str) -> Path:
-    """`target_paths` where only one can be: a list of files is a `UserError`."""
-    paths = target_paths(root, source, which)
-    if len(paths) > 1:
-        raise UserError(f"config.corpus.sources.{source.name}.{which}: adapter {source.adapter!r} reads one file here, not {len(paths)}")
-    return paths[0]
-
-
-def source_path(root: str, source: SourceSpec, which: Literal["interactions", "items"]) -> Path:
-    """`target_path` of a file that must be there; absent on disk is a `UserError`."""
-    return _present(target_path(root, source, which), source, which)
-
-
-def source_paths(root: str, source: SourceSpec, which: Literal["interactions", "items"]) -> list[Path]:
-    """`target_paths` of files that must be there. A directory stands for all its `*.parquet`, in the order of their names."""
-    paths: list[Path] = []
-    for path in target_paths(root, source, which):
-        paths += _parts(path, source, which) if os.path.isdir(path) else [_present(path, source, which)]
-    return paths
-
-
-def _parts(folder: Path, source: SourceSpec, which: str) -> list[Path]:
-    """As Spark and pyarrow read a directory: what begins with "." or "_" is no part. Names of folders say nothing of their content."""
-    parts = sorted(path for path in folder.iterdir() if path.name.endswith(".parquet") and path.name[0] not in "._" and path.is_file())
-    where = f"config.corpus.sources.{source.name}.{which}"
-    if below := sorted(path for path in folder.glob("*/*.parquet") if path.parent.name[0] not in "._"):
-        raise UserError(
-            f"{where}: {shown(folder)} has parts in {shown(below[0].parent.name)}, too, and no folder below is read; list the files"
-        )
-    if not parts:
-        raise UserError(f"{where}: {shown(folder)} is a directory without a *.parquet file; give a file, or a list of files")
-    return parts
-
-
-def _present(path: Path, source: SourceSpec, which: str) -> Path:
-    if not os.path.isfile(path):
-        where = f"config.corpus.sources.{source.name}.{which}"
-        fetched = f", or fetch it with config.corpus.download=true from {source.urls[which].url}" if which in source.urls else ""
-        raise UserError(f"{where}: {shown(path)} is not a file; check the path and config.corpus.root{fetched}")
-    return path
+    @classmethod
+    def complete(cls, section: Mapping[str, Any]) -> dict[str, Any]:
+        """`sources` may be a mapping from name to the rest, which is easier to override from a command line."""
+        section = dict(section)
+        sources = section.get("sources", ())
+        if isinstance(sources, Mapping):
+            sources = [{"name": name, **source} if isinstance(source, Mapping) else source for name, source in sources.items()]
+        return {**section, "sources": sources} if "sources" in section else section

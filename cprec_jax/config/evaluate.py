@@ -3,12 +3,12 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
-from cprec_jax.baselines.sequential_spec import SequentialSpec
-from cprec_jax.spec import at_least_one, nearest
+from cprec_jax.config.build import at_least_one, nearest
+from cprec_jax.config.sequential import SequentialSpec
+from cprec_jax.config.setting import setting
 
 Kind = Literal[
     "random",
@@ -29,6 +29,8 @@ Kind = Literal[
     "scores",
 ]
 MODEL_KINDS = ("untrained", "checkpoint", "hf")  # language models
+SEQUENTIAL_KINDS = ("gru4rec", "sasrec")
+TEXT_KINDS = ("text_knn", "graph")
 COUNTED = ("popularity", "popularity_decayed", "last_items", "markov", "item_knn", "graph")
 Rule = Literal["trie", "sum", "mean"]
 Unit = Literal["words", "characters"]
@@ -39,29 +41,25 @@ VALIDATION: Literal["validation"] = "validation"  # the value of keys that valid
 
 @dataclass(frozen=True, kw_only=True)
 class MethodSpec:
-    """One row of the table.
+    """One row of the table; `kind` says what ranks."""
 
-    kind: `random` (closed form), `popularity` (training counts), `oracle` (the known distribution of a synthetic corpus), `untrained`
-    (step 0 of the run), `checkpoint` (`step`, or the one nearest to `fraction` of the run, or with step "validation" the one with the
-    lowest NLL on validation users; default the newest; with `path` of the run in that work directory, or of that run itself, by its
-    tokenizer and template), `hf` (the Hugging Face directory or hub id `path`, with its own tokenizer), `scores` (a file `path` of another
-    system's scores: columns user_id, item_id, score).
-    Baselines that count (`baselines/counting.py`): `popularity_decayed`, `last_items`, `markov`, `item_knn`; their `fit`, and that of
-    `popularity`, says on what: the training sequences, or (`history`) with what evaluated users did before their targets, as published
-    leave-one-out figures are. `gru4rec` and `sasrec` are trained here, as `config.evaluate.sequential` says;
-    with `init` their item embeddings start from titles: "titles" (TF-IDF, reduced), or the name of a row of a language model (its mean
-    hidden states of each title). `text_knn` is similarity of
-    titles, without any training (`config.evaluate.text_knn`). `graph`: transitions of one and two hops
-    from the last two items, ranked by that similarity. `ensemble`: a log-linear one of the two or three rows `members`.
-    """
-
-    kind: Kind
-    step: int | Literal["validation"] | None = None
-    fraction: float | None = None
-    path: str | None = None
-    fit: Literal["train", "history"] = "train"
-    members: tuple[str, ...] = ()
-    init: str | None = None
+    kind: Kind = setting(help="what ranks: a baseline, a language model (untrained, checkpoint, hf), an ensemble, or a file of scores")
+    step: int | Literal["validation"] | None = setting(
+        None, "kind checkpoint: which, or validation: the one with the lowest NLL on validation users (None: the newest)"
+    )
+    fraction: float | None = setting(None, "kind checkpoint: the one nearest to this fraction of the run")
+    path: str | None = setting(
+        None,
+        "hf: directory or hub id; scores: a file of user_id, item_id, score; checkpoint: another work directory, or a run in it",
+        content=True,
+    )
+    fit: Literal["train", "history"] = setting(
+        "train", "counted kinds: on the training sequences, or with the history of evaluated users, too"
+    )
+    members: tuple[str, ...] = setting((), "ensemble: the names of two or three rows")
+    init: str | None = setting(
+        None, "gru4rec, sasrec: item embeddings start from titles: 'titles' (TF-IDF, reduced), or a row of a language model"
+    )
 
     def __post_init__(self) -> None:
         if (self.kind == "ensemble") != bool(self.members) or (self.members and len(set(self.members)) not in (2, 3)):
@@ -80,12 +78,6 @@ class MethodSpec:
             raise ValueError(f"step and fraction belong to the kind 'checkpoint', not to {self.kind!r}")
 
 
-def results_folder(workdir: Path, split: str) -> Path:
-    """Where the results of a split are: WORKDIR/results, of the validation split WORKDIR/results-valid, so that neither replaces the
-    other."""
-    return workdir / ("results" if split == "test" else f"results-{split}")
-
-
 def parse_features(features: str) -> tuple[Unit, int, int]:
     """`words 1-2` -> words, 1, 2: n-grams of one and two words. `characters 3` has one length. Anything else is a `ValueError`."""
     found = re.fullmatch(r"(words|characters) ([1-9])(?:-([1-9]))?", features)
@@ -96,20 +88,16 @@ def parse_features(features: str) -> tuple[Unit, int, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class TextKNNSpec:
-    """`config.evaluate.text_knn`: the grid of the kind `text_knn`; without validation users the first values are taken.
+    """The grid of the kind `text_knn`; without validation users the first values are taken."""
 
-    features: n-grams of titles, such as `words 1-2` or `characters 3-5` (for scripts without spaces between words: `characters 1-2`).
-    weightings: `tfidf` (cosine), `bm25`. step_weights, last_items: the newest `last_items` of a history count, each `step_weight`^age.
-    own_items: where histories are ranked, whether items of the history are like themselves is tried, too. validation_users: of the set's
-    validation users, a seeded choice.
-    """
-
-    features: tuple[str, ...] = ("words 1", "words 1-2", "characters 3-5")
-    weightings: tuple[Weighting, ...] = ("tfidf", "bm25")
-    step_weights: tuple[float, ...] = (0.8, 1.0, 0.65, 0.5)
-    last_items: tuple[int, ...] = (50, 10, 5)
-    own_items: bool = True
-    validation_users: int = 2000
+    features: tuple[str, ...] = setting(
+        ("words 1", "words 1-2", "characters 3-5"), "n-grams of titles: words 1-2, characters 3-5 (scripts without spaces: characters 1-2)"
+    )
+    weightings: tuple[Weighting, ...] = setting(("tfidf", "bm25"), "tfidf (cosine), bm25")
+    step_weights: tuple[float, ...] = setting((0.8, 1.0, 0.65, 0.5), "an item of the history counts with step_weight ** age")
+    last_items: tuple[int, ...] = setting((50, 10, 5), "how many of the newest items count")
+    own_items: bool = setting(True, "where histories are ranked, try whether items of the history are like themselves, too")
+    validation_users: int = setting(2000, "of the set's validation users, a seeded choice")
 
     def __post_init__(self) -> None:
         for name in ("features", "weightings", "step_weights", "last_items"):
@@ -126,15 +114,14 @@ class TextKNNSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleSpec:
-    """`config.evaluate.ensemble`, for rows of the kind `ensemble`. Weights are multiples of 1 / `parts`.
+    """For rows of the kind `ensemble`."""
 
-    temperatures: of the product; the one with the lowest NLL is taken. validation_users: of the set's validation users, a seeded choice;
-    every member ranks them, too.
-    """
-
-    parts: int = 10
-    temperatures: tuple[float, ...] = (0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0)
-    validation_users: int = 2000
+    parts: int = setting(10, "weights are multiples of 1 / parts")
+    temperatures: tuple[float, ...] = setting(
+        (0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0),
+        "of the product; the one with the lowest NLL is taken",
+    )
+    validation_users: int = setting(2000, "of the set's validation users, a seeded choice; every member ranks them, too")
 
     def __post_init__(self) -> None:
         at_least_one(self, "parts", "validation_users")
@@ -153,58 +140,78 @@ def _default_names() -> dict[str, MethodSpec]:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSpec:
-    """`names`: the results to make. `sets` None: all of the corpus. `max_users`: a seeded choice of users a set.
+    """What is compared, on which users, by which rule."""
 
-    rule: `trie` (exact over the catalogue), `sum` or `mean` (log-likelihood of the title's tokens), or "validation": the one with the
-    highest mean reciprocal rank of validation targets among 99 uniform negatives, one for all sets and language models (see
-    `rule_chooser`). temperature: a number, or "validation": the one of `temperatures` with the lowest NLL on the validation split, chosen a
-    set (rule `trie` only). pmi: how much of the log-probability after an EMPTY history is taken off a title's (rule `trie`), or
-    "validation": the one of `pmi_weights` with the lowest NLL, chosen together with the temperature (this ranks the whole catalogue for
-    every validation user). validation_users: a seeded
-    choice of users a set for all of this. ranks_to: None ranks the whole catalogue; a number of at least 100 finds so many best titles by
-    branch and bound (exact, and several times faster on a trained model), the target's NLL and the sampled protocols exactly; a target
-    beyond them counts as below all others, which only the MRR feels. beam: measure, beside that exact ranking, how much of the best 1, 10
-    and 100 titles a beam of so many nodes a level finds (no rank comes from it; `config.generate.beam` serves by it). general_text: a
-    held-out UTF-8 file; the perplexity of every language model on it shows what pre-training made it forget (`untrained` is before).
-    leak_probe: of so many titles and users of each set, how many every language model continues verbatim (`evaluate/leak_probe.py`).
-    mask_history: `auto` leaves items of the history out of the ranking where no user of the set ever repeats one, alike for every
-    method; `always` everywhere (but no target), as published protocols do. node_chunk: skeleton nodes (or tokens of candidates) that go
-    through the model at a time. batch_users, batch_tokens: at most so many users, and prompt tokens + nodes of all of them, a device and
-    batch (None: what suits the device); these bound memory and change no result. devices: how many local devices share the users (None:
-    all); the searches of ranks_to and beam take one. bootstrap: resamples for the intervals, 0 = none. seed: of the choice of users and
-    the bootstrap. seeds: how many seeds 0, 1, ... of GRU4Rec and SASRec are trained and evaluated; so many runs the job `train` makes,
-    too, unless `config.train.seeds` says otherwise, and checkpoints are those of all of them. Metrics are means over seeds;
-    `launch.py compare` tests over seeds, too. sequential: sizes and grid of GRU4Rec and SASRec. text_knn: grid of the similarity of titles.
-    ensemble: of the weights of ensembles.
-    """
-
-    names: Mapping[str, MethodSpec] = field(default_factory=_default_names)
-    sets: tuple[str, ...] | None = None
-    split: Literal["test", "valid"] = "test"
-    protocols: tuple[str, ...] = ("full", "u20", "u100", "p20")
-    rule: Rule | Literal["validation"] = "trie"
-    temperature: float | Literal["validation"] = "validation"
-    temperatures: tuple[float, ...] = (0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
-    pmi: float | Literal["validation"] = 0.0
-    pmi_weights: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    ranks_to: int | None = None
-    beam: int | None = None
-    general_text: str | None = None
-    leak_probe: int | None = None
-    max_users: int | None = None
-    validation_users: int = 500
-    prompt_tokens: int = 256
-    node_chunk: int = 1024
-    batch_users: int = 32
-    batch_tokens: int | None = None
-    devices: int | None = None
-    mask_history: Literal["auto", "never", "always"] = "auto"
-    bootstrap: int = 1000
-    seed: int = 0
-    seeds: int = 1
-    sequential: SequentialSpec = field(default_factory=SequentialSpec)
-    text_knn: TextKNNSpec = field(default_factory=TextKNNSpec)
-    ensemble: EnsembleSpec = field(default_factory=EnsembleSpec)
+    names: Mapping[str, MethodSpec] = setting(
+        factory=_default_names, help="the results to make, {NAME: {kind: ...}}", affects=("results:{key}",)
+    )
+    sets: tuple[str, ...] | None = setting(None, "of the corpus (None: all)")
+    split: Literal["test", "valid"] = setting("test", "whose users are ranked for")
+    protocols: tuple[str, ...] = setting(
+        ("full", "u20", "u100", "p20"), "full: the whole catalogue; u20, u100, p20: sampled candidates of the corpus"
+    )
+    rule: Rule | Literal["validation"] = setting(
+        "trie",
+        "trie (exact over the catalogue), sum or mean (of the title's tokens), or validation: the best MRR among 99 negatives",
+        affects=("results.model",),
+    )
+    temperature: float | Literal["validation"] = setting(
+        "validation",
+        "a number, or validation: the one of `temperatures` with the lowest NLL on validation users, per set (rule trie)",
+        affects=("results.model",),
+    )
+    temperatures: tuple[float, ...] = setting(
+        (0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0),
+        "to choose from",
+        affects=("results.model", "results.sequential"),
+    )
+    pmi: float | Literal["validation"] = setting(
+        0.0,
+        "how much of a title's log-probability after an EMPTY history is taken off, or validation: the lowest NLL (trie)",
+        affects=("results.model",),
+    )
+    pmi_weights: tuple[float, ...] = setting((0.0, 0.25, 0.5, 0.75, 1.0), "to choose from", affects=("results.model",))
+    ranks_to: int | None = setting(
+        None,
+        "find so many best titles (100 or more) by branch and bound; other targets count as last (None: every rank)",
+        affects=("results.model",),
+    )
+    beam: int | None = setting(
+        None, "measure, too, how much of the best 1, 10 and 100 a beam of so many nodes per level finds", affects=("results.model",)
+    )
+    general_text: str | None = setting(
+        None,
+        "a held-out UTF-8 file, whose perplexity shows what pre-training made a model forget",
+        affects=("results.model",),
+        content=True,
+    )
+    leak_probe: int | None = setting(
+        None, "of so many titles and users per set, how many a language model continues verbatim", affects=("results.model",)
+    )
+    max_users: int | None = setting(None, "per set, a seeded choice (None: all)")
+    validation_users: int = setting(500, "per set, a seeded choice, for all that is chosen")
+    prompt_tokens: int = setting(256, "the most recent items that fit so many tokens make up a prompt", affects=("results.model",))
+    node_chunk: int = setting(1024, "nodes of the title trie that go through the model at a time", affects=())
+    batch_users: int = setting(32, "users per device and batch, at most", affects=())
+    batch_tokens: int | None = setting(
+        None, "prompt tokens and nodes per device and batch, at most (None: what suits the device)", affects=()
+    )
+    devices: int | None = setting(None, "local devices that share the users (None: all)", affects=())
+    mask_history: Literal["auto", "never", "always"] = setting(
+        "auto", "leave items of the history out of the ranking (auto: where no user of the set ever repeats one)"
+    )
+    bootstrap: int = setting(1000, "resamples for the intervals; 0 is none")
+    seed: int = setting(0, "of the choice of users and the bootstrap")
+    seeds: int = setting(
+        1,
+        "of GRU4Rec, SASRec and (unless config.train.seeds is set) the runs; metrics are means over them",
+        affects=("results.sequential", "results.runs"),
+    )
+    sequential: SequentialSpec = setting(
+        factory=SequentialSpec, help="sizes and grid of GRU4Rec and SASRec", affects=("results.sequential",)
+    )
+    text_knn: TextKNNSpec = setting(factory=TextKNNSpec, help="grid of the similarity of titles", affects=("results.text_knn",))
+    ensemble: EnsembleSpec = setting(factory=EnsembleSpec, help="weights of ensembles", affects=("results.ensemble",))
 
     def grids(self, users: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Temperatures and pmi weights to choose from; without validation `users` 1 and 0 where they would choose."""

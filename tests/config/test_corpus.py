@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from cprec_jax.errors import UserError
-from data_prep.spec import corpus_spec, source_path
+from data_prep.source_files import source_path
+from tests.jobs import corpus_spec
 
 SOURCE = {"role": "pretrain", "interactions": "a.tsv", "items": "b.tsv"}
 
@@ -44,7 +45,7 @@ def test_sources_as_list_and_as_mapping_are_the_same():
         ({"threads": 0}, "threads 0 must lie in"),
         ({"times": {"default": {"t1": 1, "t2": 2**70}}}, "t2 = 1180591620717411303424 is no time"),
         ({"sources": {"a" * 300: SOURCE}}, "at most 100 bytes"),
-        ({"sources": {"a": {**SOURCE, "platform": "x\ud83d"}}}, "sources[0].platform: 'x\\ud83d' holds half a surrogate pair"),
+        ({"sources": {"a": {**SOURCE, "platform": "x\ud83d"}}}, "sources.a.platform: 'x\\ud83d' holds half a surrogate pair"),
         ({"titles": {"max_length": 2**40}}, "max_length 1099511627776 must lie in"),
         ({"candidates": {"protocols": ["u20", "p20", "u20"]}}, "'u20' is listed twice"),
         ({"candidates": {"protocols": ["u99999999999"]}}, "at most 2147483647 candidates"),
@@ -72,7 +73,7 @@ def test_sources_as_list_and_as_mapping_are_the_same():
         ({"sources": {"a": {**SOURCE, "delimiter": "\n"}}}, "delimiter '\\n': one to four bytes are needed"),
         ({"sources": {"a": {**SOURCE, "quote": "yes"}}}, "quote 'yes': write 'auto', 'none' or one character"),
         ({"sources": {"a": {**SOURCE, "encoding": "utf-9"}}}, "encoding 'utf-9': not known"),
-        ({"sources": {"a": {**SOURCE, "interactions": ["a.tsv", 3]}}}, "sources[0].interactions"),
+        ({"sources": {"a": {**SOURCE, "interactions": ["a.tsv", 3]}}}, "sources.a.interactions"),
         ({"synthetic": {"stay": 1.5}}, "is a probability"),
         ({"synthetic": {"users": 10**20}}, "users 100000000000000000000 must lie in"),
         ({"synthetic": {"interactions": float("nan")}}, "interactions nan must lie in"),
@@ -117,30 +118,6 @@ def test_a_file_has_its_own_settings_then_those_of_the_source_then_the_defaults(
     assert (items.delimiter, items.encoding, items.quote, items.format) == ("\t", "cp1252", "auto", "auto")
     assert interactions.columns.named() == {"user": "userId", "item": "movieId", "time": "3"}
     assert (interactions.delimiter, interactions.encoding, interactions.header) == (";", "auto", False)
-
-
-def test_the_fingerprint_of_a_corpus_of_before_these_settings_is_as_it_was():
-    fields = spec_of().fingerprint_fields()
-    assert fields["titles"] == {"policy": "merge", "max_length": 300} and "max_lost_share" not in fields
-    assert fields["sources"][0] == {
-        "name": "books",
-        "role": "pretrain",
-        "adapter": "table",
-        "platform": "default",
-        "columns": {"user": "user_id", "item": "item_id", "time": None, "title": "title"},
-        "format": "auto",
-        "order": "auto",
-        "time_unit": "s",
-        "split": None,
-        "k_core": None,
-    }
-    assert spec_of(titles={"keep_null_words": True}).fingerprint_fields() != fields
-
-
-def test_fingerprint_ignores_places_and_memory_but_nothing_else():
-    moved = {"books": {**SOURCE, "items": "elsewhere.tsv"}}
-    assert spec_of().fingerprint_fields() == spec_of(sources=moved, memory_limit="1GB", threads=1).fingerprint_fields()
-    assert spec_of().fingerprint_fields() != spec_of(seed=1).fingerprint_fields()
 
 
 def test_paths_are_checked(tmp_path: Path):

@@ -4,8 +4,8 @@ from typing import Literal
 
 import pytest
 
+from cprec_jax.config.build import build, nearest
 from cprec_jax.errors import UserError
-from cprec_jax.spec import build, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def test_nested_sections_become_typed_values() -> None:
         ({"name": "x", "sizes": [1, "b"]}, r"config.outer.sizes\[1\]: expected int, got str 'b'"),
         ({"name": "x", "sizes": "1,2"}, "config.outer.sizes: expected a tuple such as"),
         ({"name": "x", "inner": {"shape": "round"}}, "config.outer.inner.shape: 'round' is not one of 'linear', 'sqrt'"),
-        ({"name": "x", "inner": 3}, "config.outer.inner: expected Inner"),
+        ({"name": "x", "inner": 3}, "config.outer.inner: expected a section with the keys rate, shape"),
         ({"name": "x", "weights": {"a": "b"}}, "config.outer.weights.a: expected float"),
         ({"name": "x", "limit": "none"}, "config.outer.limit: 'none' is not one of 'auto', nor float"),
         ({"name": "x", "rule": "none"}, "config.outer.rule: 'none' is not one of 'first', 'last', 'auto'$"),

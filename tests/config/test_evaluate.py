@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from cprec_jax.config.build import build
+from cprec_jax.config.evaluate import EvaluateSpec
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.spec import EvaluateSpec
-from cprec_jax.spec import build
 
 
 @pytest.mark.parametrize(

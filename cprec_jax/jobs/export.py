@@ -1,0 +1,48 @@
+"""Job `export`: a checkpoint -> WORKDIR/export/cpt, a Hugging Face directory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cprec_jax import workdir as paths
+from cprec_jax.config.affects import settings_of
+from cprec_jax.config.root import Config
+from cprec_jax.graph import Artefact, Graph
+
+VERSION = 1
+
+
+def artefacts(config: Config, workdir: Path, runs: Sequence[Artefact], results: Sequence[Artefact]) -> list[Artefact]:
+    """The export of the first seed; none where the config has no section for it. Its card shows the results."""
+    if config.export is None:
+        return []
+    return [export_of(config, workdir, runs, results)]
+
+
+def export_of(config: Config, workdir: Path, runs: Sequence[Artefact], results: Sequence[Artefact]) -> Artefact:
+    """The export, also of a config without a section for it: the job alone takes its defaults then."""
+    return Artefact(
+        name=f"export/{paths.CPT}",
+        path=paths.export_directory(workdir),
+        job="export",
+        version=VERSION,
+        inputs=tuple(runs[:1]),
+        shows=tuple(results),
+        settings=lambda: settings_of(config, {"export"}),
+        facts=lambda: {"order": list(config.evaluate.names), "others": _others(workdir, set(config.evaluate.names))},
+    )
+
+
+def _others(workdir: Path, named: set[str]) -> dict[str, str]:
+    """Results that the config does not name, which the card shows, too, by content."""
+    from cprec_jax.artefact import file_sha256
+    from cprec_jax.report.results import result_files
+
+    return {path.parent.name: file_sha256(path) for path in result_files(workdir) if path.parent.name not in named}
+
+
+def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> None:
+    """Write the directory."""
+    from cprec_jax.hf.export import export
+
+    for one in wanted:
+        export(config, workdir, graph.made_from(one))

@@ -1,0 +1,56 @@
+"""Job `run`: the whole road. Walks the graph and makes what is not what the config means."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+from cprec_jax.config.root import Config
+from cprec_jax.errors import DamagedCheckpoint
+from cprec_jax.graph import Artefact, Graph
+from cprec_jax.jobs import evaluate, export, pack, prepare, report, train
+from cprec_jax.jobs.checks import check_paths
+from cprec_jax.jobs.graph_of import graph_of
+from cprec_jax.progress import say
+
+Make = Callable[[Config, Path, Sequence[Artefact], Graph], None]
+MAKE: Mapping[str, Make] = {  # in the order of the road
+    "prepare": prepare.make,
+    "pack": pack.make,
+    "train": train.make,
+    "evaluate": evaluate.make,
+    "export": export.make,
+    "report": report.make,
+}
+
+
+def run(config: Config, workdir: Path, only: Sequence[str] | None = None) -> None:
+    """Make what is missing or out of date; only: of these artefacts, and of what they are made from."""
+    graph = graph_of(config, workdir)
+    selected = graph.select(only)
+    check_paths(config)
+    for job, make in MAKE.items():
+        graph.forget()
+        to_make = {artefact.name for artefact in graph.to_make(selected)}
+        wanted = [artefact for artefact in selected if artefact.job == job and artefact.name in to_make]
+        for artefact in (one for one in selected if one.job == job and not one.always):
+            state = graph.state(artefact)
+            why = f" ({state.word}{': ' if state.reason else ''}{state.reason})"
+            say(f"run: {job}: {artefact.path} {'is made now' + why if artefact in wanted else 'is up to date'}")
+        if not wanted:
+            continue
+        if job == "train":
+            for one in wanted:
+                if graph.state(one).changed:
+                    train.set_aside(one)
+        _with_whole_checkpoints(partial(make, config, workdir, wanted, graph), config, workdir, graph)
+
+
+def _with_whole_checkpoints(job: Callable[[], None], config: Config, workdir: Path, graph: Graph) -> None:
+    """Do a job; where it finds a damaged checkpoint, training makes that again first."""
+    try:
+        job()
+    except DamagedCheckpoint as error:
+        say(f"run: {error}")
+        train.make(config, workdir, graph.of_job("train"), graph)
+        graph.forget()
+        job()

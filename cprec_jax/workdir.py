@@ -1,0 +1,56 @@
+"""Every path of a work directory, and nothing else."""
+
+from pathlib import Path
+
+CPT = "cpt"  # the run that a config without names for its runs means
+REPLACED = ".replaced"  # ends the name of a run that was set aside
+DESCRIPTION = "config.json"  # of a run: what others need to load it
+FILE_HASHES = ".file-hashes.json"
+LOCK = ".lock"
+
+
+def corpus_directory(workdir: Path) -> Path:
+    return workdir / "corpus"
+
+
+def rows_directory(workdir: Path, stage: str = CPT) -> Path:
+    return workdir / "rows" / stage
+
+
+def tokenizer_directory(workdir: Path, stage: str = CPT) -> Path:
+    """The tokenizer that the rows of a stage were made with."""
+    return rows_directory(workdir, stage) / "tokenizer"
+
+
+def run_directory(workdir: Path, seed: int = 0, name: str = CPT) -> Path:
+    """A run: runs/NAME, and of further seeds runs/NAME.seed-1, ..."""
+    return workdir / "runs" / (name if seed == 0 else f"{name}.seed-{seed}")
+
+
+def run_directories(workdir: Path) -> list[Path]:
+    """All runs that are there, finished or not; those set aside are none."""
+    runs = workdir / "runs"
+    return sorted(p for p in runs.glob("*") if p.is_dir() and not p.name.startswith(".") and not p.name.endswith(REPLACED))
+
+
+def replaced_directory(run: Path) -> Path:
+    """Where a run is until its successor is done."""
+    return run.with_name(run.name + REPLACED)
+
+
+def results_directory(workdir: Path, split: str) -> Path:
+    """The results of a split: WORKDIR/results, of the validation split WORKDIR/results-valid, so that neither replaces the other."""
+    return workdir / ("results" if split == "test" else f"results-{split}")
+
+
+def result_directory(workdir: Path, split: str, name: str) -> Path:
+    return results_directory(workdir, split) / name
+
+
+def export_directory(workdir: Path, name: str = CPT) -> Path:
+    return workdir / "export" / name
+
+
+def report_directory(workdir: Path, split: str) -> Path:
+    """WORKDIR/report; for results of the validation split WORKDIR/report-valid."""
+    return workdir / ("report" if split == "test" else f"report-{split}")

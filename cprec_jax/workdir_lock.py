@@ -1,0 +1,44 @@
+"""One process, or group of processes, at a time works in a work directory."""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from cprec_jax.errors import UserError, one_line
+from cprec_jax.workdir import LOCK
+
+
+@contextlib.contextmanager
+def hold(workdir: Path) -> Iterator[None]:
+    """Hold the work directory while the block runs; the system lets go when the process ends, however it ends.
+
+    Raises `UserError` with host, process and time of the one that holds it already.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{workdir}: {_holder(file.read())} works in it; wait, stop that one, or choose another --workdir") from None
+        except OSError:  # a file system without locks: nobody can be kept out
+            pass
+        file.truncate(0)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        json.dump({"host": socket.gethostname(), "pid": os.getpid(), "since": now}, file)
+        file.flush()
+        yield
+        file.truncate(0)
+
+
+def _holder(text: str) -> str:
+    try:
+        found = json.loads(text)
+        return f"process {found['pid']} on {found['host']} (since {found['since']})"
+    except (ValueError, TypeError, LookupError):
+        return f"another process ({one_line(text)})" if text.strip() else "another process"
