@@ -25,9 +25,9 @@ usage: python launch.py JOB --config=configs/FILE.py[:ARG] --workdir=DIR [--conf
 jobs
   prepare    raw interactions -> WORKDIR/corpus
   pack       corpus + tokenizer + template -> WORKDIR/rows
-  train      rows -> WORKDIR/runs/cpt (goes on from the newest checkpoint), one run per seed with --config.evaluate.seeds=N
+  train      rows -> WORKDIR/runs/NAME (goes on from the newest checkpoint): cpt, or the runs that config.runs names, one per seed
   evaluate   checkpoints and baselines -> WORKDIR/results/NAME
-  export     newest checkpoint -> WORKDIR/export/cpt, a Hugging Face directory
+  export     newest checkpoint -> WORKDIR/export/NAME, a Hugging Face directory
   generate   newest checkpoint (or --model=DIR) and a prompt, a history or a user -> text, or titles ranked, printed here
   report     all results -> WORKDIR/report (Markdown, HTML, LaTeX, CSV, PNG, users.html) and a table here
   run        all of these; does only what is missing or out of date
@@ -63,7 +63,7 @@ exit codes: 0 done, 2 mistakes in config or input (one line each), 75 preempted 
 OF_JOB = {  # the sections that a job reads; `run` and `status` read all, `compare` none
     "prepare": ("corpus",),
     "pack": ("text", "pack"),
-    "train": ("model", "train", "mesh"),
+    "train": ("model", "train", "runs", "mesh"),
     "evaluate": ("evaluate",),
     "export": ("export",),
     "generate": ("generate",),
@@ -245,6 +245,7 @@ def _override(config: dict[str, Any], key: str, text: str) -> None:
     *parents, leaf = key.split(".")
     if (parents or [leaf])[0] not in SECTIONS:
         raise UserError(f"--config.{key}: unknown section{nearest((parents or [leaf])[0], SECTIONS)}")
+    _check_named(config, key)
     node: Any = config
     for depth, parent in enumerate(parents):
         where = f"--config.{key}: config.{'.'.join(parents[: depth + 1])}"
@@ -267,6 +268,21 @@ def _override(config: dict[str, Any], key: str, text: str) -> None:
     node[leaf] = Written(text)
 
 
+def _check_named(config: Mapping[str, Any], key: str) -> None:
+    """Of runs and rows an override changes one that the config names; it adds none."""
+    for path in (("runs",), ("evaluate", "names")):
+        parts = tuple(key.split("."))
+        if parts[: len(path)] != path or len(parts) == len(path):
+            continue
+        node: Any = config
+        for part in path:
+            node = (node or {}).get(part)
+        known = list(node or ({"cpt"} if path == ("runs",) else ()))
+        if parts[len(path)] not in known:
+            hint = nearest(parts[len(path)], known) if known else "; it names none, so write them in the config file"
+            raise UserError(f"--config.{key}: the config names no {'.'.join(path)}.{parts[len(path)]}{hint}")
+
+
 def _start_jax(options: Mapping[str, str]) -> None:
     from absl import flags, logging
 
@@ -282,7 +298,8 @@ def settings(job: str) -> str:
     """The keys of the sections that a job reads."""
     classes = section_classes()
     sections = list(classes) if job in ("run", "status") else OF_JOB.get(job, ())
-    found = [describe(classes[name], f"config.{name}") for name in sections]
+    where = {name: "config.runs.NAME" if name == "runs" else f"config.{name}" for name in sections}
+    found = [describe(classes[name], where[name], ("train", "model") if name == "runs" else ()) for name in sections]
     return "\n" + "\n".join([f"settings of {job}, to be written in the config file or given here", "", *found]) if found else ""
 
 

@@ -39,7 +39,7 @@ from cprec_jax.model.backends import attend_for
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder, count_params, init_params, logits
 from cprec_jax.parallel.host_memory import keep_freed_memory
-from cprec_jax.train.objectives import cpt
+from cprec_jax.train.objectives.cpt import Cpt
 
 LOSS_CHUNK = 128
 
@@ -121,11 +121,13 @@ def ours(decoder: Decoder, params: Any, tokens_BT: np.ndarray) -> Contestant:
         x_BTD: Any = decoder.apply({"params": params}, batch["tokens"], batch["positions"], (batch["segment_ids"],))
         return logits(params, decoder.config, x_BTD)
 
+    objective = Cpt(decoder=decoder, loss_chunk=LOSS_CHUNK)
+
     @jax.jit
     def train(params: Any, batch: Any) -> Any:
         def loss(params: Any) -> jax.Array:
-            total, weight = cpt.loss_sum(params, batch, decoder, LOSS_CHUNK, None)
-            return total / weight
+            sums, weights = objective.sums(params, batch, None), objective.weights(batch)
+            return sums["token_nll"] / weights["token_nll"]
 
         return jax.value_and_grad(loss)(params)
 

@@ -136,7 +136,7 @@ class Graph:
         before = _mapping(recorded.get("settings"))
         for key in settings.differences(before):
             old, new = before.get(key, settings.defaults.get(key)), settings.values.get(key)
-            found.append(f"config.{key} was {_short(old)}, is {_short(new)}" if key in settings.values else f"config.{key} is gone")
+            found.append(f"config.{key} was {_short(old)}, is {_short(new)}")
         files, hashes = artefact.files(), _mapping(recorded.get("files"))
         for name in sorted(files.keys() | hashes.keys()):
             if name not in files:
@@ -154,6 +154,17 @@ class Graph:
                 found.append(f"made from another {one.name}" if one.name in inputs else f"{one.name} is new")
         names = {one.name for one in (*artefact.inputs, *artefact.shows)}
         return found + [f"{name} is no longer part of it" for name in inputs if name not in names]
+
+    def holds(self, artefact: Artefact) -> bool:
+        """Whether it is whole, and was made from just what it would be made from now, in whatever state its inputs are."""
+        try:
+            recorded, manifest = read_record(artefact), read_manifest(artefact.path)
+            if recorded is None or manifest is None or self.differences(artefact, recorded):
+                return False
+            same_inputs = self.made_from(artefact)["inputs"] == recorded.get("inputs")
+            return same_inputs and _on_disk(artefact.path, _mapping(manifest.get("file_sizes"))).word == "current"
+        except UserError:  # damaged, or something it is made from is not there
+            return False
 
     def _look(self, artefact: Artefact) -> State:
         try:

@@ -33,6 +33,11 @@ def run_directories(workdir: Path) -> list[Path]:
     return sorted(p for p in runs.glob("*") if p.is_dir() and not p.name.startswith(".") and not p.name.endswith(REPLACED))
 
 
+def saved_steps(run: Path) -> list[int]:
+    """The steps of the checkpoints of a run."""
+    return sorted(int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit())
+
+
 def replaced_directory(run: Path) -> Path:
     """Where a run is until its successor is done."""
     return run.with_name(run.name + REPLACED)
@@ -45,6 +50,16 @@ def results_directory(workdir: Path, split: str) -> Path:
 
 def result_directory(workdir: Path, split: str, name: str) -> Path:
     return results_directory(workdir, split) / name
+
+
+def cell_directory(workdir: Path, split: str, row: str, one: str, seed: int) -> Path:
+    """The ranks of one row, set and seed: WORKDIR/cells/ROW/SET.seed-0, of the validation split in WORKDIR/cells-valid."""
+    return workdir / ("cells" if split == "test" else f"cells-{split}") / row / f"{one}.seed-{seed}"
+
+
+def trained_directory(workdir: Path, row: str, one: str, seed: int) -> Path:
+    """What evaluation trained for one row, set and seed."""
+    return workdir / "trained" / f"{row}@{one}.seed-{seed}"
 
 
 def export_directory(workdir: Path, name: str = CPT) -> Path:

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGS = [ROOT / "launch.py", *sorted((ROOT / "configs").rglob("*.py"))]
-FREE = ("corpus.times", "corpus.sources", "evaluate.names")  # mappings by names of the user's
+FREE = ("runs", "corpus.times", "corpus.sources", "evaluate.names")  # mappings by names of the user's
 OURS = ("cprec_jax", "data_prep", "configs", "benchmarks", "docs", "tests")
 
 

@@ -126,6 +126,7 @@ def test_an_oracle_is_only_for_synthetic_sets(done: Path, tmp_path: Path) -> Non
     manifest = json.loads((workdir / "corpus/manifest.json").read_text())
     manifest["files"] = {name: record for name, record in manifest["files"].items() if not name.startswith("oracle/")}
     (workdir / "corpus/manifest.json").write_text(json.dumps(manifest))
+    shutil.rmtree(workdir / "cells")
     with pytest.raises(UserError, match="holds no oracle"):
         jobs.evaluate(road.CONFIG, workdir, ["oracle"])
 

@@ -17,7 +17,7 @@ from cprec_jax.errors import UserError
 from cprec_jax.paths import local_path, work_directory
 from cprec_jax.text import plain_text, tokenizer
 from cprec_jax.train.checkpoint import Checkpoints
-from cprec_jax.train.step import TrainState
+from cprec_jax.train.state import TrainState
 from tests import jobs, road
 
 EXAMPLES = 200 if os.environ.get("CPREC_FUZZ") else 20
@@ -49,13 +49,13 @@ def test_a_work_directory_works_or_is_refused(tmp_path: Path, name: str) -> None
         assert set("[*?\\") & set(name) or name.endswith(":")
         assert "\n" not in str(error).replace(str(base / name), "").replace(repr(name), "") and not list(base.iterdir())
         return
-    state = TrainState(step=jnp.int32(3), params={"a": jnp.arange(6.0)}, opt_state={"m": jnp.ones(2)})
+    state = TrainState(step=jnp.int32(3), trained={"a": jnp.arange(6.0)}, opt_state={"m": jnp.ones(2)})
     written = Checkpoints(path / "checkpoints")
     written.save(state, {"tokens": 1, "seconds": 2.0})
     written.verify(state)
     written.close()
     read = Checkpoints(path / "checkpoints", read_only=True)
-    params, step, _ = read.restore_params(state.params)
+    params, step, _ = read.restore_params(state.trained)
     read.close()
     assert step == 3 and params["a"].tolist() == list(range(6))
     assert [entry.name for entry in base.iterdir()] == [name]

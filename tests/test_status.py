@@ -162,7 +162,12 @@ def test_run_sets_a_finished_run_aside_until_its_successor_is_done(
 def test_run_only_makes_what_is_named_and_what_that_needs(tiny_rows: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_rows, tmp_path / "road")
     jobs.run(small(), tmp_path / "road", ["results/popularity"])
-    assert sorted(path.name for path in (tmp_path / "road").iterdir() if not path.name.startswith(".")) == ["corpus", "results", "rows"]
+    assert sorted(path.name for path in (tmp_path / "road").iterdir() if not path.name.startswith(".")) == [
+        "cells",
+        "corpus",
+        "results",
+        "rows",
+    ]
     with pytest.raises(UserError, match=r"--only=result/cpt: no such artefact; did you mean 'results/cpt'\?"):
         jobs.run(small(), tmp_path / "road", ["result/cpt"])
 

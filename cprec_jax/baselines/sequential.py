@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cprec_jax.baselines import sequence_models
 from cprec_jax.baselines.interactions import Interactions, histories, interactions
@@ -19,6 +20,7 @@ from cprec_jax.baselines.title_embeddings import Titles, composed, initial, know
 from cprec_jax.config.sequential import SequentialSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
+from cprec_jax.evaluate.kept import Shelf
 from cprec_jax.evaluate.methods import Scored, user_batches
 from cprec_jax.evaluate.metrics import per_user
 from cprec_jax.evaluate.ranks import rank
@@ -41,9 +43,10 @@ class Trained:
 
 
 class Sequential:
-    """One seed of GRU4Rec or SASRec. `chosen` remembers, by set, the dropout and learning rate that the first seed found.
+    """One seed of GRU4Rec or SASRec. `first`: the first seed, which chose dropout and learning rate for all; None: this is it.
 
     `titles`: features float32[N, hidden] of the items of a set, from which their embeddings start (see `title_embeddings`).
+    `shelf`: where what is trained is kept.
     """
 
     def __init__(
@@ -53,12 +56,13 @@ class Sequential:
         corpus: Corpus,
         temperatures: tuple[float, ...],
         seed: int,
-        chosen: dict[str, dict[str, Any]],
+        first: "Sequential | None",
         titles: Callable[[EvalSet], np.ndarray] | None = None,
+        shelf: Shelf | None = None,
     ):
         self._architecture: Architecture = architecture
-        self._spec, self._corpus, self._temperatures, self._seed, self._chosen = spec, corpus, temperatures, seed, chosen
-        self._titles = titles
+        self._spec, self._corpus, self._temperatures, self._seed, self._first = spec, corpus, temperatures, seed, first
+        self._titles, self._shelf = titles, shelf
         self._facts: dict[str, Any] = {}
         self._fitted: dict[str, tuple[Trained, float, dict[str, Any]]] = {}  # by set: an ensemble ranks validation users, too
 
@@ -66,9 +70,7 @@ class Sequential:
         return self._facts
 
     def score(self, data: EvalSet) -> Iterator[Scored]:
-        if data.name not in self._fitted:
-            self._fitted[data.name] = self._fit(data)
-        best, temperature, facts = self._fitted[data.name]
+        best, temperature, facts = self.fitted(data)
         dropped = np.maximum(np.diff(data.targets.offsets) - self._spec.max_length, 0)
         if cut := int(np.count_nonzero(dropped)):
             beyond = f"{cut} of {len(data)} histories exceed sequential.max_length {self._spec.max_length}"
@@ -78,37 +80,58 @@ class Sequential:
             scores = _scores(best, data, users)
             yield Scored(users=users, scores=scores, log_probs=_log_softmax(scores / temperature))
 
+    def fitted(self, data: EvalSet) -> tuple[Trained, float, dict[str, Any]]:
+        """The best model for a set, its temperature, and what of them is recorded. None of it depends on the users that `data` ranks."""
+        if data.name not in self._fitted:
+            self._fitted[data.name] = self._fit(data)
+        return self._fitted[data.name]
+
     def _fit(self, data: EvalSet) -> tuple[Trained, float, dict[str, Any]]:
-        """The best model for a set, its temperature, and what of them is recorded. Neither depends on the users that `data` ranks."""
-        started = time.monotonic()
         limit = self._spec.validation_users
         valid = open_set(self._corpus, data.name, "valid", ("full",), data.history_masked, limit, 0, mask_repeats=True)
-        train = interactions(self._corpus, data, "train")
         if not len(valid):
             raise UserError(f"set {data.name}: {self._architecture} needs validation users to stop on; leave this set out")
-        best, tried = self._tuned(train, valid)
+        best, of_training = self._trained(valid)
         temperature, nll = _fit_temperature(best, valid, self._temperatures)
+        return best, temperature, of_training | {"temperature": temperature, "validation_nll": nll}
+
+    def _trained(self, valid: EvalSet) -> tuple[Trained, dict[str, Any]]:
+        """The best model, and what of its training is recorded. One that was trained before is read."""
+        kept = None if self._shelf is None else self._shelf.read(valid.name)
+        if kept is not None:
+            arrays, facts = kept
+            best = Trained(
+                model=sequence_models.make(self._architecture, len(valid.items), self._spec, facts["dropout"]),
+                params=unflatten_dict({name: jnp.asarray(array) for name, array in arrays.items()}, sep="/"),
+                ndcg=facts["validation_ndcg@10"],
+                epoch=facts["best_epoch"],
+                learning_rate=facts["learning_rate"],
+            )
+            say(f"evaluate: {self._architecture} on {valid.name}, seed {self._seed}: was trained before")
+            return best, facts
+        started = time.monotonic()
+        best, tried = self._tuned(interactions(self._corpus, valid, "train"), valid)
         facts = {
             "dropout": best.model.dropout,
             "learning_rate": best.learning_rate,
             "best_epoch": best.epoch,
             "validation_ndcg@10": best.ndcg,
             "tried": tried,
-            "temperature": temperature,
-            "validation_nll": nll,
             "parameters": int(sum(leaf.size for leaf in jax.tree.leaves(best.params))),
             "train_seconds": time.monotonic() - started,
         }
-        return best, temperature, facts
+        if self._shelf is not None:
+            arrays = {name: np.asarray(leaf) for name, leaf in flatten_dict(best.params, sep="/").items()}
+            self._shelf.write(valid.name, arrays, facts)
+        return best, facts
 
     def _tuned(self, train: Interactions, valid: EvalSet) -> tuple[Trained, dict[str, float]]:
-        """The best of the grid, with its first seed; later seeds train only that. Validation NDCG@10 by setting."""
-        chosen = self._chosen.get(valid.name)
-        grid = (
-            [(chosen["dropout"], chosen["learning_rate"])]
-            if chosen
-            else list(itertools.product(self._spec.dropout, self._spec.learning_rate))
-        )
+        """The best of the grid, with the first seed; later seeds train only that. Validation NDCG@10 by setting."""
+        if self._first is None:
+            grid = list(itertools.product(self._spec.dropout, self._spec.learning_rate))
+        else:
+            chosen, _, _ = self._first.fitted(valid)
+            grid = [(chosen.model.dropout, chosen.learning_rate)]
         best, tried = None, {}
         titles = None if self._titles is None else Titles(self._titles(valid), known(train.items, train.n_items))
         for dropout, rate in grid:
@@ -118,7 +141,6 @@ class Sequential:
             if best is None or found.ndcg > best.ndcg:
                 best = found
         assert best is not None
-        self._chosen[valid.name] = {"dropout": best.model.dropout, "learning_rate": best.learning_rate}
         return best, tried
 
 

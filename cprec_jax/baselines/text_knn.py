@@ -14,11 +14,11 @@ import scipy.sparse as sp
 
 from cprec_jax.baselines.interactions import histories, interactions
 from cprec_jax.baselines.smoothing import ndcg, prior, ranked, sharpened, smoothed
-from cprec_jax.baselines.title_features import Similarity, similarity
 from cprec_jax.config.evaluate import TextKNNSpec, Weighting
 from cprec_jax.corpus import Corpus
 from cprec_jax.evaluate.methods import Scored, user_batches
 from cprec_jax.evaluate.sets import EvalSet, open_set
+from cprec_jax.text.title_features import Similarity, similarity
 
 
 @dataclass(frozen=True, kw_only=True)

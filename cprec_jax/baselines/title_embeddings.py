@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse.linalg as sla
 
-from cprec_jax.baselines.title_features import counts, tf_idf
+from cprec_jax.text.title_features import counts, tf_idf
 
 FEATURES = "words 1"
 SCALE = 0.02  # root mean square of the entries, as that of embeddings without titles

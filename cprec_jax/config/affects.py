@@ -7,7 +7,7 @@ affects; a setting that names none affects the artefact of its own section (`OF_
 import dataclasses
 import functools
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ OF_SECTION: dict[str, tuple[str, ...]] = {
     "pack": ("rows",),
     "model": ("runs",),
     "train": ("runs",),
+    "runs": ("runs",),
     "mesh": (),
     "evaluate": ("results",),
     "export": ("export",),
@@ -47,6 +48,8 @@ def leaves(config: Any) -> Iterator[Leaf]:
     """All leaves of a `Config`, in the order of its fields; none of a section that it does not have."""
     for section in dataclasses.fields(config):
         value = getattr(config, section.name)
+        if section.name == "runs":  # whose sections are `train` and `model` of the config of one run
+            continue
         if dataclasses.is_dataclass(value):
             yield from _leaves(value, section.name, OF_SECTION[section.name], False)
         elif value is not None:
@@ -64,8 +67,8 @@ def _leaves(section: Any, where: str, affects: tuple[str, ...], content: bool) -
                 yield _leaf(section, field, key, "section", own, by_content)
             yield from _leaves(value, key, own, by_content)
         elif _named(value):
-            if isinstance(value, tuple):  # whose order counts
-                yield _leaf(section, field, key, [entry.name for entry in value], own, by_content)
+            names = sorted(value) if isinstance(value, Mapping) else [entry.name for entry in value]  # of a list the order counts, too
+            yield dataclasses.replace(_leaf(section, field, key, names, own, by_content), default=[])
             for name, entry in value.items() if isinstance(value, Mapping) else ((entry.name, entry) for entry in value):
                 yield from _leaves(entry, f"{key}.{name}", tuple(kind.format(key=name) for kind in own), by_content)
         else:
@@ -112,9 +115,16 @@ class Settings:
     defaults: dict[str, Any]
 
     def differences(self, recorded: Mapping[str, Any]) -> list[str]:
-        """The keys whose value is another than what was `recorded`. One that the record lacks counts as equal while it has its default."""
-        keys = [key for key, value in self.values.items() if recorded.get(key, self.defaults.get(key, MISSING)) != value]
-        return keys + [key for key in recorded if key not in self.values]
+        """The keys whose value is another than what was `recorded`. One that the record lacks counts as equal while it has its default.
+
+        One that only the record has is of a section by name, whose names are a key of their own, or no longer affects the artefact.
+        """
+        return [key for key, value in self.values.items() if recorded.get(key, self.defaults.get(key, MISSING)) != value]
+
+    def where(self, chosen: Callable[[str], bool]) -> "Settings":
+        """Those whose key is `chosen`."""
+        values, defaults = ({key: one[key] for key in one if chosen(key)} for one in (self.values, self.defaults))
+        return Settings(values=values, defaults=defaults)
 
 
 def settings_of(config: Any, kinds: Collection[str]) -> Settings:

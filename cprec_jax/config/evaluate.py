@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from cprec_jax.config.build import at_least_one, nearest
 from cprec_jax.config.sequential import SequentialSpec
@@ -53,6 +53,8 @@ class MethodSpec:
         "hf: directory or hub id; scores: a file of user_id, item_id, score; checkpoint: another work directory, or a run in it",
         content=True,
     )
+    run: str | None = setting(None, "untrained, checkpoint: which run (None: cpt, or the only one)")
+    label: str = setting("", "what tables print instead of the name", affects=("report",))
     fit: Literal["train", "history"] = setting(
         "train", "counted kinds: on the training sequences, or with the history of evaluated users, too"
     )
@@ -61,7 +63,14 @@ class MethodSpec:
         None, "gru4rec, sasrec: item embeddings start from titles: 'titles' (TF-IDF, reduced), or a row of a language model"
     )
 
+    @classmethod
+    def complete(cls, section: Mapping[str, Any]) -> dict[str, Any]:
+        """A row that names a run is a checkpoint of it."""
+        return {"kind": "checkpoint", **section} if "run" in section else dict(section)
+
     def __post_init__(self) -> None:
+        if self.run is not None and self.kind not in ("untrained", "checkpoint"):
+            raise ValueError(f"run belongs to the kinds 'untrained' and 'checkpoint', not to {self.kind!r}")
         if (self.kind == "ensemble") != bool(self.members) or (self.members and len(set(self.members)) not in (2, 3)):
             raise ValueError("members belongs to the kind 'ensemble', which needs the names of two or three rows")
         if len(set(self.members)) < len(self.members):
@@ -249,6 +258,10 @@ class EvaluateSpec:
         for name in self.names:
             if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
                 raise ValueError(f"name {name!r} becomes a directory: use letters, digits, '-', '_' and '.'")
+        labels = [method.label or name for name, method in self.names.items()]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"names: {label!r} is what two rows are called; give each its own label")
         for name, method in self.names.items():
             if method.init not in (None, TITLES):
                 self._check_init(name, str(method.init))

@@ -11,6 +11,7 @@ from cprec_jax.config.setting import setting
 class GenerateSpec:
     """What the job `generate` prints."""
 
+    run: str | None = setting(None, "which run of the work directory (None: cpt, or the only one)")
     output: Literal["text", "titles"] | None = setting(None, "text, or ranked titles (None: text for a prompt, else titles)")
     new_tokens: int = setting(64, "the most that are written")
     temperature: float = setting(0.0, "0 takes the likeliest token each time, else tokens are drawn")
@@ -21,7 +22,7 @@ class GenerateSpec:
     prompt_tokens: int = setting(256, "the most recent items that fit so many tokens make up a history's prompt")
     split: Literal["test", "valid"] = setting("test", "whose users --user names")
     batch: int = setting(8, "prompts that go together")
-    step: int | None = setting(None, "which checkpoint (None: the newest)")
+    step: int | None = setting(None, "which checkpoint (None: the one that the run stands for)")
     dtype: Literal["float32", "bfloat16"] = setting("float32", "of the computation")
 
     def __post_init__(self) -> None:

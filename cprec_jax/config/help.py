@@ -3,19 +3,22 @@
 import dataclasses
 import inspect
 import typing
+from collections.abc import Collection
 from typing import Any
 
 from cprec_jax.config.build import section_class
 
 
-def describe(cls: type, where: str) -> str:
-    """Every key of `cls` in one line, `--config.KEY=DEFAULT` (`...`: has none) and what it is; those of nested sections below."""
+def describe(cls: type, where: str, skip: Collection[str] = ()) -> str:
+    """Every key of `cls` in one line, `--config.KEY=DEFAULT` (`...`: has none) and what it is; nested sections below, but for `skip`."""
     hints = typing.get_type_hints(cls)
     keys, nested = [], []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # any dataclass: there is no type for that
         about = field.metadata.get("help", "")
         hint = hints[field.name]
         inner = section_class(hint) or next((section for arg in typing.get_args(hint) if (section := section_class(arg))), None)
+        if field.name in skip:
+            continue
         if inner is not None:
             key = f"{where}.{field.name}" if section_class(hint) else f"{where}.{field.name}.NAME"
             nested.append(describe(inner, key).replace(f"{key}\n", f"{key}: {about}\n" if about else f"{key}\n", 1))

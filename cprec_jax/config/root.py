@@ -8,13 +8,14 @@ from typing import Any
 
 from cprec_jax.config.build import build, nearest, section_class
 from cprec_jax.config.corpus import CorpusSpec
-from cprec_jax.config.evaluate import EvaluateSpec
+from cprec_jax.config.evaluate import EvaluateSpec, MethodSpec
 from cprec_jax.config.export import ExportSpec
 from cprec_jax.config.generate import GenerateSpec
 from cprec_jax.config.mesh import MeshSpec
 from cprec_jax.config.model import ModelSpec
 from cprec_jax.config.pack import PackSpec
 from cprec_jax.config.report import ReportSpec
+from cprec_jax.config.runs import CPT, LENGTHS, RunSpec, build_runs
 from cprec_jax.config.setting import setting
 from cprec_jax.config.text import TRAIN, TextSpec
 from cprec_jax.config.train import TrainSpec
@@ -31,6 +32,7 @@ class Config:
     pack: PackSpec = setting(factory=PackSpec)
     model: ModelSpec = setting(factory=ModelSpec)
     train: TrainSpec | None = None
+    runs: Mapping[str, RunSpec] = setting(factory=dict)
     mesh: MeshSpec = setting(factory=MeshSpec)
     evaluate: EvaluateSpec = setting(factory=EvaluateSpec)
     export: ExportSpec | None = None
@@ -44,31 +46,56 @@ class Config:
             raise UserError("config.corpus: missing; `prepare` needs a section that names its sources")
         return self.corpus
 
+    def seeds_of(self, name: str) -> int:
+        """How many seeds a run has: its own number, else that of `config.train`, else that of `config.evaluate`."""
+        run = self.runs[name]
+        return run.seeds or run.train.seeds or self.evaluate.seeds
+
+    def of_run(self, name: str, seed: int = 0) -> "Config":
+        """The config of one run: `train` and `model` are its own, for seed number `seed`."""
+        run = self.runs[name]
+        return dataclasses.replace(self, train=run.train.of_seed(seed), model=run.model, runs={name: run})
+
+    def seeds_of_row(self, row: MethodSpec) -> int:
+        """How many seeds a row of a language model has: those of its run; of a run that is not in this config, as many as are evaluated."""
+        if row.path is None and self.runs:
+            return self.seeds_of(self.run_of_row(row))
+        return (self.train.seeds if self.train is not None else None) or self.evaluate.seeds
+
+    def run_of_row(self, row: MethodSpec) -> str:
+        """The run that a row asks: the one it names, else the one that is meant where none is named."""
+        return row.run or (CPT if row.path is not None else self.only_run)
+
     @property
     def train_section(self) -> TrainSpec:
-        """`train`, for the jobs that need it."""
+        """`train` of the config of one run."""
         if self.train is None:
             raise UserError("config.train: missing; `train` needs a section that says how long (steps, epochs or tokens)")
         return self.train
 
     @property
-    def seeds(self) -> int:
-        """How many runs it means: `train.seeds`, else `evaluate.seeds`."""
-        given = None if self.train is None else self.train.seeds
-        return self.evaluate.seeds if given is None else given
+    def only_run(self) -> str:
+        """The run that is meant where none is named: `cpt`, or the only one."""
+        if CPT in self.runs or not self.runs:
+            return CPT
+        if len(self.runs) == 1:
+            return next(iter(self.runs))
+        raise UserError(f"say which run; the config has {', '.join(self.runs)}")
 
-    def of_seed(self, number: int) -> "Config":
-        """The config of run `number` of several seeds; the first is the config itself."""
-        return dataclasses.replace(self, train=self.train_section.of_seed(number)) if number else self
+    @property
+    def row_sources(self) -> tuple[str, ...]:
+        """The optional row sources that the rows of pre-training must hold for its runs, in alphabetical order."""
+        return tuple(sorted({source for run in self.runs.values() for source in run.train.row_sources}))
 
 
 SECTIONS = tuple(field.name for field in dataclasses.fields(Config))
+OPTIONAL = ("corpus", "train", "runs", "export")  # None is as good as absent
 
 
 def section_classes() -> dict[str, type]:
     """The class of each section, by its name."""
     hints = typing.get_type_hints(Config)
-    return {name: found for name in SECTIONS if (found := section_class(hints[name])) is not None}
+    return {"runs": RunSpec} | {name: found for name in SECTIONS if (found := section_class(hints[name])) is not None}
 
 
 def make_config(raw: Mapping[str, Any]) -> Config:
@@ -82,19 +109,82 @@ def make_config(raw: Mapping[str, Any]) -> Config:
                 raise UserError(f"config.{name}: unknown section{nearest(name, SECTIONS)}")
             if name not in classes:
                 made[name] = str(section)
-            elif isinstance(section, Mapping):
-                made[name] = build(classes[name], section, f"config.{name}")
-            elif section is not None or name not in ("corpus", "train", "export"):
+            elif section is None and name in OPTIONAL:
+                continue
+            elif not isinstance(section, Mapping):
                 raise UserError(f"config.{name}: expected a section, got {type(section).__name__} {section!r}")
+            elif name == "train":
+                # Lengths may come with the runs; everything else is checked once, here, and not again in each of them.
+                length = {} if any(section.get(key) is not None for key in LENGTHS) or not raw.get("runs") else {"steps": 1}
+                made[name] = build(TrainSpec, {**section, **length}, "config.train")
+            elif name != "runs":
+                made[name] = build(classes[name], section, f"config.{name}")
         except UserError as error:
-            mistakes.append(str(error))
+            mistakes += str(error).splitlines()
+    if not {"train", "model"} - made.keys() & raw.keys():
+        try:
+            made["runs"] = build_runs(raw)
+        except UserError as error:
+            mistakes += str(error).splitlines()
+    if mistakes:
+        raise UserError("\n".join(dict.fromkeys(mistakes)))
+    config = Config(**made)
+    if "names" not in (raw.get("evaluate") or {}):
+        config = _with_rows(config)
+    check_runs(config)
+    return with_tokenizer(config)
+
+
+def _with_rows(config: Config) -> Config:
+    """A config that names no rows: two baselines, and every run before and after."""
+    if not config.runs:
+        return config
+    first = next(name for name, run in config.runs.items() if run.parent is None)
+    rows = {
+        "random": MethodSpec(kind="random"),
+        "popularity": MethodSpec(kind="popularity"),
+        "untrained": MethodSpec(kind="untrained", run=first),
+    }
+    rows |= {name: MethodSpec(kind="checkpoint", run=name) for name in config.runs}
+    return dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, names=rows))
+
+
+def check_runs(config: Config) -> None:
+    """`UserError` for seeds that do not fit those of the start, and for rows and exports that name no run, or one that is not there."""
+    mistakes = []
+    for name, run in config.runs.items():
+        if run.parent is None:
+            continue
+        own, other = config.seeds_of(name), config.seeds_of(run.parent)
+        if other != 1 and other < own:
+            mistakes.append(
+                f"config.runs.{name}.seeds: {own}, but {run.parent!r}, from which it starts, has {other}; give both the same, or start "
+                "from a run of one seed"
+            )
+    several = CPT not in config.runs and len(config.runs) > 1  # so that one must be named
+    for name, row in config.evaluate.names.items():
+        if row.path is not None or row.kind not in ("untrained", "checkpoint") or not config.runs:
+            continue
+        if row.run is not None and row.run not in config.runs:
+            mistakes.append(f"config.evaluate.names.{name}.run: no run {row.run!r}{nearest(row.run, config.runs)}")
+        elif row.run is None and several:
+            mistakes.append(f"config.evaluate.names.{name}.run: say which run; the config has {', '.join(config.runs)}")
+    if config.export is not None and config.runs:
+        if config.export.runs is None and several:
+            mistakes.append(f"config.export.runs: say which runs; the config has {', '.join(config.runs)}")
+        unknown = [run for run in config.export.runs or () if run not in config.runs]
+        mistakes += [f"config.export.runs: no run {run!r}{nearest(run, config.runs)}" for run in unknown]
     if mistakes:
         raise UserError("\n".join(mistakes))
-    return with_tokenizer(Config(**made))
 
 
 def with_tokenizer(config: Config) -> Config:
     """A config whose tokenizer is decided: where it names none, it is the base model's, and without a base model one is trained."""
     if config.text.tokenizer is not None:
         return config
-    return dataclasses.replace(config, text=dataclasses.replace(config.text, tokenizer=config.model.init_from or TRAIN))
+    return dataclasses.replace(config, text=dataclasses.replace(config.text, tokenizer=_base_model(config) or TRAIN))
+
+
+def _base_model(config: Config) -> str | None:
+    """That of `config.model`, or of the first run that has another."""
+    return config.model.init_from or next((run.model.init_from for run in config.runs.values() if run.model.init_from), None)

@@ -1,10 +1,18 @@
 """Weights over row sources: how often each source's rows occur in the stream of batches."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 from cprec_jax.config.build import nearest
-from cprec_jax.config.train import MixtureSpec
+from cprec_jax.config.train import OPTIONAL_SOURCES, MixtureSpec, TrainSpec
 from cprec_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def usable(spec: TrainSpec, splits: Mapping[str, T]) -> dict[str, T]:
+    """The splits that a run may draw from: an optional source that only other runs ask for counts as absent."""
+    return {name: split for name, split in splits.items() if name not in OPTIONAL_SOURCES or name in spec.row_sources}
 
 
 def proportions(spec: MixtureSpec, sizes: Mapping[str, int]) -> dict[str, float]:
@@ -13,11 +21,14 @@ def proportions(spec: MixtureSpec, sizes: Mapping[str, int]) -> dict[str, float]
     A fixed share of a source that has no rows is left to the others; `check_shares` refuses one for training.
     """
     for name in spec.weights:
-        if name not in sizes:
+        if name in OPTIONAL_SOURCES and name not in sizes and spec.weight(name) > 0:
+            raise UserError(
+                f"config.train.mixture.weights.{name}: the rows were made without {name!r}; pack again, or leave the weight out"
+            )
+        if name not in sizes and name not in OPTIONAL_SOURCES:
             raise UserError(f"config.train.mixture.weights.{name}: no such row source{nearest(name, sizes)}")
-    raw = {name: size**spec.temperature * spec.weights.get(name, 1.0) for name, size in sizes.items() if size}
-    given = {"mixed": spec.mixed_share, "text": spec.text_share}
-    fixed = {name: share for name, share in given.items() if share is not None and raw.get(name)}
+    raw = {name: size**spec.temperature * spec.weight(name) for name, size in sizes.items() if size}
+    fixed = {name: share for name, share in spec.fixed_shares.items() if raw.get(name)}
     if fixed:
         rest = sum(value for name, value in raw.items() if name not in fixed)
         left = 1 - sum(fixed.values())
@@ -34,10 +45,12 @@ def check_shares(spec: MixtureSpec, sizes: Mapping[str, int], where: str) -> Non
         "mixed": "the rows hold no all-domain sequences (of users in two or more pre-training domains with times)",
         "text": "the rows hold no general text; set config.pack.text and pack again",
     }
-    for name, mend in mends.items():
-        share = getattr(spec, f"{name}_share")
+    for name, share in spec.fixed_shares.items():
+        if name not in sizes and name not in mends and name not in OPTIONAL_SOURCES:
+            raise UserError(f"{where}.shares.{name}: no such row source{nearest(name, sizes)}")
         if share and not sizes.get(name):
-            raise UserError(f"{where}.{name}_share: {share} is asked, but {mend}, or leave the share out")
+            mend = mends.get(name, f"the rows hold none of {name!r}; pack again")
+            raise UserError(f"{where}.{spec.share_key(name)}: {share} is asked, but {mend}, or leave the share out")
 
 
 def blend(first: Mapping[str, float], second: Mapping[str, float], fraction: float) -> dict[str, float]:

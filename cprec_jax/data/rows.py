@@ -18,7 +18,8 @@ NAME = "cprec_rows"
 VERSION = "1.0.0"
 DESCRIPTION = """\
 Users' behaviour as text, tokenised and packed for the pre-training of language models: every row holds whole documents (a header and the
-titles one user chose, oldest first), one split a source: a domain, `mixed` (all domains of a user merged by time) or `text` (plain text).
+titles one user chose, oldest first), one split a source: a domain, `mixed` (all domains of a user merged by time) or `text` (plain text),
+and, where they were asked for, `titles` (bare titles), `related` (lists of titles alike) and `shuffled` (items dealt out over users).
 
 tokens: the row, padded with 0 behind the last document. lengths: tokens of each document in it; documents never attend to each other.
 loss: 1 where a token counts as a target (the first of a document never does). row: its number in the split.
@@ -50,7 +51,12 @@ def features(row_length: int) -> Any:
 
 def shard_path(directory: Path, split: str, shard: int) -> Path:
     """Where shard number `shard` of a split lies, as TFDS names it."""
-    return directory / f"{NAME}-{split}.array_record-{shard:05d}"
+    return directory / f"{shard_prefix(split)}-{shard:05d}"
+
+
+def shard_prefix(split: str) -> str:
+    """How the names of a split's shards begin."""
+    return f"{NAME}-{split}.array_record"
 
 
 def write_info(directory: Path, row_length: int, splits: Mapping[str, Sequence[tuple[int, int]]]) -> None:

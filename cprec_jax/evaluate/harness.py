@@ -1,8 +1,9 @@
 """Job `evaluate`: every method of the config on every set, by one protocol. Writes WORKDIR/results/NAME (or results-valid/NAME)."""
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,10 +28,11 @@ from cprec_jax.errors import UserError
 from cprec_jax.evaluate.collect import FULL, Collected, collect, set_results, slice_table
 from cprec_jax.evaluate.ensemble import Ensemble
 from cprec_jax.evaluate.general_text import read_text
+from cprec_jax.evaluate.kept import Cell, Store
 from cprec_jax.evaluate.language_model import TitleModel
 from cprec_jax.evaluate.methods import Method, Oracle
-from cprec_jax.evaluate.models import checkpoint_steps, load_model
-from cprec_jax.evaluate.runs_of_rows import runs_of, work_directory_of
+from cprec_jax.evaluate.models import LoadedModel, checkpoint_steps, load_model
+from cprec_jax.evaluate.runs_of_rows import runs_of, seeds_of, work_directory_of
 from cprec_jax.evaluate.score_file import ScoreFile
 from cprec_jax.evaluate.sets import EvalSet, open_set
 from cprec_jax.evaluate.target_slices import target_slices
@@ -44,14 +46,21 @@ PROTOCOL_VERSION = 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kept:
-    """What several rows of one job share, so that it is made once: sequential methods by name and seed, and similarities of titles."""
+    """What several rows of one job share, so that it is made once.
 
-    trained: dict[tuple[str, int], Sequential]
+    trained: sequential methods by name and seed. titles: where their embeddings start, by name. text_knn: similarities of titles.
+    members: methods of one seed that serve all seeds of an ensemble. store: what earlier evaluations kept.
+    """
+
     text_knn: TextKNN
+    store: Store
+    trained: dict[tuple[str, int], Sequential] = dataclasses.field(default_factory=dict)
+    titles: dict[str, Callable[[EvalSet], np.ndarray] | None] = dataclasses.field(default_factory=dict)
+    members: dict[str, Method] = dataclasses.field(default_factory=dict)
 
 
-def evaluate(config: Config, workdir: Path, records: Mapping[str, Mapping[str, Any]], chosen_rule: str | None = None) -> None:
-    """Write the results of the rows that `records` names, each with what it is made from.
+def evaluate(config: Config, workdir: Path, records: Mapping[str, Mapping[str, Any]], store: Store, chosen_rule: str | None = None) -> None:
+    """Write the results of the rows that `records` names, each with what it is made from. Only what `store` does not hold is ranked.
 
     chosen_rule: the scoring rule that an earlier result chose; None: it is chosen now, where validation chooses.
     """
@@ -73,25 +82,33 @@ def evaluate(config: Config, workdir: Path, records: Mapping[str, Mapping[str, A
     if tuned or spec.validates():
         validation = {one.name: _open(corpus, spec, one.name, "valid", spec.validation_users) for one in data}
     wanted = list(records)
+    kept = Kept(text_knn=TextKNN(spec.text_knn, corpus), store=store)
     chooser = spec.rule_chooser()
     if spec.rule == VALIDATION and chooser is not None and any(map(spec.uses_model, wanted)):
         wanted.sort(key=lambda name: name != chooser)
         if wanted[0] != chooser:  # its result is up to date, or not asked for
-            spec = dataclasses.replace(spec, rule=_chosen(chosen_rule, chooser, spec, config, workdir, corpus, validation))
-    kept = Kept(trained={}, text_knn=TextKNN(spec.text_knn, corpus))
+            spec = dataclasses.replace(spec, rule=_chosen(chosen_rule, chooser, spec, config, workdir, corpus, validation, kept))
     for name in sorted(wanted, key=lambda name: spec.names[name].kind == "ensemble"):  # after its members
         rule = _evaluate_one(name, spec, config, workdir, corpus, data, validation, kept, records[name])
+        kept.members.clear()
         if rule is not None:
             spec = dataclasses.replace(spec, rule=rule)
 
 
 def _chosen(
-    recorded: str | None, name: str, spec: EvaluateSpec, config: Config, workdir: Path, corpus: Corpus, validation: dict[str, EvalSet]
+    recorded: str | None,
+    name: str,
+    spec: EvaluateSpec,
+    config: Config,
+    workdir: Path,
+    corpus: Corpus,
+    validation: dict[str, EvalSet],
+    kept: Kept,
 ) -> Rule:
     """The rule that was recorded; else it is chosen now on the row `name`, and no result of that name is made."""
     if recorded is not None:
         return cast(Rule, recorded)
-    method, _ = next(_methods(spec, name, config, workdir, corpus, validation, Kept(trained={}, text_knn=TextKNN(spec.text_knn, corpus))))
+    method, _ = _method(spec, name, 0, config, workdir, corpus, validation, kept)
     assert isinstance(method, TitleModel)
     return method.choose_rule()
 
@@ -121,42 +138,35 @@ def _evaluate_one(
     """Write one result. Returns the scoring rule of a language model."""
     started = time.monotonic()
     kind = spec.names[name].kind
-    methods = _methods(spec, name, config, workdir, corpus, validation, kept)
-    found: dict[str, list[Collected]] = {one.name: [] for one in data}
-    facts: dict[str, dict[str, Any]] = {}
-    cost = dict.fromkeys(found, 0.0)
-    steps = []
-    rules: list[str] = []
+    before: list[Cell] = []
+    cells: list[dict[str, Cell]] = []  # by seed and set
     rule: Rule | None = None
-    general: list[dict[str, Any]] = []
-    for method, step in methods:
-        steps.append(step)
-        if isinstance(method, TitleModel) and rule is not None:
-            method.rule = rule  # the one that the first seed chose
-        for one in data:
-            begun = time.monotonic()
-            found[one.name].append(collect(method, one, name))
-            cost[one.name] += time.monotonic() - begun
-            facts.setdefault(one.name, method.facts())
-            if spec.leak_probe is not None and isinstance(method, TitleModel) and "leak_probe" not in facts[one.name]:
-                facts[one.name] = facts[one.name] | {"leak_probe": method.leak_probe(one, spec.leak_probe)}  # of the first seed
-        if spec.general_text is not None and isinstance(method, TitleModel):
-            general.append(method.general_text(local_path(spec.general_text, "config.evaluate.general_text")))
-            say(f"evaluate: {name}: perplexity {general[-1]['perplexity']:.2f} on {general[-1]['file']}")
-        rule = method.rule if isinstance(method, TitleModel) else None
-        rules.append(rule or kind)
+    for seed in range(seeds_of(config, name)):
+        found = {one.name: kept.store.read_cell(name, one.name, seed) for one in data}
+        before += [cell for cell in found.values() if cell is not None]
+        missing = [one for one in data if found[one.name] is None]
+        ranked = _rank(name, seed, missing, rule, spec, config, workdir, corpus, validation, kept) if missing else {}
+        cells.append({one.name: found[one.name] or ranked[one.name] for one in data})
+        rule = cast(Rule | None, cells[-1][data[0].name].rule)
+    if before:
+        say(f"evaluate: {name}: {len(before)} of {len(cells) * len(data)} sets and seeds were ranked before")
     results: dict[str, Any] = {}
     rows: list[pa.Table] = []
-    seeds = list(range(len(steps))) if len(steps) > 1 else [spec.seed]
+    seeds = list(range(len(cells))) if len(cells) > 1 else [spec.seed]
+    cost = {one.name: sum(of_seed[one.name].seconds for of_seed in cells) for one in data}
     for one in data:
-        results[one.name] = set_results(one, found[one.name], facts[one.name], spec)
-        rows += [collected.table(one, seed) for seed, collected in zip(seeds, found[one.name], strict=True)]
+        collected = [of_seed[one.name].collected for of_seed in cells]
+        results[one.name] = set_results(one, collected, cells[0][one.name].facts, spec)
+        rows += [each.table(one, seed) for seed, each in zip(seeds, collected, strict=True)]
         _say_result(name, one, results[one.name]["protocols"], cost[one.name])
-    users = len(steps) * sum(len(one) for one in data)  # once a seed, as the seconds
+    users = len(cells) * sum(len(one) for one in data)  # once a seed, as the seconds
+    first = [of_seed[data[0].name] for of_seed in cells]
+    rules = [cell.rule or kind for cell in first]
+    general = [cell.general_text for cell in first if cell.general_text is not None]
     record: dict[str, Any] = {
         "name": name,
         "kind": kind,
-        "step": steps[0],
+        "step": first[0].step,
         "protocol_version": PROTOCOL_VERSION,
         "corpus_hash": corpus.hash,
         "scoring_rule": rules[0] if len(set(rules)) == 1 else rules,
@@ -164,9 +174,9 @@ def _evaluate_one(
         "seeds": seeds,
         **({"members": {row: spec.names[row].kind for row in members}} if (members := spec.names[name].members) else {}),
         "sets": results,
-        "environment": environment(),
+        "environment": first[0].environment,
         "cost": {
-            "seconds": time.monotonic() - started,
+            "seconds": time.monotonic() - started + sum(cell.seconds for cell in before),
             "users_per_second": users / max(sum(cost.values()), 1e-9),
             "seconds_by_set": cost,
         },
@@ -179,7 +189,9 @@ def _evaluate_one(
         artefact.write_json(directory / "results.json", record)
         pq.write_table(pa.concat_tables(rows), directory / "ranks.parquet")
         pq.write_table(pa.concat_tables(map(slice_table, data)), directory / "slices.parquet")
-        artefact.write_json(directory / "examples.json", {"users": [user for one in data for user in _examples(found[one.name][0])]})
+        artefact.write_json(
+            directory / "examples.json", {"users": [user for one in data for user in _examples(cells[0][one.name].collected)]}
+        )
         # How long it took, and where, is no part of what was found.
         found_hash = artefact.fingerprint({key: value for key, value in record.items() if key not in ("environment", "cost")})
         content = [found_hash, *(artefact.file_sha256(directory / name) for name in ("ranks.parquet", "slices.parquet"))]
@@ -187,49 +199,95 @@ def _evaluate_one(
     return rule
 
 
-def _examples(collected: Collected) -> list[dict[str, Any]]:
-    return [] if collected.flat else collected.examples  # which ten of equals come first would be an accident
-
-
-def _methods(
-    spec: EvaluateSpec,
+def _rank(
     name: str,
+    seed: int,
+    missing: Sequence[EvalSet],
+    rule: Rule | None,
+    spec: EvaluateSpec,
     config: Config,
     workdir: Path,
     corpus: Corpus,
     validation: dict[str, EvalSet],
     kept: Kept,
-) -> Iterator[tuple[Method, int | None]]:
-    """What stands behind a name, once a seed, with the training step it is of (None: none)."""
+) -> dict[str, Cell]:
+    """Rank the sets that are `missing` of one seed of a row. rule: the one that the first seed of a language model chose."""
+    kept.store.before_ranking(name)
+    method, step = _method(spec, name, seed, config, workdir, corpus, validation, kept)
+    if isinstance(method, TitleModel) and rule is not None:
+        method.rule = rule
+    general = None
+    if spec.general_text is not None and isinstance(method, TitleModel):
+        general = method.general_text(local_path(spec.general_text, "config.evaluate.general_text"))
+        say(f"evaluate: {name}: perplexity {general['perplexity']:.2f} on {general['file']}")
+    ranked = {}
+    for one in missing:
+        begun = time.monotonic()
+        collected = collect(method, one, name)
+        seconds = time.monotonic() - begun
+        facts = method.facts()
+        if spec.leak_probe is not None and isinstance(method, TitleModel) and seed == 0:
+            facts = facts | {"leak_probe": method.leak_probe(one, spec.leak_probe)}
+        cell = Cell(
+            collected=collected,
+            facts=facts,
+            rule=method.rule if isinstance(method, TitleModel) else None,
+            step=step,
+            general_text=general,
+            seconds=seconds,
+            environment=environment(),
+        )
+        ranked[one.name] = kept.store.write_cell(name, one.name, seed, cell)
+    return ranked
+
+
+def _examples(collected: Collected) -> list[dict[str, Any]]:
+    return [] if collected.flat else collected.examples  # which ten of equals come first would be an accident
+
+
+def _method(
+    spec: EvaluateSpec,
+    name: str,
+    seed: int,
+    config: Config,
+    workdir: Path,
+    corpus: Corpus,
+    validation: dict[str, EvalSet],
+    kept: Kept,
+) -> tuple[Method, int | None]:
+    """What stands behind a name and seed, with the training step it is of (None: none)."""
     chosen = spec.names[name]
     if chosen.kind in ("untrained", "checkpoint"):
         home = work_directory_of(chosen, workdir)
-        for directory in runs_of(chosen, workdir, config.seeds):
-            if chosen.step == VALIDATION:
-                yield _best_checkpoint(spec, chosen, config.text.template, home, corpus, directory, validation)
-                continue
-            model = load_model(chosen, config.text.template, home, corpus, directory)
-            yield TitleModel(model, spec, validation), model.step
-    elif chosen.kind == "hf":
+        directory = runs_of(chosen, config, workdir)[seed]
+        if chosen.step == VALIDATION:
+            return _best_checkpoint(spec, chosen, config.text.template, home, corpus, directory, validation)
+        model = load_model(chosen, config.text.template, home, corpus, directory)
+        return TitleModel(model, spec, validation), model.step
+    if chosen.kind == "hf":
         model = load_model(chosen, config.text.template, workdir, corpus)
-        yield TitleModel(model, spec, validation), model.step
-    elif chosen.kind == "gru4rec" or chosen.kind == "sasrec":
-        titles = _title_features(chosen, spec, config, workdir, corpus)
-        settings: dict[str, Any] = {}  # the first seed chooses, the others train what it chose
-        for seed in range(spec.seeds):
-            made = kept.trained.get((name, seed)) or Sequential(
-                chosen.kind, spec.sequential, corpus, spec.temperatures, seed, settings, titles
-            )
-            yield kept.trained.setdefault((name, seed), made), None
-    elif chosen.kind == "ensemble":
-        of_seeds = [[method for method, _ in _methods(spec, row, config, workdir, corpus, validation, kept)] for row in chosen.members]
-        for seed in range(most := max(map(len, of_seeds))):
-            if any(len(methods) not in (1, most) for methods in of_seeds):
-                raise UserError(f"config.evaluate.names.{name}: its members have {[len(m) for m in of_seeds]} seeds; give all the same")
-            members = {row: methods[seed % len(methods)] for row, methods in zip(chosen.members, of_seeds, strict=True)}
-            yield Ensemble(members, spec.ensemble, corpus), None
-    else:
-        yield _simple(spec, name, corpus, validation, kept.text_knn), None
+        return TitleModel(model, spec, validation), model.step
+    if chosen.kind == "gru4rec" or chosen.kind == "sasrec":
+        if name not in kept.titles:
+            kept.titles[name] = _title_features(chosen, spec, config, workdir, corpus)
+        for one in (0, seed):
+            if (name, one) not in kept.trained:
+                first, shelf = kept.trained.get((name, 0)), kept.store.shelf(name, one)
+                kept.trained[name, one] = Sequential(
+                    chosen.kind, spec.sequential, corpus, spec.temperatures, one, first, kept.titles[name], shelf
+                )
+        return kept.trained[name, seed], None
+    if chosen.kind == "ensemble":
+        seeds = {row: seeds_of(config, row) for row in chosen.members}
+        if any(n not in (1, max(seeds.values())) for n in seeds.values()):
+            raise UserError(f"config.evaluate.names.{name}: its members have {list(seeds.values())} seeds; give all the same")
+        members = {}
+        for row, n in seeds.items():
+            members[row] = kept.members.get(row) or _method(spec, row, seed % n, config, workdir, corpus, validation, kept)[0]
+            if n == 1:
+                kept.members[row] = members[row]
+        return Ensemble(members, spec.ensemble, corpus), None
+    return _simple(spec, name, corpus, validation, kept.text_knn), None
 
 
 def _title_features(
@@ -243,9 +301,13 @@ def _title_features(
         return lambda data: from_tf_idf(data.titles, width)
     row = spec.names[chosen.init]
     home = work_directory_of(row, workdir)
-    directory = None if row.kind == "hf" else runs_of(row, workdir, 1)[0]  # of several seeds the first
-    model = load_model(row, config.text.template, home, corpus, directory)
-    return lambda data: from_states(title_states(model, data.items), width)
+    directory = None if row.kind == "hf" else runs_of(row, config, workdir)[0]  # of several seeds the first
+
+    @functools.cache
+    def model() -> LoadedModel:  # not before something is trained
+        return load_model(row, config.text.template, home, corpus, directory)
+
+    return lambda data: from_states(title_states(model(), data.items), width)
 
 
 def _best_checkpoint(
@@ -257,15 +319,41 @@ def _best_checkpoint(
     directory: Path,
     validation: dict[str, EvalSet],
 ) -> tuple[Method, int | None]:
-    """The checkpoint with the lowest NLL of the validation targets (each at its own best temperature); step 0 is none of them."""
+    """The checkpoint with the lowest NLL of the validation targets."""
+    nll = _nll_by_step(spec, chosen, template, workdir, corpus, directory, validation)
+    best = min(nll, key=nll.__getitem__)
+    model = load_model(dataclasses.replace(chosen, step=best), template, workdir, corpus, directory)
+    return TitleModel(model, spec, validation, {"validation_nll_by_step": {str(s): v for s, v in nll.items()}}), best
+
+
+def _nll_by_step(
+    spec: EvaluateSpec,
+    chosen: MethodSpec,
+    template: TemplateSpec,
+    workdir: Path,
+    corpus: Corpus,
+    directory: Path,
+    validation: dict[str, EvalSet],
+) -> dict[int, float]:
+    """NLL of the validation targets, each set at its own best temperature, by checkpoint; step 0 is none of them."""
     nll: dict[int, float] = {}
     for step in checkpoint_steps(directory):
         model = load_model(dataclasses.replace(chosen, step=step), template, workdir, corpus, directory)
         nll[step] = TitleModel(model, spec, validation).validation_nll()
         say(f"evaluate: step {step}: NLL {nll[step]:.3f} on validation")
-    best = min(nll, key=nll.__getitem__)
-    model = load_model(dataclasses.replace(chosen, step=best), template, workdir, corpus, directory)
-    return TitleModel(model, spec, validation, {"validation_nll_by_step": {str(s): v for s, v in nll.items()}}), best
+    return nll
+
+
+def lowest_nll(config: Config, workdir: Path, directory: Path) -> tuple[int, dict[int, float]]:
+    """The step of the run `directory` with the lowest NLL on validation users of all sets, and that of each checkpoint."""
+    spec = config.evaluate
+    corpus = Corpus.open(corpus_directory(workdir))
+    validation = {name: _open(corpus, spec, name, "valid", spec.validation_users) for name in spec.sets or corpus.sets}
+    validation = {name: data for name, data in validation.items() if len(data)}
+    if not validation:
+        raise UserError(f"{corpus.path}: no set has validation users, so no checkpoint can be chosen; use select = 'last'")
+    nll = _nll_by_step(spec, MethodSpec(kind="checkpoint"), config.text.template, workdir, corpus, directory, validation)
+    return min(nll, key=nll.__getitem__), nll
 
 
 def _simple(spec: EvaluateSpec, name: str, corpus: Corpus, validation: dict[str, EvalSet], text: TextKNN) -> Method:

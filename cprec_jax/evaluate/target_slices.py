@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from cprec_jax.baselines.interactions import histories, interactions
-from cprec_jax.baselines.title_features import counts, tf_idf
 from cprec_jax.corpus import Corpus
 from cprec_jax.evaluate.sets import EvalSet
+from cprec_jax.text.title_features import counts, tf_idf
 
 FEATURES = "words 1"
 

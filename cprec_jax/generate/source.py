@@ -17,7 +17,7 @@ from cprec_jax.hf.save import special_token_ids
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.text.template import Template
 from cprec_jax.text.tokenizer import Tokenizer
-from cprec_jax.workdir import run_directory
+from cprec_jax.workdir import CPT, run_directories, run_directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def open_source(template: TemplateSpec, spec: GenerateSpec, workdir: Path | None
     else:
         if workdir is None:
             raise UserError("--workdir=DIR (its newest checkpoint) or --model=DIR (a Hugging Face directory) is missing")
-        directory = run_directory(workdir)
+        directory = run_directory(workdir, 0, spec.run or _only_run(workdir))
         opened, kept = open_run(workdir, directory, spec.step), directory / base.DIRECTORY
         name = f"{directory}, step {opened.step}"
     return Source(
@@ -68,6 +68,16 @@ def open_source(template: TemplateSpec, spec: GenerateSpec, workdir: Path | None
         end_ids=end_ids(opened.tokenizer_dir, kept),
         begin=model is None,
     )
+
+
+def _only_run(workdir: Path) -> str:
+    """The run that is meant where none is named: `cpt`, or the only one that is there."""
+    there = [path.name for path in run_directories(workdir) if ".seed-" not in path.name]
+    if CPT in there or not there:
+        return CPT
+    if len(there) > 1:
+        raise UserError(f"config.generate.run: say which run; {workdir} has {', '.join(there)}")
+    return there[0]
 
 
 def end_ids(directory: Path, model: Path | None = None) -> tuple[int, ...]:

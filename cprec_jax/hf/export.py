@@ -25,10 +25,10 @@ from cprec_jax.train.restore import restore_decoder
 from cprec_jax.workdir import corpus_directory, export_directory, rows_directory, run_directory, tokenizer_directory
 
 
-def export(config: Config, workdir: Path, made_from: Mapping[str, Any]) -> None:
-    """Write the directory; `transformers.AutoModelForCausalLM.from_pretrained` loads it."""
+def export(config: Config, workdir: Path, name: str, made_from: Mapping[str, Any]) -> None:
+    """Write the directory of the run `name`; `transformers.AutoModelForCausalLM.from_pretrained` loads it."""
     spec = config.export or ExportSpec()
-    directory = run_directory(workdir)
+    directory = run_directory(workdir, 0, name)
     several = jax.device_count() > 1
     mesh = make_mesh(data=1, fsdp=-1) if several else None  # spread: a model that was trained on many devices may not fit one
     loaded = restore_decoder(directory, step=spec.step, mesh=mesh)
@@ -52,7 +52,7 @@ def export(config: Config, workdir: Path, made_from: Mapping[str, Any]) -> None:
         "row_length": rows["row_length"],
         "titles_with_control_tokens": check.titles_with_control_tokens(),
     }
-    target = export_directory(workdir)
+    target = export_directory(workdir, name)
     tokenizer_dir = tokenizer_directory(workdir)
     card = model_card(config, workdir, facts, base_dir if base_dir.exists() else None)
     save(

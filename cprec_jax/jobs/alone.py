@@ -23,7 +23,7 @@ def run_alone(job: str, config: Config, workdir: Path, rows: Sequence[str] | Non
         config.train_section  # noqa: B018
         train.refuse_others(wanted, graph)
     elif job == "export" and not wanted:
-        wanted = [export.export_of(config, workdir, graph.of_job("train"), graph.of_job("evaluate"))]
+        wanted = export.exports(config, workdir, graph.of_job("train"), graph.of_job("evaluate"))
     elif job == "evaluate":
         known = [result.path.name for result in wanted]
         for row in rows or ():

@@ -1,6 +1,6 @@
 """Job `evaluate`: checkpoints and baselines -> WORKDIR/results/NAME."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,16 @@ from cprec_jax.config.affects import Settings, settings_of
 from cprec_jax.config.evaluate import MODEL_KINDS, SEQUENTIAL_KINDS, TEXT_KINDS, TITLES, VALIDATION, EvaluateSpec, MethodSpec
 from cprec_jax.config.root import Config
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.runs_of_rows import PATH, runs_of
+from cprec_jax.evaluate.runs_of_rows import PATH, runs_of, seeds_of
 from cprec_jax.graph import Artefact, Graph
+from cprec_jax.jobs import train
 from cprec_jax.paths import local_path
 
+Seeds = Mapping[str, Sequence[int]]  # by row
+
 VERSION = 1
+VERSION_OF_TRAINED = 1
+NOT_OF_CELLS = ("evaluate.bootstrap", "evaluate.seeds", "train.seeds")  # what is made of ranks, and how many seeds there are
 
 
 def artefacts(config: Config, workdir: Path, corpus: Artefact, runs: Sequence[Artefact]) -> list[Artefact]:
@@ -27,24 +32,80 @@ def artefacts(config: Config, workdir: Path, corpus: Artefact, runs: Sequence[Ar
             path=paths.result_directory(workdir, split, name),
             job="evaluate",
             version=VERSION,
-            inputs=(corpus, *(runs if _takes_runs(config.evaluate, name) else ())),
+            inputs=(corpus, *(run for run in runs if run.path in _runs(config, workdir, _seeds(config, name)))),
             settings=partial(_settings, config, name),
             files=partial(_files, config.evaluate, name),
-            facts=partial(_facts, config, name),
+            facts=lambda name=name: _facts(config, _seeds(config, name)),  # type: ignore[misc]
             content=lambda manifest: manifest["results_hash"],
         )
         for name in config.evaluate.names
     ]
 
 
+def cell(config: Config, workdir: Path, graph: Graph, name: str, one: str, seed: int) -> Artefact:
+    """The ranks of one row, set and seed: no node of the graph, since which sets there are is known only when there is a corpus."""
+    behind = _seeds(config, name, seed)
+    asked = _runs(config, workdir, behind)
+    return Artefact(
+        name=f"cells/{name}/{one}.seed-{seed}",
+        path=paths.cell_directory(workdir, config.evaluate.split, name, one, seed),
+        job="evaluate",
+        version=VERSION,
+        inputs=(*graph.of_job("prepare"), *(run for run in graph.of_job("train") if run.path in asked)),
+        settings=partial(_settings_of_cell, config, name),
+        files=partial(_files, config.evaluate, name),
+        facts=partial(_facts_of_cell, config, behind),
+    )
+
+
+def trained(config: Config, workdir: Path, graph: Graph, row: str, one: str, seed: int) -> Artefact:
+    """The parameters that evaluation trains for one row, set and seed, whatever is ranked with them."""
+    init = {other: [0] for other in _init_rows(config.evaluate, row)}
+    asked = _runs(config, workdir, init)
+    return Artefact(
+        name=f"trained/{row}@{one}.seed-{seed}",
+        path=paths.trained_directory(workdir, row, one, seed),
+        job="evaluate",
+        version=VERSION_OF_TRAINED,
+        inputs=(*graph.of_job("prepare"), *(run for run in graph.of_job("train") if run.path in asked)),
+        settings=lambda: _settings(config, row).where(partial(_is_of_training, (row, *init))),
+        files=partial(_files_of_rows, config.evaluate, init),
+        facts=partial(_facts, config, init),
+    )
+
+
+def _settings_of_cell(config: Config, name: str) -> Settings:
+    """Those of the result that change ranks. All sets together choose a rule or a step; nothing else of a set depends on the others."""
+    spec, kinds = config.evaluate, kinds_of(config.evaluate, name)
+    together = any(spec.names[row].step == VALIDATION for row in rows_behind(spec, name))
+    together |= spec.rule == VALIDATION and "results.model" in kinds
+    left_out = {*NOT_OF_CELLS, *(() if together else ("evaluate.sets",))}
+    return settings_of(config, kinds).where(lambda key: key not in left_out)
+
+
+def _is_of_training(rows: Sequence[str], key: str) -> bool:
+    """Whether a setting changes what GRU4Rec and SASRec learn: the mask is that of the validation users they stop on."""
+    sections = ("evaluate.sequential.", "text.template.", *(f"evaluate.names.{row}." for row in rows))
+    return key == "evaluate.mask_history" or key.startswith(sections)
+
+
 def rows_behind(spec: EvaluateSpec, name: str) -> list[str]:
     """The rows whose settings decide a result: itself, members, the row that embeddings start from, the row that chooses the rule."""
-    rows = list(spec.rows_of(name))
-    rows += [row for member in rows if (row := spec.names[member].init) not in (None, TITLES)]
+    return list(dict.fromkeys([*spec.rows_of(name), *_of_first_seed(spec, name)]))
+
+
+def _of_first_seed(spec: EvaluateSpec, name: str) -> list[str]:
+    """The rows behind a result whose first seed serves all seeds."""
+    rows = [*spec.rows_of(name), *(init := _init_rows(spec, name))]
     chooser = spec.rule_chooser()
     if spec.rule == VALIDATION and chooser is not None and any(spec.names[row].kind in MODEL_KINDS for row in rows):
-        rows.append(chooser)
-    return list(dict.fromkeys(rows))
+        return [*init, chooser]
+    return init
+
+
+def _init_rows(spec: EvaluateSpec, name: str) -> list[str]:
+    """The rows that embeddings of a row and its members start from."""
+    return [row for member in spec.rows_of(name) if (row := spec.names[member].init) not in (None, TITLES)]
 
 
 def kinds_of(spec: EvaluateSpec, name: str) -> set[str]:
@@ -67,18 +128,33 @@ def _settings(config: Config, name: str) -> Settings:
     return settings_of(config, kinds_of(config.evaluate, name))
 
 
-def _takes_runs(spec: EvaluateSpec, name: str) -> bool:
-    """Whether runs of this work directory are asked."""
-    return any(spec.names[row].kind in ("untrained", "checkpoint") and spec.names[row].path is None for row in rows_behind(spec, name))
+def _seeds(config: Config, name: str, seed: int | None = None) -> Seeds:
+    """The rows behind a result and which of their seeds decide it; seed: only those that decide this seed of the result."""
+    spec = config.evaluate
+    if seed is None:
+        return {row: list(range(seeds_of(config, row))) for row in rows_behind(spec, name)}
+    found = {row: {seed % seeds_of(config, row)} for row in spec.rows_of(name)}
+    for row in _of_first_seed(spec, name):
+        found.setdefault(row, set()).add(0)
+    return {row: sorted(seeds) for row, seeds in found.items()}
+
+
+def _runs(config: Config, workdir: Path, behind: Seeds) -> set[Path]:
+    """The runs of this work directory that are asked."""
+    rows = [(config.evaluate.names[row], seeds) for row, seeds in behind.items()]
+    asked = [(row, seeds) for row, seeds in rows if row.kind in ("untrained", "checkpoint") and row.path is None]
+    return {paths.run_directory(workdir, seed, config.run_of_row(row)) for row, seeds in asked for seed in seeds}
 
 
 def _files(spec: EvaluateSpec, name: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for row in rows_behind(spec, name):
-        found |= {f"{PATH}.{row}.path: {path.name}": path for path in _files_of(spec.names[row], row)}
+    found = _files_of_rows(spec, rows_behind(spec, name))
     if spec.general_text is not None and "results.model" in kinds_of(spec, name):
         found["config.evaluate.general_text"] = local_path(spec.general_text, "config.evaluate.general_text")
     return found
+
+
+def _files_of_rows(spec: EvaluateSpec, rows: Iterable[str]) -> dict[str, Path]:
+    return {f"{PATH}.{row}.path: {path.name}": path for row in rows for path in _files_of(spec.names[row], row)}
 
 
 def _files_of(method: MethodSpec, row: str) -> list[Path]:
@@ -94,19 +170,26 @@ def _files_of(method: MethodSpec, row: str) -> list[Path]:
     return [p for p in sorted(hub.locate(method.path).iterdir()) if p.suffix in (".safetensors", ".json", ".model", ".txt")]
 
 
-def _facts(config: Config, name: str) -> dict[str, Any]:
+def _facts(config: Config, behind: Seeds) -> dict[str, Any]:
     """Models from the hub by their commit, runs of other work directories by their parameters."""
     from cprec_jax.hf import hub
 
     spec = config.evaluate
     found: dict[str, Any] = {}
-    for row in rows_behind(spec, name):
+    for row, seeds in behind.items():
         method, key = spec.names[row], f"{PATH}.{row}.path"
         if method.path is not None and method.kind == "hf" and not hub.is_directory(method.path):
             found[key] = hub.identity(method.path)
         elif method.path is not None and method.kind == "checkpoint":
-            found[key] = [_parameters(path) for path in runs_of(method, Path(), config.seeds)]
+            there = runs_of(method, config, Path())
+            found[key] = [_parameters(there[seed]) for seed in seeds]
     return found
+
+
+def _facts_of_cell(config: Config, behind: Seeds) -> dict[str, Any]:
+    """Seeds of what evaluation trains, too; those of runs stand in the names of the runs."""
+    of_trained = {row: seeds for row, seeds in behind.items() if config.evaluate.names[row].kind in SEQUENTIAL_KINDS}
+    return _facts(config, behind) | ({"seeds of what evaluation trains": of_trained} if of_trained else {})
 
 
 def _parameters(run: Path) -> str:
@@ -117,10 +200,19 @@ def _parameters(run: Path) -> str:
 
 
 def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> None:
-    """Rank all of them in one go: what several rows share is made once."""
+    """Make all of them in one go, since what several rows share is made once; ranked is only what no cell holds."""
     from cprec_jax.evaluate.harness import evaluate
+    from cprec_jax.evaluate.kept import Store
 
-    evaluate(config, workdir, {result.path.name: graph.made_from(result) for result in wanted}, chosen_rule(config, workdir, graph))
+    results = {result.path.name: result for result in wanted}
+    store = Store(
+        graph=graph,
+        cell=partial(cell, config, workdir, graph),
+        trained=partial(trained, config, workdir, graph),
+        before_ranking=lambda name: train.save_what_rows_need(config, workdir, [results[name]], graph),
+    )
+    records = {name: graph.made_from(result) for name, result in results.items()}
+    evaluate(config, workdir, records, store, chosen_rule(config, workdir, graph))
 
 
 def chosen_rule(config: Config, workdir: Path, graph: Graph) -> str | None:

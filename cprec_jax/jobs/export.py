@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cprec_jax import workdir as paths
 from cprec_jax.config.affects import settings_of
+from cprec_jax.config.export import ExportSpec
 from cprec_jax.config.root import Config
 from cprec_jax.graph import Artefact, Graph
 
@@ -12,24 +13,26 @@ VERSION = 1
 
 
 def artefacts(config: Config, workdir: Path, runs: Sequence[Artefact], results: Sequence[Artefact]) -> list[Artefact]:
-    """The export of the first seed; none where the config has no section for it. Its card shows the results."""
-    if config.export is None:
-        return []
-    return [export_of(config, workdir, runs, results)]
+    """An export per run that `config.export.runs` names, of its first seed; none where the config has no section for it."""
+    return [] if config.export is None else exports(config, workdir, runs, results)
 
 
-def export_of(config: Config, workdir: Path, runs: Sequence[Artefact], results: Sequence[Artefact]) -> Artefact:
-    """The export, also of a config without a section for it: the job alone takes its defaults then."""
-    return Artefact(
-        name=f"export/{paths.CPT}",
-        path=paths.export_directory(workdir),
-        job="export",
-        version=VERSION,
-        inputs=tuple(runs[:1]),
-        shows=tuple(results),
-        settings=lambda: settings_of(config, {"export"}),
-        facts=lambda: {"order": list(config.evaluate.names), "others": _others(workdir, set(config.evaluate.names))},
-    )
+def exports(config: Config, workdir: Path, runs: Sequence[Artefact], results: Sequence[Artefact]) -> list[Artefact]:
+    """The exports, also of a config without a section for it: the job alone takes its defaults then."""
+    spec = config.export or ExportSpec()
+    return [
+        Artefact(
+            name=f"export/{name}",
+            path=paths.export_directory(workdir, name),
+            job="export",
+            version=VERSION,
+            inputs=tuple(run for run in runs if run.path == paths.run_directory(workdir, 0, name)),
+            shows=tuple(results),
+            settings=lambda: settings_of(config, {"export"}),
+            facts=lambda: {"order": list(config.evaluate.names), "others": _others(workdir, set(config.evaluate.names))},
+        )
+        for name in spec.runs or (config.only_run,)
+    ]
 
 
 def _others(workdir: Path, named: set[str]) -> dict[str, str]:
@@ -45,4 +48,4 @@ def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph
     from cprec_jax.hf.export import export
 
     for one in wanted:
-        export(config, workdir, graph.made_from(one))
+        export(config, workdir, one.path.name, graph.made_from(one))

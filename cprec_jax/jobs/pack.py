@@ -1,6 +1,7 @@
 """Job `pack`: corpus + tokenizer + template -> WORKDIR/rows/STAGE."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,27 @@ def artefacts(config: Config, workdir: Path, corpus: Artefact) -> dict[Stage, Ar
             inputs=(corpus, *before),
             settings=partial(settings_of, config, {"rows", f"rows.{stage}"}),
             files=partial(_files, config, stage),
-            facts=lambda: _facts(config),
-            content=lambda manifest: {key: manifest.get(key) for key in ("rows_hash", "tokenizer_hash", "new_tokens")},
+            facts=partial(_facts, config, stage),
+            content=content,
         )
     return made
+
+
+def content(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the rows counts for whatever is made from them. Optional sources count for the runs that ask for them (`for_run`)."""
+    return {key: manifest.get(key) for key in ("rows_hash", "tokenizer_hash", "new_tokens")}
+
+
+def for_run(rows: Artefact, sources: Sequence[str]) -> Artefact:
+    """The rows as the input of a run that asks for these optional sources, which count for it, too."""
+    if not sources:
+        return rows
+
+    def with_sources(manifest: Mapping[str, Any]) -> dict[str, Any]:
+        hashes = manifest.get("source_hashes", {})
+        return {**content(manifest), **{name: hashes.get(name) for name in sources}}
+
+    return dataclasses.replace(rows, content=with_sources)
 
 
 def _files(config: Config, stage: Stage) -> dict[str, Path]:
@@ -47,12 +65,14 @@ def _files(config: Config, stage: Stage) -> dict[str, Path]:
     return found
 
 
-def _facts(config: Config) -> dict[str, Any]:
-    """A tokenizer from the hub counts by its commit; whether one is trained."""
+def _facts(config: Config, stage: Stage) -> dict[str, Any]:
+    """A tokenizer from the hub counts by its commit; whether one is trained; which optional row sources there are."""
     from cprec_jax.hf import hub
 
     source = config.text.source
-    return {"config.text.tokenizer": TRAIN if source == TRAIN else "given" if hub.is_directory(source) else hub.identity(source)}
+    tokenizer = TRAIN if source == TRAIN else "given" if hub.is_directory(source) else hub.identity(source)
+    asked = {"the optional row sources": list(config.row_sources)} if stage == "cpt" and config.row_sources else {}
+    return {"config.text.tokenizer": tokenizer, **asked}
 
 
 def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> None:

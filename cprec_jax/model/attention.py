@@ -3,11 +3,13 @@
 B batch, T query length, S key length, D model, H query heads, K key/value heads, G = H / K, h head dim.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
@@ -28,18 +30,35 @@ NO_WINDOW = 2**30  # larger than any row
 ATTENTION_OUTPUT = "attention_output"  # for policies of `jax.checkpoint`
 
 
-def packed_attention() -> AttendFn:
+class PackedAttendFn(Protocol):
+    """An `AttendFn` over packed rows, for training: it looks at a batch on the host before the step that takes it."""
+
+    def __call__(self, *args: Any, **extra: Any) -> jax.Array: ...
+
+    def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:
+        """`UserError` for rows that it cannot take."""
+
+
+def packed_attention() -> PackedAttendFn:
     """The reference over packed rows, in plain XLA: causal inside each segment; `context` = (segment_ids_BT,), 0 = padding.
 
     `model/backends.py` chooses between it and the fused kernels.
     """
-    return _packed
+    return _REFERENCE
 
 
-def _packed(q_BTHh: jax.Array, k_BTKh: jax.Array, v_BTKh: jax.Array, past: Any, context: Any, **extra: Any) -> jax.Array:
-    assert past is None, "packed rows have no past; evaluation and generation bring their own attend function"
-    (segment_ids_BT,) = context
-    return attention(q_BTHh, k_BTKh, v_BTKh, segment_ids_BT, **extra)
+@dataclass(frozen=True)
+class _Reference:
+    def __call__(self, q_BTHh: jax.Array, k_BTKh: jax.Array, v_BTKh: jax.Array, past: Any, context: Any, **extra: Any) -> jax.Array:
+        assert past is None, "packed rows have no past; evaluation and generation bring their own attend function"
+        (segment_ids_BT,) = context
+        return attention(q_BTHh, k_BTKh, v_BTKh, segment_ids_BT, **extra)
+
+    def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Any packed rows will do."""
+
+
+_REFERENCE = _Reference()
 
 
 def attention(

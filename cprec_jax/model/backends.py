@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cprec_jax.errors import UserError, one_line
-from cprec_jax.model.attention import AttendFn, packed_attention
+from cprec_jax.model.attention import AttendFn, PackedAttendFn, packed_attention
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.kernels import cudnn, splash
 from cprec_jax.progress import say
@@ -19,7 +19,7 @@ TOLERANCE = 0.03  # of the largest entry: bfloat16 and another order of sums; a 
 
 def attend_for(
     name: str, config: DecoderConfig, dtype: Any, row_length: int, max_segments: int | None = None, most_segments: int | None = None
-) -> AttendFn:
+) -> PackedAttendFn:
     """The attend function for packed rows of `row_length` on this process's devices.
 
     most_segments: the most documents and padding that a row holds (None: unknown); max_segments: for how many cuDNN is compiled (None: for
@@ -87,7 +87,7 @@ def _splash_problem(row_length: int, device: Any) -> str | None:
     return None
 
 
-def backend(name: str, config: DecoderConfig, max_segments: int = cudnn.MAX_SEGMENTS) -> AttendFn:
+def backend(name: str, config: DecoderConfig, max_segments: int = cudnn.MAX_SEGMENTS) -> PackedAttendFn:
     """The attend function of a backend, unproved: to compile for devices that are not here."""
     if name == "cudnn":
         return cudnn.Cudnn(window=config.sliding_window, max_segments=max_segments)

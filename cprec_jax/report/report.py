@@ -1,5 +1,6 @@
 """Job `report`: everything a work directory has measured -> WORKDIR/report, and the main table on standard output."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def report(config: Config, workdir: Path, made_from: Mapping[str, Any]) -> None:
     spec, split = config.report, config.evaluate.split
     manifest = read_manifest(workdir)
     results, notes = load_results(workdir, manifest, spec.order, list(config.evaluate.names), split)
+    labels = {name: row.label for name, row in config.evaluate.names.items() if row.label}
+    results = [dataclasses.replace(result, name=labels.get(result.name, result.name)) for result in results]
     reference = spec.reference_rows()
     sets = set_names(results, manifest)
     notes += [f"config.report.reference.{name}: no result has this set; its rows are left out" for name in _unknown_sets(reference, sets)]

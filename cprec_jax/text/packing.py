@@ -1,12 +1,14 @@
-"""Job `pack`: corpus + tokenizer + template -> packed rows of fixed length, one split a source.
+"""Job `pack`: corpus + tokenizer + template -> packed rows of fixed length, one split per source.
 
-Rows of two stages, each an artefact of its own: `cpt` from the pre-training domains, their mixed sequences and general text; `sft` from the
-training sequences of the downstream sets, in the same template and with the same tokenizer.
+Rows of two stages, each an artefact of its own: `cpt` from the pre-training domains, their mixed sequences, general text and the optional
+sources that a mixture asks for; `sft` from the training sequences of the downstream sets, in the same template and with the same tokenizer.
 """
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from cprec_jax import artefact
 from cprec_jax.config.pack import PackSpec, Stage
 from cprec_jax.config.root import Config
 from cprec_jax.config.text import TRAIN, TextSpec
-from cprec_jax.corpus import Corpus, TrainSplit
+from cprec_jax.config.train import OPTIONAL_SOURCES
+from cprec_jax.corpus import Corpus
 from cprec_jax.data import rows
 from cprec_jax.data.shards import PieceTable, ShardWriter
 from cprec_jax.errors import UserError
@@ -26,6 +29,7 @@ from cprec_jax.text import documents, new_tokens, plain_text, tokenizer, tokeniz
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.packer import SplitPacker, cores, used_workers
 from cprec_jax.text.plain_text import PlainText
+from cprec_jax.text.row_sources import BARE, Behaviour, RowSource, Scope, optional_source, source_generator
 from cprec_jax.text.template import Template
 from cprec_jax.text.unknown_titles import titles_unknown
 from cprec_jax.workdir import corpus_directory, rows_directory, tokenizer_directory
@@ -39,7 +43,8 @@ def pack(config: Config, workdir: Path, stage: Stage, made_from: Mapping[str, An
     text, pack_spec = config.text, config.pack
     corpus = Corpus.open(corpus_directory(workdir))
     with artefact.new_directory(rows_directory(workdir, stage)) as directory:
-        needed = _trained_items(corpus, stage)
+        optional = config.row_sources if stage == "cpt" else ()
+        needed = _needed_items(corpus, stage, optional)
         tokens = _tokenizer(text, corpus, _given_tokenizer(text, workdir, stage), directory / "tokenizer")
         base_vocab_size = tokens.size
         named = new_tokens.texts(text.new_tokens, [*corpus.domains, text.template.all_domains])
@@ -53,13 +58,16 @@ def pack(config: Config, workdir: Path, stage: Stage, made_from: Mapping[str, An
         )
         if losses := tokenizer_losses(catalogue, needed, tokens, text.template.end_of_item):
             say(f"warning: pack {stage}: the tokenizer loses parts of titles: {losses}")
-        statistics = _write_splits(directory, corpus, catalogue, template, pack_spec, stage, tokens)
-        if not any(entry["rows"] for entry in statistics.values()):
+        statistics = _write_splits(directory, corpus, catalogue, template, pack_spec, stage, tokens, optional)
+        if not any(entry["rows"] for name, entry in statistics.items() if name not in optional):
             raise UserError(f"{corpus.path}: no {ROLE[stage]} sequence is left to pack; see `rejected` in its manifest.json")
         shards = {p.name: artefact.file_sha256(p) for p in sorted(directory.glob("*.array_record*"))}
+        of_source = {name: {p: value for p, value in shards.items() if p.startswith(rows.shard_prefix(name))} for name in optional}
+        always = {p: value for p, value in shards.items() if not any(p in of_source[name] for name in optional)}
         facts = {
             "stage": stage,
-            "rows_hash": artefact.fingerprint(shards),
+            "rows_hash": artefact.fingerprint(always),
+            "source_hashes": {name: artefact.fingerprint(found) for name, found in of_source.items()},
             "tokenizer_hash": artefact.fingerprint(
                 {path.name: artefact.file_sha256(path) for path in tokenizer_files.input_files(directory / "tokenizer")}
             ),
@@ -90,16 +98,27 @@ def tokenizer_losses(catalogue: Catalogue, items: np.ndarray, tokens: tokenizer.
     return ", ".join(part for part in (unknown if n_unknown else "", catalogue.losses) if part)
 
 
-def _sources(corpus: Corpus, spec: PackSpec, stage: Stage) -> list[str]:
+def _sources(corpus: Corpus, spec: PackSpec, stage: Stage) -> dict[str, RowSource]:
+    """The sources of behaviour that a stage packs, by the name of their split."""
     sets = [name for name, info in corpus.sets.items() if info.role == ROLE[stage]]
+    if stage == "sft" and not sets:
+        raise UserError("config.pack.stages: 'sft' packs downstream sets, and the corpus has none (a source with role 'downstream')")
+    made = partial(Behaviour, corpus=corpus, window=spec.window)
     if stage == "sft":
-        if not sets:
-            raise UserError("config.pack.stages: 'sft' packs downstream sets, and the corpus has none (a source with role 'downstream')")
-        return sets
-    taken = {MIXED: "the all-domain sequences"} | ({plain_text.SPLIT: "the general text"} if spec.text else {})
+        return {name: made(split="sft", name=name, scope=name) for name in sets}
+    taken = {MIXED: "the all-domain sequences", **dict.fromkeys(OPTIONAL_SOURCES, "an optional row source")}
+    taken |= {plain_text.SPLIT: "the general text"} if spec.text else {}
     for name in taken.keys() & set(sets):
         raise UserError(f"config.corpus.sources: a domain may not be called {name!r}; that is the name of {taken[name]}")
-    return [*sets, MIXED] if len(sets) > 1 else sets
+    domains: dict[str, RowSource] = {name: made(split="domain", name=name, scope=name) for name in sets}
+    return domains | ({MIXED: made(split="mixed", name="all", scope=None)} if len(sets) > 1 else {})
+
+
+def _needed_items(corpus: Corpus, stage: Stage, optional: Sequence[str]) -> np.ndarray:
+    """The items whose titles can occur in a stage's rows."""
+    if {"titles", "related"}.isdisjoint(optional):
+        return _trained_items(corpus, stage)
+    return np.flatnonzero(np.isin(corpus.items.domain, [info.domain_id for info in corpus.sets.values()]))
 
 
 def _trained_items(corpus: Corpus, stage: Stage = "cpt") -> np.ndarray:
@@ -141,59 +160,60 @@ def _write_splits(
     spec: PackSpec,
     stage: Stage,
     tokens: tokenizer.Tokenizer,
+    optional: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
     """Write all splits and the dataset's description; returns what the manifest says of each split."""
     sources = _sources(corpus, spec, stage)
+    asked = {name: optional_source(name, corpus, spec.seed, spec.window) for name in optional}
     general = PlainText(spec.text) if spec.text and stage == "cpt" else None
-    kinds: list[TrainSplit] = ["sft" if stage == "sft" else "mixed" if name == MIXED else "domain" for name in sources]
-    headers = [template.header(None if kind == "mixed" else name) for name, kind in zip(sources, kinds, strict=True)]
-    table = PieceTable.of(*documents.piece_table(catalogue, headers)).save(directory / "pieces")
+    scopes = list(dict.fromkeys(scope for source in (*sources.values(), *asked.values()) for scope in source.scopes))
+    headers = Headers(
+        tokens=[template.start if scope == BARE else template.header(scope) for scope in scopes],
+        number={scope: number for number, scope in enumerate(scopes)},
+    )
+    table = PieceTable.of(*documents.piece_table(catalogue, headers.tokens)).save(directory / "pieces")
+    headers_from = len(catalogue) + (len(scopes) if template.spec.loss_on_header else 0)
     rng = np.random.default_rng(spec.seed)
     statistics: dict[str, dict[str, Any]] = {}
     workers = used_workers(spec.workers, cores(), int(corpus.items.train_count.sum()))
     with ShardWriter(workers) as writer:
-        for number, name in enumerate(sources):
-            packer = SplitPacker(
-                split=name,
-                directory=directory,
-                row_length=spec.row_length,
-                writer=writer,
-                rng=rng,
-                headers_from=len(catalogue) + (len(headers) if template.spec.loss_on_header else 0),
-                table=table,
-            )
-            statistics[name] = _pack_sequences(packer, corpus, kinds[number], catalogue, headers, number, spec.window)
+        made = partial(SplitPacker, directory=directory, row_length=spec.row_length, writer=writer)
+        for name, source in sources.items():
+            packer = made(split=name, rng=rng, headers_from=headers_from, table=table)
+            statistics[name] = _pack_sequences(packer, source, catalogue, headers)
         if general is not None:
-            packer = SplitPacker(
-                split=plain_text.SPLIT,
-                directory=directory,
-                row_length=spec.row_length,
-                writer=writer,
-                rng=rng,
-                headers_from=np.iinfo(np.int32).max,
-            )
+            packer = made(split=plain_text.SPLIT, rng=rng, headers_from=np.iinfo(np.int32).max)
             statistics[plain_text.SPLIT] = _pack_text(packer, general, tokens)
+        for name, source in asked.items():  # each with a generator of its own: the splits above do not depend on what is asked
+            packer = made(split=name, rng=source_generator(spec.seed, name), headers_from=headers_from, table=table)
+            statistics[name] = _pack_sequences(packer, source, catalogue, headers)
         rows.features(spec.row_length)  # a quarter of a second to import TFDS, while the workers still write
     rows.write_info(directory, spec.row_length, {name: writer.written.get(name, []) for name in statistics})
     shutil.rmtree(table)
     return statistics
 
 
-def _pack_sequences(
-    packer: SplitPacker, corpus: Corpus, kind: TrainSplit, catalogue: Catalogue, headers: list[np.ndarray], number: int, window: int
-) -> dict[str, Any]:
-    """Pack one source of behavioural sequences, whose header is `headers[number]`, window by window."""
-    file = "all" if kind == "mixed" else packer.split
-    progress = Progress(f"pack {packer.split}", corpus.n_sequences(kind, file), "users")
+@dataclass(frozen=True, kw_only=True)
+class Headers:
+    """The tokens of all headers, and which of them each scope has."""
+
+    tokens: list[np.ndarray]
+    number: Mapping[Scope, int]
+
+
+def _pack_sequences(packer: SplitPacker, source: RowSource, catalogue: Catalogue, headers: Headers) -> dict[str, Any]:
+    """Pack one source of sequences, window by window."""
+    progress = Progress(f"pack {packer.split}", source.total, source.unit)
     items = dropped = 0
-    for flat, offsets in corpus.windows(kind, file, window):
-        header_of = np.full(len(offsets) - 1, number)
-        cut = documents.cut(flat, offsets, header_of, headers, catalogue, packer.row_length)
+    for window in source.windows():
+        n = len(window.offsets) - 1
+        header_of = np.full(n, headers.number[window.scope])
+        cut = documents.cut(window.items, window.offsets, header_of, headers.tokens, catalogue, packer.row_length)
         packer.add(cut.pieces, cut.offsets, cut.lengths)
-        items, dropped = items + len(flat) - cut.dropped_items, dropped + cut.dropped_items
-        progress.advance(len(offsets) - 1)
+        items, dropped = items + len(window.items) - cut.dropped_items, dropped + cut.dropped_items
+        progress.advance(n)
     packer.finish()
-    return {**packer.statistics(), "items": items, "items_too_long": dropped}
+    return {**packer.statistics(), "items": items, "items_too_long": dropped, **source.counts}
 
 
 def _pack_text(packer: SplitPacker, general: PlainText, tokens: tokenizer.Tokenizer) -> dict[str, Any]:

@@ -38,9 +38,13 @@ class Template:
         scope = self.spec.all_domains if scope is None else scope
         if scope not in self._headers:
             text = self._tokenizer.encode(self.spec.header.format(scope=scope))
-            bos = [] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id]
-            self._headers[scope] = np.concatenate([np.asarray(bos, np.int32), text])
+            self._headers[scope] = np.concatenate([self.start, text])
         return self._headers[scope]
+
+    @property
+    def start(self) -> np.ndarray:
+        """What a document without a header begins with, int32[0 or 1]: BOS where the tokenizer has one."""
+        return np.asarray([] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id], np.int32)
 
     def prompt(self, scope: str | None, items: np.ndarray, catalogue: Catalogue, max_tokens: int) -> Prompt:
         """Header and the most recent of `items` (int32[n], oldest first) that fit whole into `max_tokens`; the next item follows it."""

@@ -1,4 +1,7 @@
-"""Checkpoints (with `read_back` the only importer of orbax): params, optimizer state and meta as separate items; damaged ones set aside."""
+"""Checkpoints (with `read_back` the only importer of orbax): trained leaves, optimizer state and meta as separate items.
+
+Frozen leaves are saved once. Damaged checkpoints are set aside.
+"""
 
 import contextlib
 import logging
@@ -14,14 +17,18 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from cprec_jax.errors import DamagedCheckpoint, UserError, one_line
 from cprec_jax.progress import say
+from cprec_jax.train.leaves import Leaves, by_name, merge, split
 from cprec_jax.train.read_back import differing_leaf
-from cprec_jax.train.step import TrainState
+from cprec_jax.train.state import TrainState, abstract
 
+FROZEN = "frozen"  # beside the steps: the leaves that no step changes, saved once
 DAMAGED = ".damaged"  # behind the step of a checkpoint that was set aside
 
 
 class Checkpoints:
-    """The checkpoints of one run: DIRECTORY/STEP/{params,opt_state,meta}.
+    """The checkpoints of one run: DIRECTORY/STEP/{params,opt_state,meta}, and DIRECTORY/frozen where leaves are frozen.
+
+    `params` are the trained leaves; `restore_params` puts both together.
 
     The newest `keep` and those at `milestones` stay. Saves are written under a temporary name and renamed by orbax; on accelerators
     they run in the background, on the CPU (where the arrays to be saved would be donated to the next step) at once.
@@ -57,7 +64,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         items = {
-            "params": ocp.args.StandardSave(state.params),
+            "params": ocp.args.StandardSave(state.trained),
             "opt_state": ocp.args.StandardSave(state.opt_state),
             "meta": ocp.args.JsonSave(dict(meta)),
         }
@@ -99,8 +106,8 @@ class Checkpoints:
         try:
             wrong = [
                 f"{item}{leaf}"
-                for item in ("params", "opt_state")
-                if (leaf := differing_leaf(self.directory.resolve() / str(step) / item, getattr(state, item))) is not None
+                for item, tree in (("params", state.trained), ("opt_state", state.opt_state))
+                if (leaf := differing_leaf(self.directory.resolve() / str(step) / item, tree)) is not None
             ]
             self.meta(step)
         except Exception as error:
@@ -110,18 +117,59 @@ class Checkpoints:
                 f"{self.directory / str(step)}: was saved, but cannot be read back as it was ({wrong[0]}); check the disk, then run again"
             )
 
+    def keep_frozen(self, frozen: Leaves) -> Leaves:
+        """Save the leaves that no step changes, once; later, give back those that were saved, which the other leaves were trained with.
+
+        Saved ones that cannot be read are set aside, and made again from `frozen`, what the run starts from.
+        """
+        if not frozen:
+            return frozen
+        path = self.directory.resolve() / FROZEN
+        if path.exists():
+            try:
+                return self._restore_frozen(abstract(frozen))
+            except UserError:
+                raise
+            except Exception as error:  # as below: orbax and tensorstore raise many kinds for damaged files
+                what = one_line(error)[:120]
+                say(f"warning: {self.directory / FROZEN} is damaged ({what}); it is made again from what the run starts from")
+                self._rename(FROZEN)
+        checkpointer = ocp.StandardCheckpointer()
+        with self._saving(None):
+            checkpointer.save(path, frozen)
+            checkpointer.wait_until_finished()
+        checkpointer.close()
+        leaf = differing_leaf(path, frozen)
+        if leaf is not None:
+            raise UserError(
+                f"{self.directory / FROZEN}: was saved, but cannot be read back as it was ({leaf}); check the disk, then run again"
+            )
+        return frozen
+
+    def _restore_frozen(self, wanted: Leaves) -> Leaves:
+        checkpointer = ocp.StandardCheckpointer()
+        path = self.directory.resolve() / FROZEN
+        self._compare(FROZEN, checkpointer.metadata(path).item_metadata.tree, wanted)
+        restored = checkpointer.restore(path, wanted)
+        checkpointer.close()
+        return restored
+
     def set_aside(self, step: int) -> None:
         """Rename a checkpoint, so that its step is made again; nothing is deleted. All processes must call."""
-        source = self.directory / str(step)
-        target = next(path for n in range(1000) if not (path := source.with_name(f"{step}{DAMAGED}{n or ''}")).exists())
+        target = self._rename(str(step))
+        self._manager.reload()
+        say(f"warning: checkpoint {self.directory / str(step)} is damaged; it was renamed to {target}, and its step is made again")
+
+    def _rename(self, name: str) -> str:
+        source = self.directory / name
+        target = next(path for n in range(1000) if not (path := source.with_name(f"{name}{DAMAGED}{n or ''}")).exists())
         if jax.process_index() == 0:
             os.replace(source, target)
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
-            multihost_utils.sync_global_devices(f"set aside {step}")
-        self._manager.reload()
-        say(f"warning: checkpoint {source} is damaged; it was renamed to {target.name}, and its step is made again")
+            multihost_utils.sync_global_devices(f"set aside {name}")
+        return target.name
 
     def close(self) -> None:
         self.wait()
@@ -155,6 +203,13 @@ class Checkpoints:
             )
         return None
 
+    def restore_step(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The whole state of one step, sharded like `abstract`, and its meta. Absent or damaged: `DamagedCheckpoint`."""
+        found = self._restore(step, abstract) if step in self.steps() else "it is missing"
+        if isinstance(found, str):
+            raise DamagedCheckpoint(f"{self.directory / str(step)}: cannot be read ({found}); `launch.py train` makes it again")
+        return found
+
     def set_aside_damaged(self, abstract: TrainState) -> None:
         """Read every checkpoint, and set aside those that cannot be read; one whole one must be left."""
         for step in self.steps()[:-1]:
@@ -164,10 +219,10 @@ class Checkpoints:
     def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | str:
         """A checkpoint's state and meta; in what way it is damaged, if it is."""
         try:
-            self._check(step, "params", abstract.params)
+            self._check(step, "params", abstract.trained)
             self._check(step, "opt_state", abstract.opt_state)
             args = ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract.params),
+                params=ocp.args.StandardRestore(abstract.trained),
                 opt_state=ocp.args.StandardRestore(abstract.opt_state),
                 meta=ocp.args.JsonRestore(),
             )
@@ -179,7 +234,7 @@ class Checkpoints:
         except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
             return one_line(error)[:120] or type(error).__name__
         placed = jax.device_put(step, abstract.step.sharding)
-        state = TrainState(step=placed.astype(abstract.step.dtype), params=restored["params"], opt_state=restored["opt_state"])
+        state = TrainState(step=placed.astype(abstract.step.dtype), trained=restored["params"], opt_state=restored["opt_state"])
         return state, meta
 
     def restore_params(self, abstract_params: Any, step: int | None = None) -> tuple[Any, int, dict[str, Any]]:
@@ -204,31 +259,38 @@ class Checkpoints:
 
     def _restore_params(self, step: int, abstract_params: Any) -> tuple[Any, dict[str, Any]] | str:
         try:
-            self._check(step, "params", abstract_params)
-            args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params), meta=ocp.args.JsonRestore())
+            trained, frozen = self._parts(step, abstract_params)
+            self._check(step, "params", trained)
+            args = ocp.args.Composite(params=ocp.args.StandardRestore(trained), meta=ocp.args.JsonRestore())
             restored = self._manager.restore(step, args=args)
-            return restored["params"], dict(restored["meta"])
+            params = merge(restored["params"], self._restore_frozen(frozen)) if frozen else restored["params"]
+            return params, dict(restored["meta"])
         except UserError:
             raise
         except Exception as error:  # as above: whatever it is, that step is of no use
             return one_line(error)[:160] or type(error).__name__
 
+    def _parts(self, step: int, abstract_params: Any) -> tuple[Any, Leaves]:
+        """What of the parameters each checkpoint holds, and what is beside them all."""
+        if not (self.directory / FROZEN).exists():
+            return abstract_params, {}
+        trained = by_name(self._manager.item_metadata(step)["params"].tree)
+        return split(abstract_params, [name for name in by_name(abstract_params) if name not in trained])
+
     def _check(self, step: int, item: str, abstract: Any) -> None:
+        self._compare(f"{step}: {item}", self._manager.item_metadata(step)[item].tree, abstract)
+
+    def _compare(self, item: str, metadata: Any, abstract: Any) -> None:
         # orbax casts another dtype silently and reports another shape late, so the trees are compared before anything is read.
-        metadata = self._manager.item_metadata(step)[item]
-        found = {_name(path): (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in jax.tree_util.tree_leaves_with_path(metadata.tree)}
-        wanted = {_name(path): (tuple(leaf.shape), str(leaf.dtype)) for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
+        found = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in by_name(metadata).items()}
+        wanted = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in by_name(abstract).items()}
         for name in sorted(found.keys() | wanted.keys()):
             here, there = wanted.get(name, "absent"), found.get(name, "absent")
             if here != there:
                 raise UserError(
-                    f"{self.directory / str(step)}: {item}/{name} is {there} in the checkpoint and {here} by the config; "
+                    f"{self.directory / item}/{name} is {there} in the checkpoint and {here} by the config; "
                     "use the config it was trained with"
                 )
-
-
-def _name(path: Any) -> str:
-    return "/".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
 
 
 def _system_reason(error: Exception) -> str:

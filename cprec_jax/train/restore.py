@@ -32,7 +32,7 @@ def restore_decoder(
     """Load the parameters of RUN `directory`.
 
     Args:
-      step: which checkpoint; None is the newest. Step 0 holds the parameters before training.
+      step: which checkpoint; None: the one that the run stands for, the last or the selected. Step 0 holds the parameters before training.
       fraction: instead of `step`, the checkpoint nearest to this fraction of the newest one's steps.
       mesh: where the parameters go; default: whole on the first device.
     """
@@ -40,7 +40,10 @@ def restore_decoder(
     decoder = run.make_decoder(ModelSpec(), description["decoder"])
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     steps = checkpoints.steps()
-    last = read_json(directory / MANIFEST, "train").get("step") if (directory / MANIFEST).exists() else None
+    manifest = read_json(directory / MANIFEST, "train") if (directory / MANIFEST).exists() else {}
+    last = manifest.get("step")
+    if step is None and fraction is None:
+        step = manifest.get("selected")
     if step is None and last is not None and last not in steps:
         raise DamagedCheckpoint(
             f"{checkpoints.directory}: the last checkpoint, step {last}, is missing; there are {steps or 'none'}, and "

@@ -27,7 +27,7 @@ def training_facts(spec: TrainSpec) -> dict[str, Any]:
     warmup, stable, anneal = (f"{100 * part:.4g} %" for part in fractions(spec.schedule))
     schedule = {"warm-up": warmup, "stable": stable, "annealing": anneal}
     schedule |= {name: getattr(spec.schedule, name) for name in ("peak", "end", "shape")}
-    return {"schedule": schedule, "optimizer": vars(spec.optimizer), "global_batch": spec.global_batch, "seed": spec.seed}
+    return {"schedule": schedule, "optimizer": spec.optimizer.of_kind, "global_batch": spec.global_batch, "seed": spec.seed}
 
 
 def decoder_config(

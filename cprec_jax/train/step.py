@@ -1,68 +1,79 @@
 """The train step: a pure function, jitted once with its shardings, the state donated."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
-LossSum = Callable[[Any, Mapping[str, jax.Array], jax.Array | None], tuple[jax.Array, jax.Array]]
-
-
-@flax.struct.dataclass
-class TrainState:
-    """Everything a run needs besides its rows: the number of steps done, float32 master parameters and the optimizer's state."""
-
-    step: jax.Array
-    params: Any
-    opt_state: Any
+from cprec_jax.train.leaves import merge
+from cprec_jax.train.objectives.objective import Objective
+from cprec_jax.train.state import TrainState
 
 
 def train_step(
     state: TrainState,
+    frozen: Mapping[str, Any],
     batch: Mapping[str, jax.Array],
     *,
-    loss_sum: LossSum,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     micro_batches: int,
     dropout_seed: int | None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimizer step on one global batch.
+    """One optimizer step on one global batch, of the leaves of `state`; those of `frozen` are only read.
 
-    Sums of losses and of weights are accumulated over `micro_batches` and divided once by the global weight, so uneven masks do not
-    bias the gradient. Micro-batch i holds rows i, i + `micro_batches`, ... of the batch.
-    Metrics: loss (nats a token), tokens (targets), padding_free (non-padding tokens), lr, grad_norm.
+    Sums of losses are accumulated over `micro_batches` and divided once by the weight of the global batch, so uneven masks do not bias
+    the gradient. Micro-batch i holds rows i, i + `micro_batches`, ... of the batch.
+    Metrics: loss, of several terms each by its name, lr, grad_norm, and what the objective counts.
     """
     key = None if dropout_seed is None else jax.random.fold_in(jax.random.key(dropout_seed), state.step)
-    grad = jax.value_and_grad(loss_sum, has_aux=True)
+    weights = {name: jnp.maximum(weight, 1.0) for name, weight in objective.weights(batch).items()}
+    grad = jax.value_and_grad(functools.partial(_loss, frozen=frozen, objective=objective, weights=weights), has_aux=True)
     if micro_batches == 1:
-        (loss, weight), grads = grad(state.params, batch, key)
+        (loss, sums), grads = grad(state.trained, batch=batch, key=key)
     else:
         pieces = jax.tree.map(functools.partial(_micro_batches, count=micro_batches), dict(batch))
-        zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+        zero_sums = {name: jnp.zeros(()) for name in weights}
+        zero = (jnp.zeros(()), zero_sums, jax.tree.map(jnp.zeros_like, state.trained))
 
         def accumulate(carry: Any, numbered: Any) -> tuple[Any, None]:
             number, piece = numbered
             piece_key = None if key is None else jax.random.fold_in(key, number)
-            (loss, weight), grads = grad(state.params, piece, piece_key)
-            return (carry[0] + loss, carry[1] + weight, jax.tree.map(jnp.add, carry[2], grads)), None
+            (loss, sums), grads = grad(state.trained, batch=piece, key=piece_key)
+            return jax.tree.map(jnp.add, carry, (loss, sums, grads)), None
 
-        (loss, weight, grads), _ = jax.lax.scan(accumulate, zero, (jnp.arange(micro_batches), pieces))
-    scale = 1.0 / jnp.maximum(weight, 1.0)
+        (loss, sums, grads), _ = jax.lax.scan(accumulate, zero, (jnp.arange(micro_batches), pieces))
+    scale = 1.0 / weights[objective.terms[0]]
     grads = jax.tree.map(lambda g: g * scale, grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
     metrics = {
+        **objective.counts(batch),
+        **({} if len(sums) == 1 else {name: total / weights[name] for name, total in sums.items()}),
         "loss": loss * scale,
-        "tokens": weight,
-        "padding_free": jnp.sum((batch["segment_ids"] > 0).astype(jnp.float32)),
         "lr": schedule(state.step),
         "grad_norm": optax.global_norm(grads),
     }
-    return TrainState(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state), metrics
+    return TrainState(step=state.step + 1, trained=optax.apply_updates(state.trained, updates), opt_state=opt_state), metrics
+
+
+def _loss(
+    trained: Any, *, frozen: Any, objective: Objective, weights: Mapping[str, jax.Array], batch: Mapping[str, jax.Array], key: Any
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The loss of some rows times the weight of its first term, and what they add to each of the objective's sums.
+
+    Sums, not means, are what gradients are taken of: numbers of the size of a token's loss stay apart from the size of the batch.
+    """
+    sums = objective.sums(merge(trained, frozen), batch, key)
+    assert sums.keys() == weights.keys() >= set(objective.terms), (sums.keys(), weights.keys(), objective.terms)
+    first, *others = objective.terms
+    loss = sums[first]
+    for name in others:
+        loss = loss + sums[name] * (weights[first] / weights[name])
+    return loss, sums
 
 
 def _micro_batches(rows: jax.Array, count: int) -> jax.Array:

@@ -1,51 +1,60 @@
-"""Job `train`: rows -> checkpoints. The loop dispatches a step and reads the metrics of the one before."""
+"""Job `train`: rows -> checkpoints. What a run is, what it starts from, and what goes into its loop (`loop.py`)."""
 
 import contextlib
 import functools
 import hashlib
-import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental import multihost_utils
 
 from cprec_jax import artefact
+from cprec_jax.config.help import written
 from cprec_jax.config.root import Config
 from cprec_jax.config.train import TrainSpec
 from cprec_jax.data import loader
 from cprec_jax.data import rows as rows_on_disk
-from cprec_jax.data.mixture import blend, check_shares, proportions, row_limits
-from cprec_jax.errors import Diverged, Preempted, UserError
+from cprec_jax.data.mixture import blend, check_shares, proportions, row_limits, usable
+from cprec_jax.errors import UserError
 from cprec_jax.hf.hub import locate
+from cprec_jax.model.attention import PackedAttendFn
 from cprec_jax.model.decoder import Decoder, abstract_params, init_params
-from cprec_jax.model.kernels.cudnn import Cudnn
 from cprec_jax.parallel import global_batch, rules
 from cprec_jax.parallel.mesh import make_mesh
-from cprec_jax.progress import Progress, say
+from cprec_jax.progress import say
 from cprec_jax.text import tokenizer_files
 from cprec_jax.train import run
+from cprec_jax.train.actions import Clock, Log, Profile, Save, Stop
 from cprec_jax.train.checkpoint import Checkpoints
-from cprec_jax.train.meters import Meters
-from cprec_jax.train.objectives import cpt
-from cprec_jax.train.optimizer import adamw
+from cprec_jax.train.leaves import Leaves, by_name, matching, merge, split
+from cprec_jax.train.loggers.logger import LoggedRun, open_loggers
+from cprec_jax.train.loop import Batch, Step, train_loop
+from cprec_jax.train.objectives.cpt import Cpt
+from cprec_jax.train.objectives.objective import Objective
+from cprec_jax.train.optimizer import make_optimizer
+from cprec_jax.train.overview import overview
+from cprec_jax.train.restore import restore_decoder
 from cprec_jax.train.schedule import anneal_fraction, phases, wsa
-from cprec_jax.train.step import TrainState, train_step
-from cprec_jax.workdir import rows_directory
-
-BATCH_COLUMNS = ("tokens", "segment_ids", "positions", "loss_mask")
+from cprec_jax.train.start import Start
+from cprec_jax.train.state import TrainState, abstract, new_state, shardings_of
+from cprec_jax.train.step import train_step
+from cprec_jax.workdir import rows_directory, saved_steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything fixed before the first step."""
+    """Everything fixed before the first step.
+
+    first: the step it starts at, which is not 0 where it goes on with another run; `total_steps` counts from 0, too. follows: whether its
+    rows are those that the other run would have read next; else they are a phase with a mixture of its own.
+    """
 
     directory: Path
     rows: Path
@@ -55,20 +64,29 @@ class Plan:
     anneal_shares: Mapping[str, float]
     limits: Mapping[str, int]
     anneal_limits: Mapping[str, int]
+    first: int
     total_steps: int
+    start: Start | None
+    follows: bool
     init_from: str | None
     base_vocab_size: int
     vocab_size: int
     named_tokens: tuple[str, ...]
 
 
-def make_plan(config: Config, workdir: Path, directory: Path) -> Plan:
-    """Check the config against the rows, before anything is compiled or written. directory: of the run."""
+def make_plan(config: Config, workdir: Path, directory: Path, start: Start | None = None) -> Plan:
+    """Check the config against the rows, before anything is compiled or written.
+
+    Args:
+      directory: of the run.
+      start: the checkpoint of another run that it starts from.
+    """
     train_spec, model_spec = config.train_section, config.model
     rows = rows_directory(workdir)
     manifest = artefact.read_json(rows / artefact.MANIFEST, "pack")
     rows_on_disk.check_shards(rows, manifest["shards"])
-    sizes = {name: split["rows"] for name, split in manifest["splits"].items()}
+    splits = usable(train_spec, manifest["splits"])
+    sizes = {name: split["rows"] for name, split in splits.items()}
     anneal_mixture = train_spec.annealed_mixture
     check_shares(train_spec.mixture, sizes, "config.train.mixture")
     check_shares(anneal_mixture, sizes, "config.train.anneal_mixture")
@@ -76,29 +94,51 @@ def make_plan(config: Config, workdir: Path, directory: Path) -> Plan:
     # A budget of different tokens is for both phases together, so both use the same rows: each source's share of the whole run.
     over_all = blend(shares, anneal_shares, anneal_fraction(train_spec.schedule))
     limits = row_limits(train_spec.mixture, over_all, sizes, manifest["row_length"])
-    total_steps = train_spec.total_steps(sum((sizes | limits).values()), manifest["row_length"])
+    first = start.step if start is not None and start.goes_on else 0
+    total_steps = first + train_spec.total_steps(sum((sizes | limits).values()), manifest["row_length"])
     base_vocab_size = manifest.get("base_vocab_size", manifest["vocab_size"])
-    token_ids = tokenizer_files.token_ids(rows / "tokenizer") if model_spec.init_from is not None else None
-    decoder_config = run.decoder_config(model_spec, manifest["vocab_size"], base_vocab_size, token_ids, manifest.get("named_tokens", ()))
+    if start is None:
+        token_ids = tokenizer_files.token_ids(rows / "tokenizer") if model_spec.init_from is not None else None
+        decoder_config = run.decoder_config(
+            model_spec, manifest["vocab_size"], base_vocab_size, token_ids, manifest.get("named_tokens", ())
+        )
+    else:
+        decoder_config = run.read_description(start.directory)["decoder"]
     if decoder_config.max_position_embeddings < manifest["row_length"]:
         say(f"warning: rows have {manifest['row_length']} tokens, the base model was made for {decoder_config.max_position_embeddings}")
-    if model_spec.init_from is not None:
+    if model_spec.init_from is not None and start is None:
         _warn_of_another_tokenizer(model_spec.init_from, rows / "tokenizer")
     return Plan(
         directory=directory,
         rows=rows,
         train=train_spec,
-        decoder=run.make_decoder(model_spec, decoder_config, manifest["row_length"], _most_segments(manifest["splits"])),
+        decoder=run.make_decoder(model_spec, decoder_config, manifest["row_length"], _most_segments(splits)),
         shares=shares,
         anneal_shares=anneal_shares,
         limits=limits,
         anneal_limits=row_limits(anneal_mixture, over_all, sizes, manifest["row_length"]),
+        first=first,
         total_steps=total_steps,
+        start=start,
+        follows=first > 0 and _same_rows(start, shares, limits, manifest, train_spec),
         init_from=model_spec.init_from,
         base_vocab_size=base_vocab_size,
         vocab_size=manifest["vocab_size"],
         named_tokens=tuple(manifest.get("named_tokens", ())),
     )
+
+
+def _same_rows(
+    start: Start | None, shares: Mapping[str, float], limits: Mapping[str, int], manifest: Mapping[str, Any], spec: TrainSpec
+) -> bool:
+    """Whether the run that it goes on with reads its stable phase by the same shares, limits, seed and batch."""
+    assert start is not None
+    other: TrainSpec = run.read_description(start.directory)["train"]
+    sizes = {name: split["rows"] for name, split in usable(other, manifest["splits"]).items()}
+    their_shares = proportions(other.mixture, sizes)
+    over_all = blend(their_shares, proportions(other.annealed_mixture, sizes), anneal_fraction(other.schedule))
+    their_limits = row_limits(other.mixture, over_all, sizes, manifest["row_length"])
+    return (their_shares, their_limits, other.seed, other.global_batch) == (shares, limits, spec.seed, spec.global_batch)
 
 
 def _warn_of_another_tokenizer(init_from: str, tokenizer_dir: Path) -> None:
@@ -119,13 +159,33 @@ def _most_segments(splits: Mapping[str, Mapping[str, Any]]) -> int | None:
     return 1 + max(split["most_documents"] for split in filled)
 
 
-def train(config: Config, workdir: Path, directory: Path, made_from: Mapping[str, Any], stop: threading.Event) -> None:
+def train(
+    config: Config,
+    workdir: Path,
+    directory: Path,
+    made_from: Mapping[str, Any],
+    stop: threading.Event,
+    *,
+    start: Start | None = None,
+    steps: Collection[int] = (),
+    fractions: Collection[float] = (),
+) -> None:
     """Train the run `directory` to the end, or go on from its newest checkpoint; `stop` asks to save and end at the next step.
 
     What the run is `made_from` is in its description from the start; that it is the same as before is for the caller to see to.
+    A finished run is replayed as far as a checkpoint is missing that was to stay, and is otherwise left as it is.
+
+    Args:
+      start: the checkpoint of another run that it starts from.
+      steps, fractions: whose checkpoints stay, beside the milestones of its section.
     """
-    plan = make_plan(config, workdir, directory)
+    plan = make_plan(config, workdir, directory, start)
+    finished = (directory / artefact.MANIFEST).exists()
+    kept = saved_steps(directory) if finished else []  # a replay adds checkpoints, and removes none
+    stay = {plan.first, *kept, *steps, *(round(part * plan.total_steps) for part in (*plan.train.milestones, *fractions))}
+    milestones = sorted(step for step in stay if plan.first <= step <= plan.total_steps)
     mesh = make_mesh(**vars(config.mesh))
+    _say_what_is_trained(plan)
     plan.directory.mkdir(parents=True, exist_ok=True)
     run.write_description(plan.directory, plan.decoder.config, config, made_from)
     if plan.init_from is not None and jax.process_index() == 0:
@@ -140,11 +200,14 @@ def train(config: Config, workdir: Path, directory: Path, made_from: Mapping[str
         )
     inputs_hash = artefact.fingerprint(made_from)
     with jax.set_mesh(mesh):
-        final = _loop(plan, mesh, stop, inputs_hash)
-    digest = parameters_sha256(final.params)
+        final, frozen = _loop(plan, mesh, stop, inputs_hash, milestones)
+    facts: dict[str, Any] = {"step": int(final.step), "first": plan.first, "params_sha256": parameters_sha256(merge(final.trained, frozen))}
+    if int(final.step) < plan.total_steps:  # replayed: the run is what it was
+        before = artefact.read_json(plan.directory / artefact.MANIFEST, "train")
+        facts = {key: before[key] for key in facts}
     if jax.process_index() == 0:
-        artefact.write_manifest(plan.directory, made_from, {"step": int(final.step), "params_sha256": digest})
-    say(f"train: done, {int(final.step)} steps, parameters sha256 {digest[:16]}")
+        artefact.write_manifest(plan.directory, made_from, facts)
+    say(f"train: done, {facts['step']} steps, parameters sha256 {facts['params_sha256'][:16]}")
 
 
 def parameters_sha256(params: Any) -> str:
@@ -158,19 +221,12 @@ def parameters_sha256(params: Any) -> str:
     return digest.hexdigest()
 
 
-def _initial_state(plan: Plan, mesh: jax.sharding.Mesh, optimizer: optax.GradientTransformation) -> tuple[TrainState, Any]:
-    """A state at step 0 (new or from the base model), and its shardings."""
-    shapes, axes = abstract_params(plan.decoder)
-    param_shardings = rules.param_shardings(mesh, shapes, axes)
-    replicated = rules.replicated(mesh)
-    opt_shardings = optax.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, shapes),
-        param_shardings,
-        transform_non_params=lambda _: replicated,
-    )
-    if plan.init_from is None:
+def _initial_state(plan: Plan, mesh: jax.sharding.Mesh, optimizer: optax.GradientTransformation) -> tuple[TrainState, Leaves]:
+    """A state at step 0 (new or from the base model), and the leaves that stay as they are."""
+    param_shardings = rules.param_shardings(mesh, *abstract_params(plan.decoder))
+    if plan.start is not None:
+        params = restore_decoder(plan.start.directory, plan.start.step, mesh=mesh).params
+    elif plan.init_from is None:
         make = jax.jit(functools.partial(init_params, plan.decoder), out_shardings=param_shardings)
         params = make(jax.random.key(plan.train.seed))
     else:
@@ -179,103 +235,158 @@ def _initial_state(plan: Plan, mesh: jax.sharding.Mesh, optimizer: optax.Gradien
         base = locate(plan.init_from)
         sizes = plan.base_vocab_size, plan.vocab_size
         params = load_with_room(base, plan.decoder.config, *sizes, param_shardings, plan.named_tokens)
-    opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(params)
-    state = TrainState(step=jax.device_put(jnp.zeros((), jnp.int32), replicated), params=params, opt_state=opt_state)
-    return state, TrainState(step=cast(Any, replicated), params=param_shardings, opt_state=opt_shardings)
+    trained, frozen = split(params, _frozen_names(plan))
+    return new_state(trained, optimizer, mesh), frozen
+
+
+def _frozen_names(plan: Plan) -> frozenset[str]:
+    """The leaves that `config.train.frozen` names, at least one of which must be left."""
+    names = list(by_name(abstract_params(plan.decoder)[0]))
+    frozen = matching(plan.train.frozen, names, "config.train.frozen")
+    if len(frozen) == len(names):
+        raise UserError("config.train.frozen: nothing is left to train; name fewer parameters")
+    return frozen
+
+
+def _trained_axes(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """The logical axes of the leaves that are trained, by name."""
+    axes = by_name(abstract_params(plan.decoder)[1], is_leaf=lambda one: isinstance(one, tuple))
+    frozen = _frozen_names(plan)
+    return {name: own for name, own in axes.items() if name not in frozen}
+
+
+def _say_what_is_trained(plan: Plan) -> None:
+    """The table of parameters. A pattern that matches nothing is a `UserError`."""
+    shapes, axes = abstract_params(plan.decoder)
+    by = by_name(axes, is_leaf=lambda one: isinstance(one, tuple))
+    table = overview(shapes, by, _frozen_names(plan), plan.train.optimizer)
+    if jax.process_index() == 0:
+        say(table)
 
 
 def _batches(plan: Plan, first_step: int, held: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
-    """Rows `held` of the batches from `first_step` on; the annealing phase may have a mixture of its own."""
-    _, boundary = phases(plan.train.schedule, plan.total_steps)
+    """Rows `held` of the batches from `first_step` on; the annealing phase may have a mixture of its own.
+
+    Elements of a stream are counted from the step at which it begins: 0, that of another mixture, or that of the annealing phase.
+    """
+    boundary = plan.first + phases(plan.train.schedule, plan.total_steps - plan.first)[1]
     if (plan.anneal_shares, plan.anneal_limits) == (plan.shares, plan.limits):
         boundary = plan.total_steps
     read = functools.partial(loader.batches, rows=held, global_batch=plan.train.global_batch, workers=plan.train.loader_workers)
     if first_step < boundary:
-        rows = loader.stream(plan.rows, plan.shares, plan.train.seed, limits=plan.limits)
-        yield from read(rows, first_step=first_step, last_step=boundary)
+        begin = plan.first if plan.first and not plan.follows else 0
+        rows = loader.stream(plan.rows, plan.shares, plan.train.seed, prefix=begin, limits=plan.limits)
+        yield from read(rows, first_step=first_step - begin, last_step=boundary - begin)
     if boundary < plan.total_steps:
         rows = loader.stream(plan.rows, plan.anneal_shares, plan.train.seed, prefix=boundary, limits=plan.anneal_limits)
         yield from read(rows, first_step=max(first_step, boundary) - boundary, last_step=plan.total_steps - boundary)
 
 
-def _loop(plan: Plan, mesh: jax.sharding.Mesh, stop: threading.Event, inputs_hash: str) -> TrainState:
-    spec = plan.train
-    schedule = wsa(spec.schedule, plan.total_steps)
-    optimizer = adamw(spec.optimizer, schedule)
-    state, shardings = _initial_state(plan, mesh, optimizer)
-    milestones = sorted({0, *(round(m * plan.total_steps) for m in spec.milestones)})
+def _loop(
+    plan: Plan, mesh: jax.sharding.Mesh, flag: threading.Event, inputs_hash: str, milestones: Sequence[int]
+) -> tuple[TrainState, Leaves]:
+    """Train from the newest checkpoint, or from the start, to the last step. Gives the last state and the frozen leaves."""
+    spec, total_steps = plan.train, plan.total_steps
+    schedule = _schedule(plan)
+    optimizer = make_optimizer(spec.optimizer, schedule, _trained_axes(plan))
+    state, frozen = _initial_state(plan, mesh, optimizer)
     checkpoints = Checkpoints(plan.directory / "checkpoints", spec.keep, milestones)
-    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings)
-    restored = _restore(plan, checkpoints, abstract, milestones)
+    frozen = checkpoints.keep_frozen(frozen)
+    restored, last_step = _restore(plan, checkpoints, abstract(state), milestones)
     meta: dict[str, Any] = {"tokens": 0, "seconds": 0.0}
     if restored is not None:
         state, meta = restored
-        say(f"train: going on from step {int(state.step)} of {plan.total_steps}")
+        say(f"train: going on from step {int(state.step)} of {total_steps}")
+    elif plan.start is not None and plan.start.goes_on:
+        state, meta = _state_of(plan.start, abstract(state))
+        say(f"train: going on from step {plan.first} of {plan.start.directory.name} to step {total_steps}")
     first_step = int(state.step)
-    meters = Meters(plan.directory, first_step, meta["seconds"])
-    pure_step = functools.partial(
-        train_step,
-        loss_sum=functools.partial(_cpt_loss, decoder=plan.decoder, loss_chunk=spec.loss_chunk),
-        optimizer=optimizer,
-        schedule=schedule,
-        micro_batches=spec.micro_batches,
-        dropout_seed=spec.seed if plan.decoder.dropout else None,
-    )
-    step_fn = jax.jit(pure_step, in_shardings=(shardings, None), out_shardings=(shardings, None), donate_argnums=0)
-    keep_also = set(milestones)
-    tokens = int(meta["tokens"])
-    progress = Progress("train", plan.total_steps - first_step, "steps")
-    window = _Window()
-
-    def save(at: TrainState) -> None:
-        checkpoints.save(at, {"tokens": tokens, "seconds": meters.seconds, "inputs_hash": inputs_hash})
-
-    if first_step == 0:
+    facts = {"inputs_hash": inputs_hash}
+    logged = LoggedRun(directory=plan.directory, first_step=first_step, name=plan.directory.name, facts=facts | written(spec))
+    clock = Clock(meta["seconds"])
+    loggers = open_loggers(spec.loggers if last_step == total_steps else (), logged)  # a replay was logged the first time
+    log = Log(loggers, clock, spec.log_every, first_step, total_steps, int(meta["tokens"]), checkpoints.directory)
+    save = Save(checkpoints, spec.checkpoint_every, milestones, total_steps, log, clock, facts)
+    if restored is None:
         save(state)
         checkpoints.verify(state)  # a disk that gives back something else is better known now than after a week
-    pending: tuple[int, dict[str, jax.Array], dict[str, np.ndarray]] | None = None
-    batch_sharding = rules.batch_sharding(mesh, spec.global_batch)
-    held = global_batch.rows_held(batch_sharding, spec.global_batch)
-    try:
-        for step, rows in enumerate(_batches(plan, first_step, held.tolist()), start=first_step):
-            if isinstance(plan.decoder.attend, Cudnn):
-                plan.decoder.attend.check(rows["segment_ids"])
-            batch = global_batch.assemble({name: rows[name] for name in BATCH_COLUMNS}, held, batch_sharding, spec.global_batch)
-            state, metrics = step_fn(state, batch)
-            last, stopping = step + 1 == plan.total_steps, stop.is_set()  # asked once: what stops is what was saved
-            saving = last or (step + 1) % spec.checkpoint_every == 0 or step + 1 in keep_also or stopping
-            # Reading a step's metrics waits for it; reading those of the one before keeps the device busy.
-            for done in ([pending] if pending else []) + ([(step, metrics, rows)] if saving else []):
-                tokens += _report(done, spec.log_every, meters, window, tokens, plan.directory, plan.total_steps, progress)
-            pending = None if saving else (step, metrics, rows)
-            if saving:
-                save(state)
-            if stopping and not last:
-                checkpoints.close()
-                raise Preempted(f"SIGTERM: saved step {step + 1} of {plan.total_steps}; run the same command to go on")
-    except Diverged:
-        jax.block_until_ready(state)  # the next step is in flight, and on CPUs its collectives could block whatever comes after
-        raise
-    finally:
-        meters.close()
-    if first_step < plan.total_steps:
+    objective = Cpt(decoder=plan.decoder, loss_chunk=spec.loss_chunk)
+    state = train_loop(
+        state,
+        frozen,
+        _global_batches(plan, mesh, first_step, last_step, objective),
+        _compiled_step(plan, objective, optimizer, schedule, state, frozen),
+        log=log,
+        save=save,
+        stop=Stop(flag, checkpoints, total_steps),
+        profile=Profile(spec.profile_window, plan.directory / "profile"),
+    )
+    if first_step < last_step == total_steps:
         _verify_last(checkpoints, state, save)
+    elif first_step < last_step:
+        checkpoints.verify(state)
     checkpoints.close()
-    return state
+    return state, frozen
 
 
-def _restore(plan: Plan, checkpoints: Checkpoints, abstract: TrainState, milestones: Sequence[int]) -> Any:
-    """Where to go on: the newest whole checkpoint; of a finished run that lost one, the newest before the lost one."""
+def _compiled_step(
+    plan: Plan, objective: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule, state: TrainState, frozen: Leaves
+) -> Step:
+    """The train step for a state sharded like this one, which it takes over."""
+    pure_step = functools.partial(
+        train_step,
+        objective=objective,
+        optimizer=optimizer,
+        schedule=schedule,
+        micro_batches=plan.train.micro_batches,
+        dropout_seed=plan.train.seed if plan.decoder.dropout else None,
+    )
+    shardings = shardings_of(state)
+    in_shardings = (shardings, shardings_of(frozen), None)
+    return jax.jit(pure_step, in_shardings=in_shardings, out_shardings=(shardings, None), donate_argnums=0)
+
+
+def _global_batches(plan: Plan, mesh: jax.sharding.Mesh, first_step: int, last_step: int, objective: Objective) -> Iterator[Batch]:
+    """The batches of the steps after `first_step` up to `last_step`, looked at by the attention and put on the devices."""
+    size = plan.train.global_batch
+    sharding = rules.batch_sharding(mesh, size)
+    held = global_batch.rows_held(sharding, size)
+    attend = cast(PackedAttendFn, plan.decoder.attend)
+    for step, rows in enumerate(_batches(plan, first_step, held.tolist()), start=first_step + 1):
+        if step > last_step:
+            return
+        attend.check_batch(rows)
+        arrays = global_batch.assemble({name: rows[name] for name in objective.columns}, held, sharding, size)
+        yield Batch(step=step, rows=rows, arrays=arrays)
+
+
+def _restore(plan: Plan, checkpoints: Checkpoints, abstract: TrainState, milestones: Sequence[int]) -> tuple[Any, int]:
+    """Where to go on, and to which step: from the newest whole checkpoint to the end. A finished run that lacks checkpoints that were to
+    stay goes on from the newest before them to the last of them."""
     restored = checkpoints.restore_newest(abstract)
     if restored is None or not (plan.directory / artefact.MANIFEST).exists():
-        return restored
+        return restored, plan.total_steps
     checkpoints.set_aside_damaged(abstract)
     newest = int(restored[0].step)
     lost = [step for step in milestones if step < newest and step not in checkpoints.steps()]
     if not lost:
-        return restored
+        return restored, plan.total_steps
     say(f"train: checkpoints of steps {', '.join(map(str, lost))} are missing; they are made again")
-    return checkpoints.restore_newest(abstract, at_most=lost[0])
+    return checkpoints.restore_newest(abstract, at_most=lost[0]), lost[-1]
+
+
+def _state_of(start: Start, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """The whole state of a checkpoint of another run, and its meta."""
+    checkpoints = Checkpoints(start.directory / "checkpoints", read_only=True)
+    found = checkpoints.restore_step(start.step, abstract)
+    checkpoints.close()
+    return found
+
+
+def _schedule(plan: Plan) -> optax.Schedule:
+    """The learning rate of a step that is counted from 0, for a run that begins at `plan.first`."""
+    own = wsa(plan.train.schedule, plan.total_steps - plan.first)
+    return own if plan.first == 0 else lambda step: own(step - plan.first)
 
 
 def _verify_last(checkpoints: Checkpoints, state: TrainState, save: Callable[[TrainState], None]) -> None:
@@ -289,45 +400,6 @@ def _verify_last(checkpoints: Checkpoints, state: TrainState, save: Callable[[Tr
             checkpoints.set_aside(int(state.step))
             save(state)
     checkpoints.verify(state)
-
-
-def _cpt_loss(params: Any, batch: Mapping[str, jax.Array], key: jax.Array | None, *, decoder: Decoder, loss_chunk: int) -> Any:
-    return cpt.loss_sum(params, batch, decoder, loss_chunk, key)
-
-
-@dataclass
-class _Window:
-    """Tokens since the last logged line, for the rate."""
-
-    tokens: int = 0
-    since: float | None = None
-
-
-def _report(
-    done: Any, log_every: int, meters: Meters, window: _Window, tokens: int, directory: Path, total: int, progress: Progress
-) -> int:
-    """Check and log one finished step; returns its non-padding tokens."""
-    step, metrics, rows = done
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-    if not math.isfinite(values["loss"]) or not math.isfinite(values["grad_norm"]):
-        where = ", ".join(f"{source}:{row}" for source, row in zip(rows["source"].tolist(), rows["row"].tolist(), strict=True))
-        raise Diverged(
-            f"loss {values['loss']} and gradient norm {values['grad_norm']} at step {step + 1}, rows (source:row) {where}; "
-            f"the last good checkpoint is the newest in {directory / 'checkpoints'}; lower config.train.schedule.peak"
-        )
-    new = int(values.pop("padding_free"))
-    now = meters.seconds
-    if window.since is None:  # the first step compiles; the rate begins after it
-        window.since = now
-    else:
-        window.tokens += new
-    if (step + 1) % log_every == 0 or step + 1 == total:
-        rate = window.tokens / max(now - window.since, 1e-9)
-        meters.write(step + 1, {**values, "tokens": tokens + new, "tokens_per_second": round(rate, 1)})
-        window.tokens, window.since = 0, now
-        progress.advance(0, f"loss {values['loss']:.3f}, {rate:.0f} tokens/s")
-    progress.advance(1, f"loss {values['loss']:.3f}")
-    return new
 
 
 @contextlib.contextmanager

@@ -7,10 +7,10 @@ import pytest
 
 from cprec_jax.baselines import sequence_models, sequential
 from cprec_jax.baselines.title_embeddings import SCALE, Titles, composed, from_states, from_tf_idf, initial, known
-from cprec_jax.baselines.title_features import counts, tf_idf
 from cprec_jax.config.build import build
 from cprec_jax.config.evaluate import EvaluateSpec
 from cprec_jax.errors import UserError
+from cprec_jax.text.title_features import counts, tf_idf
 from tests.baselines.test_sequential import SPEC, cycles, made
 
 TITLES = [f"{colour} {thing}" for colour in ("red", "green", "blue") for thing in ("ball", "car", "doll", "kite")]

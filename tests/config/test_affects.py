@@ -14,7 +14,7 @@ import pytest
 from cprec_jax.artefact import MADE_FROM, MANIFEST, write_json
 from cprec_jax.config.affects import Leaf, leaves, settings_of
 from cprec_jax.config.build import _convert, section_class
-from cprec_jax.config.root import Config, make_config
+from cprec_jax.config.root import Config, check_runs, make_config
 from cprec_jax.graph import Graph
 from cprec_jax.jobs.graph_of import graph_of
 
@@ -45,6 +45,8 @@ TRIED: dict[Any, tuple[Any, ...]] = {
     float: (0.25, 0.5, 0.75, 2.0),
     str: (
         "other",
+        "cpt",
+        "3:5",
         "knn",
         "latin-1",
         ";",
@@ -55,13 +57,16 @@ TRIED: dict[Any, tuple[Any, ...]] = {
         "paragraph",
         "3GB",
         "1GiB",
+        "3:5",
         "0" * 64,
         "0" * 32,
         "http://b/c",
     ),
 }
 TUPLES = (
+    ("jsonl",),
     ("cpt",),
+    ("jsonl",),
     ("u20",),
     ("full", "u20"),
     ("Books",),
@@ -193,10 +198,12 @@ def other_value(config: Config, leaf: Leaf, classes: Mapping[str, type]) -> Conf
     for value in copies(leaf.value) if leaf.content else candidates(hint_of(leaf, classes)):
         try:
             made = changed(config, leaf.key.split("."), _convert(hint_of(leaf, classes), value, leaf.key))
+            check_runs(made)
         except (ValueError, TypeError):
             continue
         if any(one.key == leaf.key and one.value != leaf.value for one in leaves(made)):
-            return made
+            runs = {name: dataclasses.replace(run, train=made.train, model=made.model) for name, run in made.runs.items()}
+            return dataclasses.replace(made, runs=runs)
     return None
 
 
@@ -237,8 +244,10 @@ def check(leaf: Leaf, config: Config, workdir: Path, before: Graph) -> None:
 def test_every_field_affects_what_it_says(raw: dict[str, Any], tmp_path: Path) -> None:
     variants = [
         raw,
+        *({**raw, "train": {**raw["train"], "optimizer": {"kind": kind}}} for kind in ("adafactor", "muon")),
         {**raw, "train": {**{k: v for k, v in raw["train"].items() if k != "steps"}, "epochs": 1.0}},
         {**raw, "train": {**{k: v for k, v in raw["train"].items() if k != "steps"}, "tokens": 64}},
+        *({**raw, "train": {**raw["train"], "optimizer": {"kind": kind}}} for kind in ("muon", "adafactor")),
     ]
     classes = section_classes()
     fields = {f"{cls.__name__}.{field.name}" for cls in classes.values() for field in dataclasses.fields(cls)}
@@ -264,7 +273,8 @@ def test_every_field_affects_what_it_says(raw: dict[str, Any], tmp_path: Path) -
             if made is not None:
                 tested.add(leaf.field)
     held = {"EvaluateSpec.names", "SourceSpec.urls", "CorpusSpec.sources", "CorpusSpec.times"}  # sections by name: their fields were tested
-    assert fields - tested - sections - held - set(ELSEWHERE) == {"Config.name"} - tested
+    in_runs = {field for field in fields if field.startswith(("RunSpec.", "StartSpec."))}  # tests/test_runs.py
+    assert fields - tested - sections - held - in_runs - set(ELSEWHERE) == {"Config.name"} - tested
 
 
 def test_what_needs_a_value_of_its_own(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -312,6 +322,15 @@ def test_a_field_that_the_record_lacks_counts_as_equal_while_it_has_its_default(
     given = settings_of(make_config({**raw, "train": {**raw["train"], "optimizer": {"b2": 0.5}}}), {"runs"})
     assert given.differences(recorded) == ["train.optimizer.b2"]
     assert settings.differences({**recorded, "train.optimizer.b2": 0.99}) == ["train.optimizer.b2"], "a changed default is a change"
+    assert settings.differences({**recorded, "train.milestones": [0.5]}) == [], "what no longer affects it"
+
+
+def test_a_section_by_name_that_is_left_out_is_a_change(raw: dict[str, Any], tmp_path: Path) -> None:
+    pretend(graph_of(make_config(raw), tmp_path))
+    without = {**raw, "corpus": {**raw["corpus"], "times": {}}}
+    graph = graph_of(make_config(without), tmp_path)
+    (corpus,) = graph.of_job("prepare")
+    assert graph.state(corpus).changed == ('config.corpus.times was ["default"], is {}',)
 
 
 def test_settings_survive_json(raw: dict[str, Any]) -> None:

@@ -145,6 +145,30 @@ def test_general_text_has_a_share_or_a_weight_of_its_own() -> None:
     assert proportions(MixtureSpec(text_share=1.0), sizes) == {"text": 1.0}
 
 
+def test_an_optional_source_takes_part_where_it_is_asked_for() -> None:
+    sizes = {"a": 60, "b": 20, "mixed": 20, "titles": 100}
+    assert proportions(MixtureSpec(), sizes) == pytest.approx({"a": 0.6, "b": 0.2, "mixed": 0.2})
+    assert proportions(MixtureSpec(weights={"titles": 1.0}), sizes)["titles"] == pytest.approx(0.5)
+    assert proportions(MixtureSpec(shares={"titles": 0.1}), sizes) == pytest.approx({"a": 0.54, "b": 0.18, "mixed": 0.18, "titles": 0.1})
+    both = proportions(MixtureSpec(shares={"titles": 0.2, "a": 0.3}, mixed_share=0.1), sizes)
+    assert both == pytest.approx({"a": 0.3, "b": 0.4, "mixed": 0.1, "titles": 0.2})
+    for asked in (MixtureSpec(weights={"titles": 0.0}), MixtureSpec(shares={"titles": 0.0})):
+        assert asked.asked_sources == frozenset() and "titles" not in proportions(asked, sizes)
+        assert "titles" not in proportions(asked, {"a": 1})
+    assert MixtureSpec(weights={"shuffled": 0.5}, shares={"titles": 0.1}).asked_sources == {"shuffled", "titles"}
+
+
+def test_mistakes_of_shares() -> None:
+    with pytest.raises(ValueError, match=r"mixed_share and shares\['mixed'\] both say"):
+        MixtureSpec(mixed_share=0.1, shares={"mixed": 0.1})
+    with pytest.raises(ValueError, match=r"text_share 0.6 and shares.titles 0.5 are more than 1 together"):
+        MixtureSpec(text_share=0.6, shares={"titles": 0.5})
+    with pytest.raises(ValueError, match=r"shares.titles 1.5 must lie in 0..1"):
+        MixtureSpec(shares={"titles": 1.5})
+    with pytest.raises(UserError, match=r"config.train.mixture.shares.Gamse: no such row source.*did you mean 'Games'"):
+        check_shares(MixtureSpec(shares={"Gamse": 0.1}), {"Games": 3}, "config.train.mixture")
+
+
 def test_a_data_budget_uses_few_rows_and_a_larger_one_the_same_and_more(directory: Path) -> None:
     shares = {"a": 0.75, "b": 0.25}
     assert row_limits(MixtureSpec(), shares, {"a": 50, "b": 20}, T) == {}

@@ -1,6 +1,7 @@
 """A tiny corpus and model, and the job `evaluate` on them."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def evaluated(corpus: Corpus, model: LoadedModel, tmp_path: Path, monkeypatch: p
     (tmp_path / "runs" / "cpt" / "manifest.json").write_text('{"params_sha256": "x"}')
 
     def run(name: str = "model", using: Any = None, **changes: Any) -> tuple[dict[str, Any], Any]:
+        for cells in tmp_path.glob("cells*"):  # whatever is changed here, it is ranked with the change
+            shutil.rmtree(cells)
         monkeypatch.setattr(harness, "load_model", using if callable(using) else lambda *_: using or model)
         jobs.evaluate({"evaluate": {**EVALUATE, **changes}}, tmp_path)
         directory = result_directory(tmp_path, changes.get("split", "test"), name)

@@ -10,10 +10,11 @@ import optax
 import pytest
 
 from cprec_jax.config.train import OptimizerSpec, ScheduleSpec
-from cprec_jax.train.objectives import cpt
+from cprec_jax.train.objectives.cpt import Cpt
 from cprec_jax.train.optimizer import adamw
 from cprec_jax.train.schedule import wsa
-from cprec_jax.train.step import TrainState, train_step
+from cprec_jax.train.state import TrainState
+from cprec_jax.train.step import train_step
 from tests.golden.values import check
 from tests.model.tiny import tiny
 
@@ -50,7 +51,7 @@ def test_one_step(name: str) -> None:
     optimizer = adamw(OptimizerSpec(clip_norm=0.5), schedule)
     step = functools.partial(
         train_step,
-        loss_sum=lambda p, b, k: cpt.loss_sum(p, b, decoder, 16, k),
+        objective=Cpt(decoder=decoder, loss_chunk=16),
         optimizer=optimizer,
         schedule=schedule,
         micro_batches=case.get("micro_batches", 1),
@@ -59,14 +60,14 @@ def test_one_step(name: str) -> None:
     # moments and count of a run at its third step
     opt_state = optax.tree_map_params(optimizer, lambda moment: jnp.full_like(moment, 1e-3), optimizer.init(params))
     opt_state = jax.tree.map(lambda leaf: leaf + 2 if leaf.dtype == jnp.int32 else leaf, opt_state)
-    state = TrainState(step=jnp.full((), 2, jnp.int32), params=params, opt_state=opt_state)
-    after, metrics = jax.jit(step)(state, made_batch())
-    moved = jax.tree.map(jnp.subtract, after.params, params)
+    state = TrainState(step=jnp.full((), 2, jnp.int32), trained=params, opt_state=opt_state)
+    after, metrics = jax.jit(step)(state, {}, made_batch())
+    moved = jax.tree.map(jnp.subtract, after.trained, params)
     numbers = {
         "loss": metrics["loss"],
         "grad_norm": metrics["grad_norm"],
         "lr": metrics["lr"],
-        "param_norm": optax.global_norm(after.params),
+        "param_norm": optax.global_norm(after.trained),
         "update_norm": optax.global_norm(moved),
     }
     check(name, {key: float(value) for key, value in numbers.items()}, relative=1e-6)

@@ -152,8 +152,8 @@ def test_runs_of_segments() -> None:
     np.testing.assert_array_equal(lengths[:2], [[2, 1, 2, 1], [6, -1, -1, -1]])
     np.testing.assert_array_equal(fits, [True, True, False])
     with pytest.raises(UserError, match="at least 6"):
-        Cudnn(max_segments=4).check(np.asarray(ids))
-    Cudnn(max_segments=6).check(np.asarray(ids))
+        Cudnn(max_segments=4).check_batch({"segment_ids": np.asarray(ids)})
+    Cudnn(max_segments=6).check_batch({"segment_ids": np.asarray(ids)})
 
 
 def test_what_cudnn_is_asked_is_the_reference(monkeypatch) -> None:

@@ -161,4 +161,4 @@ def test_a_domain_may_not_be_called_text(workdir: Path, monkeypatch: pytest.Monk
     spec = PackSpec(text=PlainTextSpec(files=("a.txt",)))
     with pytest.raises(UserError, match="may not be called 'text'"):
         packing._sources(Named(), spec, "cpt")  # type: ignore[arg-type]  # all it reads of a corpus is `sets`
-    assert packing._sources(Named(), PackSpec(), "cpt") == ["text"]  # type: ignore[arg-type]  # as above
+    assert list(packing._sources(Named(), PackSpec(), "cpt")) == ["text"]  # type: ignore[arg-type]  # as above

@@ -116,8 +116,8 @@ def test_a_disk_that_gives_back_something_else(workdir: Path, monkeypatch: pytes
 
     def save(self: Checkpoints, state: Any, meta: Any) -> None:
         other = state._replace if hasattr(state, "_replace") else state.replace
-        changed = {**state.params, "final_norm": state.params["final_norm"] * 1.0000001}
-        real(self, other(params=changed) if int(state.step) == step else state, meta)
+        changed = {**state.trained, "final_norm": state.trained["final_norm"] * 1.0000001}
+        real(self, other(trained=changed) if int(state.step) == step else state, meta)
 
     monkeypatch.setattr(Checkpoints, "save", save)
     with pytest.raises(UserError, match=rf"checkpoints/{step}: was saved, but cannot be read back as it was \(params.*final_norm"):

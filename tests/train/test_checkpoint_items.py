@@ -12,7 +12,7 @@ from cprec_jax.config.train import OptimizerSpec
 from cprec_jax.errors import UserError
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.optimizer import adamw
-from cprec_jax.train.step import TrainState
+from cprec_jax.train.state import TrainState
 from tests.model.tiny import tiny
 
 
@@ -23,7 +23,7 @@ def state() -> TrainState:
     opt_state = adamw(OptimizerSpec(), lambda _: 0.1).init(params)
     rng = np.random.default_rng(1)
     opt_state = jax.tree.map(lambda leaf: jnp.asarray(rng.integers(1, 9, leaf.shape), leaf.dtype), opt_state)
-    return TrainState(step=jnp.full((), 7, jnp.int32), params=params, opt_state=opt_state)
+    return TrainState(step=jnp.full((), 7, jnp.int32), trained=params, opt_state=opt_state)
 
 
 def abstract(state: TrainState) -> Any:
@@ -54,12 +54,13 @@ def test_everything_comes_back(state: TrainState, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("item", ["params", "opt_state"])
 def test_another_dtype_is_refused(state: TrainState, tmp_path: Path, item: str) -> None:
-    checkpoints = saved(tmp_path, state.replace(**{item: lowered(getattr(state, item))}))
+    field = "trained" if item == "params" else item
+    checkpoints = saved(tmp_path, state.replace(**{field: lowered(getattr(state, field))}))
     with pytest.raises(UserError, match=f"7: {item}/.* is .*bfloat16.* in the checkpoint and .*float32.* by the config"):
         checkpoints.restore_newest(abstract(state))
     if item == "params":
         with pytest.raises(UserError, match="bfloat16"):
-            checkpoints.restore_params(abstract(state).params)
+            checkpoints.restore_params(abstract(state).trained)
 
 
 def test_what_is_saved_is_float32(state: TrainState, tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ import pytest
 from cprec_jax.config.train import ScheduleSpec
 from cprec_jax.data import loader
 from cprec_jax.model.decoder import init_params
-from cprec_jax.train.objectives import cpt
+from cprec_jax.train.objectives.cpt import Cpt
 from cprec_jax.train.optimizer import adamw
 from cprec_jax.train.schedule import wsa
-from cprec_jax.train.step import TrainState, train_step
+from cprec_jax.train.state import TrainState
+from cprec_jax.train.step import train_step
 from cprec_jax.train.trainer import _batches
 from tests import road
 from tests.jobs import make_plan, train
@@ -53,11 +54,11 @@ def by_hand(workdir: Path) -> list[dict[str, float]]:
     schedule = wsa(ScheduleSpec(**SCHEDULE), STEPS)  # type: ignore[arg-type]  # mypy takes every field for a number
     optimizer = adamw(plan.train.optimizer, schedule)
     params = jax.jit(functools.partial(init_params, plan.decoder))(jax.random.key(SEED))
-    state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params))
+    state = TrainState(step=jnp.zeros((), jnp.int32), trained=params, opt_state=optimizer.init(params))
     step = jax.jit(
         functools.partial(
             train_step,
-            loss_sum=lambda p, b, k: cpt.loss_sum(p, b, plan.decoder, 16, k),
+            objective=Cpt(decoder=plan.decoder, loss_chunk=16),
             optimizer=optimizer,
             schedule=schedule,
             micro_batches=MICRO,
@@ -67,7 +68,7 @@ def by_hand(workdir: Path) -> list[dict[str, float]]:
     tokens, found = 0, []
     for number, rows in enumerate(batches):
         batch = {name: np.stack([row[name] for row in rows]) for name in ("tokens", "segment_ids", "positions", "loss_mask")}
-        state, metrics = step(state, batch)
+        state, metrics = step(state, {}, batch)
         tokens += int((batch["segment_ids"] > 0).sum())
         lr = SCHEDULE["peak"] * [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25][number]  # type: ignore[operator]
         values = {name: float(metrics[name]) for name in ("loss", "grad_norm")}

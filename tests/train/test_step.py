@@ -16,10 +16,11 @@ from cprec_jax.model.decoder import Decoder, abstract_params, init_params
 from cprec_jax.parallel import rules
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.train import run
-from cprec_jax.train.objectives import cpt
+from cprec_jax.train.objectives.cpt import Cpt
 from cprec_jax.train.optimizer import adamw, decayed
 from cprec_jax.train.schedule import wsa
-from cprec_jax.train.step import TrainState, _micro_batches, train_step
+from cprec_jax.train.state import TrainState
+from cprec_jax.train.step import _micro_batches, train_step
 
 B, T, V = 8, 32, 64
 
@@ -48,12 +49,9 @@ def compiled(micro_batches: int, dropout: float) -> Any:
     """The step of every test on one device, and the parameters it begins with."""
     decoder = decoder_of(dropout)
 
-    def loss_sum(params: Any, batch: Any, key: Any) -> Any:
-        return cpt.loss_sum(params, batch, decoder, 16, key)
-
     step = functools.partial(
         train_step,
-        loss_sum=loss_sum,
+        objective=Cpt(decoder=decoder, loss_chunk=16),
         optimizer=OPTIMIZER,
         schedule=SCHEDULE,
         micro_batches=micro_batches,
@@ -69,9 +67,9 @@ def new_params() -> Any:
 
 def one_step(micro_batches: int = 1, dropout: float = 0.0, steps: int = 1, first: int = 0) -> tuple[TrainState, dict[str, Any]]:
     step, params = compiled(micro_batches, dropout)
-    state = TrainState(step=jnp.full((), first, jnp.int32), params=params, opt_state=OPTIMIZER.init(params))
+    state = TrainState(step=jnp.full((), first, jnp.int32), trained=params, opt_state=OPTIMIZER.init(params))
     for _ in range(steps):
-        state, metrics = step(state, make_batch())
+        state, metrics = step(state, {}, make_batch())
     return state, metrics
 
 
@@ -80,7 +78,7 @@ def test_micro_batches_give_the_same_step() -> None:
     parts, parts_metrics = one_step(4)
     assert float(parts_metrics["loss"]) == pytest.approx(float(whole_metrics["loss"]), rel=1e-6)
     assert float(parts_metrics["tokens"]) == float(whole_metrics["tokens"]) == 3 * 23 + 5 * 18
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), parts.params, whole.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), parts.trained, whole.trained)
 
 
 def test_micro_batches_are_strided() -> None:
@@ -108,17 +106,17 @@ def collectives(sizes: dict[str, int], micro_batches: int) -> Counter[str]:
     with jax.set_mesh(mesh):
         shardings = rules.param_shardings(mesh, *abstract_params(decoder))
         params = jax.device_put(new_params(), shardings)
-        state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=OPTIMIZER.init(params))
+        state = TrainState(step=jnp.zeros((), jnp.int32), trained=params, opt_state=OPTIMIZER.init(params))
         batch = jax.device_put(rows, rules.batch_sharding(mesh, 2 * B))
         step = functools.partial(
             train_step,
-            loss_sum=lambda p, b, k: cpt.loss_sum(p, b, decoder, 16, k),
+            objective=Cpt(decoder=decoder, loss_chunk=16),
             optimizer=OPTIMIZER,
             schedule=SCHEDULE,
             micro_batches=micro_batches,
             dropout_seed=None,
         )
-        text = jax.jit(step).lower(state, batch).compile().as_text()
+        text = jax.jit(step).lower(state, {}, batch).compile().as_text()
     return Counter(re.findall(r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text))
 
 
@@ -142,18 +140,27 @@ def test_each_micro_batch_has_a_dropout_of_its_own() -> None:
     """Two steps of four: eight keys, no two alike."""
     keys: list[Any] = []
 
-    def loss_sum(params: Any, batch: Any, key: Any) -> Any:
-        noise = jax.random.uniform(key)
-        jax.debug.callback(lambda value: keys.append(float(value)), noise)
-        return noise * jnp.sum(params["w"]), jnp.ones(())
+    class Noise:
+        columns, terms = (), ("noise",)
+
+        def weights(self, batch: Any) -> dict[str, Any]:
+            return {"noise": jnp.ones(())}
+
+        def sums(self, params: Any, batch: Any, key: Any) -> dict[str, Any]:
+            noise = jax.random.uniform(key)
+            jax.debug.callback(lambda value: keys.append(float(value)), noise)
+            return {"noise": noise * jnp.sum(params["w"])}
+
+        def counts(self, batch: Any) -> dict[str, Any]:
+            return {}
 
     params = {"w": jnp.ones(3)}
     optimizer = optax.sgd(0.1)
     for step in range(2):
-        state = TrainState(step=jnp.full((), step, jnp.int32), params=params, opt_state=optimizer.init(params))
-        made = train_step(
-            state, make_batch(), loss_sum=loss_sum, optimizer=optimizer, schedule=lambda _: 0.1, micro_batches=4, dropout_seed=3
-        )
+        state = TrainState(step=jnp.full((), step, jnp.int32), trained=params, opt_state=optimizer.init(params))
+        rate = lambda _: 0.1  # noqa: E731
+        step_of = functools.partial(train_step, objective=Noise(), optimizer=optimizer, schedule=rate, micro_batches=4, dropout_seed=3)
+        made = step_of(state, {}, make_batch())
         jax.block_until_ready(made)
     jax.effects_barrier()
     assert len(keys) == len(set(keys)) == 8
@@ -175,15 +182,15 @@ def test_a_sharded_step_equals_the_unsharded_one(sizes: dict[str, int]) -> None:
     with jax.set_mesh(mesh):
         shardings = rules.param_shardings(mesh, *abstract_params(decoder))
         params = jax.device_put(new_params(), shardings)
-        state = TrainState(step=jnp.zeros((), jnp.int32), params=params, opt_state=OPTIMIZER.init(params))
+        state = TrainState(step=jnp.zeros((), jnp.int32), trained=params, opt_state=OPTIMIZER.init(params))
         batch = jax.device_put(make_batch(), rules.batch_shardings(mesh, make_batch()))
         step = functools.partial(
             train_step,
-            loss_sum=lambda p, b, k: cpt.loss_sum(p, b, decoder, 16, k),
+            objective=Cpt(decoder=decoder, loss_chunk=16),
             optimizer=OPTIMIZER,
             schedule=SCHEDULE,
             micro_batches=1,
             dropout_seed=None,
         )
-        found, _ = jax.jit(step)(state, batch)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), jax.device_get(found.params), jax.device_get(expected.params))
+        found, _ = jax.jit(step)(state, {}, batch)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), jax.device_get(found.trained), jax.device_get(expected.trained))

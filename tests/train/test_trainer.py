@@ -48,14 +48,14 @@ def unbroken(tiny_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 HELD = """
 import time
 from pathlib import Path
-from cprec_jax.train import meters
+from cprec_jax.train.loggers import jsonl
 
-def held(self, step, values, write=meters.Meters.write):
-    write(self, step, values)
+def held(self, step, values, seconds, write=jsonl.Jsonl.write):
+    write(self, step, values, seconds)
     while step == {step} and not Path({go!r}).exists():
         time.sleep(0.01)
 
-meters.Meters.write = held
+jsonl.Jsonl.write = held
 """
 
 

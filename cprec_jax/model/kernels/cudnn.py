@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +48,9 @@ class Cudnn:
 
         return with_static_window(run, window, self.window)
 
-    def check(self, segment_ids_BT: np.ndarray) -> None:
+    def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:
         """`UserError` for rows with more segments than the program was compiled for."""
+        segment_ids_BT = batch["segment_ids"]
         most = 1 + int((segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]).sum(axis=1).max(initial=0))
         if most > self.max_segments:
             raise UserError(

@@ -1,10 +1,12 @@
 """Splash attention (TPU): blocks of the mask that are empty are skipped, scores never leave the chip (jax's Pallas kernel)."""
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 from cprec_jax.model.attention import ATTENTION_OUTPUT
 from cprec_jax.model.kernels.sharded import on_each_device, with_static_window
@@ -42,6 +44,9 @@ class Splash:
             return on_each_device(kernel, q_BTHh, k_BTKh, v_BTKh, segment_ids_BT)
 
         return with_static_window(run, window, self.window)
+
+    def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Any packed rows will do."""
 
 
 def _attend(

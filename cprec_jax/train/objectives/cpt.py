@@ -1,6 +1,7 @@
 """Objective `cpt`: next-token prediction on packed behavioural sequences."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,20 +11,37 @@ from cprec_jax.model.decoder import Decoder, head_weight
 from cprec_jax.train.loss import chunk_for, cross_entropy_sum, next_token_targets
 
 
-def loss_sum(
-    params: Mapping, batch: Mapping[str, jax.Array], decoder: Decoder, loss_chunk: int, dropout_key: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-    """The summed token loss in nats and the number of target tokens, float32 scalars.
+@dataclass(frozen=True, kw_only=True)
+class Cpt:
+    """Nats per target token. Batches hold tokens, segment_ids, positions int32[B, T] and loss_mask float32[B, T].
 
-    Args:
-      batch: tokens, segment_ids, positions int32[B, T]; loss_mask float32[B, T].
-      dropout_key: None evaluates without dropout.
+    loss_chunk: positions whose logits are held at a time.
     """
-    rngs = None if dropout_key is None else {"dropout": dropout_key}
-    x_BTD: Any = decoder.apply(
-        {"params": params}, batch["tokens"], batch["positions"], (batch["segment_ids"],), deterministic=dropout_key is None, rngs=rngs
-    )
-    labels_BT, weights_BT = next_token_targets(batch["tokens"], batch["segment_ids"], batch["loss_mask"])
-    chunk = chunk_for(x_BTD.shape[1], loss_chunk)
-    loss = cross_entropy_sum(x_BTD, head_weight(params, decoder.config), labels_BT, weights_BT, chunk)
-    return loss, jnp.sum(weights_BT)
+
+    decoder: Decoder
+    loss_chunk: int
+
+    columns = ("tokens", "segment_ids", "positions", "loss_mask")
+    terms = ("token_nll",)
+
+    def weights(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """The target tokens."""
+        return {"token_nll": jnp.sum(_targets(batch)[1])}
+
+    def sums(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> dict[str, jax.Array]:
+        """The summed token loss in nats."""
+        rngs = None if key is None else {"dropout": key}
+        x_BTD: Any = self.decoder.apply(
+            {"params": params}, batch["tokens"], batch["positions"], (batch["segment_ids"],), deterministic=key is None, rngs=rngs
+        )
+        labels_BT, weights_BT = _targets(batch)
+        chunk = chunk_for(x_BTD.shape[1], self.loss_chunk)
+        return {"token_nll": cross_entropy_sum(x_BTD, head_weight(params, self.decoder.config), labels_BT, weights_BT, chunk)}
+
+    def counts(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """tokens: targets; padding_free: tokens that are no padding."""
+        return {"tokens": self.weights(batch)["token_nll"], "padding_free": jnp.sum((batch["segment_ids"] > 0).astype(jnp.float32))}
+
+
+def _targets(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    return next_token_targets(batch["tokens"], batch["segment_ids"], batch["loss_mask"])

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from cprec_jax.baselines.title_features import K1, B, counts, n_grams, similarity, tf_idf
 from cprec_jax.config.build import build
 from cprec_jax.config.evaluate import EvaluateSpec, parse_features
 from cprec_jax.errors import UserError
+from cprec_jax.text.title_features import K1, B, counts, n_grams, similarity, tf_idf
 
 TITLES = [
     "Organic Green Tea, 100 Bags",

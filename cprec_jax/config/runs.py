@@ -1,0 +1,181 @@
+"""`config.runs`: what is trained, by name. A run inherits `config.train` and `config.model`, key by key."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cprec_jax.config.build import at_least_one, build, nearest
+from cprec_jax.config.model import ModelSpec
+from cprec_jax.config.setting import setting
+from cprec_jax.config.train import TrainSpec
+from cprec_jax.errors import UserError
+
+BASE = "base"  # the start that `config.model` describes
+CPT = "cpt"  # the run that a config without names for its runs means
+LENGTHS = ("steps", "epochs", "tokens")
+COMES = ("sft", "dpo", "merge")  # stages whose names are taken
+# What a run may change of the model that it starts from: how it computes, not what it is.
+COMPUTES = ("dtype", "remat", "unroll", "dropout", "attention", "attention_segments")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartSpec:
+    """`{"hf": PATH}`: another base model. `{"run": NAME, "fraction": F}` or `{"run": NAME, "step": N}`: go on with a run from there."""
+
+    hf: str | None = setting(None, "a Hugging Face directory or hub id, whose parameters are taken", affects=(), content=True)
+    run: str | None = setting(None, "the run to go on with: its moments, its count of steps, its rows where it stopped", affects=())
+    fraction: float | None = setting(None, "from this fraction of its steps, inside its stable phase", affects=())
+    step: int | None = setting(None, "from this step, inside its stable phase", affects=())
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("fraction", "step") if getattr(self, name) is not None]
+        if (self.hf is None) == (self.run is None):
+            raise ValueError("give 'hf', or 'run' with a fraction or a step")
+        if len(given) != (self.run is not None):
+            raise ValueError("'run' needs either a fraction or a step; a run's name alone, as a text, takes its parameters only")
+        if self.fraction is not None and not 0 <= self.fraction <= 1:
+            raise ValueError(f"fraction {self.fraction} must lie in 0..1")
+        if self.step is not None and self.step < 0:
+            raise ValueError(f"step {self.step} must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run. Without `runs` a config means `{"cpt": {}}`."""
+
+    stage: Literal["cpt"] = setting("cpt", "what it trains on: cpt, continual pre-training", affects=())
+    start: str | StartSpec = setting(
+        BASE, "'base' (config.model), the name of a run (its parameters), {'hf': ...}, or {'run': ..., 'fraction': ...}", affects=()
+    )
+    seeds: int | None = setting(None, "how many, by seed (None: config.train.seeds, else config.evaluate.seeds)", affects=())
+    select: Literal["last", "nll"] = setting(
+        "last", "the checkpoint it stands for: the last, or the one with the lowest NLL on validation users", affects=()
+    )
+    train: TrainSpec = setting(help="what differs from config.train", affects=("runs",))
+    model: ModelSpec = setting(factory=ModelSpec, help="what differs from config.model", affects=("runs",))
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "seeds")
+
+    @property
+    def parent(self) -> str | None:
+        """The run that it starts from."""
+        if isinstance(self.start, StartSpec):
+            return self.start.run
+        return None if self.start == BASE else self.start
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it goes on with moments, step count and rows of its parent."""
+        return isinstance(self.start, StartSpec) and self.start.run is not None
+
+
+def build_runs(raw: Mapping[str, Any]) -> dict[str, RunSpec]:
+    """The runs of a whole config as plain dicts, each with the sections that it inherits, those that others start from first.
+
+    Raises `UserError` with all mistakes: names, stages, unknown or circular starts, keys, and what a run may not change.
+    """
+    runs = raw.get("runs")
+    if runs is None:
+        runs = {CPT: {}} if raw.get("train") is not None else {}
+    if not isinstance(runs, Mapping) or not all(isinstance(run, Mapping) for run in runs.values()):
+        raise UserError("config.runs: expected a mapping from names to sections, such as {'cpt': {}}")
+    mistakes = [mistake for name, run in runs.items() for mistake in _mistakes(name, run, runs)]
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    made: dict[str, RunSpec] = {}
+    models: dict[str, Mapping[str, Any]] = {}
+    for name in _in_order(runs):
+        try:
+            models[name] = _model(raw, name, runs[name], models)
+            section = {**runs[name], "train": _train(raw, runs[name]), "model": models[name]}
+            made[name] = build(RunSpec, section, f"config.runs.{name}" if "runs" in raw else "config")
+        except UserError as error:
+            mistakes += [line.replace(f"config.runs.{name}.train", "config.train") if "runs" not in raw else line for line in _lines(error)]
+            models.setdefault(name, {})
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    return made
+
+
+def _lines(error: UserError) -> list[str]:
+    return str(error).splitlines()
+
+
+def _mistakes(name: str, run: Mapping[str, Any], runs: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a run's name, stage and start."""
+    where = f"config.runs.{name}"
+    found = []
+    if not name or not all((c.isascii() and c.isalnum()) or c in "-_" for c in name) or name == BASE:
+        found.append(f"{where}: the name becomes a directory: use letters, digits, '-' and '_', and not {BASE!r}")
+    if run.get("stage") in COMES:
+        found.append(f"{where}.stage: {run['stage']!r} is not there yet; 'cpt' is")
+    parent = _parent(run)
+    if parent is not None and parent not in runs:
+        found.append(f"{where}.start: no run {parent!r}{nearest(parent, [*runs, BASE])}")
+    line, other = [name], parent
+    while other is not None and other in runs and other not in line:
+        line.append(other)
+        other = _parent(runs[other])
+    if other == name:
+        found.append(f"{where}.start: a ring: {' starts from '.join([*line, name])}")
+    return found
+
+
+def _parent(run: Mapping[str, Any]) -> str | None:
+    start = run.get("start", BASE)
+    start = start.get("run") if isinstance(start, Mapping) else start
+    return None if start is None or str(start) == BASE else str(start)
+
+
+def _in_order(runs: Mapping[str, Any]) -> list[str]:
+    """Those that others start from first."""
+    done: list[str] = []
+
+    def visit(name: str) -> None:
+        parent = _parent(runs[name])
+        if parent is not None:
+            visit(parent)
+        if name not in done:
+            done.append(name)
+
+    for name in runs:
+        visit(name)
+    return done
+
+
+def _train(raw: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """`config.train` with what the run says, key by key; a length of its own replaces the inherited one."""
+    inherited, own = dict(raw.get("train") or {}), run.get("train") or {}
+    if any(own.get(key) is not None for key in LENGTHS):
+        inherited = {key: value for key, value in inherited.items() if key not in LENGTHS}
+    merged = _merged(inherited, own)
+    goes_on = isinstance(run.get("start"), Mapping) and run["start"].get("run") is not None
+    if goes_on and "warmup" not in (own.get("schedule") or {}):
+        merged["schedule"] = {**(merged.get("schedule") or {}), "warmup": 0.0}
+    return merged
+
+
+def _model(raw: Mapping[str, Any], name: str, run: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """`config.model`, or the model of the run that it starts from, with what the run says."""
+    own, parent, start = dict(run.get("model") or {}), _parent(run), run.get("start", BASE)
+    inherited = dict((raw.get("model") or {}) if parent is None else models[parent])
+    another = isinstance(start, Mapping) and start.get("hf") is not None
+    if another:
+        inherited = {**{key: value for key, value in inherited.items() if key in COMPUTES}, "init_from": start["hf"]}
+    if parent is not None or another or inherited.get("init_from") is not None:
+        for key in own:
+            if key not in COMPUTES:
+                raise UserError(
+                    f"config.runs.{name}.model.{key}: the model is that of {parent or inherited['init_from']}, so a run may only change "
+                    f"{', '.join(COMPUTES)}"
+                )
+    return {**inherited, **own}
+
+
+def _merged(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    both = dict(inherited)
+    for key, value in own.items():
+        before = both.get(key)
+        both[key] = _merged(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
+    return both

@@ -1,0 +1,153 @@
+"""What the loop does between steps: log, save, stop, profile."""
+
+import math
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from cprec_jax.errors import Diverged, Preempted
+from cprec_jax.progress import Progress
+from cprec_jax.train.checkpoint import Checkpoints
+from cprec_jax.train.loggers.logger import Logger
+from cprec_jax.train.state import TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A step that was dispatched: its number (the first is 1), its metrics, which may not be there yet, and its rows."""
+
+    step: int
+    metrics: Mapping[str, jax.Array]
+    rows: Mapping[str, np.ndarray]
+
+
+class Clock:
+    """Wall seconds of a run, those before earlier interruptions included."""
+
+    def __init__(self, seconds_before: float = 0.0):
+        self._start = time.monotonic() - seconds_before
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._start
+
+
+class Log:
+    """Checks every step, counts its tokens, and gives the metrics of each `every`-th and of the last one to the loggers."""
+
+    def __init__(
+        self, loggers: Sequence[Logger], clock: Clock, every: int, first_step: int, total_steps: int, tokens: int, checkpoints: Path
+    ):
+        self.tokens = tokens  # without padding, since the first step of the run
+        self._loggers, self._clock, self._every, self._total_steps = loggers, clock, every, total_steps
+        self._checkpoints = checkpoints
+        self._progress = Progress("train", total_steps - first_step, "steps")
+        self._window_tokens, self._window_start = 0, None  # since the last logged step, for the rate
+
+    _window_start: float | None
+
+    def __call__(self, done: Done) -> None:
+        """Waits for the step."""
+        values = {name: float(value) for name, value in jax.device_get(dict(done.metrics)).items()}
+        self._check(values, done)
+        new = int(values.pop("padding_free"))
+        self.tokens += new
+        now = self._clock.seconds
+        if self._window_start is None:  # the first step compiles; the rate begins after it
+            self._window_start = now
+        else:
+            self._window_tokens += new
+        if done.step % self._every == 0 or done.step == self._total_steps:
+            rate = self._window_tokens / max(now - self._window_start, 1e-9)
+            for logger in self._loggers:
+                logger.write(done.step, {**values, "tokens": self.tokens, "tokens_per_second": round(rate, 1)}, now)
+            self._window_tokens, self._window_start = 0, now
+            self._progress.advance(0, f"loss {values['loss']:.3f}, {rate:.0f} tokens/s")
+        self._progress.advance(1, f"loss {values['loss']:.3f}")
+
+    def _check(self, values: Mapping[str, float], done: Done) -> None:
+        if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
+            return
+        rows = zip(done.rows["source"].tolist(), done.rows["row"].tolist(), strict=True)
+        raise Diverged(
+            f"loss {values['loss']} and gradient norm {values['grad_norm']} at step {done.step}, rows (source:row) "
+            f"{', '.join(f'{source}:{row}' for source, row in rows)}; the last good checkpoint is the newest in {self._checkpoints}; "
+            "lower config.train.schedule.peak"
+        )
+
+    def close(self) -> None:
+        for logger in self._loggers:
+            logger.close()
+
+
+class Save:
+    """Saves every `every`-th step, those of `steps`, and the last one."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        every: int,
+        steps: Collection[int],
+        total_steps: int,
+        log: Log,
+        clock: Clock,
+        facts: Mapping[str, Any],
+    ):
+        self._checkpoints, self._every, self._steps = checkpoints, every, {*steps, total_steps}
+        self._log, self._clock, self._facts = log, clock, facts
+
+    def is_due(self, step: int) -> bool:
+        return step % self._every == 0 or step in self._steps
+
+    def __call__(self, state: TrainState) -> None:
+        with jax.transfer_guard("allow"):  # orbax takes the arrays to the host in ways of its own
+            self._checkpoints.save(state, {"tokens": self._log.tokens, "seconds": self._clock.seconds, **self._facts})
+
+
+class Stop:
+    """Ends the run when `flag` is set, before its last step."""
+
+    def __init__(self, flag: threading.Event, checkpoints: Checkpoints, total_steps: int):
+        self._flag, self._checkpoints, self._total_steps = flag, checkpoints, total_steps
+
+    def is_asked(self) -> bool:
+        return self._flag.is_set()
+
+    def __call__(self, step: int) -> None:
+        """After `step` was saved."""
+        if step < self._total_steps:
+            self._checkpoints.close()
+            raise Preempted(f"SIGTERM: saved step {step} of {self._total_steps}; run the same command to go on")
+
+
+class Profile:
+    """Keeps a profiler trace in `directory`, from the end of the first step of `window` to that of the second. None: keeps none."""
+
+    def __init__(self, window: tuple[int, int] | None, directory: Path):
+        self._window, self._directory = window, directory
+        self._running = False
+
+    def __call__(self, step: int, state: TrainState) -> None:
+        """After `step` steps were dispatched, the last of which gives `state`."""
+        if self._window is None:
+            return
+        first, last = self._window
+        if not self._running and first <= step < last:
+            jax.block_until_ready(state)
+            jax.profiler.start_trace(str(self._directory))
+            self._running = True
+        elif self._running and step >= last:
+            self.close(state)
+
+    def close(self, state: TrainState) -> None:
+        """Ends a trace that is running."""
+        if self._running:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self._running, self._window = False, None

@@ -1,0 +1,45 @@
+"""Parameters by the names of their leaves: patterns over them, and trees split and put together again."""
+
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import jax
+from flax import traverse_util
+
+from cprec_jax.errors import UserError
+
+Leaves = dict[str, Any]  # a nested dict of arrays
+
+
+def leaf_name(path: Sequence[Any]) -> str:
+    """The path of a leaf as it stands in patterns and messages: `layers/attention/q`."""
+    return "/".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
+
+
+def by_name(tree: Any, is_leaf: Any = None) -> dict[str, Any]:
+    """The leaves of a tree by their names, in the order of the tree."""
+    return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)}
+
+
+def matching(patterns: Collection[str], names: Collection[str], where: str) -> frozenset[str]:
+    """The names that a glob of `patterns` matches (`*` crosses `/`). A pattern that matches none is a `UserError`; `where`: its key."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UserError(f"{where}: {pattern!r} matches no parameter; there are {', '.join(names)}")
+    return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def split(params: Mapping[str, Any], names: Collection[str]) -> tuple[Leaves, Leaves]:
+    """Two trees without empty branches: the leaves that are not in `names`, and those that are."""
+    flat = traverse_util.flatten_dict(dict(params), sep="/")
+    rest = {name: leaf for name, leaf in flat.items() if name not in names}
+    chosen = {name: leaf for name, leaf in flat.items() if name in names}
+    return traverse_util.unflatten_dict(rest, sep="/"), traverse_util.unflatten_dict(chosen, sep="/")
+
+
+def merge(one: Mapping[str, Any], other: Mapping[str, Any]) -> Leaves:
+    """The tree that `split` gave the two parts of."""
+    flat_one, flat_other = (traverse_util.flatten_dict(dict(tree), sep="/") for tree in (one, other))
+    assert flat_one.keys().isdisjoint(flat_other), sorted(flat_one.keys() & flat_other.keys())
+    return traverse_util.unflatten_dict({**flat_one, **flat_other}, sep="/")

@@ -1,0 +1,78 @@
+"""Parameters as the matrices that optimizers mean, found by the logical axes.
+
+That layers are stacked and heads split is only how matrices are stored.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers
+
+from cprec_jax.train.leaves import leaf_name
+
+Axes = Mapping[str, tuple[str, ...]]
+"""The logical axes of each leaf by its name (`leaves.by_name` of the second result of `decoder.abstract_params`)."""
+
+STACKED, SINGLE = "stacked", "single"
+
+
+def is_stacked(axes: tuple[str, ...]) -> bool:
+    return axes[:1] == ("layers",)
+
+
+def dimension_numbers(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
+    """Which axes of a weight matrix are its input and its output, None for a leaf that is none: embedding, head, norms, biases.
+
+    One side of a weight matrix is the residual stream (`embed`), the other what a sublayer makes of it, in one axis or two.
+    """
+    inner = tuple(axis for axis in range(len(axes)) if axes[axis] != "layers")
+    if "embed" not in axes or "vocab" in axes:
+        return None
+    embed = (axes.index("embed"),)
+    others = tuple(axis for axis in inner if axis not in embed)
+    return MuonDimensionNumbers(embed, others) if embed[0] == inner[0] else MuonDimensionNumbers(others, embed)
+
+
+def as_matrices(tree: Any, axes: Axes) -> Any:
+    """Each weight matrix [layers, input, output], or without layers; every other leaf as it is."""
+
+    def one(path: Any, leaf: jax.Array) -> jax.Array:
+        own = axes[leaf_name(path)]
+        numbers = dimension_numbers(own)
+        if numbers is None:
+            return leaf
+        sides = (tuple(numbers.reduction_axis), tuple(numbers.output_axis))  # type: ignore[arg-type]  # made as tuples above
+        return leaf.reshape(*leaf.shape[: is_stacked(own)], *(math.prod(leaf.shape[axis] for axis in side) for side in sides))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def per_layer(inner: optax.GradientTransformation, axes: Axes) -> optax.GradientTransformation:
+    """`inner` for each layer by itself, on matrices: what it factors or clips is then that of one matrix, not of the whole stack."""
+    labels = lambda tree: jax.tree_util.tree_map_with_path(  # noqa: E731
+        lambda path, _: STACKED if is_stacked(axes[leaf_name(path)]) else SINGLE, tree
+    )
+    parts = optax.partition({STACKED: _over_layers(inner), SINGLE: inner}, labels)
+
+    def init(params: Any) -> Any:
+        return parts.init(as_matrices(params, axes))
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        assert params is not None
+        made, state = parts.update(as_matrices(updates, axes), state, as_matrices(params, axes))
+        return jax.tree.map(lambda one, like: one.reshape(like.shape), made, updates), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _over_layers(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    def init(params: Any) -> Any:
+        return jax.vmap(inner.init)(params) if jax.tree.leaves(params) else inner.init(params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.vmap(inner.update)(updates, state, params) if jax.tree.leaves(updates) else inner.update(updates, state, params)
+
+    return optax.GradientTransformation(init, update)

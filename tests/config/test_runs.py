@@ -1,0 +1,141 @@
+"""What a config with runs means: inheritance, starts, seeds, rows; and what is refused, in one line each."""
+
+from typing import Any
+
+import pytest
+
+import launch
+from cprec_jax.config.root import Config, make_config
+from cprec_jax.config.runs import StartSpec
+from cprec_jax.errors import UserError
+from tests import road
+
+
+def config(runs: dict[str, Any], **sections: dict[str, Any]) -> Config:
+    made = {**road.config(), "export": None, "runs": runs}
+    made["evaluate"] = {key: value for key, value in made["evaluate"].items() if key != "names"}
+    for name, changes in sections.items():
+        made[name] = {**made[name], **changes}
+    return make_config(made)
+
+
+def test_without_runs_there_is_one_called_cpt() -> None:
+    made = make_config(road.CONFIG)
+    assert list(made.runs) == ["cpt"] and made.runs["cpt"].train == made.train and made.runs["cpt"].model == made.model
+    assert make_config({}).runs == {} and make_config({"evaluate": {"names": {"x": {"kind": "random"}}}}).runs == {}
+
+
+def test_a_run_inherits_key_by_key_and_its_length_replaces_the_inherited_one() -> None:
+    own = {"train": {"tokens": 5120, "schedule": {"shape": "cosine"}, "optimizer": {"b2": 0.5}}, "model": {"dropout": 0.0}}
+    made = config({"cpt": {}, "long": own}, train={"schedule": {"peak": 0.25, "anneal": 0.5}, "epochs": 2.0, "steps": None})
+    long = made.runs["long"]
+    assert (long.train.tokens, long.train.epochs, long.train.steps) == (5120, None, None) and made.runs["cpt"].train.epochs == 2.0
+    assert (long.train.schedule.peak, long.train.schedule.anneal, long.train.schedule.shape) == (0.25, 0.5, "cosine")
+    assert long.train.optimizer.b2 == 0.5 and long.train.optimizer.b1 == made.runs["cpt"].train.optimizer.b1
+    assert long.model.dropout == 0.0 and long.model.hidden_size == made.model.hidden_size == 32
+
+
+def test_lengths_may_come_with_the_runs_alone() -> None:
+    made = config({"a": {"train": {"steps": 3}}, "b": {"train": {"epochs": 1.0}}}, train={"steps": None})
+    assert made.runs["a"].train.steps == 3 and made.runs["b"].train.epochs == 1.0
+    with pytest.raises(UserError, match=r"config.runs.b.train: set exactly one of steps, epochs, tokens \(now: none\)"):
+        config({"a": {"train": {"steps": 3}}, "b": {}}, train={"steps": None})
+
+
+def test_what_goes_on_has_no_warm_up_unless_it_asks_for_one() -> None:
+    start = {"start": {"run": "cpt", "fraction": 0.5}}
+    made = config({"cpt": {}, "on": start, "asks": {**start, "train": {"schedule": {"warmup": 0.1}}}, "again": {"start": "cpt"}})
+    assert [made.runs[name].train.schedule.warmup for name in ("cpt", "on", "asks", "again")] == [0.03, 0.0, 0.1, 0.03]
+    assert made.runs["on"].goes_on and not made.runs["again"].goes_on and made.runs["again"].parent == "cpt"
+
+
+def test_those_that_others_start_from_come_first() -> None:
+    made = config({"a": {"start": "b"}, "b": {"start": "c"}, "c": {}})
+    assert list(made.runs) == ["c", "b", "a"]
+
+
+def test_a_run_from_a_run_has_its_model() -> None:
+    made = config({"wide": {"model": {"hidden_size": 64}}, "next": {"start": "wide", "model": {"dropout": 0.5}}, "cpt": {}})
+    assert made.runs["next"].model.hidden_size == 64 and made.runs["next"].model.dropout == 0.5 and made.runs["cpt"].model.hidden_size == 32
+    made = config({"cpt": {}, "other": {"start": {"hf": "some/model"}}})
+    assert made.runs["other"].model.init_from == "some/model" and made.runs["other"].start == StartSpec(hf="some/model")
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ({"base": {}}, r"config.runs.base: the name becomes a directory"),
+        ({"a.b": {}}, r"config.runs.a.b: the name becomes a directory"),
+        ({"cpt": {"stage": "sft"}}, r"config.runs.cpt.stage: 'sft' is not there yet"),
+        ({"cpt": {"stage": "x"}}, r"config.runs.cpt.stage: 'x' is not one of 'cpt'"),
+        ({"cpt": {}, "a": {"start": "ctp"}}, r"config.runs.a.start: no run 'ctp'; did you mean 'cpt'\?"),
+        ({"a": {"start": "b"}, "b": {"start": "a"}}, r"config.runs.a.start: a ring: a starts from b starts from a"),
+        ({"a": {"start": {"run": "a", "step": 3}}}, r"config.runs.a.start: a ring: a starts from a"),
+        ({"cpt": {}, "a": {"start": {"run": "cpt"}}}, r"config.runs.a.start: .*'run' needs either a fraction or a step"),
+        ({"cpt": {}, "a": {"start": {"run": "cpt", "fraction": 2.0}}}, r"config.runs.a.start: fraction 2.0 must lie in 0..1"),
+        ({"cpt": {}, "a": {"start": "cpt", "model": {"num_layers": 3}}}, r"config.runs.a.model.num_layers: the model is that of cpt"),
+        ({"a": {"start": {"hf": "x/y"}, "model": {"num_layers": 3}}}, r"config.runs.a.model.num_layers: the model is that of x/y"),
+        ({"cpt": {"train": {"sead": 3}}}, r"config.runs.cpt.train.sead: unknown key; did you mean 'seed'\?"),
+        ({"cpt": {"seeds": 2}, "a": {"start": "cpt", "seeds": 3}}, r"config.runs.a.seeds: 3, but 'cpt', from which it starts, has 2"),
+        ({"cpt": {"seeds": 0}}, r"config.runs.cpt: seeds 0 must be at least 1"),
+        ({"cpt": 3}, r"config.runs: expected a mapping from names to sections"),
+    ],
+)
+def test_mistakes(runs: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        config(runs)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_a_mistake_in_config_train_is_said_once() -> None:
+    with pytest.raises(UserError) as caught:
+        config({"a": {}, "b": {}}, train={"sead": 3})
+    assert str(caught.value) == "config.train.sead: unknown key; did you mean 'seed'?"
+
+
+def test_seeds_come_from_the_run_the_training_or_the_evaluation() -> None:
+    runs = {"own": {"seeds": 4}, "cpt": {}}
+    assert [config(runs, evaluate={"seeds": 3}).seeds_of(name) for name in runs] == [4, 3]
+    assert [config(runs, evaluate={"seeds": 3}, train={"seeds": 2}).seeds_of(name) for name in runs] == [4, 2]
+    assert config(runs).seeds_of("cpt") == 1
+
+
+def test_rows_are_two_baselines_the_start_and_every_run() -> None:
+    rows = config({"b": {"start": "a"}, "a": {}}).evaluate.names
+    assert {name: (row.kind, row.run) for name, row in rows.items()} == {
+        "random": ("random", None),
+        "popularity": ("popularity", None),
+        "untrained": ("untrained", "a"),
+        "a": ("checkpoint", "a"),
+        "b": ("checkpoint", "b"),
+    }
+    made = config({"a": {}, "b": {}}, evaluate={"names": {"row": {"run": "b", "label": "B"}}})
+    assert made.evaluate.names["row"].kind == "checkpoint" and made.run_of_row(made.evaluate.names["row"]) == "b"
+    with pytest.raises(UserError, match=r"config.evaluate.names.row.run: no run 'c'"):
+        config({"a": {}, "b": {}}, evaluate={"names": {"row": {"run": "c"}}})
+    with pytest.raises(UserError, match=r"config.evaluate.names.row.run: say which run; the config has a, b"):
+        config({"a": {}, "b": {}}, evaluate={"names": {"row": {"kind": "checkpoint"}}})
+    with pytest.raises(UserError, match=r"names: 'B' is what two rows are called"):
+        config({"a": {}}, evaluate={"names": {"x": {"run": "a", "label": "B"}, "y": {"run": "a", "label": "B"}}})
+
+
+def test_with_several_runs_it_must_be_said_what_is_exported() -> None:
+    made = {**road.config(), "runs": {"a": {}, "b": {}}, "evaluate": {}}
+    with pytest.raises(UserError, match=r"config.export.runs: say which runs; the config has a, b"):
+        make_config(made)
+    with pytest.raises(UserError, match=r"config.export.runs: no run 'c'"):
+        make_config({**made, "export": {"runs": ["c"]}})
+    assert make_config({**made, "export": {"runs": ["b"]}}).export is not None
+
+
+def test_an_override_changes_what_the_config_names_and_adds_nothing(tmp_path) -> None:
+    path = tmp_path / "config.py"
+    path.write_text("def get_config():\n    return {'train': {'steps': 4}, 'runs': {'cpt': {}, 'long': {}}}\n")
+    made = make_config(launch.load_config(str(path), {"runs.long.train.steps": "9", "runs.cpt.seeds": "2"}))
+    assert made.runs["long"].train.steps == 9 and made.seeds_of("cpt") == 2
+    with pytest.raises(UserError, match=r"--config.runs.lng.seeds: the config names no runs.lng; did you mean 'long'\?"):
+        launch.load_config(str(path), {"runs.lng.seeds": "2"})
+    with pytest.raises(UserError, match=r"--config.evaluate.names.x.kind: the config names no evaluate.names.x"):
+        launch.load_config(str(path), {"evaluate.names.x.kind": "random"})
+    plain = launch.load_config("configs/quickstart.py", {"runs.cpt.train.seed": "5"})
+    assert make_config(plain).runs["cpt"].train.seed == 5
