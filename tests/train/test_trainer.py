@@ -164,7 +164,7 @@ def test_further_seeds_have_directories_of_their_own(tmp_path: Path) -> None:
     assert named() == ["runs/cpt"] and named(evaluate={"seeds": 3}) == ["runs/cpt", "runs/cpt.seed-1", "runs/cpt.seed-2"]
     assert named(evaluate={"seeds": 3}, train={"seeds": 1}) == ["runs/cpt"]
     config = make_config(road.config(train={"seed": 4}))
-    assert config.of_seed(2).train_section.seed == 6 and config.of_seed(0) is config
+    assert config.of_run("cpt", 2).train_section.seed == 6 and config.of_run("cpt").train_section.seed == 4
     assert run_directory(tmp_path) == tmp_path / "runs/cpt" and run_directory(tmp_path, 1) == tmp_path / "runs/cpt.seed-1"
 
 
