@@ -121,6 +121,7 @@ def test_a_damaged_file(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["runs/cpt"]["state"] == "out of date" and "damaged" in found["runs/cpt"]["reason"]
 
 
+@pytest.mark.slow
 def test_deleted_checkpoints_are_made_again_only_when_something_needs_them(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(done / "runs/cpt/checkpoints")
     found = read(small(), done, capsys)
@@ -137,6 +138,7 @@ def test_deleted_checkpoints_are_made_again_only_when_something_needs_them(done:
     assert (done / "export/cpt/model.safetensors").is_file() and (done / "results/cpt/manifest.json").read_text() == results
 
 
+@pytest.mark.slow
 def test_run_sets_a_finished_run_aside_until_its_successor_is_done(
     done: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ def test_one_more_seed_or_set_is_all_that_is_ranked(workdir: Path, again: Any, t
     assert again(workdir, two)[1] == [0, 0, 1] and found(workdir) == both_seeds, "at once or one after the other"
 
 
+@pytest.mark.slow
 def test_what_changes_ranks_is_ranked_and_only_what_changes_training_is_trained(workdir: Path, again: Any) -> None:
     again(workdir, ONE)
     everything = ["both Books", "decayed Books", "gru Books", "text Books"]
@@ -125,6 +126,7 @@ def test_what_is_damaged_is_made_again(workdir: Path, again: Any, damage: str) -
     assert found(workdir, ["gru"]) == expected
 
 
+@pytest.mark.slow
 def test_a_seed_of_a_run_is_ranked_when_that_run_is_another(
     evaluated: Any, again: Any, model: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,7 @@ def test_they_are_saved_once_and_have_no_moments(finished: Path) -> None:
     assert (checkpoints(finished) / "frozen").is_dir()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_bits(finished: Path, tmp_path: Path) -> None:
     """From step 6, and, of frozen leaves that cannot be read, with those that the run starts from."""
     for damaged in (False, True):

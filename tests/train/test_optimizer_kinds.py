@@ -156,6 +156,7 @@ def test_settings_of_other_kinds_are_refused(settings: dict[str, Any], message: 
     assert set(OptimizerSpec(kind="adafactor").of_kind) == {"kind", "decay_rate", "factored_from", "weight_decay", "clip_norm"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*SPECS, "adamw"])
 def test_states_are_sharded_saved_and_restored(kind: str, tmp_path: Any) -> None:
     """Moments lie as their leaves do, on a mesh; what is saved comes back, with all that optax puts into its trees."""

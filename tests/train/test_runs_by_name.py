@@ -72,6 +72,7 @@ def test_a_start_that_was_not_saved_is_replayed_and_the_finished_run_stays(train
     assert (workdir / "runs/stable/metrics.jsonl").read_text() == lines and not (workdir / "runs/stable.replaced").exists()
 
 
+@pytest.mark.slow
 def test_another_mixture_begins_a_phase_of_its_own(trained: Path, tmp_path: Path) -> None:
     """What an unbroken run does with an annealing mixture."""
     workdir = tmp_path / "copy"
@@ -83,6 +84,7 @@ def test_another_mixture_begins_a_phase_of_its_own(trained: Path, tmp_path: Path
     assert digest(workdir, "short") == digest(workdir, "unbroken") != digest(trained, "short")
 
 
+@pytest.mark.slow
 def test_a_name_gives_parameters_alone_and_shapes_may_differ_between_runs(trained: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
@@ -107,6 +109,7 @@ def test_milestones_and_how_often_is_saved_are_inputs_of_nothing(trained: Path) 
     assert jobs.state(changed, trained, "runs/stable").word == "current"
 
 
+@pytest.mark.slow
 def test_a_row_of_a_fraction_that_was_not_kept_is_replayed(trained: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
@@ -117,6 +120,7 @@ def test_a_row_of_a_fraction_that_was_not_kept_is_replayed(trained: Path, tmp_pa
     assert steps(workdir, "stable") == [0, 4, 6, 8]
 
 
+@pytest.mark.slow
 def test_a_run_may_stand_for_the_checkpoint_that_validation_users_like_best(trained: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
