@@ -89,7 +89,7 @@ class Store:
 
     def _write(self, kept: Artefact, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
         with artefact.new_directory(kept.path) as directory:
-            np.savez_compressed(directory / ARRAYS, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(directory / ARRAYS, **arrays)  # type: ignore[arg-type]  # which takes a name for its flag
             artefact.write_manifest(directory, self.graph.made_from(kept), {FACTS: facts})
 
 

@@ -35,7 +35,7 @@ def artefacts(config: Config, workdir: Path, corpus: Artefact, runs: Sequence[Ar
             inputs=(corpus, *(run for run in runs if run.path in _runs(config, workdir, _seeds(config, name)))),
             settings=partial(_settings, config, name),
             files=partial(_files, config.evaluate, name),
-            facts=lambda name=name: _facts(config, _seeds(config, name)),  # type: ignore[misc]
+            facts=partial(_facts_of_all_seeds, config, name),
             content=lambda manifest: manifest["results_hash"],
         )
         for name in config.evaluate.names
@@ -126,6 +126,10 @@ def kinds_of(spec: EvaluateSpec, name: str) -> set[str]:
 
 def _settings(config: Config, name: str) -> Settings:
     return settings_of(config, kinds_of(config.evaluate, name))
+
+
+def _facts_of_all_seeds(config: Config, name: str) -> dict[str, Any]:
+    return _facts(config, _seeds(config, name))
 
 
 def _seeds(config: Config, name: str, seed: int | None = None) -> Seeds:
