@@ -1,6 +1,7 @@
 """Rows on disk: a TFDS dataset of array_record files with one split a source, written (see `shards.py`) and read without TensorFlow.
 
-A row is stored compactly (`tokens` int32[T], `lengths` int32[documents], `loss` bytes[T], `row` its number) and expanded on load.
+A row is stored compactly (`tokens` int32[T], `lengths` int32[documents], `items` int32[documents and items], `loss` bytes[T], `row` its
+number) and expanded on load.
 Anyone can read it: ``tfds.builder_from_directory(DIR).as_data_source(SPLIT)``.
 """
 
@@ -15,13 +16,14 @@ from cprec_jax.artefact import file_sha256
 from cprec_jax.errors import UserError, one_line
 
 NAME = "cprec_rows"
-VERSION = "1.0.0"
+VERSION = "1.1.0"
 DESCRIPTION = """\
 Users' behaviour as text, tokenised and packed for the pre-training of language models: every row holds whole documents (a header and the
 titles one user chose, oldest first), one split a source: a domain, `mixed` (all domains of a user merged by time) or `text` (plain text),
 and, where they were asked for, `titles` (bare titles), `related` (lists of titles alike) and `shuffled` (items dealt out over users).
 
 tokens: the row, padded with 0 behind the last document. lengths: tokens of each document in it; documents never attend to each other.
+items: the documents' items in order, each as its number in the corpus + 1; 0 where a document begins.
 loss: 1 where a token counts as a target (the first of a document never does). row: its number in the split.
 The tokenizer, the template and what the rows were made from are in manifest.json and tokenizer/ beside this file.
 """
@@ -43,6 +45,7 @@ def features(row_length: int) -> Any:
         {
             "tokens": tfds.features.Tensor(shape=(row_length,), dtype=np.int32),
             "lengths": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+            "items": tfds.features.Tensor(shape=(None,), dtype=np.int32),
             "loss": tfds.features.Tensor(shape=(row_length,), dtype=np.uint8),
             "row": np.int32,
         }

@@ -30,9 +30,15 @@ def pack_varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return out, starts
 
 
-def example(tokens: bytes, lengths: bytes, loss: bytes, row: int) -> bytes:
-    """One serialised row; `tokens`, `lengths` and `loss` are packed varints (padding included; bytes 0 and 1 are their own varints)."""
-    entries = (_entry(_LENGTHS, lengths), _entry(_LOSS, loss), _entry(_ROW, _varint(row)), _entry(_TOKENS, tokens))
+def example(tokens: bytes, lengths: bytes, items: bytes, loss: bytes, row: int) -> bytes:
+    """One serialised row; all but `row` are packed varints (padding included; bytes 0 and 1 are their own varints)."""
+    entries = (
+        _entry(_ITEMS, items),
+        _entry(_LENGTHS, lengths),
+        _entry(_LOSS, loss),
+        _entry(_ROW, _varint(row)),
+        _entry(_TOKENS, tokens),
+    )
     return _field(1, b"".join(entries))
 
 
@@ -55,4 +61,4 @@ def _varint(value: int) -> bytes:
 
 
 _size = functools.lru_cache(maxsize=1 << 16)(_varint)  # rows of one dataset are of much the same sizes
-_LENGTHS, _LOSS, _ROW, _TOKENS = (_field(1, name) for name in (b"lengths", b"loss", b"row", b"tokens"))
+_ITEMS, _LENGTHS, _LOSS, _ROW, _TOKENS = (_field(1, name) for name in (b"items", b"lengths", b"loss", b"row", b"tokens"))

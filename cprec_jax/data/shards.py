@@ -61,7 +61,8 @@ def _mapped(folder: Path) -> PieceTable:
 class ShardTask:
     """n rows of a split, numbered from `first_row`, as counts: documents a row, pieces a document, and the pieces themselves.
 
-    Pieces from `headers_from` on are headers, which carry no loss. `table` is a folder (see `PieceTable.save`) or the table itself.
+    Pieces below `n_items` are items of the corpus, others begin a document. Pieces from `loss_below` on carry no loss; with `last_only`
+    none but the last piece of a document does. `table` is a folder (see `PieceTable.save`) or the table itself.
     """
 
     path: Path
@@ -70,8 +71,10 @@ class ShardTask:
     row_documents: np.ndarray
     document_pieces: np.ndarray
     pieces: np.ndarray
-    headers_from: int
+    n_items: int
+    loss_below: int
     table: Path | PieceTable
+    last_only: bool = False
 
 
 def write_shard(task: ShardTask) -> tuple[int, int]:
@@ -105,6 +108,7 @@ def _examples(task: ShardTask) -> Iterator[bytes]:
     places = np.int32 if len(data) < 1 << 31 else np.int64
     document_ends = np.concatenate([[0], np.cumsum(task.row_documents, dtype=np.int64)])
     piece_ends = np.concatenate([[0], np.cumsum(task.document_pieces, dtype=np.int64)])
+    counts_loss = _with_loss(task, piece_ends)
     for first in range(0, len(task.row_documents), ROWS_A_CHUNK):
         documents = document_ends[first : first + ROWS_A_CHUNK + 1]
         pieces = piece_ends[documents[0] : documents[-1] + 1]
@@ -117,19 +121,31 @@ def _examples(task: ShardTask) -> Iterator[bytes]:
         tokens = data[place].tobytes()
         counts = table.counts[chosen]
         token_ends = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        loss = np.repeat((chosen < task.headers_from).astype(np.uint8), counts).tobytes()
+        loss = np.repeat(counts_loss[pieces[0] : pieces[-1]], counts).tobytes()
+        items, item_starts = pack_varints(np.where(chosen < task.n_items, chosen + 1, 0))
+        items_bytes = items.tobytes()
         byte_bounds, token_bounds = byte_ends[pieces - pieces[0]], token_ends[pieces - pieces[0]]
+        item_bounds = item_starts[pieces - pieces[0]]
         lengths, length_starts = pack_varints(np.diff(token_bounds))
         lengths_bytes = lengths.tobytes()
         rows = documents - documents[0]
-        bounds = zip(
-            byte_bounds[rows].tolist(), token_bounds[rows].tolist(), length_starts[rows].tolist(), strict=True
-        )  # of each row, and the end of the last one
-        a, t, le = next(bounds)
-        for row, (b, u, end) in enumerate(bounds, first):
+        of_rows = (bound[rows].tolist() for bound in (byte_bounds, token_bounds, length_starts, item_bounds))
+        bounds = zip(*of_rows, strict=True)  # of each row, and the end of the last one
+        a, t, le, i = next(bounds)
+        for row, (b, u, end, j) in enumerate(bounds, first):
             padding = zeros[: task.row_length - (u - t)]
-            yield example(tokens[a:b] + padding, lengths_bytes[le:end], loss[t:u] + padding, task.first_row + row)
-            a, t, le = b, u, end
+            yield example(tokens[a:b] + padding, lengths_bytes[le:end], items_bytes[i:j], loss[t:u] + padding, task.first_row + row)
+            a, t, le, i = b, u, end, j
+
+
+def _with_loss(task: ShardTask, piece_ends: np.ndarray) -> np.ndarray:
+    """uint8[pieces]: whether the tokens of a piece count as targets."""
+    found = (task.pieces < task.loss_below).astype(np.uint8)
+    if task.last_only:
+        last = np.zeros_like(found)
+        last[piece_ends[1:] - 1] = 1
+        found &= last
+    return found
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from cprec_jax.config.root import Config
 from cprec_jax.config.text import TRAIN
 from cprec_jax.graph import Artefact, Graph
 
-VERSION = 1
+VERSION = 2  # 2: rows say which items they hold
 
 
 def artefacts(config: Config, workdir: Path, corpus: Artefact) -> dict[Stage, Artefact]:

@@ -38,8 +38,10 @@ class SplitPacker:
     row_length: int
     writer: ShardWriter
     rng: np.random.Generator
-    headers_from: int
+    n_items: int
+    loss_below: int
     table: Path | None = None
+    last_only: bool = False
     n_rows: int = 0
     n_documents: int = 0
     n_tokens: int = 0
@@ -98,7 +100,9 @@ class SplitPacker:
             path=rows.shard_path(self.directory, self.split, self._shards),
             row_length=self.row_length,
             first_row=self._written,
-            headers_from=self.headers_from,
+            n_items=self.n_items,
+            loss_below=self.loss_below,
+            last_only=self.last_only,
             table=chosen_table,
             **joined,
         )

@@ -172,20 +172,20 @@ def _write_splits(
         number={scope: number for number, scope in enumerate(scopes)},
     )
     table = PieceTable.of(*documents.piece_table(catalogue, headers.tokens)).save(directory / "pieces")
-    headers_from = len(catalogue) + (len(scopes) if template.spec.loss_on_header else 0)
+    loss_below = len(catalogue) + (len(scopes) if template.spec.loss_on_header else 0)
     rng = np.random.default_rng(spec.seed)
     statistics: dict[str, dict[str, Any]] = {}
     workers = used_workers(spec.workers, cores(), int(corpus.items.train_count.sum()))
     with ShardWriter(workers) as writer:
         made = partial(SplitPacker, directory=directory, row_length=spec.row_length, writer=writer)
         for name, source in sources.items():
-            packer = made(split=name, rng=rng, headers_from=headers_from, table=table)
+            packer = made(split=name, rng=rng, n_items=len(catalogue), loss_below=loss_below, table=table)
             statistics[name] = _pack_sequences(packer, source, catalogue, headers)
         if general is not None:
-            packer = made(split=plain_text.SPLIT, rng=rng, headers_from=np.iinfo(np.int32).max)
+            packer = made(split=plain_text.SPLIT, rng=rng, n_items=0, loss_below=np.iinfo(np.int32).max)
             statistics[plain_text.SPLIT] = _pack_text(packer, general, tokens)
         for name, source in asked.items():  # each with a generator of its own: the splits above do not depend on what is asked
-            packer = made(split=name, rng=source_generator(spec.seed, name), headers_from=headers_from, table=table)
+            packer = made(split=name, rng=source_generator(spec.seed, name), n_items=len(catalogue), loss_below=loss_below, table=table)
             statistics[name] = _pack_sequences(packer, source, catalogue, headers)
         rows.features(spec.row_length)  # a quarter of a second to import TFDS, while the workers still write
     rows.write_info(directory, spec.row_length, {name: writer.written.get(name, []) for name in statistics})

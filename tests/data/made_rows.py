@@ -27,7 +27,8 @@ def write(directory: Path, splits: Mapping[str, tuple[int, int]]) -> None:
             row_documents=np.full(n, 2),
             document_pieces=np.tile([2, 1], n),
             pieces=np.stack([row + 2 * n, row, row + n], axis=1).reshape(-1),
-            headers_from=2 * n,
+            n_items=2 * n,
+            loss_below=2 * n,
             table=PieceTable.of(tokens, offsets),
         )
         shards[name] = [write_shard(task)]

@@ -31,11 +31,11 @@ builder = tfds.builder_from_directory(sys.argv[1])
 source = builder.as_data_source(split="b")
 row = source[3]
 assert len(source) == 20 and row["tokens"].tolist() == [2003] * 20 + [0] * 12 and row["lengths"].tolist() == [12, 8] and row["row"] == 3
-assert row["loss"].tolist() == [0] * 2 + [1] * 18 + [0] * 12
+assert row["loss"].tolist() == [0] * 2 + [1] * 18 + [0] * 12 and row["items"].tolist() == [0, 4, 24]
 info = builder.info
-assert str(info.version) == "1.0.0" and "2504.08949" in info.citation and "2504.08949" in info.homepage and "lengths" in info.description
+assert str(info.version) == "1.1.0" and "2504.08949" in info.citation and "2504.08949" in info.homepage and "lengths" in info.description
 assert {name: split.num_examples for name, split in info.splits.items()} == {"a": 50, "b": 20}
-assert sorted(info.features) == ["lengths", "loss", "row", "tokens"] and info.features["tokens"].shape == (32,)
+assert sorted(info.features) == ["items", "lengths", "loss", "row", "tokens"] and info.features["tokens"].shape == (32,)
 assert not [name for name in sys.modules if name.split(".")[0] in ("tensorflow", "cprec_jax")]
 """
 

@@ -13,15 +13,18 @@ from cprec_jax.data.serialise import example, pack_varints
 @given(
     st.lists(st.integers(0, 2**31 - 1), min_size=8, max_size=8),
     st.lists(st.integers(1, 300), min_size=1, max_size=5),
+    st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5),
     st.integers(0, 10**6),
 )
 @settings(max_examples=60)
-def test_an_example_is_the_one_of_tfds(tokens: list[int], lengths: list[int], row: int) -> None:
+def test_an_example_is_the_one_of_tfds(tokens: list[int], lengths: list[int], items: list[int], row: int) -> None:
     loss = [i % 2 for i in range(8)]
     features = rows.features(8)
-    given_row = {"tokens": np.array(tokens, np.int32), "lengths": np.array(lengths, np.int32), "loss": np.array(loss, np.uint8), "row": row}
+    ragged = {name: np.array(values, np.int32) for name, values in (("tokens", tokens), ("lengths", lengths), ("items", items))}
+    given_row = {**ragged, "loss": np.array(loss, np.uint8), "row": row}
     expected = example_serializer.ExampleSerializer(features.get_serialized_info()).serialize_example(features.encode_example(given_row))
-    ours = example(pack_varints(np.array(tokens))[0].tobytes(), pack_varints(np.array(lengths))[0].tobytes(), bytes(loss), row)
+    packed = [pack_varints(ragged[name])[0].tobytes() for name in ("tokens", "lengths", "items")]
+    ours = example(*packed, bytes(loss), row)
     assert len(ours) == len(expected)
     assert tf_example_pb2.Example.FromString(ours) == tf_example_pb2.Example.FromString(expected)
 

@@ -25,7 +25,8 @@ if __name__ == "__main__":
         row_documents=np.ones(rows, np.int32),
         document_pieces=np.ones(rows, np.int32),
         pieces=np.arange(rows),
-        headers_from=rows,
+        n_items=rows,
+        loss_below=rows,
         table=PieceTable.of(np.random.default_rng(0).integers(0, 30_000, 100 * rows).astype(np.int32), np.arange(0, 100 * rows + 1, 100)),
     )
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -180,7 +180,7 @@ def test_memory_is_bounded_by_the_window(tmp_path: Path) -> None:
     def peak(windows: int) -> int:
         with ShardWriter(1) as writer:
             made = packer.SplitPacker(
-                split=f"s{windows}", directory=tmp_path, row_length=64, writer=writer, rng=rng, headers_from=50, table=table
+                split=f"s{windows}", directory=tmp_path, row_length=64, writer=writer, rng=rng, n_items=50, loss_below=50, table=table
             )
             tracemalloc.start()
             for _ in range(windows):
@@ -207,7 +207,9 @@ def test_rows_for_fine_tuning(workdir: Path) -> None:
     assert words[0].backend.to_str() == words[1].backend.to_str()
     titles = Corpus.open(workdir / "corpus").items.title
     found, targets = [], 0
+    named: list[int] = []
     for row in rows.open_split(workdir / "rows" / "sft", "Garden"):
+        named += row["items"].tolist()
         ends = np.cumsum(row["lengths"])
         found += [words[0].decode(row["tokens"][a:b]) for a, b in zip(ends - row["lengths"], ends, strict=True)]
         targets += int(row["loss"].sum())
@@ -215,6 +217,7 @@ def test_rows_for_fine_tuning(workdir: Path) -> None:
     assert all(text.startswith(header) for text in found)
     lines = [line for text in found for line in text.removeprefix(header).splitlines()]
     assert sorted(lines) == sorted(titles[item] for item in sequences.items)
+    assert lines == [titles[item - 1] for item in named if item] and named.count(0) == len(found)
     assert targets == sum(len(words[0].encode(line + "\n")) for line in lines)
 
 
