@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from cprec_jax.model.decoder import Decoder, head_weight
 from cprec_jax.train.loss import chunk_for, cross_entropy_sum, next_token_targets
+from cprec_jax.train.objectives.objective import no_columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class Cpt:
 
     columns = ("tokens", "segment_ids", "positions", "loss_mask")
     terms = ("token_nll",)
+    row_columns = staticmethod(no_columns)
 
     def weights(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """The target tokens."""
@@ -30,13 +32,21 @@ class Cpt:
 
     def sums(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> dict[str, jax.Array]:
         """The summed token loss in nats."""
+        x_BTD = self.hidden(params, batch, key)
+        return {"token_nll": self.token_nll(x_BTD, head_weight(params, self.decoder.config), batch)}
+
+    def hidden(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
+        """The final hidden states x_BTD of the rows."""
         rngs = None if key is None else {"dropout": key}
         x_BTD: Any = self.decoder.apply(
             {"params": params}, batch["tokens"], batch["positions"], (batch["segment_ids"],), deterministic=key is None, rngs=rngs
         )
+        return x_BTD
+
+    def token_nll(self, x_BTD: jax.Array, w_VD: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """The summed token loss in nats, from hidden states."""
         labels_BT, weights_BT = _targets(batch)
-        chunk = chunk_for(x_BTD.shape[1], self.loss_chunk)
-        return {"token_nll": cross_entropy_sum(x_BTD, head_weight(params, self.decoder.config), labels_BT, weights_BT, chunk)}
+        return cross_entropy_sum(x_BTD, w_VD, labels_BT, weights_BT, chunk_for(x_BTD.shape[1], self.loss_chunk))
 
     def counts(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """tokens: targets; padding_free: tokens that are no padding."""

@@ -1,9 +1,10 @@
 """What every objective is: a loss as sums over rows, so that micro-batches add up, with the weights that the sums are divided by."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 
 class Objective(Protocol):
@@ -23,6 +24,12 @@ class Objective(Protocol):
         """The names of the sums that make up the loss, at least one."""
         ...
 
+    @property
+    def row_columns(self) -> Callable[[Mapping[str, Any]], dict[str, np.ndarray]]:
+        """row_columns(row): the columns that a stored row (`data.rows`) needs beside those of `data.rows.expand`, of the same shapes for
+        every row. The function itself goes to the loader's processes: it can be pickled, and holds no device array."""
+        ...
+
     def weights(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """By name of a sum, what it is divided by, over a whole global batch and before any gradient: float32 scalars."""
         ...
@@ -34,3 +41,8 @@ class Objective(Protocol):
     def counts(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """What is counted of a global batch; `padding_free` tokens are among it (the rate in the log is theirs)."""
         ...
+
+
+def no_columns(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """`row_columns` of an objective that needs none."""
+    return {}

@@ -1,0 +1,162 @@
+"""The columns that the catalogue loss adds to a row: which hidden state decides among which tokens, in arrays of a fixed size."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cprec_jax.train.catalogue_tables import CatalogueTables
+
+DECISIONS = 32  # of a block of narrow decisions
+EDGES = 256  # of a block: the children of its decisions, one after the other
+
+COLUMNS = (
+    "wide_position",
+    "wide_node",
+    "wide_target",
+    "wide_level",
+    "narrow_position",
+    "narrow_first",
+    "narrow_end",
+    "narrow_target",
+    "narrow_level",
+    "narrow_tokens",
+    "decision",
+    "n_items",
+    "log_copies",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacities:
+    """What the fullest row holds: wide decisions, and blocks of narrow ones."""
+
+    wide: int
+    blocks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decisions:
+    """Of one row: its target items, and their decisions as the position that decides, the number in the tables, and the level."""
+
+    items: np.ndarray
+    position: np.ndarray
+    step: np.ndarray
+    level: np.ndarray
+
+
+def capacities(tables: CatalogueTables, rows: Iterable[Mapping[str, Any]]) -> Capacities:
+    """The capacities that hold every one of the stored rows, at least 1 each."""
+    wide = blocks = 1
+    for row in rows:
+        steps = _decisions(tables, row).step
+        is_wide = tables.step_node[steps] >= 0
+        wide = max(wide, int(np.count_nonzero(is_wide)))
+        blocks = max(blocks, len(_cut(tables.step_count[steps[~is_wide]])) - 1)
+    return Capacities(wide=wide, blocks=blocks)
+
+
+def row_columns(tables: CatalogueTables, room: Capacities, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The columns of one stored row (`tokens`, `lengths`, `loss`, `items`: see `data.rows`). More than `room` is an AssertionError.
+
+    W wide decisions, G blocks of Q narrow decisions and E tokens; a level counts the decisions of a title, the first is 0.
+
+      wide_position, wide_node, wide_target, wide_level: int32[W]; the node is -1 where there is no decision.
+      narrow_position, narrow_first, narrow_end, narrow_target, narrow_level: int32[G, Q]; the children are first:end of the block's
+        tokens (none where there is no decision), the target is one of these places.
+      narrow_tokens: int32[G, E], 0 behind the last.
+      decision: int32[T], what a position decides: w < W, or W + place in [G * Q], or W + G * Q for nothing.
+      n_items: float32, the target items. log_copies: float32, the sum of the logs of how many titles tokenise just like them.
+    """
+    found = _decisions(tables, row)
+    is_wide = tables.step_node[found.step] >= 0
+    decision = np.full(len(row["tokens"]), room.wide + room.blocks * DECISIONS, np.int32)
+    columns = _wide(tables, room.wide, found, is_wide) | _narrow(tables, room.blocks, found, ~is_wide, decision, room.wide)
+    decision[found.position[is_wide]] = np.arange(np.count_nonzero(is_wide))
+    return {
+        **columns,
+        "decision": decision,
+        "n_items": np.array(len(found.items), np.float32),
+        "log_copies": np.array(tables.log_copies[found.items].sum(), np.float32),
+    }
+
+
+def _wide(tables: CatalogueTables, room: int, found: _Decisions, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    step = found.step[chosen]
+    assert len(step) <= room, f"{len(step)} wide decisions, room for {room}"
+    padding = room - len(step)
+    return {
+        "wide_position": np.pad(found.position[chosen], (0, padding)).astype(np.int32),
+        "wide_node": np.pad(tables.step_node[step], (0, padding), constant_values=-1),
+        "wide_target": np.pad(tables.step_target[step], (0, padding)),
+        "wide_level": np.pad(found.level[chosen], (0, padding)).astype(np.int32),
+    }
+
+
+def _narrow(
+    tables: CatalogueTables, room: int, found: _Decisions, chosen: np.ndarray, decision: np.ndarray, first_place: int
+) -> dict[str, np.ndarray]:
+    """Writes what it places into `decision`, too."""
+    step, position, level = found.step[chosen], found.position[chosen], found.level[chosen]
+    count = tables.step_count[step].astype(np.int64)
+    cuts = _cut(count)
+    assert len(cuts) - 1 <= room, f"{len(cuts) - 1} blocks of narrow decisions, room for {room}"
+    block = np.repeat(np.arange(len(cuts) - 1), np.diff(cuts))
+    place = block * DECISIONS + np.arange(len(step)) - cuts[block]
+    begin = np.cumsum(count) - count  # of a decision's children in all children of the row
+    first = begin - begin[cuts[block]]
+    columns = np.zeros((5, room * DECISIONS), np.int32)
+    columns[:, place] = position, first, first + count, first + tables.step_target[step], level
+    child = np.arange(count.sum())
+    owner = np.repeat(np.arange(len(step)), count)
+    within = child - begin[owner]
+    tokens = np.zeros((room, EDGES), np.int32)
+    tokens[block[owner], first[owner] + within] = tables.edge_token[tables.step_first[step][owner] + within]
+    decision[position] = first_place + place
+    names = ("position", "first", "end", "target", "level")
+    named = {f"narrow_{name}": values.reshape(room, DECISIONS) for name, values in zip(names, columns, strict=True)}
+    return named | {"narrow_tokens": tokens}
+
+
+def _cut(count: np.ndarray) -> np.ndarray:
+    """Decisions with `count` children each, in blocks: int64[blocks + 1], where each begins, and the end."""
+    ends = np.cumsum(count, dtype=np.int64)
+    cuts = [0]
+    while cuts[-1] < len(count):
+        at = cuts[-1]
+        before = ends[at - 1] if at else 0
+        last = min(at + DECISIONS, int(np.searchsorted(ends, before + EDGES, side="right")))
+        assert last > at, f"a narrow node with {count[at]} children"
+        cuts.append(last)
+    return np.array(cuts, np.int64)
+
+
+def _decisions(tables: CatalogueTables, row: Mapping[str, Any]) -> _Decisions:
+    pieces = np.asarray(row["items"], np.int64)
+    item, start = _target_items(tables, row, pieces)
+    assert (tables.item_set[item] >= 0).all(), f"row {row.get('row')}: a target item of none of the sets"
+    first = tables.item_steps[item]
+    count = tables.item_steps[item + 1] - first
+    level = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    step = np.repeat(first, count) + level
+    return _Decisions(items=item, position=np.repeat(start, count) + tables.step_depth[step] - 1, step=step, level=level)
+
+
+def _target_items(tables: CatalogueTables, row: Mapping[str, Any], pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the target items of a row, and where their tokens begin. An item with nothing before it is nobody's target."""
+    if not len(pieces):
+        return pieces, pieces
+    lengths = np.asarray(row["lengths"], np.int64)
+    is_header = pieces == 0
+    document = np.cumsum(is_header) - 1
+    size = np.where(is_header, 0, tables.item_length[pieces - 1])
+    assert is_header[0] and document[-1] + 1 == len(lengths), f"row {row.get('row')}: its items do not fit its documents"
+    size[is_header] = lengths - np.bincount(document, size, len(lengths)).astype(np.int64)
+    assert (size[is_header] >= 0).all(), f"row {row.get('row')}: its items are longer than its documents"
+    end = np.cumsum(size)
+    start = end - size
+    losses = np.concatenate([[0], np.cumsum(row["loss"], dtype=np.int64)])
+    has_loss = losses[end] - losses[start] == size
+    chosen = ~is_header & has_loss & (start > start[is_header][document])
+    return pieces[chosen] - 1, start[chosen]
