@@ -17,6 +17,7 @@ from cprec_jax.errors import UserError, one_line
 MANIFEST = "manifest.json"
 HOST = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())  # as it stands in names of temporaries
 MADE_FROM = "made_from"
+OF_EVERY_MANIFEST = ("version", "inputs_hash", MADE_FROM, "file_sizes")
 
 
 def fingerprint(value: Any) -> str:

@@ -38,6 +38,11 @@ def saved_steps(run: Path) -> list[int]:
     return sorted(int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit())
 
 
+def grid_directory(run: Path, point: int) -> Path:
+    """A point of the grid of a run, until one of them is chosen."""
+    return run.parent / f".{run.name}.grid" / str(point)
+
+
 def replaced_directory(run: Path) -> Path:
     """Where a run is until its successor is done."""
     return run.with_name(run.name + REPLACED)

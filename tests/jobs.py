@@ -76,6 +76,12 @@ def state(config: Raw, workdir: Path, name: str) -> State:
     return whole.state(one)
 
 
+def states(config: Raw, workdir: Path) -> dict[str, State]:
+    """Of every artefact, by name."""
+    whole = graph(config, workdir)
+    return {one.name: whole.state(one) for one in whole.artefacts}
+
+
 def made_from(config: Raw, workdir: Path, name: str) -> dict[str, Any]:
     """What the artefact of that name would be made from now."""
     whole, one = artefact(config, workdir, name)

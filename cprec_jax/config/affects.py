@@ -126,10 +126,21 @@ class Settings:
         values, defaults = ({key: one[key] for key in one if chosen(key)} for one in (self.values, self.defaults))
         return Settings(values=values, defaults=defaults)
 
+    def joined(self, other: "Settings") -> "Settings":
+        return Settings(values={**self.values, **other.values}, defaults={**self.defaults, **other.defaults})
+
+
+def settings_of_section(section: Any, key: str, affects: tuple[str, ...]) -> Settings:
+    """The settings of one section, under the dotted name `key`; fields that name no artefacts affect those of `affects`."""
+    return _settings([leaf for leaf in _leaves(section, key, affects, False) if not leaf.content])
+
 
 def settings_of(config: Any, kinds: Collection[str]) -> Settings:
     """The settings that affect an artefact of these `kinds`, those that count by content left out."""
-    chosen = [leaf for leaf in leaves(config) if not leaf.content and not set(kinds).isdisjoint(leaf.affects)]
+    return _settings([leaf for leaf in leaves(config) if not leaf.content and not set(kinds).isdisjoint(leaf.affects)])
+
+
+def _settings(chosen: list[Leaf]) -> Settings:
     return Settings(
         values={leaf.key: leaf.value for leaf in chosen},
         defaults={leaf.key: leaf.default for leaf in chosen if leaf.default is not MISSING},

@@ -41,7 +41,7 @@ def build(cls: type[T], section: Mapping[str, Any], where: str) -> T:
     values = {}
     for key in fields.keys() & section.keys():
         try:
-            values[key] = _convert(hints[key], section[key], f"{where}.{key}")
+            values[key] = convert(hints[key], section[key], f"{where}.{key}")
         except UserError as error:
             mistakes.append(str(error))
     for name, field in fields.items():
@@ -78,7 +78,8 @@ def within(made: Any, low: int, high: int, *names: str) -> None:
             raise ValueError(f"{name} {value} must lie in {low}..{high}")
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """A value as one of the type `hint`. Raises `UserError`, which begins with `where`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(value, Written) and origin not in (Union, types.UnionType):
         value = _read(hint, value)
@@ -115,7 +116,7 @@ def _each(items: Iterable[tuple[Any, Any, Any, str]], kind: Any) -> Any:
     made, mistakes = [], []
     for _, hint, item, where in items:
         try:
-            made.append(_convert(hint, item, where))
+            made.append(convert(hint, item, where))
         except UserError as error:
             mistakes.append(str(error))
     if mistakes:
@@ -141,10 +142,10 @@ def _one_choice(args: tuple[Any, ...], value: Any, where: str) -> Any:
     if sections and isinstance(value, Mapping):
         choices = sections  # whose message says which of its keys is wrong
     if len(choices) == 1 and not words:
-        return _convert(choices[0], value, where)
+        return convert(choices[0], value, where)
     for choice in choices:
         try:
-            return _convert(choice, value, where)
+            return convert(choice, value, where)
         except UserError:
             continue
     others = " or ".join(_named(choice) for choice in choices)

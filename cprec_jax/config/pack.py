@@ -37,10 +37,12 @@ class PackSpec:
     window: int = setting(8_000_000, "interactions that are held and packed at a time; about 60 bytes each")
     workers: int | None = setting(None, "processes that write (None: what suits the machine)", affects=())
     text: PlainTextSpec | None = setting(None, "general text for replay", affects=("rows.cpt",))
-    stages: tuple[Stage, ...] = setting(("cpt",), "what rows are made for: 'cpt', 'sft' or both, in this order", affects=())
+    stages: tuple[Stage, ...] | None = setting(
+        None, "what rows are made for, beside those that the runs read: 'cpt', 'sft' or both, in this order", affects=()
+    )
 
     def __post_init__(self) -> None:
-        if not self.stages or list(self.stages) != [stage for stage in get_args(Stage) if stage in self.stages]:
+        if self.stages is not None and list(self.stages) != [stage for stage in get_args(Stage) if stage in self.stages]:
             raise ValueError(f"stages {self.stages!r}: give 'cpt', 'sft' or both, each once and in this order")
         if self.window < 1 or (self.workers is not None and self.workers < 1):
             raise ValueError(f"window {self.window} and workers {self.workers} must be at least 1")

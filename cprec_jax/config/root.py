@@ -11,11 +11,13 @@ from cprec_jax.config.corpus import CorpusSpec
 from cprec_jax.config.evaluate import EvaluateSpec, MethodSpec
 from cprec_jax.config.export import ExportSpec
 from cprec_jax.config.generate import GenerateSpec
+from cprec_jax.config.grid import grid_points
 from cprec_jax.config.mesh import MeshSpec
 from cprec_jax.config.model import ModelSpec
-from cprec_jax.config.pack import PackSpec
+from cprec_jax.config.pack import PackSpec, Stage
 from cprec_jax.config.report import ReportSpec
-from cprec_jax.config.runs import CPT, LENGTHS, RunSpec, build_runs
+from cprec_jax.config.rows import RowsKind
+from cprec_jax.config.runs import CPT, LENGTHS, SFT, RunSpec, build_runs, rows_kind
 from cprec_jax.config.setting import setting
 from cprec_jax.config.text import TRAIN, TextSpec
 from cprec_jax.config.train import TrainSpec
@@ -51,10 +53,25 @@ class Config:
         run = self.runs[name]
         return run.seeds or run.train.seeds or self.evaluate.seeds
 
-    def of_run(self, name: str, seed: int = 0) -> "Config":
-        """The config of one run: `train` and `model` are its own, for seed number `seed`."""
-        run = self.runs[name]
+    def of_run(self, name: str, seed: int = 0, point: int | None = None) -> "Config":
+        """The config of one run: `train` and `model` are its own, for seed number `seed`, and number `point` of its grid."""
+        run = self.runs[name] if point is None else grid_points(self.runs[name], f"config.runs.{name}")[point].run
         return dataclasses.replace(self, train=run.train.of_seed(seed), model=run.model, runs={name: run})
+
+    def sets_of(self, name: str) -> tuple[str, ...]:
+        """The sets that a run is fine-tuned on; none for pre-training."""
+        run = self.runs[name]
+        if run.stage != SFT:
+            return ()
+        if run.sets is not None:
+            return run.sets
+        if self.corpus is None:
+            raise UserError(f"config.runs.{name}.sets: name the sets; the config has no section `corpus` that says which are downstream")
+        return tuple(source.name for source in self.corpus.sources if source.role == "downstream")
+
+    def parts_of(self, name: str) -> tuple[str | None, ...]:
+        """What a run name stands for: one run per set that is fine-tuned by itself, else one run, None."""
+        return (None,) if self.runs[name].together else self.sets_of(name) or (None,)
 
     def seeds_of_row(self, row: MethodSpec) -> int:
         """How many seeds a row of a language model has: those of its run; of a run that is not in this config, as many as are evaluated."""
@@ -85,7 +102,22 @@ class Config:
     @property
     def row_sources(self) -> tuple[str, ...]:
         """The optional row sources that the rows of pre-training must hold for its runs, in alphabetical order."""
-        return tuple(sorted({source for run in self.runs.values() for source in run.train.row_sources}))
+        return tuple(sorted({source for run in self.runs.values() if run.stage == CPT for source in run.train.row_sources}))
+
+    @property
+    def rows_kinds(self) -> dict[RowsKind, tuple[str, ...]]:
+        """The rows that `config.pack.stages` and the runs need, those of pre-training first, each with the sets that it must hold.
+
+        Those of pre-training hold every domain, which is not said here.
+        """
+        stages: tuple[Stage, ...] = self.pack.stages or (() if self.runs else ("cpt",))
+        found: dict[RowsKind, dict[str, None]] = {RowsKind(stage=stage): {} for stage in stages}
+        if self.corpus is not None and RowsKind(stage="sft") in found:
+            found[RowsKind(stage="sft")] = {source.name: None for source in self.corpus.sources if source.role == "downstream"}
+        for name, run in self.runs.items():
+            found.setdefault(rows_kind(run), {}).update(dict.fromkeys(self.sets_of(name)))
+        ordered = sorted(found, key=lambda kind: (kind.stage != CPT, kind.name))
+        return {kind: tuple(found[kind]) for kind in ordered}
 
 
 SECTIONS = tuple(field.name for field in dataclasses.fields(Config))
@@ -153,6 +185,7 @@ def check_runs(config: Config) -> None:
     """`UserError` for seeds that do not fit those of the start, and for rows and exports that name no run, or one that is not there."""
     mistakes = []
     for name, run in config.runs.items():
+        mistakes += _mistakes_of_sets(config, name)
         if run.parent is None:
             continue
         own, other = config.seeds_of(name), config.seeds_of(run.parent)
@@ -176,6 +209,30 @@ def check_runs(config: Config) -> None:
         mistakes += [f"config.export.runs: no run {run!r}{nearest(run, config.runs)}" for run in unknown]
     if mistakes:
         raise UserError("\n".join(mistakes))
+
+
+def _mistakes_of_sets(config: Config, name: str) -> list[str]:
+    """Sets that the corpus lacks, or that the run it starts from was not fine-tuned on."""
+    run, where = config.runs[name], f"config.runs.{name}"
+    try:
+        parts = config.parts_of(name)
+    except UserError as error:
+        return [str(error)]
+    found = []
+    if config.corpus is not None:
+        known = [source.name for source in config.corpus.sources]
+        found += [
+            f"{where}.sets: no source of config.corpus is called {one!r}{nearest(one, known)}" for one in run.sets or () if one not in known
+        ]
+        if run.stage == SFT and not config.sets_of(name):
+            found.append(f"{where}.sets: the corpus has no downstream set; name the sets to fine-tune on, such as {known[0]!r}")
+    if run.parent is None:
+        return found
+    before = config.parts_of(run.parent)
+    if before != (None,) and not set(parts) <= set(before):
+        lacking = ", ".join("all sets together" if part is None else part for part in parts if part not in before)
+        found.append(f"{where}.start: {run.parent!r} is a run per set ({', '.join(map(str, before))}), which none is of {lacking}")
+    return found
 
 
 def with_tokenizer(config: Config) -> Config:

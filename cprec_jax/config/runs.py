@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cprec_jax.config.build import at_least_one, build, nearest
+from cprec_jax.config.grid import grid_points
 from cprec_jax.config.model import ModelSpec
+from cprec_jax.config.objective import CptSpec, ObjectiveSpec, SftSpec
+from cprec_jax.config.rows import RowsKind
 from cprec_jax.config.setting import setting
 from cprec_jax.config.train import TrainSpec
 from cprec_jax.errors import UserError
@@ -13,7 +16,10 @@ from cprec_jax.errors import UserError
 BASE = "base"  # the start that `config.model` describes
 CPT = "cpt"  # the run that a config without names for its runs means
 LENGTHS = ("steps", "epochs", "tokens")
-COMES = ("sft", "dpo", "merge")  # stages whose names are taken
+SFT = "sft"
+COMES = ("dpo", "merge")  # stages whose names are taken
+OF_SFT = ("sets", "together")  # keys that only fine-tuning has
+OF_CPT = ("mixture", "anneal_mixture")  # keys of `train` that only pre-training has
 # What a run may change of the model that it starts from: how it computes, not what it is.
 COMPUTES = ("dtype", "remat", "unroll", "dropout", "attention", "attention_segments")
 
@@ -43,19 +49,51 @@ class StartSpec:
 class RunSpec:
     """One run. Without `runs` a config means `{"cpt": {}}`."""
 
-    stage: Literal["cpt"] = setting("cpt", "what it trains on: cpt, continual pre-training", affects=())
+    stage: Literal["cpt", "sft"] = setting(
+        "cpt", "what it trains on: cpt (continual pre-training) or sft (fine-tuning on the training sequences of `sets`)", affects=()
+    )
     start: str | StartSpec = setting(
         BASE, "'base' (config.model), the name of a run (its parameters), {'hf': ...}, or {'run': ..., 'fraction': ...}", affects=()
     )
     seeds: int | None = setting(None, "how many, by seed (None: config.train.seeds, else config.evaluate.seeds)", affects=())
-    select: Literal["last", "nll"] = setting(
-        "last", "the checkpoint it stands for: the last, or the one with the lowest NLL on validation users", affects=()
+    sets: tuple[str, ...] | None = setting(None, "sft: which sets, each a run of its own (None: all downstream sets)", affects=())
+    together: bool = setting(False, "sft: one run on all its sets", affects=())
+    select: Literal["last", "nll", "ndcg@10"] = setting(
+        "last",
+        "the checkpoint it stands for: the last, or by validation users the lowest NLL or highest NDCG@10 (sft: ndcg@10)",
+        affects=(),
     )
+    select_from: tuple[float, ...] = setting(
+        (0.2, 0.4, 0.6, 0.8, 1.0), "the fractions of the run whose checkpoints `select` chooses from", affects=()
+    )
+    grid: Mapping[str, Any] = setting(
+        factory=dict, help="settings with several values each, such as {'train': {'schedule': {'peak': (1e-4, 3e-4)}}}", affects=()
+    )
+    cpt: CptSpec = setting(factory=CptSpec, help="what only pre-training has", affects=("runs",))
+    sft: SftSpec = setting(factory=SftSpec, help="what only fine-tuning has", affects=("runs",))
     train: TrainSpec = setting(help="what differs from config.train", affects=("runs",))
     model: ModelSpec = setting(factory=ModelSpec, help="what differs from config.model", affects=("runs",))
 
+    @classmethod
+    def complete(cls, section: Mapping[str, Any]) -> dict[str, Any]:
+        """Fine-tuning stands for the checkpoint that ranks best."""
+        return {"select": "ndcg@10", **section} if section.get("stage") == SFT else dict(section)
+
     def __post_init__(self) -> None:
         at_least_one(self, "seeds")
+        if self.sets is not None and (not self.sets or len(set(self.sets)) < len(self.sets)):
+            raise ValueError(f"sets {self.sets}: name at least one, and each once")
+        if not self.select_from or not all(0 < fraction <= 1 for fraction in self.select_from):
+            raise ValueError(f"select_from {self.select_from}: fractions of the run, above 0 and at most 1")
+        if self.grid and self.select == "last":
+            raise ValueError("grid needs validation users to choose by; set select to 'nll' or 'ndcg@10'")
+        if self.grid and self.goes_on:
+            raise ValueError("grid: a run that goes on with another one has the settings of that one; start from its parameters")
+
+    @property
+    def loss(self) -> ObjectiveSpec:
+        """The section of its stage, which says its loss."""
+        return self.sft if self.stage == SFT else self.cpt
 
     @property
     def parent(self) -> str | None:
@@ -89,7 +127,9 @@ def build_runs(raw: Mapping[str, Any]) -> dict[str, RunSpec]:
         try:
             models[name] = _model(raw, name, runs[name], models)
             section = {**runs[name], "train": _train(raw, runs[name]), "model": models[name]}
-            made[name] = build(RunSpec, section, f"config.runs.{name}" if "runs" in raw else "config")
+            where = f"config.runs.{name}" if "runs" in raw else "config"
+            made[name] = build(RunSpec, section, where)
+            grid_points(made[name], where)
         except UserError as error:
             mistakes += [line.replace(f"config.runs.{name}.train", "config.train") if "runs" not in raw else line for line in _lines(error)]
             models.setdefault(name, {})
@@ -108,8 +148,16 @@ def _mistakes(name: str, run: Mapping[str, Any], runs: Mapping[str, Any]) -> lis
     found = []
     if not name or not all((c.isascii() and c.isalnum()) or c in "-_" for c in name) or name == BASE:
         found.append(f"{where}: the name becomes a directory: use letters, digits, '-' and '_', and not {BASE!r}")
-    if run.get("stage") in COMES:
-        found.append(f"{where}.stage: {run['stage']!r} is not there yet; 'cpt' is")
+    stage = run.get("stage", CPT)
+    if stage in COMES:
+        found.append(f"{where}.stage: {stage!r} is not there yet; 'cpt' and 'sft' are")
+    of_others = [other for other in (CPT, SFT) if other in run and other != stage]
+    found += [f"{where}.{other}: belongs to the stage {other!r}, and the run is of the stage {stage!r}" for other in of_others]
+    if stage != SFT:
+        found += [f"{where}.{key}: belongs to the stage 'sft', and the run is of the stage {stage!r}" for key in OF_SFT if key in run]
+    else:
+        given = [key for key in OF_CPT if key in (run.get("train") or {})]
+        found += [f"{where}.train.{key}: belongs to the stage 'cpt'; fine-tuning reads all rows of its sets" for key in given]
     parent = _parent(run)
     if parent is not None and parent not in runs:
         found.append(f"{where}.start: no run {parent!r}{nearest(parent, [*runs, BASE])}")
@@ -149,6 +197,8 @@ def _train(raw: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
     inherited, own = dict(raw.get("train") or {}), run.get("train") or {}
     if any(own.get(key) is not None for key in LENGTHS):
         inherited = {key: value for key, value in inherited.items() if key not in LENGTHS}
+    if run.get("stage") == SFT:
+        inherited = {key: value for key, value in inherited.items() if key not in OF_CPT}
     merged = _merged(inherited, own)
     goes_on = isinstance(run.get("start"), Mapping) and run["start"].get("run") is not None
     if goes_on and "warmup" not in (own.get("schedule") or {}):
@@ -179,3 +229,10 @@ def _merged(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, A
         before = both.get(key)
         both[key] = _merged(before, value) if isinstance(before, Mapping) and isinstance(value, Mapping) else value
     return both
+
+
+def rows_kind(run: RunSpec) -> RowsKind:
+    """The rows that a run reads."""
+    if run.stage == CPT:
+        return RowsKind(stage="cpt")
+    return RowsKind(stage="sft", targets=run.sft.targets, users=run.sft.users)

@@ -1,7 +1,7 @@
 """Rows -> batches, as a pure function of the step: the whole state of the data pipeline is the step number."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,19 @@ class Chosen:
 
 
 def stream(
-    directory: Path, shares: Mapping[str, float], seed: int, prefix: int = 0, limits: Mapping[str, int] | None = None
+    directory: Path,
+    shares: Mapping[str, float],
+    seed: int,
+    prefix: int = 0,
+    limits: Mapping[str, int] | None = None,
+    more: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
 ) -> grain.MapDataset:
     """An endless stream of expanded rows: each source shuffled anew every epoch, the sources mixed by `shares`.
 
     Element i depends on (rows, shares, seed, i) alone, so any slice of it can be read at any time by anyone. `prefix` is how many
     elements belong to an earlier phase with other shares; it only enters the seed, so that phases differ. `limits` (source -> rows) uses
     only so many rows of a source, chosen by `seed` alone, so that the choice for a smaller limit is part of that for a larger one.
+    `more`: columns that an objective adds to a stored row (a function that worker processes can be sent).
     """
     names = sorted(shares)
     datasets = []
@@ -42,7 +48,7 @@ def stream(
         if limits and name in limits:
             source = Chosen(source, np.random.default_rng(seed).permutation(len(source))[: limits[name]])
         dataset = grain.MapDataset.source(source).seed(seed + 1_000_003 * index + 7_919 * (prefix > 0)).shuffle().repeat()
-        datasets.append(dataset.map(functools.partial(rows.expand, source=index)))
+        datasets.append(dataset.map(functools.partial(rows.expand, source=index, more=more)))
     return datasets[0] if len(datasets) == 1 else grain.MapDataset.mix(datasets, [shares[name] for name in names])
 
 

@@ -6,7 +6,7 @@ Anyone can read it: ``tfds.builder_from_directory(DIR).as_data_source(SPLIT)``.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,8 @@ def check_shards(directory: Path, shards: Mapping[str, str]) -> None:
             raise UserError(f"{directory / name}: not the file that was packed (damaged, truncated or changed); run `launch.py pack` again")
 
 
-def expand(row: Mapping[str, Any], source: int = 0) -> dict[str, Any]:
-    """One stored row of source number `source`, ready for a batch.
+def expand(row: Mapping[str, Any], source: int = 0, more: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None) -> dict[str, Any]:
+    """One stored row of source number `source`, ready for a batch; more: what an objective adds to it.
 
     Returns `tokens`, `segment_ids` (1, 2, ... by document; 0 = padding), `positions` (from 0 in each document), int32[T]; `loss_mask`
     float32[T] (does this token count as a target); `source` and `row`, which name it in messages.
@@ -138,4 +138,5 @@ def expand(row: Mapping[str, Any], source: int = 0) -> dict[str, Any]:
         "loss_mask": loss_mask,
         "source": np.int32(source),
         "row": np.int32(row["row"]),
+        **(more(row) if more is not None else {}),
     }

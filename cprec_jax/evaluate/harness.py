@@ -31,9 +31,10 @@ from cprec_jax.evaluate.general_text import read_text
 from cprec_jax.evaluate.kept import Cell, Store
 from cprec_jax.evaluate.language_model import TitleModel
 from cprec_jax.evaluate.methods import Method, Oracle
-from cprec_jax.evaluate.models import LoadedModel, checkpoint_steps, load_model
-from cprec_jax.evaluate.runs_of_rows import runs_of, seeds_of, work_directory_of
+from cprec_jax.evaluate.models import LoadedModel, load_model
+from cprec_jax.evaluate.runs_of_rows import PATH, name_of_run, parts_of, runs_of, seeds_of, sets_of_row, work_directory_of
 from cprec_jax.evaluate.score_file import ScoreFile
+from cprec_jax.evaluate.select import of_checkpoints
 from cprec_jax.evaluate.sets import EvalSet, open_set
 from cprec_jax.evaluate.target_slices import target_slices
 from cprec_jax.evaluate.title_states import title_states
@@ -108,7 +109,8 @@ def _chosen(
     """The rule that was recorded; else it is chosen now on the row `name`, and no result of that name is made."""
     if recorded is not None:
         return cast(Rule, recorded)
-    method, _ = _method(spec, name, 0, config, workdir, corpus, validation, kept)
+    own = sets_of_row(config, name)
+    method, _ = _method(spec, name, 0, config, workdir, corpus, validation, kept, own[0] if own else None)
     assert isinstance(method, TitleModel)
     return method.choose_rule()
 
@@ -138,6 +140,12 @@ def _evaluate_one(
     """Write one result. Returns the scoring rule of a language model."""
     started = time.monotonic()
     kind = spec.names[name].kind
+    if (own := sets_of_row(config, name)) is not None:
+        data = [one for one in data if one.name in own]
+        if not data:
+            raise UserError(
+                f"{PATH}.{name}: its run is one per set ({', '.join(own)}), and none of these is evaluated; see config.evaluate.sets"
+            )
     before: list[Cell] = []
     cells: list[dict[str, Cell]] = []  # by seed and set
     rule: Rule | None = None
@@ -161,12 +169,15 @@ def _evaluate_one(
         _say_result(name, one, results[one.name]["protocols"], cost[one.name])
     users = len(cells) * sum(len(one) for one in data)  # once a seed, as the seconds
     first = [of_seed[data[0].name] for of_seed in cells]
+    steps = {one.name: cells[0][one.name].step for one in data}
     rules = [cell.rule or kind for cell in first]
     general = [cell.general_text for cell in first if cell.general_text is not None]
     record: dict[str, Any] = {
         "name": name,
         "kind": kind,
-        "step": first[0].step,
+        "step": first[0].step if len(set(steps.values())) == 1 else None,
+        **({"step_by_set": steps} if len(set(steps.values())) > 1 else {}),
+        **({"run": name_of_run(spec.names[name], config)} if kind in ("untrained", "checkpoint") else {}),
         "protocol_version": PROTOCOL_VERSION,
         "corpus_hash": corpus.hash,
         "scoring_rule": rules[0] if len(set(rules)) == 1 else rules,
@@ -213,7 +224,29 @@ def _rank(
 ) -> dict[str, Cell]:
     """Rank the sets that are `missing` of one seed of a row. rule: the one that the first seed of a language model chose."""
     kept.store.before_ranking(name)
-    method, step = _method(spec, name, seed, config, workdir, corpus, validation, kept)
+    if sets_of_row(config, name) is None:
+        return _rank_by(None, name, seed, missing, rule, spec, config, workdir, corpus, validation, kept)
+    ranked: dict[str, Cell] = {}
+    for one in missing:  # each by a run of its own
+        ranked |= _rank_by(one.name, name, seed, [one], rule, spec, config, workdir, corpus, validation, kept)
+    return ranked
+
+
+def _rank_by(
+    part: str | None,
+    name: str,
+    seed: int,
+    missing: Sequence[EvalSet],
+    rule: Rule | None,
+    spec: EvaluateSpec,
+    config: Config,
+    workdir: Path,
+    corpus: Corpus,
+    validation: dict[str, EvalSet],
+    kept: Kept,
+) -> dict[str, Cell]:
+    """Rank sets by one method. part: the set whose run is asked, where there is one per set."""
+    method, step = _method(spec, name, seed, config, workdir, corpus, validation, kept, part)
     if isinstance(method, TitleModel) and rule is not None:
         method.rule = rule
     general = None
@@ -254,12 +287,15 @@ def _method(
     corpus: Corpus,
     validation: dict[str, EvalSet],
     kept: Kept,
+    part: str | None = None,
 ) -> tuple[Method, int | None]:
-    """What stands behind a name and seed, with the training step it is of (None: none)."""
+    """What stands behind a name and seed (and set, where there is a run per set), with the training step it is of (None: none)."""
     chosen = spec.names[name]
     if chosen.kind in ("untrained", "checkpoint"):
         home = work_directory_of(chosen, workdir)
-        directory = runs_of(chosen, config, workdir)[seed]
+        directory = runs_of(chosen, config, workdir, part if parts_of(chosen, config) is not None else None)[seed]
+        if part is not None:
+            validation = {one: users for one, users in validation.items() if one == part}
         if chosen.step == VALIDATION:
             return _best_checkpoint(spec, chosen, config.text.template, home, corpus, directory, validation)
         model = load_model(chosen, config.text.template, home, corpus, directory)
@@ -283,8 +319,8 @@ def _method(
             raise UserError(f"config.evaluate.names.{name}: its members have {list(seeds.values())} seeds; give all the same")
         members = {}
         for row, n in seeds.items():
-            members[row] = kept.members.get(row) or _method(spec, row, seed % n, config, workdir, corpus, validation, kept)[0]
-            if n == 1:
+            members[row] = kept.members.get(row) or _method(spec, row, seed % n, config, workdir, corpus, validation, kept, part)[0]
+            if n == 1 and part is None:
                 kept.members[row] = members[row]
         return Ensemble(members, spec.ensemble, corpus), None
     return _simple(spec, name, corpus, validation, kept.text_knn), None
@@ -301,13 +337,14 @@ def _title_features(
         return lambda data: from_tf_idf(data.titles, width)
     row = spec.names[chosen.init]
     home = work_directory_of(row, workdir)
-    directory = None if row.kind == "hf" else runs_of(row, config, workdir)[0]  # of several seeds the first
+    parts = None if row.kind == "hf" else parts_of(row, config)
 
     @functools.cache
-    def model() -> LoadedModel:  # not before something is trained
+    def model(part: str | None) -> LoadedModel:  # not before something is trained
+        directory = None if row.kind == "hf" else runs_of(row, config, workdir, part)[0]  # of several seeds the first
         return load_model(row, config.text.template, home, corpus, directory)
 
-    return lambda data: from_states(title_states(model(), data.items), width)
+    return lambda data: from_states(title_states(model(None if parts is None else data.name), data.items), width)
 
 
 def _best_checkpoint(
@@ -320,40 +357,10 @@ def _best_checkpoint(
     validation: dict[str, EvalSet],
 ) -> tuple[Method, int | None]:
     """The checkpoint with the lowest NLL of the validation targets."""
-    nll = _nll_by_step(spec, chosen, template, workdir, corpus, directory, validation)
+    nll = of_checkpoints(spec, "nll", chosen, template, workdir, corpus, directory, validation)
     best = min(nll, key=nll.__getitem__)
     model = load_model(dataclasses.replace(chosen, step=best), template, workdir, corpus, directory)
     return TitleModel(model, spec, validation, {"validation_nll_by_step": {str(s): v for s, v in nll.items()}}), best
-
-
-def _nll_by_step(
-    spec: EvaluateSpec,
-    chosen: MethodSpec,
-    template: TemplateSpec,
-    workdir: Path,
-    corpus: Corpus,
-    directory: Path,
-    validation: dict[str, EvalSet],
-) -> dict[int, float]:
-    """NLL of the validation targets, each set at its own best temperature, by checkpoint; step 0 is none of them."""
-    nll: dict[int, float] = {}
-    for step in checkpoint_steps(directory):
-        model = load_model(dataclasses.replace(chosen, step=step), template, workdir, corpus, directory)
-        nll[step] = TitleModel(model, spec, validation).validation_nll()
-        say(f"evaluate: step {step}: NLL {nll[step]:.3f} on validation")
-    return nll
-
-
-def lowest_nll(config: Config, workdir: Path, directory: Path) -> tuple[int, dict[int, float]]:
-    """The step of the run `directory` with the lowest NLL on validation users of all sets, and that of each checkpoint."""
-    spec = config.evaluate
-    corpus = Corpus.open(corpus_directory(workdir))
-    validation = {name: _open(corpus, spec, name, "valid", spec.validation_users) for name in spec.sets or corpus.sets}
-    validation = {name: data for name, data in validation.items() if len(data)}
-    if not validation:
-        raise UserError(f"{corpus.path}: no set has validation users, so no checkpoint can be chosen; use select = 'last'")
-    nll = _nll_by_step(spec, MethodSpec(kind="checkpoint"), config.text.template, workdir, corpus, directory, validation)
-    return min(nll, key=nll.__getitem__), nll
 
 
 def _simple(spec: EvaluateSpec, name: str, corpus: Corpus, validation: dict[str, EvalSet], text: TextKNN) -> Method:

@@ -90,8 +90,9 @@ def open_directory(location: str, template: TemplateSpec) -> OpenedModel:
 def open_run(workdir: Path, directory: Path, step: int | None = None, fraction: float | None = None) -> OpenedModel:
     """A checkpoint (see `restore_decoder`) of the run `directory` of `workdir`, with the template it was trained with."""
     restored = restore_decoder(directory, step=step, fraction=fraction)
-    template = run.read_description(directory)["template"]
-    tokenizer_dir = tokenizer_directory(workdir)
+    description = run.read_description(directory)
+    template = description["template"]
+    tokenizer_dir = tokenizer_directory(workdir, description["rows"])
     words = _words(tokenizer_dir, restored.decoder)
     return OpenedModel(
         decoder=restored.decoder,

@@ -32,10 +32,11 @@ def export(config: Config, workdir: Path, name: str, made_from: Mapping[str, Any
     several = jax.device_count() > 1
     mesh = make_mesh(data=1, fsdp=-1) if several else None  # spread: a model that was trained on many devices may not fit one
     loaded = restore_decoder(directory, step=spec.step, mesh=mesh)
-    rows = artefact.read_json(rows_directory(workdir) / artefact.MANIFEST, "pack")
     description = run.read_description(directory)
+    rows_dir = rows_directory(workdir, description["rows"])
+    rows = artefact.read_json(rows_dir / artefact.MANIFEST, "pack")
     base_dir = directory / base.DIRECTORY
-    check = _tokenizer_check(workdir, rows)
+    check = _tokenizer_check(workdir, rows_dir, rows)
     facts = {
         "parameters": count_params(loaded.decoder.config),
         "step": loaded.step,
@@ -45,15 +46,16 @@ def export(config: Config, workdir: Path, name: str, made_from: Mapping[str, Any
         "init_from": description["model"].init_from,
         "corpus_hash": rows["corpus_hash"],
         "rows_hash": rows["rows_hash"],
-        "params_sha256": made_from["inputs"][directory.relative_to(workdir).as_posix()],
+        "params_sha256": artefact.read_json(directory / artefact.MANIFEST, "train")["params_sha256"],
+        "fine_tuned_on": description["sets"],
         "base_sha256": _base_hash(description[artefact.MADE_FROM]),
         "template": rows["template"],
-        "training": run.training_facts(description["train"]),
+        "training": run.training_facts(description["train"]) | {"objective": description["objective"], "start": description["start"]},
         "row_length": rows["row_length"],
         "titles_with_control_tokens": check.titles_with_control_tokens(),
     }
     target = export_directory(workdir, name)
-    tokenizer_dir = tokenizer_directory(workdir)
+    tokenizer_dir = tokenizer_directory(workdir, description["rows"])
     card = model_card(config, workdir, facts, base_dir if base_dir.exists() else None)
     save(
         target,
@@ -77,9 +79,9 @@ def _base_hash(made_from: Mapping[str, Any]) -> str | None:
     return artefact.fingerprint(weights) if weights else None
 
 
-def _tokenizer_check(workdir: Path, rows: Mapping[str, Any]) -> TokenizerCheck:
+def _tokenizer_check(workdir: Path, rows_dir: Path, rows: Mapping[str, Any]) -> TokenizerCheck:
     """Titles and template of the run, as far as the corpus is still there."""
-    template = build(TemplateSpec, rows["template"], f"{rows_directory(workdir) / artefact.MANIFEST}: template")
+    template = build(TemplateSpec, rows["template"], f"{rows_dir / artefact.MANIFEST}: template")
     titles, domains = [], []
     if (corpus_directory(workdir) / artefact.MANIFEST).exists():
         corpus = Corpus.open(corpus_directory(workdir))
@@ -87,7 +89,7 @@ def _tokenizer_check(workdir: Path, rows: Mapping[str, Any]) -> TokenizerCheck:
     else:
         say("export: the corpus is gone, so the exported tokenizer is compared on the template alone")
     return TokenizerCheck(
-        tokenizer=tokenizer.load(tokenizer_directory(workdir)),
+        tokenizer=tokenizer.load(rows_dir / "tokenizer"),
         template=template,
         titles=titles,
         scopes=[*domains, template.all_domains],

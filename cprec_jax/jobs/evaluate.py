@@ -11,10 +11,11 @@ from cprec_jax.config.affects import Settings, settings_of
 from cprec_jax.config.evaluate import MODEL_KINDS, SEQUENTIAL_KINDS, TEXT_KINDS, TITLES, VALIDATION, EvaluateSpec, MethodSpec
 from cprec_jax.config.root import Config
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.runs_of_rows import PATH, runs_of, seeds_of
+from cprec_jax.evaluate.runs_of_rows import PATH, parts_of, runs_of, seeds_of, sets_of_row
 from cprec_jax.graph import Artefact, Graph
 from cprec_jax.jobs import train
 from cprec_jax.paths import local_path
+from cprec_jax.run_key import RunKey
 
 Seeds = Mapping[str, Sequence[int]]  # by row
 
@@ -32,7 +33,7 @@ def artefacts(config: Config, workdir: Path, corpus: Artefact, runs: Sequence[Ar
             path=paths.result_directory(workdir, split, name),
             job="evaluate",
             version=VERSION,
-            inputs=(corpus, *(run for run in runs if run.path in _runs(config, workdir, _seeds(config, name)))),
+            inputs=(corpus, *(run for run in runs if run.path in _runs(config, workdir, _seeds(config, name), _sets(config, name)))),
             settings=partial(_settings, config, name),
             files=partial(_files, config.evaluate, name),
             facts=partial(_facts_of_all_seeds, config, name),
@@ -45,7 +46,7 @@ def artefacts(config: Config, workdir: Path, corpus: Artefact, runs: Sequence[Ar
 def cell(config: Config, workdir: Path, graph: Graph, name: str, one: str, seed: int) -> Artefact:
     """The ranks of one row, set and seed: no node of the graph, since which sets there are is known only when there is a corpus."""
     behind = _seeds(config, name, seed)
-    asked = _runs(config, workdir, behind)
+    asked = _runs(config, workdir, behind, (one,))
     return Artefact(
         name=f"cells/{name}/{one}.seed-{seed}",
         path=paths.cell_directory(workdir, config.evaluate.split, name, one, seed),
@@ -54,14 +55,14 @@ def cell(config: Config, workdir: Path, graph: Graph, name: str, one: str, seed:
         inputs=(*graph.of_job("prepare"), *(run for run in graph.of_job("train") if run.path in asked)),
         settings=partial(_settings_of_cell, config, name),
         files=partial(_files, config.evaluate, name),
-        facts=partial(_facts_of_cell, config, behind),
+        facts=partial(_facts_of_cell, config, behind, one),
     )
 
 
 def trained(config: Config, workdir: Path, graph: Graph, row: str, one: str, seed: int) -> Artefact:
     """The parameters that evaluation trains for one row, set and seed, whatever is ranked with them."""
     init = {other: [0] for other in _init_rows(config.evaluate, row)}
-    asked = _runs(config, workdir, init)
+    asked = _runs(config, workdir, init, (one,))
     return Artefact(
         name=f"trained/{row}@{one}.seed-{seed}",
         path=paths.trained_directory(workdir, row, one, seed),
@@ -70,7 +71,7 @@ def trained(config: Config, workdir: Path, graph: Graph, row: str, one: str, see
         inputs=(*graph.of_job("prepare"), *(run for run in graph.of_job("train") if run.path in asked)),
         settings=lambda: _settings(config, row).where(partial(_is_of_training, (row, *init))),
         files=partial(_files_of_rows, config.evaluate, init),
-        facts=partial(_facts, config, init),
+        facts=partial(_facts, config, init, (one,)),
     )
 
 
@@ -129,7 +130,7 @@ def _settings(config: Config, name: str) -> Settings:
 
 
 def _facts_of_all_seeds(config: Config, name: str) -> dict[str, Any]:
-    return _facts(config, _seeds(config, name))
+    return _facts(config, _seeds(config, name), _sets(config, name))
 
 
 def _seeds(config: Config, name: str, seed: int | None = None) -> Seeds:
@@ -143,11 +144,28 @@ def _seeds(config: Config, name: str, seed: int | None = None) -> Seeds:
     return {row: sorted(seeds) for row, seeds in found.items()}
 
 
-def _runs(config: Config, workdir: Path, behind: Seeds) -> set[Path]:
-    """The runs of this work directory that are asked."""
+def _sets(config: Config, name: str) -> tuple[str, ...]:
+    """The sets of a result that a run per set stands behind, as far as they are evaluated; none where no run is."""
+    found = sets_of_row(config, name) or ()
+    return tuple(one for one in found if config.evaluate.sets is None or one in config.evaluate.sets)
+
+
+def _parts(row: MethodSpec, config: Config, sets: Sequence[str]) -> list[str | None]:
+    """Those of `sets` of which a row has a run each; None: one run serves all."""
+    parts = parts_of(row, config)
+    return [None] if parts is None else [one for one in sets if one in parts]
+
+
+def _runs(config: Config, workdir: Path, behind: Seeds, sets: Sequence[str]) -> set[Path]:
+    """The runs of this work directory that are asked for these sets."""
     rows = [(config.evaluate.names[row], seeds) for row, seeds in behind.items()]
     asked = [(row, seeds) for row, seeds in rows if row.kind in ("untrained", "checkpoint") and row.path is None]
-    return {paths.run_directory(workdir, seed, config.run_of_row(row)) for row, seeds in asked for seed in seeds}
+    return {
+        RunKey(name=config.run_of_row(row), part=part, seed=seed).directory(workdir)
+        for row, seeds in asked
+        for part in _parts(row, config, sets)
+        for seed in seeds
+    }
 
 
 def _files(spec: EvaluateSpec, name: str) -> dict[str, Path]:
@@ -174,7 +192,7 @@ def _files_of(method: MethodSpec, row: str) -> list[Path]:
     return [p for p in sorted(hub.locate(method.path).iterdir()) if p.suffix in (".safetensors", ".json", ".model", ".txt")]
 
 
-def _facts(config: Config, behind: Seeds) -> dict[str, Any]:
+def _facts(config: Config, behind: Seeds, sets: Sequence[str]) -> dict[str, Any]:
     """Models from the hub by their commit, runs of other work directories by their parameters."""
     from cprec_jax.hf import hub
 
@@ -185,15 +203,16 @@ def _facts(config: Config, behind: Seeds) -> dict[str, Any]:
         if method.path is not None and method.kind == "hf" and not hub.is_directory(method.path):
             found[key] = hub.identity(method.path)
         elif method.path is not None and method.kind == "checkpoint":
-            there = runs_of(method, config, Path())
-            found[key] = [_parameters(there[seed]) for seed in seeds]
+            found[key] = [
+                _parameters(runs_of(method, config, Path(), part)[seed]) for part in _parts(method, config, sets) for seed in seeds
+            ]
     return found
 
 
-def _facts_of_cell(config: Config, behind: Seeds) -> dict[str, Any]:
+def _facts_of_cell(config: Config, behind: Seeds, one: str) -> dict[str, Any]:
     """Seeds of what evaluation trains, too; those of runs stand in the names of the runs."""
     of_trained = {row: seeds for row, seeds in behind.items() if config.evaluate.names[row].kind in SEQUENTIAL_KINDS}
-    return _facts(config, behind) | ({"seeds of what evaluation trains": of_trained} if of_trained else {})
+    return _facts(config, behind, (one,)) | ({"seeds of what evaluation trains": of_trained} if of_trained else {})
 
 
 def _parameters(run: Path) -> str:

@@ -8,6 +8,7 @@ from cprec_jax.config.affects import settings_of
 from cprec_jax.config.export import ExportSpec
 from cprec_jax.config.root import Config
 from cprec_jax.graph import Artefact, Graph
+from cprec_jax.run_key import RunKey
 
 VERSION = 1
 
@@ -20,18 +21,20 @@ def artefacts(config: Config, workdir: Path, runs: Sequence[Artefact], results: 
 def exports(config: Config, workdir: Path, runs: Sequence[Artefact], results: Sequence[Artefact]) -> list[Artefact]:
     """The exports, also of a config without a section for it: the job alone takes its defaults then."""
     spec = config.export or ExportSpec()
+    names = spec.runs or (config.only_run,)
+    keys = [RunKey(name=name, part=part) for name in names for part in (config.parts_of(name) if name in config.runs else (None,))]
     return [
         Artefact(
-            name=f"export/{name}",
-            path=paths.export_directory(workdir, name),
+            name=f"export/{key}",
+            path=paths.export_directory(workdir, str(key)),
             job="export",
             version=VERSION,
-            inputs=tuple(run for run in runs if run.path == paths.run_directory(workdir, 0, name)),
+            inputs=tuple(run for run in runs if run.path == key.directory(workdir)),
             shows=tuple(results),
             settings=lambda: settings_of(config, {"export"}),
             facts=lambda: {"order": list(config.evaluate.names), "others": _others(workdir, set(config.evaluate.names))},
         )
-        for name in spec.runs or (config.only_run,)
+        for key in keys
     ]
 
 

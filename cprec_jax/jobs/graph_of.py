@@ -11,7 +11,7 @@ def graph_of(config: Config, workdir: Path) -> Graph:
     """All artefacts, inputs first. Neither jax nor any file is opened for it."""
     corpus = prepare.artefact(config, workdir)
     rows = pack.artefacts(config, workdir, corpus)
-    runs = train.artefacts(config, workdir, rows.get("cpt"))
+    runs = train.artefacts(config, workdir, rows)
     results = evaluate.artefacts(config, workdir, corpus, runs)
     exports = export.artefacts(config, workdir, runs, results)
     return Graph(workdir, [corpus, *rows.values(), *runs, *results, *exports, report.artefact(config, workdir, runs, results)])

@@ -1,5 +1,6 @@
-"""Job `train`: rows -> WORKDIR/runs/cpt, one run per seed."""
+"""Job `train`: rows -> WORKDIR/runs/NAME[@SET][.seed-I], a run per name, set that is fine-tuned by itself, and seed."""
 
+import dataclasses
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
@@ -8,44 +9,83 @@ from pathlib import Path
 from typing import Any
 
 from cprec_jax import workdir as paths
-from cprec_jax.artefact import MANIFEST, read_manifest, write_json
-from cprec_jax.config.affects import Settings, settings_of
+from cprec_jax.artefact import MANIFEST, read_json, read_manifest, write_json
+from cprec_jax.config.affects import Settings, as_json, settings_of, settings_of_section
 from cprec_jax.config.evaluate import MethodSpec
+from cprec_jax.config.grid import grid_points
 from cprec_jax.config.model import ModelSpec
 from cprec_jax.config.root import Config
-from cprec_jax.config.runs import RunSpec, StartSpec
+from cprec_jax.config.rows import Reads, RowsKind
+from cprec_jax.config.runs import RunSpec, StartSpec, rows_kind
 from cprec_jax.errors import Preempted, UserError
 from cprec_jax.graph import Artefact, Graph
-from cprec_jax.jobs.pack import for_run
+from cprec_jax.jobs.grid import chosen_content, train_grid
+from cprec_jax.jobs.pack import for_fine_tuning, for_pretraining
 from cprec_jax.progress import say
+from cprec_jax.run_key import RunKey, key_of
 
 VERSION = 2  # 2: rows from the sharding, strided micro-batches, a first step that learns
 
 
-def artefacts(config: Config, workdir: Path, rows: Artefact | None) -> list[Artefact]:
-    """A run per name and seed, those that others start from first. Without `config.train`, or without rows, those that are there."""
-    if not config.runs or rows is None:
+def artefacts(config: Config, workdir: Path, rows: Mapping[RowsKind, Artefact]) -> list[Artefact]:
+    """Every run, those that others start from first. Without `config.train`, or without rows, those that are there."""
+    if not config.runs or not rows:
         there = [path for path in paths.run_directories(workdir) if (path / MANIFEST).exists()] or [paths.run_directory(workdir)]
         return [_given(path) for path in there]
-    made: dict[tuple[str, int], Artefact] = {}
-    for name, run in config.runs.items():
-        for seed in range(config.seeds_of(name)):
-            path = paths.run_directory(workdir, seed, name)
-            parent = () if run.parent is None else (made[run.parent, min(seed, config.seeds_of(run.parent) - 1)],)
-            made[name, seed] = Artefact(
-                name=f"runs/{path.name}",
-                path=path,
-                job="train",
-                version=VERSION,
-                inputs=(for_run(rows, run.train.row_sources), *parent),
-                settings=partial(_settings, config, name, seed),
-                files=partial(_files, run.model),
-                facts=partial(_facts, run),
-                content=_content,
-                record=paths.DESCRIPTION,
-                progress=partial(_progress, path),
-            )
+    made: dict[RunKey, Artefact] = {}
+    for name in config.runs:
+        for part in config.parts_of(name):
+            for seed in range(config.seeds_of(name)):
+                key = RunKey(name=name, part=part, seed=seed)
+                made[key] = _artefact(config, workdir, key, rows, made)
     return list(made.values())
+
+
+def _artefact(config: Config, workdir: Path, key: RunKey, rows: Mapping[RowsKind, Artefact], made: Mapping[RunKey, Artefact]) -> Artefact:
+    run = config.runs[key.name]
+    path = key.directory(workdir)
+    inputs = [_rows_of(config, key, rows[rows_kind(run)])]
+    if (parent := parent_of(config, key)) is not None:
+        inputs.append(made[parent])
+    if run.grid and key.seed:  # which trains what the first seed chose
+        first = made[dataclasses.replace(key, seed=0)]
+        inputs.append(dataclasses.replace(first, content=chosen_content))
+    return Artefact(
+        name=f"runs/{path.name}",
+        path=path,
+        job="train",
+        version=VERSION,
+        inputs=tuple(inputs),
+        settings=partial(_settings, config, key),
+        files=partial(_files, run.model),
+        facts=partial(_facts, run),
+        content=_content,
+        record=paths.DESCRIPTION,
+        progress=partial(_progress, path),
+    )
+
+
+def parent_of(config: Config, key: RunKey) -> RunKey | None:
+    """The run that a run starts from: of the same set where there is one per set, of the same seed where there are several."""
+    parent = config.runs[key.name].parent
+    if parent is None:
+        return None
+    part = None if config.parts_of(parent) == (None,) else key.part
+    return RunKey(name=parent, part=part, seed=min(key.seed, config.seeds_of(parent) - 1))
+
+
+def _rows_of(config: Config, key: RunKey, rows: Artefact) -> Artefact:
+    """The rows as far as they count for a run."""
+    run = config.runs[key.name]
+    catalogue = run.loss.objective == "catalogue" or any(point.run.loss.objective == "catalogue" for point in grid_points(run, key.name))
+    if run.stage == "cpt":
+        return for_pretraining(rows, run.train.row_sources, catalogue)
+    return for_fine_tuning(rows, sets_of_run(config, key), catalogue)
+
+
+def sets_of_run(config: Config, key: RunKey) -> tuple[str, ...]:
+    """The sets that one run is fine-tuned on; none for pre-training."""
+    return config.sets_of(key.name) if key.part is None else (key.part,)
 
 
 def _given(path: Path) -> Artefact:
@@ -60,8 +100,10 @@ def _content(manifest: Mapping[str, Any]) -> Any:
     return manifest["params_sha256"] if selected is None else [manifest["params_sha256"], selected]
 
 
-def _settings(config: Config, name: str, seed: int) -> Settings:
-    return settings_of(config.of_run(name, seed), {"runs"})
+def _settings(config: Config, key: RunKey) -> Settings:
+    run = config.runs[key.name]
+    of_stage = settings_of_section(run.loss, run.stage, ("runs",))
+    return settings_of(config.of_run(key.name, key.seed), {"runs"}).joined(of_stage)
 
 
 def _files(model: ModelSpec) -> dict[str, Path]:
@@ -84,6 +126,10 @@ def _facts(run: RunSpec) -> dict[str, Any]:
         found["start"] = {key: value for key, value in vars(run.start).items() if value is not None}
     if run.select != "last":
         found["select"] = run.select
+        if run.stage == "sft" or run.grid:
+            found["select_from"] = run.select_from
+    if run.grid:
+        found["grid"] = as_json(run.grid)
     return found
 
 
@@ -100,43 +146,70 @@ def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph
         for run in wanted:
             if stop.is_set():
                 raise Preempted("SIGTERM between two runs; run the same command to go on")
-            name, seed = name_of(run)
-            if len(wanted) > 1 or seed:
-                say(f"train: {name}, seed {seed}, in {run.path}")
-            _train_one(config, workdir, run, graph, stop)
-            _select(config, workdir, run)
+            key = key_of(run.path)
+            if len(wanted) > 1 or key.seed:
+                say(f"train: {key}, seed {key.seed}, in {run.path}")
+            if config.runs[key.name].grid and key.seed == 0 and not (run.path / MANIFEST).exists():
+                train_one = partial(_train_one, config, workdir, run, graph, stop)
+                train_grid(config, key, run.path, graph.made_from(run), train_one, partial(_selected, config, workdir, key))
+            else:
+                point = chosen_point(config, workdir, key)
+                _train_one(config, workdir, run, graph, stop, point=point)
+                _select(config, workdir, run)
             _remove_replaced(run.path)
 
 
-def _train_one(config: Config, workdir: Path, run: Artefact, graph: Graph, stop: threading.Event, needed: Sequence[int] = ()) -> None:
+def chosen_point(config: Config, workdir: Path, key: RunKey) -> int | None:
+    """Which point of its grid a run has: that which the first seed chose. None: it has no grid."""
+    if not config.runs[key.name].grid:
+        return None
+    first = dataclasses.replace(key, seed=0).directory(workdir)
+    return int(read_json(first / MANIFEST, "train")["chosen"])
+
+
+def _train_one(
+    config: Config,
+    workdir: Path,
+    run: Artefact,
+    graph: Graph,
+    stop: threading.Event,
+    needed: Sequence[int] = (),
+    directory: Path | None = None,
+    point: int | None = None,
+) -> None:
+    """directory: where it is trained, if not yet in its own; point: of its grid."""
     from cprec_jax.train.start import start_of
     from cprec_jax.train.trainer import train
 
-    name, seed = name_of(run)
-    spec = config.runs[name]
+    key = key_of(run.path)
+    name, spec = key.name, config.runs[key.name]
     start = None
-    if spec.parent is not None:
-        parent = next(one for one in graph.of_job("train") if one in run.inputs)
+    if (before := parent_of(config, key)) is not None:
+        parent = next(one for one in graph.of_job("train") if one.path == before.directory(workdir))
         start = start_of(spec, parent.path, name)
         if start.step not in paths.saved_steps(parent.path):
             say(f"train: {name} starts from step {start.step} of {parent.path.name}, which was not kept; it is replayed")
-            _train_one(config, workdir, parent, graph, stop, [start.step])
+            _train_one(config, workdir, parent, graph, stop, [start.step], point=chosen_point(config, workdir, before))
     steps = sorted({*needed, *steps_needed(config, name)})
     fractions = fractions_needed(config, name)
-    train(config.of_run(name, seed), workdir, run.path, graph.made_from(run), stop, start=start, steps=steps, fractions=fractions)
+    reads = Reads(kind=rows_kind(spec), sets=sets_of_run(config, key))
+    of_run = config.of_run(name, key.seed, point)
+    train(of_run, workdir, directory or run.path, graph.made_from(run), stop, reads=reads, start=start, steps=steps, fractions=fractions)
 
 
 def fractions_needed(config: Config, name: str) -> list[float]:
-    """The fractions of a run at which others start, or rows of the table are taken."""
+    """The fractions of a run at which others start, rows of the table are taken, or from which it is chosen what it stands for."""
+    own = config.runs[name]
     found = [run.start.fraction for run in config.runs.values() if isinstance(run.start, StartSpec) and run.start.run == name]
-    found += [row.fraction for row in _rows_of(config, name)]
+    found += [row.fraction for row in _rows_of_table(config, name)]
+    found += own.select_from if own.select != "last" else ()
     return sorted({fraction for fraction in found if fraction is not None})
 
 
 def steps_needed(config: Config, name: str) -> list[int]:
     """The steps of a run at which others start, or rows of the table are taken, as numbers."""
     found = [run.start.step for run in config.runs.values() if isinstance(run.start, StartSpec) and run.start.run == name]
-    found += [row.step for row in _rows_of(config, name) if isinstance(row.step, int)]
+    found += [row.step for row in _rows_of_table(config, name) if isinstance(row.step, int)]
     return sorted({step for step in found if step is not None})
 
 
@@ -149,17 +222,18 @@ def save_what_rows_need(config: Config, workdir: Path, results: Sequence[Artefac
         manifest = read_manifest(run.path)
         if manifest is None:
             continue
-        name, _ = name_of(run)
+        key = key_of(run.path)
+        name = key.name
         last, first = int(manifest["step"]), int(manifest.get("first", 0))
         needed = {*steps_needed(config, name), *(round(fraction * last) for fraction in fractions_needed(config, name))}
         if missing := sorted(step for step in needed - set(paths.saved_steps(run.path)) if first <= step <= last):
             steps = ", ".join(map(str, missing))
             say(f"train: rows of the table need steps {steps} of {run.path.name}, which were not kept; they are replayed")
             with sigterm_flag() as stop:
-                _train_one(config, workdir, run, graph, stop, missing)
+                _train_one(config, workdir, run, graph, stop, missing, point=chosen_point(config, workdir, key))
 
 
-def _rows_of(config: Config, name: str) -> list[MethodSpec]:
+def _rows_of_table(config: Config, name: str) -> list[MethodSpec]:
     """The rows of the table that are checkpoints of a run."""
     rows = [row for row in config.evaluate.names.values() if row.kind == "checkpoint" and row.path is None]
     return [row for row in rows if config.run_of_row(row) == name]
@@ -167,22 +241,29 @@ def _rows_of(config: Config, name: str) -> list[MethodSpec]:
 
 def _select(config: Config, workdir: Path, run: Artefact) -> None:
     """Note which checkpoint a run stands for, where its spec asks for a choice."""
-    name, _ = name_of(run)
-    if config.runs[name].select == "last":
+    key = key_of(run.path)
+    if config.runs[key.name].select == "last":
         return
-    from cprec_jax.evaluate.harness import lowest_nll
-
     manifest = read_manifest(run.path)
     assert manifest is not None
-    best, nll = lowest_nll(config, workdir, run.path)
-    say(f"train: {name} stands for step {best}, with an NLL of {nll[best]:.4f} on validation users")
-    write_json(run.path / MANIFEST, {**manifest, "selected": best, "nll_by_step": {str(step): value for step, value in nll.items()}})
+    if "selected" not in manifest:
+        write_json(run.path / MANIFEST, {**manifest, **_selected(config, workdir, key, run.path)})
 
 
-def name_of(run: Artefact) -> tuple[str, int]:
-    """The name of a run and which of its seeds it is."""
-    name, _, number = run.path.name.partition(".seed-")
-    return name, int(number or 0)
+def _selected(config: Config, workdir: Path, key: RunKey, directory: Path) -> dict[str, Any]:
+    """`selected`, the step that the run in `directory` stands for, and what each checkpoint that it was chosen from is worth."""
+    from cprec_jax.evaluate.select import values_by_step
+
+    run = config.runs[key.name]
+    assert run.select != "last"
+    last = int(read_json(directory / MANIFEST, "train")["step"])
+    steps = sorted({max(1, round(fraction * last)) for fraction in run.select_from}) if run.stage == "sft" or run.grid else None
+    values = values_by_step(config, workdir, directory, run.select, sets_of_run(config, key) or None, steps)
+    best = max(values, key=values.__getitem__) if run.select == "ndcg@10" else min(values, key=values.__getitem__)
+    what = "an NDCG@10" if run.select == "ndcg@10" else "an NLL"
+    say(f"train: {key} stands for step {best}, with {what} of {values[best]:.4f} on validation users")
+    name = "ndcg@10_by_step" if run.select == "ndcg@10" else "nll_by_step"
+    return {"selected": best, name: {str(step): value for step, value in values.items()}}
 
 
 def refuse_others(wanted: Sequence[Artefact], graph: Graph) -> None:

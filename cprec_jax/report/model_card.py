@@ -23,7 +23,7 @@ def model_card(config: Config, workdir: Path, facts: Mapping[str, Any], base_dir
       config: of the job; the title and the order of the results are taken from it. How the run was trained is in `facts`.
       facts: what the export knows; all optional: `parameters`, `step`, `tokens`, `dtype`, `init_from`, `corpus_hash`, `rows_hash`,
         `params_sha256`, `base_sha256`, `base_model` (its name on the hub), `template` (`header`, `end_of_item`, `all_domains`), `training`
-        (`train.run.training_facts`), `row_length`.
+        (`train.run.training_facts`), `row_length`, `fine_tuned_on` (sets), `run` (its directory's name).
       base_dir: where the base model's own card is; default: `init_from`.
 
     The results table is left out where nothing was evaluated yet; a damaged results.json is a `UserError`, as in the report.
@@ -36,7 +36,7 @@ def model_card(config: Config, workdir: Path, facts: Mapping[str, Any], base_dir
         _front_matter(licence, str(facts.get("base_model") or "")),
         f"# {escape_markdown(_title(config))}",
         _what(base, facts),
-        "## Data\n\n" + _data(manifest),
+        "## Data\n\n" + _data(manifest, facts.get("fine_tuned_on") or ()),
         "## Template\n\n" + _template(facts.get("template") or {}),
         "## Training\n\n" + _training(facts),
         _results(config, workdir, manifest, facts.get("step")),
@@ -80,19 +80,30 @@ def _what(base: Path | None, facts: Mapping[str, Any]) -> str:
     size = f" with {facts['parameters']:,} parameters" if isinstance(facts.get("parameters"), int) else ""
     start = f"starting from `{_code(base.name)}`" if base else "trained from scratch"
     return (
-        f"A causal language model{size}, {start}, pre-trained on the behaviour of users over several domains, written as text "
+        f"A causal language model{size}, {start}, {_trained_how(facts)}, written as text "
         "(the recipe of CPRec, Ma et al., arXiv 2504.08949, in JAX/Flax with `cprec_jax`). It ranks the next item of a user by the "
         "likelihood of its title."
     )
 
 
-def _data(manifest: Mapping[str, Any]) -> str:
+def _trained_how(facts: Mapping[str, Any]) -> str:
+    sets = facts.get("fine_tuned_on")
+    if not sets:
+        return "pre-trained on the behaviour of users over several domains"
+    start = (facts.get("training") or {}).get("start")
+    before = f" after the run `{_code(start)}`" if start else ""
+    return f"fine-tuned on the behaviour of users in {escape_markdown(', '.join(sets))}{before}"
+
+
+def _data(manifest: Mapping[str, Any], fine_tuned_on: Sequence[str] = ()) -> str:
     if not manifest:
         return "The corpus was not beside the model when this card was written."
     lines = ["| Domain | Role | Items | Interactions trained on |", "|---|---|---:|---:|"]
     for name, info in manifest["sets"].items():
         kept = (list(manifest.get("counts", {}).get(name, {}).values()) or [{}])[-1]
         seen, trained_on = ("pre-training", kept.get("interactions")) if info.get("role") == "pretrain" else ("evaluation only", None)
+        if name in fine_tuned_on:
+            seen, trained_on = "fine-tuning", kept.get("interactions") if trained_on is None else trained_on
         lines.append(f"| {escape_markdown(name)} | {seen} | {describe(info.get('n_items'))} | {describe(trained_on)} |")
     return "\n".join(lines) + (
         "\n\nOnly interactions before the validation targets were trained on. User ids are never part of the text; titles are."
@@ -118,6 +129,7 @@ def _training(facts: Mapping[str, Any]) -> str:
     train = facts.get("training") or {}
     lines = [f"- {label}: {describe(facts[key])}" for key, label in (("step", "steps"), ("tokens", "tokens")) if facts.get(key) is not None]
     labels = {
+        "objective": "loss",
         "schedule": "schedule (Warmup-Stable-Annealing)",
         "optimizer": "optimizer",
         "global_batch": "global batch in rows",

@@ -59,6 +59,40 @@ def cut(
         if found
         else (np.zeros(0, np.int64),) * 3
     )
+    return _documents(items, sequence, s, e, ends, header_of, headers, catalogue, dropped)
+
+
+def prefixes(
+    items: np.ndarray, offsets: np.ndarray, header_of: np.ndarray, headers: Sequence[np.ndarray], catalogue: Catalogue, capacity: int
+) -> Documents:
+    """For every item but the first of its sequence a document: the header, the items before it, the item. Arguments are those of `cut`.
+
+    A document of more than `capacity` tokens loses its oldest items. An item that does not fit with at least one before it is left out.
+    """
+    ends = np.zeros(len(items) + 1, np.int64)
+    np.cumsum(catalogue.lengths[items], out=ends[1:])
+    sequence = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    target = np.flatnonzero(np.arange(len(items)) > offsets[sequence])
+    sequence = sequence[target]
+    room = capacity - np.array([len(h) for h in headers], np.int64)[header_of[sequence]]
+    first = np.maximum(np.searchsorted(ends, ends[target + 1] - room), offsets[sequence])
+    fits = first < target
+    chosen = sequence[fits], first[fits], target[fits] + 1
+    return _documents(items, *chosen, ends, header_of, headers, catalogue, int(np.count_nonzero(~fits)))
+
+
+def _documents(
+    items: np.ndarray,
+    sequence: np.ndarray,
+    s: np.ndarray,
+    e: np.ndarray,
+    ends: np.ndarray,
+    header_of: np.ndarray,
+    headers: Sequence[np.ndarray],
+    catalogue: Catalogue,
+    dropped: int,
+) -> Documents:
+    """Document d: the header of `sequence[d]`, then `items[s[d]:e[d]]`; `ends`: tokens of all items before each."""
     count = e - s
     document_offsets = np.zeros(len(s) + 1, np.int64)
     np.cumsum(count + 1, out=document_offsets[1:])
@@ -70,6 +104,6 @@ def cut(
     return Documents(
         pieces=pieces,
         offsets=document_offsets,
-        lengths=ends[e] - ends[s] + capacity - room[sequence],
+        lengths=ends[e] - ends[s] + np.array([len(h) for h in headers], np.int64)[header_of[sequence]],
         dropped_items=dropped,
     )

@@ -5,6 +5,7 @@
 Each draws from a generator of its own, so that none changes what another one holds.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -12,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from cprec_jax.corpus import Corpus, TrainSplit
+from cprec_jax.text import ragged
 from cprec_jax.text.shuffle import deal
 from cprec_jax.text.title_neighbours import neighbour_lists
 
@@ -52,26 +54,39 @@ class RowSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Behaviour:
-    """The training sequences of one file of the corpus. window: interactions that are held at a time."""
+    """The training sequences of one file of the corpus. window: interactions that are held at a time.
+
+    users: the share of them that is taken, chosen by `seed`; a smaller share is part of a larger one.
+    """
 
     corpus: Corpus
     split: TrainSplit
     name: str
     scope: Scope
     window: int
+    users: float = 1.0
+    seed: int = 0
     counts: Mapping[str, int] = field(default_factory=dict)
     unit: str = "users"
 
     @property
     def total(self) -> int:
-        return self.corpus.n_sequences(self.split, self.name)
+        n = self.corpus.n_sequences(self.split, self.name)
+        return n if self.users == 1 else math.ceil(self.users * n)
 
     @property
     def scopes(self) -> Sequence[Scope]:
         return (self.scope,)
 
     def windows(self) -> Iterator[Window]:
+        n = self.corpus.n_sequences(self.split, self.name)
+        chosen = np.random.default_rng(_seed(self.seed, "users", self.name)).permutation(n) < self.total
+        first = 0
         for items, offsets in self.corpus.windows(self.split, self.name, self.window):
+            taken = np.flatnonzero(chosen[first : first + len(offsets) - 1])
+            first += len(offsets) - 1
+            if len(taken) < len(offsets) - 1:
+                items, offsets = ragged.gather(items, offsets, taken)
             yield Window(scope=self.scope, items=items, offsets=offsets)
 
 

@@ -12,6 +12,7 @@ from cprec_jax.config.build import build
 from cprec_jax.config.help import written
 from cprec_jax.config.model import ModelSpec
 from cprec_jax.config.root import Config
+from cprec_jax.config.rows import Reads
 from cprec_jax.config.text import TemplateSpec
 from cprec_jax.config.train import TrainSpec
 from cprec_jax.model.attention import packed_attention
@@ -83,10 +84,17 @@ def make_decoder(spec: ModelSpec, config: DecoderConfig, row_length: int | None 
     )
 
 
-def write_description(directory: Path, decoder: DecoderConfig, config: Config, made_from: Mapping[str, Any]) -> None:
-    """RUN/config.json: everything evaluation and export need to know about a run besides its checkpoints and tokenizer."""
+def write_description(directory: Path, decoder: DecoderConfig, config: Config, made_from: Mapping[str, Any], reads: Reads) -> None:
+    """RUN/config.json: everything evaluation and export need to know about a run besides its checkpoints and tokenizer.
+
+    `rows` is the directory in WORKDIR/rows that the run reads, whose tokenizer is its own.
+    """
     record = {
-        "version": 2,
+        "version": 3,
+        "rows": reads.kind.name,
+        "sets": reads.sets,
+        "objective": next((spec.loss.objective for spec in config.runs.values()), "language-model"),
+        "start": next((spec.parent for spec in config.runs.values()), None),
         "inputs_hash": artefact.fingerprint(made_from),
         artefact.MADE_FROM: dict(made_from),
         "decoder": dataclasses.asdict(decoder),
@@ -95,6 +103,12 @@ def write_description(directory: Path, decoder: DecoderConfig, config: Config, m
         "train": written(config.train_section),
     }
     artefact.write_json(directory / DESCRIPTION, record)
+
+
+def made_from_of(directory: Path) -> dict[str, Any] | None:
+    """What a run, finished or not, was made from; None where it is not begun."""
+    path = directory / DESCRIPTION
+    return dict(artefact.read_json(path, "train")[artefact.MADE_FROM]) if path.exists() else None
 
 
 def read_description(directory: Path) -> dict[str, Any]:

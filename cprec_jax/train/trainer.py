@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -17,7 +17,9 @@ from jax.experimental import multihost_utils
 
 from cprec_jax import artefact
 from cprec_jax.config.help import written
+from cprec_jax.config.objective import ObjectiveSpec
 from cprec_jax.config.root import Config
+from cprec_jax.config.rows import Reads
 from cprec_jax.config.train import TrainSpec
 from cprec_jax.data import loader
 from cprec_jax.data import rows as rows_on_disk
@@ -36,7 +38,7 @@ from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.leaves import Leaves, by_name, matching, merge, split
 from cprec_jax.train.loggers.logger import LoggedRun, open_loggers
 from cprec_jax.train.loop import Batch, Step, train_loop
-from cprec_jax.train.objectives.cpt import Cpt
+from cprec_jax.train.objectives.make import make_objective
 from cprec_jax.train.objectives.objective import Objective
 from cprec_jax.train.optimizer import make_optimizer
 from cprec_jax.train.overview import overview
@@ -45,19 +47,28 @@ from cprec_jax.train.schedule import anneal_fraction, phases, wsa
 from cprec_jax.train.start import Start
 from cprec_jax.train.state import TrainState, abstract, new_state, shardings_of
 from cprec_jax.train.step import train_step
-from cprec_jax.workdir import rows_directory, saved_steps
+from cprec_jax.workdir import corpus_directory, rows_directory, saved_steps
+
+T = TypeVar("T")
+PRETRAINING = Reads()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything fixed before the first step.
 
+    corpus: where it lies; sets: that the run is fine-tuned on (none: pre-training).
+
     first: the step it starts at, which is not 0 where it goes on with another run; `total_steps` counts from 0, too. follows: whether its
     rows are those that the other run would have read next; else they are a phase with a mixture of its own.
     """
 
     directory: Path
+    corpus: Path
     rows: Path
+    splits: tuple[str, ...]
+    sets: tuple[str, ...]
+    loss: ObjectiveSpec
     train: TrainSpec
     decoder: Decoder
     shares: Mapping[str, float]
@@ -74,18 +85,20 @@ class Plan:
     named_tokens: tuple[str, ...]
 
 
-def make_plan(config: Config, workdir: Path, directory: Path, start: Start | None = None) -> Plan:
+def make_plan(config: Config, workdir: Path, directory: Path, start: Start | None = None, reads: Reads = PRETRAINING) -> Plan:
     """Check the config against the rows, before anything is compiled or written.
 
     Args:
+      config: of one run.
       directory: of the run.
       start: the checkpoint of another run that it starts from.
+      reads: the rows.
     """
     train_spec, model_spec = config.train_section, config.model
-    rows = rows_directory(workdir)
+    rows = rows_directory(workdir, reads.kind.name)
     manifest = artefact.read_json(rows / artefact.MANIFEST, "pack")
     rows_on_disk.check_shards(rows, manifest["shards"])
-    splits = usable(train_spec, manifest["splits"])
+    splits = _splits(train_spec, manifest["splits"], reads)
     sizes = {name: split["rows"] for name, split in splits.items()}
     anneal_mixture = train_spec.annealed_mixture
     check_shares(train_spec.mixture, sizes, "config.train.mixture")
@@ -110,7 +123,11 @@ def make_plan(config: Config, workdir: Path, directory: Path, start: Start | Non
         _warn_of_another_tokenizer(model_spec.init_from, rows / "tokenizer")
     return Plan(
         directory=directory,
+        corpus=corpus_directory(workdir),
         rows=rows,
+        splits=tuple(splits),
+        sets=reads.sets,
+        loss=next((run.loss for run in config.runs.values()), ObjectiveSpec()),
         train=train_spec,
         decoder=run.make_decoder(model_spec, decoder_config, manifest["row_length"], _most_segments(splits)),
         shares=shares,
@@ -120,7 +137,7 @@ def make_plan(config: Config, workdir: Path, directory: Path, start: Start | Non
         first=first,
         total_steps=total_steps,
         start=start,
-        follows=first > 0 and _same_rows(start, shares, limits, manifest, train_spec),
+        follows=first > 0 and _same_rows(start, shares, limits, manifest, train_spec, reads),
         init_from=model_spec.init_from,
         base_vocab_size=base_vocab_size,
         vocab_size=manifest["vocab_size"],
@@ -128,13 +145,23 @@ def make_plan(config: Config, workdir: Path, directory: Path, start: Start | Non
     )
 
 
+def _splits(spec: TrainSpec, splits: Mapping[str, T], reads: Reads) -> dict[str, T]:
+    """The splits that a run draws from."""
+    return {name: splits[name] for name in reads.sets} if reads.kind.stage == "sft" else usable(spec, splits)
+
+
 def _same_rows(
-    start: Start | None, shares: Mapping[str, float], limits: Mapping[str, int], manifest: Mapping[str, Any], spec: TrainSpec
+    start: Start | None,
+    shares: Mapping[str, float],
+    limits: Mapping[str, int],
+    manifest: Mapping[str, Any],
+    spec: TrainSpec,
+    reads: Reads,
 ) -> bool:
     """Whether the run that it goes on with reads its stable phase by the same shares, limits, seed and batch."""
     assert start is not None
     other: TrainSpec = run.read_description(start.directory)["train"]
-    sizes = {name: split["rows"] for name, split in usable(other, manifest["splits"]).items()}
+    sizes = {name: split["rows"] for name, split in _splits(other, manifest["splits"], reads).items()}
     their_shares = proportions(other.mixture, sizes)
     over_all = blend(their_shares, proportions(other.annealed_mixture, sizes), anneal_fraction(other.schedule))
     their_limits = row_limits(other.mixture, over_all, sizes, manifest["row_length"])
@@ -166,6 +193,7 @@ def train(
     made_from: Mapping[str, Any],
     stop: threading.Event,
     *,
+    reads: Reads = PRETRAINING,
     start: Start | None = None,
     steps: Collection[int] = (),
     fractions: Collection[float] = (),
@@ -176,10 +204,12 @@ def train(
     A finished run is replayed as far as a checkpoint is missing that was to stay, and is otherwise left as it is.
 
     Args:
+      config: of one run.
+      reads: its rows.
       start: the checkpoint of another run that it starts from.
       steps, fractions: whose checkpoints stay, beside the milestones of its section.
     """
-    plan = make_plan(config, workdir, directory, start)
+    plan = make_plan(config, workdir, directory, start, reads)
     finished = (directory / artefact.MANIFEST).exists()
     kept = saved_steps(directory) if finished else []  # a replay adds checkpoints, and removes none
     stay = {plan.first, *kept, *steps, *(round(part * plan.total_steps) for part in (*plan.train.milestones, *fractions))}
@@ -187,7 +217,7 @@ def train(
     mesh = make_mesh(**vars(config.mesh))
     _say_what_is_trained(plan)
     plan.directory.mkdir(parents=True, exist_ok=True)
-    run.write_description(plan.directory, plan.decoder.config, config, made_from)
+    run.write_description(plan.directory, plan.decoder.config, config, made_from, reads)
     if plan.init_from is not None and jax.process_index() == 0:
         from cprec_jax.hf import base
 
@@ -202,9 +232,10 @@ def train(
     with jax.set_mesh(mesh):
         final, frozen = _loop(plan, mesh, stop, inputs_hash, milestones)
     facts: dict[str, Any] = {"step": int(final.step), "first": plan.first, "params_sha256": parameters_sha256(merge(final.trained, frozen))}
-    if int(final.step) < plan.total_steps:  # replayed: the run is what it was
+    if finished:  # what was noted of it stays, and of one that was replayed that it is what it was
         before = artefact.read_json(plan.directory / artefact.MANIFEST, "train")
-        facts = {key: before[key] for key in facts}
+        replayed = int(final.step) < plan.total_steps
+        facts = {key: value for key, value in before.items() if key not in artefact.OF_EVERY_MANIFEST} | ({} if replayed else facts)
     if jax.process_index() == 0:
         artefact.write_manifest(plan.directory, made_from, facts)
     say(f"train: done, {facts['step']} steps, parameters sha256 {facts['params_sha256'][:16]}")
@@ -264,7 +295,7 @@ def _say_what_is_trained(plan: Plan) -> None:
         say(table)
 
 
-def _batches(plan: Plan, first_step: int, held: Sequence[int]) -> Iterator[dict[str, np.ndarray]]:
+def _batches(plan: Plan, first_step: int, held: Sequence[int], objective: Objective) -> Iterator[dict[str, np.ndarray]]:
     """Rows `held` of the batches from `first_step` on; the annealing phase may have a mixture of its own.
 
     Elements of a stream are counted from the step at which it begins: 0, that of another mixture, or that of the annealing phase.
@@ -275,10 +306,11 @@ def _batches(plan: Plan, first_step: int, held: Sequence[int]) -> Iterator[dict[
     read = functools.partial(loader.batches, rows=held, global_batch=plan.train.global_batch, workers=plan.train.loader_workers)
     if first_step < boundary:
         begin = plan.first if plan.first and not plan.follows else 0
-        rows = loader.stream(plan.rows, plan.shares, plan.train.seed, prefix=begin, limits=plan.limits)
+        rows = loader.stream(plan.rows, plan.shares, plan.train.seed, prefix=begin, limits=plan.limits, more=objective.row_columns)
         yield from read(rows, first_step=first_step - begin, last_step=boundary - begin)
     if boundary < plan.total_steps:
-        rows = loader.stream(plan.rows, plan.anneal_shares, plan.train.seed, prefix=boundary, limits=plan.anneal_limits)
+        shares, limits = plan.anneal_shares, plan.anneal_limits
+        rows = loader.stream(plan.rows, shares, plan.train.seed, prefix=boundary, limits=limits, more=objective.row_columns)
         yield from read(rows, first_step=max(first_step, boundary) - boundary, last_step=plan.total_steps - boundary)
 
 
@@ -310,7 +342,7 @@ def _loop(
     if restored is None:
         save(state)
         checkpoints.verify(state)  # a disk that gives back something else is better known now than after a week
-    objective = Cpt(decoder=plan.decoder, loss_chunk=spec.loss_chunk)
+    objective = make_objective(plan.loss, plan.decoder, spec.loss_chunk, plan.rows, plan.splits, plan.corpus, plan.sets)
     state = train_loop(
         state,
         frozen,
@@ -352,7 +384,7 @@ def _global_batches(plan: Plan, mesh: jax.sharding.Mesh, first_step: int, last_s
     sharding = rules.batch_sharding(mesh, size)
     held = global_batch.rows_held(sharding, size)
     attend = cast(PackedAttendFn, plan.decoder.attend)
-    for step, rows in enumerate(_batches(plan, first_step, held.tolist()), start=first_step + 1):
+    for step, rows in enumerate(_batches(plan, first_step, held.tolist(), objective), start=first_step + 1):
         if step > last_step:
             return
         attend.check_batch(rows)

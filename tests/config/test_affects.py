@@ -13,7 +13,7 @@ import pytest
 
 from cprec_jax.artefact import MADE_FROM, MANIFEST, write_json
 from cprec_jax.config.affects import Leaf, leaves, settings_of
-from cprec_jax.config.build import _convert, section_class
+from cprec_jax.config.build import convert, section_class
 from cprec_jax.config.root import Config, check_runs, make_config
 from cprec_jax.graph import Graph
 from cprec_jax.jobs.graph_of import graph_of
@@ -197,7 +197,7 @@ def other_value(config: Config, leaf: Leaf, classes: Mapping[str, type]) -> Conf
     """The config with another valid value of a leaf; of one that counts by content, the path of a copy."""
     for value in copies(leaf.value) if leaf.content else candidates(hint_of(leaf, classes)):
         try:
-            made = changed(config, leaf.key.split("."), _convert(hint_of(leaf, classes), value, leaf.key))
+            made = changed(config, leaf.key.split("."), convert(hint_of(leaf, classes), value, leaf.key))
             check_runs(made)
         except (ValueError, TypeError):
             continue
@@ -273,8 +273,27 @@ def test_every_field_affects_what_it_says(raw: dict[str, Any], tmp_path: Path) -
             if made is not None:
                 tested.add(leaf.field)
     held = {"EvaluateSpec.names", "SourceSpec.urls", "CorpusSpec.sources", "CorpusSpec.times"}  # sections by name: their fields were tested
-    in_runs = {field for field in fields if field.startswith(("RunSpec.", "StartSpec."))}  # tests/test_runs.py
+    of_runs = ("RunSpec.", "StartSpec.", "CptSpec.", "SftSpec.")  # below, and tests/config/test_runs.py
+    in_runs = {field for field in fields if field.startswith(of_runs)}
     assert fields - tested - sections - held - in_runs - set(ELSEWHERE) == {"Config.name"} - tested
+
+
+@pytest.mark.parametrize("stage", ["cpt", "sft"])
+def test_every_field_of_a_stage_affects_its_runs(stage: str, raw: dict[str, Any], tmp_path: Path) -> None:
+    def config(**section: Any) -> dict[str, Any]:
+        run = {"stage": stage, "select": "last", stage: {"objective": "catalogue", **section}}
+        return {**raw, "runs": {"cpt": {}, "one": run}, "evaluate": {"names": {"one": {"run": "one"}}}, "export": None, "pack": {}}
+
+    pretend(graph_of(make_config(config()), tmp_path))
+    assert set(states(graph_of(make_config(config()), tmp_path)).values()) == {"current"}
+    others = {"objective": "language-model", "lm_weight": 0.5, "loss_temperature": (1.0, 2.0)}
+    others |= {"targets": "last", "users": 0.5} if stage == "sft" else {}
+    section = section_classes()["SftSpec" if stage == "sft" else "CptSpec"]
+    assert set(others) == {field.name for field in dataclasses.fields(section)}
+    for key, value in others.items():
+        found = states(graph_of(make_config(config(**{key: value})), tmp_path))
+        run = "runs/one" if stage == "cpt" else "runs/one@Games"
+        assert found[run] == "out of date" and found["runs/cpt"] == "current" and found["results/one"] == "waits", key
 
 
 def test_what_needs_a_value_of_its_own(raw: dict[str, Any], tmp_path: Path) -> None:

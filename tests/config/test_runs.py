@@ -66,7 +66,21 @@ def test_a_run_from_a_run_has_its_model() -> None:
     [
         ({"base": {}}, r"config.runs.base: the name becomes a directory"),
         ({"a.b": {}}, r"config.runs.a.b: the name becomes a directory"),
-        ({"cpt": {"stage": "sft"}}, r"config.runs.cpt.stage: 'sft' is not there yet"),
+        ({"cpt": {"stage": "dpo"}}, r"config.runs.cpt.stage: 'dpo' is not there yet"),
+        ({"cpt": {"stage": "sftt"}}, r"config.runs.cpt.stage: 'sftt' is not one of 'cpt', 'sft'"),
+        ({"cpt": {"sets": ("Garden",)}}, r"config.runs.cpt.sets: belongs to the stage 'sft', and the run is of the stage 'cpt'"),
+        ({"cpt": {"sft": {}}}, r"config.runs.cpt.sft: belongs to the stage 'sft', and the run is of the stage 'cpt'"),
+        ({"x": {"stage": "sft", "sets": ("G",), "cpt": {}}}, r"config.runs.x.cpt: belongs to the stage 'cpt'"),
+        ({"x": {"stage": "sft", "sets": ()}}, r"config.runs.x: sets \(\): name at least one"),
+        ({"x": {"stage": "sft", "sets": ("G",), "train": {"mixture": {}}}}, r"config.runs.x.train.mixture: belongs to the stage 'cpt'"),
+        ({"x": {"stage": "sft", "sets": ("G",), "sft": {"users": 0.0}}}, r"config.runs.x.sft: users 0.0 must lie in \(0, 1\]"),
+        ({"x": {"stage": "sft", "sets": ("G",), "sft": {"lm_weight": 0.5}}}, r"belong to the objective 'catalogue'"),
+        ({"x": {"stage": "sft", "sets": ("G",), "sft": {"objective": "dpo"}}}, r"config.runs.x.sft.objective: 'dpo' is not one of"),
+        ({"x": {"stage": "sft", "sets": ("G",), "select_from": (0.0, 1.0)}}, r"config.runs.x: select_from"),
+        (
+            {"x": {"stage": "sft", "sets": ("Garden",)}, "y": {"stage": "sft", "sets": ("Books",), "start": "x"}},
+            r"config.runs.y.start: 'x' is a run per set \(Garden\), which none is of Books",
+        ),
         ({"cpt": {"stage": "x"}}, r"config.runs.cpt.stage: 'x' is not one of 'cpt'"),
         ({"cpt": {}, "a": {"start": "ctp"}}, r"config.runs.a.start: no run 'ctp'; did you mean 'cpt'\?"),
         ({"a": {"start": "b"}, "b": {"start": "a"}}, r"config.runs.a.start: a ring: a starts from b starts from a"),
@@ -139,3 +153,41 @@ def test_an_override_changes_what_the_config_names_and_adds_nothing(tmp_path) ->
         launch.load_config(str(path), {"evaluate.names.x.kind": "random"})
     plain = launch.load_config("configs/quickstart.py", {"runs.cpt.train.seed": "5"})
     assert make_config(plain).runs["cpt"].train.seed == 5
+
+
+SOURCES = [{"name": name, "role": role, "adapter": "synthetic"} for name, role in (("Books", "pretrain"), ("Garden", "downstream"))]
+
+
+def test_fine_tuning_is_a_run_per_downstream_set_unless_sets_are_named_or_together() -> None:
+    raw = {"corpus": {"sources": [*SOURCES, {**SOURCES[1], "name": "Toys"}]}, "train": {"steps": 3, "mixture": {"temperature": 0.5}}}
+    sft = {"stage": "sft", "start": "cpt"}
+    config = make_config({**raw, "runs": {"cpt": {}, "each": sft, "both": {**sft, "together": True}, "one": {**sft, "sets": ("Books",)}}})
+    assert {name: config.parts_of(name) for name in config.runs} == {
+        "cpt": (None,),
+        "each": ("Garden", "Toys"),
+        "both": (None,),
+        "one": ("Books",),
+    }
+    assert config.sets_of("both") == ("Garden", "Toys") and config.sets_of("cpt") == ()
+    assert config.runs["each"].select == "ndcg@10" and config.runs["cpt"].select == "last"
+    assert config.runs["each"].train.mixture.temperature == 1.0, "pre-training alone has a mixture"
+    with pytest.raises(UserError, match=r"config.runs.x.sets: no source of config.corpus is called 'Gardn'; did you mean 'Garden'\?"):
+        make_config({**raw, "runs": {"x": {"stage": "sft", "sets": ("Gardn",)}}})
+    with pytest.raises(UserError, match=r"config.runs.x.sets: name the sets; the config has no section `corpus`"):
+        make_config({"train": {"steps": 3}, "runs": {"x": {"stage": "sft"}}})
+    with pytest.raises(UserError, match=r"config.runs.x.sets: the corpus has no downstream set; name the sets to fine-tune on, such as 'B"):
+        make_config({**raw, "corpus": {"sources": SOURCES[:1]}, "runs": {"x": {"stage": "sft"}}})
+
+
+def test_rows_are_packed_for_what_the_runs_read() -> None:
+    raw = {"corpus": {"sources": SOURCES}, "train": {"steps": 3}}
+    sft = {"stage": "sft"}
+    runs = {"sft": sft, "last": {**sft, "sft": {"targets": "last", "users": 0.1}}, "books": {**sft, "sets": ("Books",)}}
+
+    def rows(**more: Any) -> dict[str, tuple[str, ...]]:
+        return {kind.name: sets for kind, sets in make_config({**raw, **more}).rows_kinds.items()}
+
+    assert rows() == {"cpt": ()}
+    assert rows(runs=runs) == {"sft": ("Garden", "Books"), "sft-last-0.1": ("Garden",)}, "nothing to pre-train on, no such rows"
+    assert rows(runs={"cpt": {}, **runs}, pack={"stages": ("sft",)}) == {**rows(), **rows(runs=runs)}
+    assert rows(pack={"stages": ("cpt", "sft")}) == {"cpt": (), "sft": ("Garden",)}

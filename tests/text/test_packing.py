@@ -1,8 +1,10 @@
 """Documents, bins and rows: nothing is lost, nothing overlaps."""
 
+import itertools
 import json
 import os
 import tracemalloc
+from collections import Counter
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, cast
@@ -71,6 +73,36 @@ def test_documents_hold_every_item_once_in_order(sequences: list[list[int]], len
     for start, end in zip(ends - cut.lengths, ends, strict=True):
         size = 2 if tokens[start] == 1 else 1
         assert not is_item[start : start + size].any() and is_item[start + size : end].all() and end - start > size
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 4), max_size=12), min_size=1, max_size=8),
+    st.lists(st.integers(1, 12), min_size=5, max_size=5),
+    st.integers(14, 40),
+)
+@settings(max_examples=60)
+def test_a_document_per_prefix_holds_the_newest_items_that_fit(sequences: list[list[int]], lengths: list[int], capacity: int) -> None:
+    catalogue = catalogue_of(lengths)
+    items = np.array([i for s in sequences for i in s], np.int64)
+    offsets = np.concatenate([[0], np.cumsum([len(s) for s in sequences])]).astype(np.int64)
+    headers = [np.array([1, 2], np.int32), np.array([3], np.int32)]
+    header_of = np.arange(len(sequences)) % 2
+    made = documents.prefixes(items, offsets, header_of, headers, catalogue, capacity)
+    expected, dropped = [], 0
+    for number, sequence in enumerate(sequences):
+        size = len(headers[number % 2])
+        for last in range(1, len(sequence)):
+            kept = sequence[: last + 1]
+            while size + sum(lengths[item] for item in kept) > capacity:
+                kept = kept[1:]
+            if len(kept) > 1:
+                expected.append([len(catalogue) + number % 2, *kept])
+            else:
+                dropped += 1
+    found = [made.pieces[a:b].tolist() for a, b in zip(made.offsets[:-1], made.offsets[1:], strict=True)]
+    assert found == expected and made.dropped_items == dropped
+    table, table_offsets = documents.piece_table(catalogue, headers)
+    assert made.lengths.tolist() == [len(ragged.gather(table, table_offsets, np.array(one))[0]) for one in expected]
 
 
 def test_an_item_longer_than_a_row_is_counted() -> None:
@@ -221,10 +253,76 @@ def test_rows_for_fine_tuning(workdir: Path) -> None:
     assert targets == sum(len(words[0].encode(line + "\n")) for line in lines)
 
 
+SFT: dict[str, Any] = {"stage": "sft", "select": "last", "train": {"steps": 2}}
+
+
+def pack_for(workdir: Path, runs: dict[str, Any]) -> None:
+    jobs.pack({**road.CONFIG, "runs": runs, "export": None, "evaluate": {"names": {"random": {"kind": "random"}}}}, workdir)
+
+
+def test_the_last_item_of_a_prefix_alone_is_a_target(workdir: Path) -> None:
+    pack_for(workdir, {"sft": {**SFT, "sft": {"targets": "last"}}})
+    sequences = Corpus.open(workdir / "corpus").sequences("sft", "Garden")
+    lengths = Catalogue.build(
+        tokenizer.load(workdir / "rows/sft-last/tokenizer"), Corpus.open(workdir / "corpus").items.title, "\n"
+    ).lengths
+    found = []
+    for row in rows.open_split(workdir / "rows" / "sft-last", "Garden"):
+        ends = np.cumsum(row["lengths"])
+        items = np.split(row["items"], np.flatnonzero(row["items"] == 0))[1:]
+        for start, end, document in zip(ends - row["lengths"], ends, items, strict=True):
+            loss = row["loss"][start:end]
+            own = int(lengths[document[-1] - 1])
+            assert loss.sum() == own and loss[-own:].all(), "the tokens of the last item, and no others"
+            found.append(int(document[-1]) - 1)
+    first = np.zeros(len(sequences.items), bool)
+    first[sequences.offsets[:-1]] = True
+    assert sorted(found) == sorted(sequences.items[~first].tolist()), "every item but the first of a sequence is a target once"
+
+
+def test_a_share_of_the_users_is_part_of_a_larger_share(workdir: Path) -> None:
+    shares = (0.1, 0.5, 1.0)
+    pack_for(workdir, {f"sft-{number}": {**SFT, "sft": {"users": share}} for number, share in enumerate(shares)})
+    corpus = Corpus.open(workdir / "corpus")
+    n = corpus.n_sequences("sft", "Garden")
+    found = []
+    for share in shares:
+        name = "sft" if share == 1 else f"sft-{share}"
+        documents = [tuple(d.tolist()) for row in rows.open_split(workdir / "rows" / name, "Garden") for d in split_items(row)]
+        found.append(documents)
+        assert json.loads((workdir / "rows" / name / "manifest.json").read_text())["splits"]["Garden"]["items"] == sum(map(len, documents))
+    assert [len(documents) for documents in found[:1]] <= [n // 2]
+    for smaller, larger in itertools.pairwise(found):
+        assert 0 < len(smaller) < len(larger) and not Counter(smaller) - Counter(larger)
+
+
+def split_items(row: Any) -> list[np.ndarray]:
+    """The items of each document of a stored row."""
+    return [document[1:] for document in np.split(row["items"], np.flatnonzero(row["items"] == 0))[1:]]
+
+
+def test_a_corpus_of_one_set_trains_its_tokenizer_on_that(tmp_path: Path) -> None:
+    config = road.config()
+    config["corpus"]["sources"] = [{**config["corpus"]["sources"][0], "role": "downstream"}]
+    config |= {"runs": {"sft": SFT}, "export": None, "evaluate": {"names": {"random": {"kind": "random"}}}}
+    jobs.prepare(config, tmp_path)
+    jobs.pack(config, tmp_path)
+    assert [path.name for path in (tmp_path / "rows").iterdir()] == ["sft"]
+    title = Corpus.open(tmp_path / "corpus").items.title[0]
+    assert len(tokenizer.load(tmp_path / "rows/sft/tokenizer").encode(title)) < len(title) / 2
+
+
+def test_fine_tuning_on_a_domain_of_pre_training_reads_its_sequences(workdir: Path) -> None:
+    pack_for(workdir, {"cpt": {"train": {"steps": 2}}, "sft": {**SFT, "sets": ("Books", "Garden")}})
+    manifest = json.loads((workdir / "rows/sft/manifest.json").read_text())
+    assert set(manifest["splits"]) == {"Books", "Garden"} == set(manifest["source_hashes"]) == set(manifest["catalogue_hashes"])
+    assert manifest["splits"]["Books"]["items"] == len(Corpus.open(workdir / "corpus").sequences("domain", "Books").items)
+    words = [(workdir / "rows" / name / "tokenizer/tokenizer.json").read_text() for name in ("cpt", "sft")]
+    assert words[0] == words[1]
+
+
 def test_rows_for_fine_tuning_need_their_tokenizer_and_a_set(tmp_path: Path) -> None:
     jobs.prepare(road.CONFIG, tmp_path)
-    with pytest.raises(UserError, match=r"rows/cpt/manifest.json: not found; run `launch.py pack --config.pack.stages=\('cpt','sft'\)`"):
-        packed(tmp_path, stages=("sft",))
     with pytest.raises(UserError, match=r"stages \('sft', 'cpt'\): give 'cpt', 'sft' or both, each once and in this order"):
         packed(tmp_path, stages=("sft", "cpt"))
 

@@ -1,0 +1,69 @@
+"""The grid of a run: its first seed trains every point, validation users choose one, and that is the run."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from cprec_jax.artefact import MANIFEST, read_manifest, write_json
+from cprec_jax.config.grid import grid_points
+from cprec_jax.config.root import Config
+from cprec_jax.progress import say
+from cprec_jax.run_key import RunKey
+from cprec_jax.workdir import grid_directory
+
+
+class TrainOne(Protocol):
+    def __call__(self, *, directory: Path, point: int) -> None: ...
+
+
+def chosen_content(manifest: Mapping[str, Any]) -> Any:
+    """What of a first seed counts for the others: which point of the grid it chose."""
+    return manifest["chosen"]
+
+
+def train_grid(
+    config: Config,
+    key: RunKey,
+    target: Path,
+    made_from: Mapping[str, Any],
+    train_one: TrainOne,
+    select: Callable[[Path], dict[str, Any]],
+) -> None:
+    """Train what is not there of all points, choose one by what its selected checkpoint is worth, and make it the run `target`.
+
+    A run that was stopped goes on where it was. The manifest gets `chosen`, the number of the point, and `tried`, all of them with what
+    they are worth.
+    """
+    run = config.runs[key.name]
+    points = grid_points(run, f"config.runs.{key.name}")
+    tried = []
+    for number, point in enumerate(points):
+        directory = grid_directory(target, number)
+        _remove_others(directory, made_from)
+        manifest = read_manifest(directory)
+        if manifest is None or "selected" not in manifest:
+            values = ", ".join(f"{name} {value}" for name, value in point.values.items())
+            say(f"train: {key}, point {number + 1} of {len(points)}: {values}")
+            train_one(directory=directory, point=number)
+            manifest = read_manifest(directory)
+            assert manifest is not None
+            manifest |= select(directory)
+            write_json(directory / MANIFEST, manifest)
+        by_step = manifest["ndcg@10_by_step" if run.select == "ndcg@10" else "nll_by_step"]
+        tried.append({"values": point.values, "selected": manifest["selected"], run.select: by_step[str(manifest["selected"])]})
+    best = (max if run.select == "ndcg@10" else min)(range(len(points)), key=lambda number: tried[number][run.select])
+    say(f"train: {key} is point {best + 1} of {len(points)}: {', '.join(f'{k} {v}' for k, v in points[best].values.items())}")
+    chosen = grid_directory(target, best)
+    write_json(chosen / MANIFEST, {**(read_manifest(chosen) or {}), "chosen": best, "tried": tried})
+    shutil.rmtree(target, ignore_errors=True)
+    chosen.rename(target)
+    shutil.rmtree(chosen.parent, ignore_errors=True)
+
+
+def _remove_others(directory: Path, made_from: Mapping[str, Any]) -> None:
+    """Remove what was begun with other inputs."""
+    from cprec_jax.train.run import made_from_of
+
+    if directory.exists() and made_from_of(directory) != dict(made_from):
+        shutil.rmtree(directory)

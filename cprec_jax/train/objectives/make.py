@@ -1,0 +1,68 @@
+"""The objective that a run's section asks for, with what it must know of rows and catalogues."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cprec_jax.artefact import MANIFEST, read_json
+from cprec_jax.config.objective import ObjectiveSpec
+from cprec_jax.corpus import Corpus
+from cprec_jax.data import rows
+from cprec_jax.model.decoder import Decoder
+from cprec_jax.progress import say
+from cprec_jax.text import tokenizer
+from cprec_jax.text.catalogue import Catalogue
+from cprec_jax.train.catalogue_rows import capacities
+from cprec_jax.train.catalogue_tables import CatalogueTables, build_tables
+from cprec_jax.train.objectives.catalogue import CatalogueLikelihood
+from cprec_jax.train.objectives.cpt import Cpt
+from cprec_jax.train.objectives.objective import Objective
+
+
+def make_objective(
+    spec: ObjectiveSpec, decoder: Decoder, loss_chunk: int, directory: Path, splits: Sequence[str], corpus: Path, sets: Sequence[str]
+) -> Objective:
+    """The loss of a run.
+
+    Args:
+      loss_chunk: positions whose logits are held at a time.
+      directory, splits: of its rows.
+      corpus: where it lies. Only the catalogue likelihood reads it.
+      sets: that it is fine-tuned on; none for pre-training, whose rows hold items of all sets.
+    """
+    if spec.objective == "language-model":
+        return Cpt(decoder=decoder, loss_chunk=loss_chunk)
+    tables = _tables(directory, Corpus.open(corpus), sets)
+    room = capacities(tables, _stored_rows(directory, splits))
+    say(
+        f"train: loss over the catalogue: {int(np.count_nonzero(tables.item_set >= 0))} titles, at most {room.wide} wide decisions and "
+        f"{room.blocks} blocks of narrow ones per row"
+    )
+    return CatalogueLikelihood(
+        decoder=decoder,
+        loss_chunk=loss_chunk,
+        lm_weight=spec.lm_weight,
+        loss_temperature=spec.loss_temperature,
+        tables=tables,
+        capacities=room,
+    )
+
+
+def _tables(directory: Path, corpus: Corpus, sets: Sequence[str]) -> CatalogueTables:
+    """Of the whole catalogues, items without a training interaction included."""
+    template = read_json(directory / MANIFEST, "pack")["template"]
+    catalogues = {name: corpus.catalogue(name) for name in sets or corpus.sets}
+    needed = np.sort(np.concatenate(list(catalogues.values())))
+    words = tokenizer.load(directory / "tokenizer")
+    return build_tables(Catalogue.build(words, corpus.items.title, template["end_of_item"], needed), catalogues)
+
+
+def _stored_rows(directory: Path, splits: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    def of_split(split: str) -> Iterator[Mapping[str, Any]]:
+        source = rows.open_split(directory, split)
+        return (source[index] for index in range(len(source)))
+
+    return itertools.chain.from_iterable(map(of_split, splits))
