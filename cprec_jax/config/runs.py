@@ -18,7 +18,7 @@ CPT = "cpt"  # the run that a config without names for its runs means
 LENGTHS = ("steps", "epochs", "tokens")
 SFT = "sft"
 COMES = ("dpo", "merge")  # stages whose names are taken
-OF_SFT = ("sets", "together")  # keys that only fine-tuning has
+OF_SFT = ("sets", "together", "patience")  # keys that only fine-tuning has
 OF_CPT = ("mixture", "anneal_mixture")  # keys of `train` that only pre-training has
 # What a run may change of the model that it starts from: how it computes, not what it is.
 COMPUTES = ("dtype", "remat", "unroll", "dropout", "attention", "attention_segments")
@@ -66,6 +66,11 @@ class RunSpec:
     select_from: tuple[float, ...] = setting(
         (0.2, 0.4, 0.6, 0.8, 1.0), "the fractions of the run whose checkpoints `select` chooses from", affects=()
     )
+    patience: int | None = setting(
+        None,
+        "sft: stop after so many checkpoints of `select_from` that are no better (None: off; a run that stops early never anneals)",
+        affects=(),
+    )
     grid: Mapping[str, Any] = setting(
         factory=dict, help="settings with several values each, such as {'train': {'schedule': {'peak': (1e-4, 3e-4)}}}", affects=()
     )
@@ -80,7 +85,9 @@ class RunSpec:
         return {"select": "ndcg@10", **section} if section.get("stage") == SFT else dict(section)
 
     def __post_init__(self) -> None:
-        at_least_one(self, "seeds")
+        at_least_one(self, "seeds", "patience")
+        if self.patience is not None and self.select == "last":
+            raise ValueError("patience needs validation users to stop by; set select to 'nll' or 'ndcg@10'")
         if self.sets is not None and (not self.sets or len(set(self.sets)) < len(self.sets)):
             raise ValueError(f"sets {self.sets}: name at least one, and each once")
         if not self.select_from or not all(0 < fraction <= 1 for fraction in self.select_from):

@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,6 +128,8 @@ def _facts(run: RunSpec) -> dict[str, Any]:
         found["select"] = run.select
         if run.stage == "sft" or run.grid:
             found["select_from"] = run.select_from
+    if run.patience is not None:
+        found["patience"] = run.patience
     if run.grid:
         found["grid"] = as_json(run.grid)
     return found
@@ -177,7 +179,13 @@ def _train_one(
     directory: Path | None = None,
     point: int | None = None,
 ) -> None:
-    """directory: where it is trained, if not yet in its own; point: of its grid."""
+    """Train one run, to its end or as long as its patience lasts.
+
+    Args:
+      needed: steps whose checkpoints stay.
+      directory: where it is trained, if not yet in its own.
+      point: of its grid.
+    """
     from cprec_jax.train.start import start_of
     from cprec_jax.train.trainer import train
 
@@ -193,8 +201,42 @@ def _train_one(
     steps = sorted({*needed, *steps_needed(config, name)})
     fractions = fractions_needed(config, name)
     reads = Reads(kind=rows_kind(spec), sets=sets_of_run(config, key))
-    of_run = config.of_run(name, key.seed, point)
-    train(of_run, workdir, directory or run.path, graph.made_from(run), stop, reads=reads, start=start, steps=steps, fractions=fractions)
+    of_run, directory = config.of_run(name, key.seed, point), directory or run.path
+    made_from = graph.made_from(run)
+    train_until = partial(train, of_run, workdir, directory, made_from, stop, reads=reads, start=start, steps=steps, fractions=fractions)
+    if spec.patience is None or (directory / MANIFEST).exists():
+        train_until()
+    else:
+        _train_with_patience(config, workdir, key, directory, spec.patience, train_until)
+
+
+def _train_with_patience(
+    config: Config, workdir: Path, key: RunKey, directory: Path, patience: int, train_until: Callable[..., int]
+) -> None:
+    """Train from checkpoint to checkpoint of `select_from`, until `patience` of them in a row were no better than the best before."""
+    run = config.runs[key.name]
+    best, worse, fraction = None, 0, 1.0
+    for fraction in sorted({*run.select_from, 1.0}):
+        steps = train_until(until=fraction, ends=False)
+        if fraction not in run.select_from:
+            continue
+        (value,) = _values(config, workdir, key, directory, [max(1, round(fraction * steps))]).values()
+        better = best is None or (value > best if run.select == "ndcg@10" else value < best)
+        best, worse = (value, 0) if better else (best, worse + 1)
+        if worse >= patience:
+            break
+    if fraction < 1:
+        say(f"train: {key}: {worse} checkpoints in a row were no better, so it stops early, and never anneals")
+    train_until(until=fraction)
+
+
+def _values(config: Config, workdir: Path, key: RunKey, directory: Path, steps: Sequence[int] | None) -> dict[int, float]:
+    """What checkpoints are worth by validation users of the run's sets."""
+    from cprec_jax.evaluate.select import values_by_step
+
+    run = config.runs[key.name]
+    assert run.select != "last"
+    return values_by_step(config, workdir, directory, run.select, sets_of_run(config, key) or None, steps)
 
 
 def fractions_needed(config: Config, name: str) -> list[float]:
@@ -252,13 +294,12 @@ def _select(config: Config, workdir: Path, run: Artefact) -> None:
 
 def _selected(config: Config, workdir: Path, key: RunKey, directory: Path) -> dict[str, Any]:
     """`selected`, the step that the run in `directory` stands for, and what each checkpoint that it was chosen from is worth."""
-    from cprec_jax.evaluate.select import values_by_step
-
     run = config.runs[key.name]
-    assert run.select != "last"
-    last = int(read_json(directory / MANIFEST, "train")["step"])
-    steps = sorted({max(1, round(fraction * last)) for fraction in run.select_from}) if run.stage == "sft" or run.grid else None
-    values = values_by_step(config, workdir, directory, run.select, sets_of_run(config, key) or None, steps)
+    manifest = read_json(directory / MANIFEST, "train")
+    last = int(manifest["step"])
+    ends = int(manifest.get("stopped_early_of", last))
+    steps = [step for step in (max(1, round(fraction * ends)) for fraction in run.select_from) if step <= last]
+    values = _values(config, workdir, key, directory, sorted(set(steps)) if run.stage == "sft" or run.grid else None)
     best = max(values, key=values.__getitem__) if run.select == "ndcg@10" else min(values, key=values.__getitem__)
     what = "an NDCG@10" if run.select == "ndcg@10" else "an NLL"
     say(f"train: {key} stands for step {best}, with {what} of {values[best]:.4f} on validation users")

@@ -197,7 +197,9 @@ def train(
     start: Start | None = None,
     steps: Collection[int] = (),
     fractions: Collection[float] = (),
-) -> None:
+    until: float = 1.0,
+    ends: bool = True,
+) -> int:
     """Train the run `directory` to the end, or go on from its newest checkpoint; `stop` asks to save and end at the next step.
 
     What the run is `made_from` is in its description from the start; that it is the same as before is for the caller to see to.
@@ -208,12 +210,17 @@ def train(
       reads: its rows.
       start: the checkpoint of another run that it starts from.
       steps, fractions: whose checkpoints stay, beside the milestones of its section.
+      until: the fraction of its steps after which it stops, without having annealed.
+      ends: whether it is finished then; else it can go on.
+
+    Returns the number of steps of the whole run.
     """
     plan = make_plan(config, workdir, directory, start, reads)
     finished = (directory / artefact.MANIFEST).exists()
     kept = saved_steps(directory) if finished else []  # a replay adds checkpoints, and removes none
     stay = {plan.first, *kept, *steps, *(round(part * plan.total_steps) for part in (*plan.train.milestones, *fractions))}
-    milestones = sorted(step for step in stay if plan.first <= step <= plan.total_steps)
+    until_step = plan.first + max(1, round(until * (plan.total_steps - plan.first)))
+    milestones = sorted(step for step in {*stay, until_step} if plan.first <= step <= plan.total_steps)
     mesh = make_mesh(**vars(config.mesh))
     _say_what_is_trained(plan)
     plan.directory.mkdir(parents=True, exist_ok=True)
@@ -230,8 +237,12 @@ def train(
         )
     inputs_hash = artefact.fingerprint(made_from)
     with jax.set_mesh(mesh):
-        final, frozen = _loop(plan, mesh, stop, inputs_hash, milestones)
+        final, frozen = _loop(plan, mesh, stop, inputs_hash, milestones, until_step)
+    if not (ends or finished):
+        return plan.total_steps
     facts: dict[str, Any] = {"step": int(final.step), "first": plan.first, "params_sha256": parameters_sha256(merge(final.trained, frozen))}
+    if int(final.step) < plan.total_steps and not finished:
+        facts["stopped_early_of"] = plan.total_steps
     if finished:  # what was noted of it stays, and of one that was replayed that it is what it was
         before = artefact.read_json(plan.directory / artefact.MANIFEST, "train")
         replayed = int(final.step) < plan.total_steps
@@ -239,6 +250,7 @@ def train(
     if jax.process_index() == 0:
         artefact.write_manifest(plan.directory, made_from, facts)
     say(f"train: done, {facts['step']} steps, parameters sha256 {facts['params_sha256'][:16]}")
+    return plan.total_steps
 
 
 def parameters_sha256(params: Any) -> str:
@@ -315,9 +327,9 @@ def _batches(plan: Plan, first_step: int, held: Sequence[int], objective: Object
 
 
 def _loop(
-    plan: Plan, mesh: jax.sharding.Mesh, flag: threading.Event, inputs_hash: str, milestones: Sequence[int]
+    plan: Plan, mesh: jax.sharding.Mesh, flag: threading.Event, inputs_hash: str, milestones: Sequence[int], until: int
 ) -> tuple[TrainState, Leaves]:
-    """Train from the newest checkpoint, or from the start, to the last step. Gives the last state and the frozen leaves."""
+    """Train from the newest checkpoint, or from the start, to step `until`. Gives the last state and the frozen leaves."""
     spec, total_steps = plan.train, plan.total_steps
     schedule = _schedule(plan)
     optimizer = make_optimizer(spec.optimizer, schedule, _trained_axes(plan))
@@ -325,6 +337,9 @@ def _loop(
     checkpoints = Checkpoints(plan.directory / "checkpoints", spec.keep, milestones)
     frozen = checkpoints.keep_frozen(frozen)
     restored, last_step = _restore(plan, checkpoints, abstract(state), milestones)
+    finished = artefact.read_manifest(plan.directory)
+    logging = last_step == (total_steps if finished is None else int(finished["step"]))  # a replay was logged the first time
+    last_step = min(last_step, until)
     meta: dict[str, Any] = {"tokens": 0, "seconds": 0.0}
     if restored is not None:
         state, meta = restored
@@ -336,7 +351,7 @@ def _loop(
     facts = {"inputs_hash": inputs_hash}
     logged = LoggedRun(directory=plan.directory, first_step=first_step, name=plan.directory.name, facts=facts | written(spec))
     clock = Clock(meta["seconds"])
-    loggers = open_loggers(spec.loggers if last_step == total_steps else (), logged)  # a replay was logged the first time
+    loggers = open_loggers(spec.loggers if logging else (), logged)
     log = Log(loggers, clock, spec.log_every, first_step, total_steps, int(meta["tokens"]), checkpoints.directory)
     save = Save(checkpoints, spec.checkpoint_every, milestones, total_steps, log, clock, facts)
     if restored is None:
@@ -353,7 +368,7 @@ def _loop(
         stop=Stop(flag, checkpoints, total_steps),
         profile=Profile(spec.profile_window, plan.directory / "profile"),
     )
-    if first_step < last_step == total_steps:
+    if first_step < last_step and logging:
         _verify_last(checkpoints, state, save)
     elif first_step < last_step:
         checkpoints.verify(state)
@@ -396,13 +411,14 @@ def _restore(plan: Plan, checkpoints: Checkpoints, abstract: TrainState, milesto
     """Where to go on, and to which step: from the newest whole checkpoint to the end. A finished run that lacks checkpoints that were to
     stay goes on from the newest before them to the last of them."""
     restored = checkpoints.restore_newest(abstract)
-    if restored is None or not (plan.directory / artefact.MANIFEST).exists():
+    manifest = artefact.read_manifest(plan.directory)
+    if restored is None or manifest is None:
         return restored, plan.total_steps
     checkpoints.set_aside_damaged(abstract)
     newest = int(restored[0].step)
     lost = [step for step in milestones if step < newest and step not in checkpoints.steps()]
     if not lost:
-        return restored, plan.total_steps
+        return restored, int(manifest["step"])
     say(f"train: checkpoints of steps {', '.join(map(str, lost))} are missing; they are made again")
     return checkpoints.restore_newest(abstract, at_most=lost[0]), lost[-1]
 

@@ -12,6 +12,7 @@ from cprec_jax.hf import keys
 from cprec_jax.hf.load import load_params, read_config, source_dtype
 from cprec_jax.hf.save import save
 from cprec_jax.model.decoder import Decoder, logits
+from cprec_jax.train.objectives.cpt import Cpt
 from tests.hf.families import FAMILIES, checkpoint, torch_model, torch_run
 from tests.hf.test_save import assert_same_tensors
 from tests.model.tiny import one_segment, packed
@@ -51,6 +52,43 @@ def test_logits_and_gradients(family):
     np.testing.assert_allclose(forward(config, params, one_segment(tokens)), expected, atol=1e-4)
 
     assert_same_gradients(config, loss_gradients(config, params, one_segment(tokens)), expected_gradients)
+
+
+@pytest.mark.parametrize("first_target", [6, 31], ids=["all", "last"])
+def test_the_loss_of_a_fine_tuning_row_is_theirs_token_by_token(family, first_target):
+    """A header and items, with a loss on all items, or on the last alone: their labels are -100 where there is none."""
+    import torch
+
+    model, _, config, params = family
+    tokens = np.random.default_rng(3).integers(0, 96, size=(1, T))
+    labels = torch.tensor(np.where(np.arange(T) >= first_target, tokens, -100))
+    model.zero_grad()
+    theirs = model(torch.tensor(tokens), labels=labels).loss
+    theirs.backward()
+    expected = {name: parameter.grad.numpy() for name, parameter in model.named_parameters()}
+
+    objective = Cpt(decoder=Decoder(config), loss_chunk=8)
+    batch = dict(zip(("tokens", "positions"), one_segment(tokens)[:2], strict=True))
+    batch |= {"segment_ids": jnp.ones((1, T), jnp.int32), "loss_mask": jnp.array(np.arange(T)[None] >= first_target, jnp.float32)}
+
+    def loss(params):
+        return objective.sums(params, batch, None)["token_nll"] / objective.weights(batch)["token_nll"]
+
+    ours, gradients = jax.jit(jax.value_and_grad(loss))(params)
+    np.testing.assert_allclose(ours, theirs.item(), rtol=1e-5)
+    assert_same_gradients(config, gradients, expected)
+    assert distance(config, gradients, expected) <= 1e-5, "of the whole gradient; a single bias is a difference of larger numbers"
+
+
+def distance(config, gradients, expected):
+    """The norm of the difference of all gradients, relative to theirs."""
+    difference = whole = 0.0
+    for tensor in keys.tensors(config):
+        ours = functools.reduce(lambda tree, key: tree[key], tensor.path, gradients)
+        ours = tensor.layout.to_theirs(np.asarray(ours if tensor.layer is None else ours[tensor.layer]))
+        difference += np.square(ours - expected[tensor.name]).sum()
+        whole += np.square(expected[tensor.name]).sum()
+    return np.sqrt(difference / whole)
 
 
 def assert_same_gradients(config, gradients, expected):

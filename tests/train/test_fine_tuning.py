@@ -162,3 +162,19 @@ def test_together_it_is_one_run_and_from_it_each_set_goes_on_by_itself(tuned: Pa
     assert set(manifest(workdir, "each@Garden")["nll_by_step"]) == {"2", "4"}
     results = json.loads((workdir / "results/both/results.json").read_text())
     assert sorted(results["sets"]) == ["Books", "Games", "Garden"], "one run serves all sets"
+
+
+@pytest.mark.slow
+def test_patience_stops_a_run_that_is_no_better_and_it_stays_so(tuned: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "road"
+    shutil.copytree(tuned, workdir)
+    # A rate at which nothing is learned any more: the first checkpoint is the best.
+    train = {"steps": 8, "schedule": {"peak": 1e-9, "warmup": 0.0}}
+    run = {**SFT, "sets": ("Garden",), "train": train, "select_from": (0.25, 0.5, 0.75), "patience": 1}
+    made = config({"cpt": {}, "sft": run}, sft={"run": "sft"})
+    jobs.run(made, workdir, ["runs/sft@Garden"])
+    found = manifest(workdir, "sft@Garden")
+    assert (found["step"], found["stopped_early_of"], found["selected"]) == (4, 8, 2)
+    assert list(found["ndcg@10_by_step"]) == ["2", "4"]
+    jobs.train(made, workdir)
+    assert manifest(workdir, "sft@Garden") == found and jobs.state(made, workdir, "runs/sft@Garden").word == "current"
