@@ -113,7 +113,9 @@ def _backward(temperature: Temperature, residuals: Any, cotangent: jax.Array) ->
     dx_BTD = jnp.take_along_axis(decided, decision_BT[..., None], axis=1)
     dw_VD = constrain(jnp.zeros((len(like_V0), dx_BTD.shape[-1]), jnp.float32), "vocab", None)
     dw_VD = dw_VD.at[union_U].add(gradients["union"] * cotangent, unique_indices=True, indices_are_sorted=True)
-    dw_VD = dw_VD.at[tokens_BGE].add(gradients["tokens"] * cotangent)
+    # each device adds up its own rows; split along D, the rows' gradients would be sent to every device first
+    dtokens_BGED = constrain(gradients["tokens"] * cotangent, "batch", None, None, None)
+    dw_VD = constrain(dw_VD.at[tokens_BGE].add(dtokens_BGED), "vocab", None)
     return dx_BTD, constrain(dw_VD.astype(like_V0.dtype), "vocab", "embed"), None, None, None, None
 
 
