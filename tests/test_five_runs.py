@@ -15,6 +15,7 @@ import pytest
 
 from cprec_jax.config.root import make_config
 from cprec_jax.jobs.status import status
+from cprec_jax.report.results import read_metrics
 from tests import jobs, road
 from tests.conftest import ROOT
 
@@ -92,7 +93,9 @@ def test_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(result["seeds"] == [0, 1] for result in results.values())
     report = (workdir / "report/report.md").read_text()
     assert all(name.removeprefix("runs/") in report for name in NAMES if "seed" not in name)
-    assert (workdir / "report/loss.png").is_file() or any("loss" in path.name for path in (workdir / "report").glob("*.png"))
+    drawn = read_metrics(workdir)
+    assert {f"runs/{run}" for run in drawn} == NAMES and all(len(records) > 1 for records in drawn.values())
+    assert "(loss.png)" in report and (workdir / "report/loss.png").stat().st_size > 10_000, "the curves of all runs, in one plot"
 
     one_more = {**config, "runs": {**config["runs"], "long": {"start": "wsa-20", "train": {"steps": 2}, "seeds": 1}}}
     assert [name for name, line in lines(one_more, workdir, capsys).items() if line["would_be_made"]] == [

@@ -39,6 +39,7 @@ RC: dict[Any, Any] = {
     "ytick.color": "#4a5563",
 }
 SIZE, DPI = (7.5, 3.9), 150
+TOKEN_LOSS, ITEM_LOSS = "loss per token", "loss per item"
 SMOOTH_FROM = 60  # logged steps from which a running mean is drawn over the raw curve
 POPULARITY_UP_TO = 4  # sets up to which the popularity row is drawn beside the checkpoints
 
@@ -47,7 +48,8 @@ def write_plots(directory: Path, metrics: Records, results: Sequence[Result], se
     """Write what the records allow; returns {file name: caption} in reading order."""
     captions = {}
     curves: tuple[tuple[str, str, str, str, str, Callable[[float], float]], ...] = (
-        ("loss.png", "loss", "Training loss", "nats per token", "Training loss by step, in nats per token", float),
+        ("loss.png", TOKEN_LOSS, "Training loss", "nats per token", "Training loss by step, in nats per token", float),
+        ("item_loss.png", ITEM_LOSS, "Training loss", "nats per item", "Training loss over the catalogue by step, in nats per item", float),
         ("learning_rate.png", "lr", "Learning rate", "learning rate (× 10⁻³)", "Learning rate by step", lambda value: value * 1e3),
         (
             "tokens_per_second.png",
@@ -58,18 +60,24 @@ def write_plots(directory: Path, metrics: Records, results: Sequence[Result], se
             lambda value: value / 1e3,
         ),
     )
+    metrics = {run: [_by_unit(record) for record in records] for run, records in metrics.items()}
     for name, key, title, label, caption, scale in curves:
         lines = {
             run: [(r["step"], scale(r[key])) for r in records if math.isfinite(r.get(key, math.nan))] for run, records in metrics.items()
         }
         lines = {run: line for run, line in lines.items() if line}
         if lines:
-            _curve(directory / name, lines, title, label, from_zero=key != "loss", smooth=key == "loss")
+            _curve(directory / name, lines, title, label, from_zero="loss" not in key, smooth="loss" in key)
             captions[name] = caption
     for number, (run, line) in enumerate(checkpoint_lines(results).items()):
         name = "checkpoints.png" if number == 0 else f"checkpoints_{number + 1}.png"
         captions[name] = _checkpoints(directory / name, run, line, results, set_order)
     return captions
+
+
+def _by_unit(record: Mapping[str, float]) -> dict[str, float]:
+    """A line of metrics whose loss is named by its unit: a run that counts items has nats per item, and beside them perhaps per token."""
+    return {(ITEM_LOSS if "items" in record else TOKEN_LOSS) if key == "loss" else key: value for key, value in record.items()}
 
 
 def checkpoint_lines(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -79,8 +87,8 @@ def checkpoint_lines(results: Sequence[Result]) -> dict[str, list[Result]]:
         if result.step is not None and result.kind != UNTRAINED:
             runs.setdefault(result.run, {})[result.step] = result
     start = next((result for result in results if result.kind == UNTRAINED), None)
-    for steps in runs.values():
-        if start is not None:
+    for run, steps in runs.items():
+        if start is not None and start.run == run:
             steps.setdefault(0, start)
     return {run: [steps[step] for step in sorted(steps)] for run, steps in runs.items() if len(steps) > 1}
 

@@ -307,8 +307,10 @@ def _say_what_is_trained(plan: Plan) -> None:
         say(table)
 
 
-def _batches(plan: Plan, first_step: int, held: Sequence[int], objective: Objective) -> Iterator[dict[str, np.ndarray]]:
-    """Rows `held` of the batches from `first_step` on; the annealing phase may have a mixture of its own.
+def _batches(
+    plan: Plan, first_step: int, held: Sequence[int], more: Callable[[Mapping[str, Any]], dict[str, np.ndarray]] | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """Rows `held` of the batches from `first_step` on, with what an objective adds; the annealing phase may have a mixture of its own.
 
     Elements of a stream are counted from the step at which it begins: 0, that of another mixture, or that of the annealing phase.
     """
@@ -318,11 +320,11 @@ def _batches(plan: Plan, first_step: int, held: Sequence[int], objective: Object
     read = functools.partial(loader.batches, rows=held, global_batch=plan.train.global_batch, workers=plan.train.loader_workers)
     if first_step < boundary:
         begin = plan.first if plan.first and not plan.follows else 0
-        rows = loader.stream(plan.rows, plan.shares, plan.train.seed, prefix=begin, limits=plan.limits, more=objective.row_columns)
+        rows = loader.stream(plan.rows, plan.shares, plan.train.seed, prefix=begin, limits=plan.limits, more=more)
         yield from read(rows, first_step=first_step - begin, last_step=boundary - begin)
     if boundary < plan.total_steps:
         shares, limits = plan.anneal_shares, plan.anneal_limits
-        rows = loader.stream(plan.rows, shares, plan.train.seed, prefix=boundary, limits=limits, more=objective.row_columns)
+        rows = loader.stream(plan.rows, shares, plan.train.seed, prefix=boundary, limits=limits, more=more)
         yield from read(rows, first_step=max(first_step, boundary) - boundary, last_step=plan.total_steps - boundary)
 
 
@@ -399,7 +401,7 @@ def _global_batches(plan: Plan, mesh: jax.sharding.Mesh, first_step: int, last_s
     sharding = rules.batch_sharding(mesh, size)
     held = global_batch.rows_held(sharding, size)
     attend = cast(PackedAttendFn, plan.decoder.attend)
-    for step, rows in enumerate(_batches(plan, first_step, held.tolist(), objective), start=first_step + 1):
+    for step, rows in enumerate(_batches(plan, first_step, held.tolist(), objective.row_columns), start=first_step + 1):
         if step > last_step:
             return
         attend.check_batch(rows)
