@@ -232,3 +232,15 @@ def test_losses_of_the_sources_are_in_the_json(done: Path, capsys: pytest.Captur
     status(make_config(small()), done, as_json=True)
     losses = json.loads(capsys.readouterr().out)["losses"]
     assert set(losses) == {"Books", "Games", "Garden"} and losses["Books"]["interactions"]["kept"] > 0
+
+
+def test_what_the_tokenizer_loses_is_in_the_json(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = json.loads((done / "rows/cpt/manifest.json").read_text())
+    assert manifest["tokenizer_losses"] == ""
+    for said, found in (("", {}), ("2 titles (1.0%)", {"cpt": "2 titles (1.0%)"})):
+        (done / "rows/cpt/manifest.json").write_text(json.dumps({**manifest, "tokenizer_losses": said}))
+        status(make_config(small()), done, as_json=True)
+        assert json.loads(capsys.readouterr().out)["tokenizer_losses"] == found
+    (done / "rows/cpt/manifest.json").write_text("[]")
+    status(make_config(small()), done, as_json=True)
+    assert json.loads(capsys.readouterr().out)["tokenizer_losses"] == {}

@@ -9,7 +9,7 @@ from cprec_jax.config.affects import settings_of
 from cprec_jax.config.root import Config
 from cprec_jax.graph import Artefact, Graph
 
-VERSION = 1
+VERSION = 2
 OF_RESULTS = ("results.json", "ranks.parquet", "examples.json")
 
 

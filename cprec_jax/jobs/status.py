@@ -1,5 +1,6 @@
 """Job `status`: what is there, in which state and why, and what `run` would do. Makes nothing and reads no weights."""
 
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -39,7 +40,8 @@ def status(config: Config, workdir: Path, as_json: bool = False) -> None:
     made = {artefact.name for artefact in graph.to_make(graph.artefacts)}
     lines = [_line(artefact, graph, artefact.name in made) for artefact in graph.artefacts]
     if as_json:
-        record = {"workdir": str(workdir), "artefacts": [vars(line) for line in lines], "mistakes": found, "losses": _losses(workdir)}
+        record: dict[str, Any] = {"workdir": str(workdir), "artefacts": [vars(line) for line in lines], "mistakes": found}
+        record |= {"losses": _losses(workdir), "tokenizer_losses": _tokenizer_losses(workdir)}
         print(json.dumps(record, indent=1, ensure_ascii=False))
     else:
         print(_text(lines))
@@ -80,6 +82,16 @@ def _losses(workdir: Path) -> dict[str, Any]:
         return dict(manifest.get("losses", {}))
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
+
+
+def _tokenizer_losses(workdir: Path) -> dict[str, str]:
+    """By stage of the rows, what their tokenizer loses of the titles; stages of which it loses nothing are left out."""
+    found: dict[str, str] = {}
+    for path in sorted(paths.rows_directory(workdir).parent.glob(f"*/{MANIFEST}")):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            losses = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_losses")
+            found |= {path.parent.name: str(losses)} if losses and not path.parent.name.startswith(".") else {}
+    return found
 
 
 def _text(lines: Sequence[Line]) -> str:

@@ -11,20 +11,30 @@ WARNED = 0.1
 
 
 def loss_notes(manifest: Mapping[str, Any]) -> list[str]:
-    """A sentence for every source that lost, or folded into something else, more than a hundredth of what was read."""
+    """A sentence for every source that lost, or folded into something else, more than a hundredth of what was read.
+
+    It says what the line of `prepare` says: what was read and kept, then each such reason with its share, an example and the likely cause.
+    """
     notes = []
     for name, losses in manifest.get("losses", {}).items():
         parts = []
-        for what, one in losses.items():
-            for reason, entry in one["reasons"].items():
-                if entry["share"] > MENTIONED:
-                    cause = f" ({entry['cause']})" if entry["cause"] else ""
-                    verb = "lost" if entry["lost"] else "kept but folded"
-                    parts.append(f"{verb} {entry['n']:,} of {one['read']:,} {what} ({entry['share']:.1%}): {reason}{cause}")
+        for lost in (True, False):
+            for what, one in losses.items():
+                named = ((reason, entry) for reason, entry in one["reasons"].items() if entry["share"] > MENTIONED)
+                parts += [_reason(what, reason, entry) for reason, entry in named if entry["lost"] == lost]
         if parts:
             loud = "Warning: " if any(one["lost_share"] > WARNED for one in losses.values()) else ""
-            notes.append(f"{loud}{name}: {'; '.join(parts)}.")
+            counted = ", ".join(f"{one['kept']:,} of {one['read']:,} {what} kept" for what, one in losses.items())
+            notes.append(f"{loud}{name}: {counted}; {'; '.join(parts)}.")
     return notes
+
+
+def _reason(what: str, reason: str, entry: Mapping[str, Any]) -> str:
+    """What became of how many, why, and for example which."""
+    verb = "lost" if entry["lost"] else "kept but folded"
+    notes = [text for text in (f"first {entry['example']}" if entry["example"] else "", entry["cause"]) if text]
+    said = f" ({'; '.join(notes)})" if notes else ""
+    return f"{verb} {entry['n']:,} {what} ({entry['share']:.1%}): {reason}{said}"
 
 
 def corpus_tables(manifest: Mapping[str, Any]) -> list[Table]:

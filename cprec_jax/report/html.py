@@ -34,7 +34,7 @@ nav a {
 .block > .soft { margin: 1px 0 6px; }
 .warning {
   display: inline-block; margin: 2px 0 6px; padding: 1px 9px; border-radius: 4px; background: #fff3d6;
-  color: #7a4b00; font-size: 13px;
+  color: #7a4b00; font-size: 13px; overflow-wrap: anywhere;
 }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
@@ -83,7 +83,7 @@ def html_page(title: str, intro: Sequence[str], sections: Sequence[Section], plo
     if plots:
         figures = "".join(_figure(directory / name, caption) for name, caption in plots.items())
         parts.insert(1, f'<section id="{_anchor("Curves")}"><h2>Curves</h2>{figures}</section>')
-    lines = "".join(f'<p class="soft">{_text(line)}</p>' for line in intro)
+    lines = "".join(f'<p class="{"warning" if line.startswith("Warning: ") else "soft"}">{_text(line)}</p>' for line in intro)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -32,7 +32,10 @@ def test_what_was_lost_is_a_note_above_a_hundredth_and_a_row_always():
     items = {"read": 30, "kept": 30, "lost_share": 0.0, "reasons": {}}
     manifest = {"corpus_hash": "x", "sets": {"Books": {}}, "losses": {"Books": {"interactions": interactions, "items": items}}}
     (note,) = loss_notes(manifest)
-    assert note.startswith("Warning: Books: lost 376 of 480 interactions (78.3%): unknown item (leading zeros); kept but folded 8 of 480 ")
+    assert note == (
+        "Warning: Books: 100 of 480 interactions kept, 30 of 30 items kept; lost 376 interactions (78.3%): unknown item "
+        "(first item 0090; leading zeros); kept but folded 8 interactions (1.7%): repeat."
+    )
     table = next(table for table in corpus_tables(manifest) if table.title == "Read and kept")
     assert [row[-2:] for row in texts(table)] == [["480", "100"], ["30", "30"]]
     assert texts(table)[0][2].startswith("bad line: 4 (0.8%); unknown item: 376 (78.3%)")

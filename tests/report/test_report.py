@@ -211,3 +211,17 @@ def test_equal_inputs_give_equal_reports_and_other_results_other_inputs(workdir)
     path = workdir / "results" / "0" / "results.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "cost": {}}))
     assert made_from(config, workdir, "report") != before
+
+
+def test_a_source_that_lost_much_is_a_warning_on_the_first_screen(workdir):
+    lost = {"n": 30, "share": 0.3, "lost": True, "example": f"item {HOSTILE}", "cause": "the file of items does not list it"}
+    losses = {"interactions": {"read": 100, "kept": 70, "lost_share": 0.3, "reasons": {"interaction with an unknown item": lost}}}
+    file = workdir / "corpus/manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "losses": {"Books": losses}}))
+    report(workdirs.config(), workdir)
+    start = "Warning: Books: 70 of 100 interactions kept; lost 30 interactions (30.0%): interaction with an unknown item"
+    page = (workdir / "report/report.html").read_text(encoding="utf-8")
+    head = page[page.index("<header>") : page.index("</header>")]
+    assert f'<p class="warning">{start} (first item ' in head and "the file of items does not list it" in head and HOSTILE not in head
+    text = (workdir / "report/report.md").read_text(encoding="utf-8")
+    assert start in text[: text.index("\n## ")]
