@@ -14,8 +14,11 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def together(arguments: list[str], last: list[list[str]]) -> None:
-    """Run two processes of two devices each; `last[i]` are the further arguments of process i. Both must succeed."""
+def together(arguments: list[str], last: list[list[str]], status: int = 0) -> list[str]:
+    """Run two processes of two devices each; `last[i]` are the further arguments of process i. What both wrote to stderr.
+
+    Both must end with `status`.
+    """
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen([sys.executable, *arguments, *last[i]], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
@@ -26,10 +29,11 @@ def together(arguments: list[str], last: list[list[str]]) -> None:
     finally:
         for process in processes:  # where one hangs or the test is stopped, neither is left behind
             process.kill()
-    assert [process.returncode for process in processes] == [0, 0], errors
+    assert [process.returncode for process in processes] == [status, status], errors
+    return errors
 
 
-def launched_together(arguments: list[str]) -> None:
-    """A job of `launch.py` in two processes that find each other."""
+def launched_together(arguments: list[str], status: int = 0, by: str = "launch.py") -> list[str]:
+    """A job of `launch.py` (or of a script that calls its `main`) in two processes that find each other. What both wrote to stderr."""
     port = free_port()
-    together(["launch.py", *arguments], [[f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={i}"] for i in (0, 1)])
+    return together([by, *arguments], [[f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={i}"] for i in (0, 1)], status)

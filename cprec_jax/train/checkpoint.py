@@ -7,9 +7,9 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -18,11 +18,14 @@ from orbax.checkpoint import checkpoint_managers as policies
 from cprec_jax.errors import DamagedCheckpoint, UserError, one_line
 from cprec_jax.progress import say
 from cprec_jax.train.leaves import Leaves, by_name, merge, split
-from cprec_jax.train.read_back import differing_leaf
+from cprec_jax.train.read_back import differing_leaf, in_any_process, read_item, read_json_item
 from cprec_jax.train.state import TrainState, abstract
+
+T = TypeVar("T")
 
 FROZEN = "frozen"  # beside the steps: the leaves that no step changes, saved once
 DAMAGED = ".damaged"  # behind the step of a checkpoint that was set aside
+ELSEWHERE = "another process cannot read its part"
 
 
 class Checkpoints:
@@ -107,12 +110,13 @@ class Checkpoints:
             wrong = [
                 f"{item}{leaf}"
                 for item, tree in (("params", state.trained), ("opt_state", state.opt_state))
-                if (leaf := differing_leaf(self.directory.resolve() / str(step) / item, tree)) is not None
+                if (leaf := differing_leaf(self._item(step, item), tree)) is not None
             ]
             self.meta(step)
         except Exception as error:
             wrong = [_system_reason(error)]
-        if wrong:
+        if in_any_process(bool(wrong)):
+            wrong = wrong or [ELSEWHERE]
             raise UserError(
                 f"{self.directory / str(step)}: was saved, but cannot be read back as it was ({wrong[0]}); check the disk, then run again"
             )
@@ -126,33 +130,42 @@ class Checkpoints:
             return frozen
         path = self.directory.resolve() / FROZEN
         if path.exists():
-            try:
-                return self._restore_frozen(abstract(frozen))
-            except UserError:
-                raise
-            except Exception as error:  # as below: orbax and tensorstore raise many kinds for damaged files
-                what = one_line(error)[:120]
-                say(f"warning: {self.directory / FROZEN} is damaged ({what}); it is made again from what the run starts from")
-                self._rename(FROZEN)
+            found = self._tried(lambda: self._restore_frozen(abstract(frozen)))
+            if not isinstance(found, str):
+                return found
+            say(f"warning: {self.directory / FROZEN} is damaged ({found}); it is made again from what the run starts from")
+            self._rename(FROZEN)
         checkpointer = ocp.StandardCheckpointer()
         with self._saving(None):
             checkpointer.save(path, frozen)
             checkpointer.wait_until_finished()
         checkpointer.close()
         leaf = differing_leaf(path, frozen)
-        if leaf is not None:
+        if in_any_process(leaf is not None):
             raise UserError(
-                f"{self.directory / FROZEN}: was saved, but cannot be read back as it was ({leaf}); check the disk, then run again"
+                f"{self.directory / FROZEN}: was saved, but cannot be read back as it was ({leaf or ELSEWHERE}); check the disk, then run "
+                "again"
             )
         return frozen
 
     def _restore_frozen(self, wanted: Leaves) -> Leaves:
-        checkpointer = ocp.StandardCheckpointer()
         path = self.directory.resolve() / FROZEN
+        checkpointer = ocp.StandardCheckpointer()
         self._compare(FROZEN, checkpointer.metadata(path).item_metadata.tree, wanted)
-        restored = checkpointer.restore(path, wanted)
         checkpointer.close()
-        return restored
+        return read_item(path, wanted)
+
+    def _tried(self, read: Callable[[], T]) -> T | str:
+        """What `read` gives in this process; in what way it failed, where it failed in any. All processes must call."""
+        try:
+            found: T | str = read()
+        except UserError:  # of another model: all processes compare the same facts
+            raise
+        except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+            found = one_line(error)[:160] or type(error).__name__
+        if in_any_process(isinstance(found, str)):
+            return found if isinstance(found, str) else ELSEWHERE
+        return found
 
     def set_aside(self, step: int) -> None:
         """Rename a checkpoint, so that its step is made again; nothing is deleted. All processes must call."""
@@ -163,12 +176,10 @@ class Checkpoints:
     def _rename(self, name: str) -> str:
         source = self.directory / name
         target = next(path for n in range(1000) if not (path := source.with_name(f"{name}{DAMAGED}{n or ''}")).exists())
+        in_any_process(False)  # all have looked
         if jax.process_index() == 0:
             os.replace(source, target)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices(f"set aside {name}")
+        in_any_process(False)  # none reads it any more
         return target.name
 
     def close(self) -> None:
@@ -176,7 +187,10 @@ class Checkpoints:
         self._manager.close()
 
     def meta(self, step: int) -> dict[str, Any]:
-        return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        return read_json_item(self._item(step, "meta"))
+
+    def _item(self, step: int, item: str) -> Path:
+        return self.directory.resolve() / str(step) / item
 
     def restore_newest(self, abstract: TrainState, at_most: int | None = None) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint (of a step `at_most`) that can be read whole, sharded like `abstract`, and its meta; None: there is none.
@@ -218,24 +232,22 @@ class Checkpoints:
 
     def _restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]] | str:
         """A checkpoint's state and meta; in what way it is damaged, if it is."""
-        try:
+
+        def read() -> tuple[Any, Any, dict[str, Any]]:
             self._check(step, "params", abstract.trained)
             self._check(step, "opt_state", abstract.opt_state)
-            args = ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract.trained),
-                opt_state=ocp.args.StandardRestore(abstract.opt_state),
-                meta=ocp.args.JsonRestore(),
-            )
-            restored = self._manager.restore(step, args=args)
-            meta = restored["meta"]
+            meta = self.meta(step)
             meta["tokens"], meta["seconds"]
-        except UserError:
-            raise
-        except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
-            return one_line(error)[:120] or type(error).__name__
+            items = {"params": abstract.trained, "opt_state": abstract.opt_state}
+            trained, opt_state = (read_item(self._item(step, item), tree) for item, tree in items.items())
+            return trained, opt_state, meta
+
+        found = self._tried(read)
+        if isinstance(found, str):
+            return found
+        trained, opt_state, meta = found
         placed = jax.device_put(step, abstract.step.sharding)
-        state = TrainState(step=placed.astype(abstract.step.dtype), trained=restored["params"], opt_state=restored["opt_state"])
-        return state, meta
+        return TrainState(step=placed.astype(abstract.step.dtype), trained=trained, opt_state=opt_state), meta
 
     def restore_params(self, abstract_params: Any, step: int | None = None) -> tuple[Any, int, dict[str, Any]]:
         """Parameters alone (for evaluation and export) of `step`, or of the newest, that step, and its meta.
@@ -258,17 +270,13 @@ class Checkpoints:
         return found[0], step, found[1]
 
     def _restore_params(self, step: int, abstract_params: Any) -> tuple[Any, dict[str, Any]] | str:
-        try:
+        def read() -> tuple[Any, dict[str, Any]]:
             trained, frozen = self._parts(step, abstract_params)
             self._check(step, "params", trained)
-            args = ocp.args.Composite(params=ocp.args.StandardRestore(trained), meta=ocp.args.JsonRestore())
-            restored = self._manager.restore(step, args=args)
-            params = merge(restored["params"], self._restore_frozen(frozen)) if frozen else restored["params"]
-            return params, dict(restored["meta"])
-        except UserError:
-            raise
-        except Exception as error:  # as above: whatever it is, that step is of no use
-            return one_line(error)[:160] or type(error).__name__
+            params = read_item(self._item(step, "params"), trained)
+            return merge(params, self._restore_frozen(frozen)) if frozen else params, self.meta(step)
+
+        return self._tried(read)
 
     def _parts(self, step: int, abstract_params: Any) -> tuple[Any, Leaves]:
         """What of the parameters each checkpoint holds, and what is beside them all."""

@@ -1,4 +1,8 @@
-"""Checkpoints read back and compared, one leaf at a time: what is said to be saved can be read."""
+"""Checkpoints read, and read back and compared one leaf at a time: what is said to be saved can be read.
+
+Every process reads its own shards and waits for no other: one of several may find damage where the others find none. Whoever calls asks
+`in_any_process` afterwards, so that all go the same way.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +10,33 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+
+def in_any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process. All must call."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def read_item(directory: Path, abstract: Any) -> Any:
+    """The tree of item `directory` of a checkpoint, sharded like `abstract`. What cannot be read raises whatever orbax raises."""
+    with _reader(ocp.StandardCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(directory, args=ocp.args.StandardRestore(abstract))
+
+
+def read_json_item(directory: Path) -> dict[str, Any]:
+    """The object of a JSON item of a checkpoint. What cannot be read raises whatever orbax raises."""
+    with _reader(ocp.JsonCheckpointHandler()) as checkpointer:
+        return dict(checkpointer.restore(directory, args=ocp.args.JsonRestore()))
+
+
+def _reader(handler: Any) -> ocp.Checkpointer:
+    """A checkpointer that meets no other process: by default all wait for one another at the end, for ever where one has failed."""
+    this = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process {this}")
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def differing_leaf(directory: Path, tree: Any) -> str | None:
@@ -13,10 +44,9 @@ def differing_leaf(directory: Path, tree: Any) -> str | None:
 
     Every process compares its own shards, and holds one leaf more at a time. What cannot be read raises whatever orbax raises.
     """
-    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
     leaves, structure = jax.tree.flatten(tree)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    try:
+    with _reader(ocp.PyTreeCheckpointHandler()) as checkpointer:
         for number, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
             wanted: list[Any] = [ocp.PLACEHOLDER] * len(leaves)
             wanted[number] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
@@ -25,8 +55,6 @@ def differing_leaf(directory: Path, tree: Any) -> str | None:
             read = jax.tree.leaves(checkpointer.restore(directory, args=arguments))[number]
             if not _same_bits(read, leaf):
                 return name
-    finally:
-        checkpointer.close()
     return None
 
 
