@@ -13,7 +13,7 @@ from typing import Any
 from cprec_jax.config.build import Written, nearest
 from cprec_jax.config.help import describe
 from cprec_jax.config.root import SECTIONS, Config, make_config, section_classes
-from cprec_jax.errors import Diverged, Preempted, UserError, one_line
+from cprec_jax.errors import Diverged, Preempted, UserError, one_line, shown
 from cprec_jax.parallel.host_memory import keep_freed_memory
 from cprec_jax.paths import local_path, work_directory
 from cprec_jax.progress import say
@@ -209,18 +209,21 @@ def load_config(location: str, overrides: Mapping[str, str]) -> dict[str, Any]:
     path = local_path(file, "--config")
     if not path.is_file():
         known = sorted(str(p) for p in Path(path.parent if path.parent.is_dir() else "configs").glob("*.py"))
-        raise UserError(f"--config={file}: no such file{nearest(file, known) if known else ''}")
+        raise UserError(f"--config={shown(file)}: no such file{nearest(file, known) if known else ''}")
     spec = importlib.util.spec_from_file_location("cprec_config", path, loader=SourceFileLoader("cprec_config", str(path)))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    location = shown(location)
     try:
         spec.loader.exec_module(module)
         loaded = module.get_config(argument) if argument else module.get_config()
+        config = loaded.to_dict() if hasattr(loaded, "to_dict") else loaded
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"--config={location}: {type(error).__name__}: {one_line(error)}") from error
-    config = loaded.to_dict() if hasattr(loaded, "to_dict") else dict(loaded)
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
+        raise UserError(f"--config={location}: get_config() gives {one_line(repr(config))[:80]}; it must give a ConfigDict of sections")
     return _overridden(config, overrides)
 
 

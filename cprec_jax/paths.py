@@ -1,10 +1,11 @@
 """Paths as users give them: `~` is expanded, addresses of other machines are refused, and a work directory is looked at before any work."""
 
+import errno
 import os
 import re
 from pathlib import Path
 
-from cprec_jax.errors import UserError
+from cprec_jax.errors import UserError, one_line, shown
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://?")
 PATTERN = "[*?\\"  # orbax looks for the parts of a checkpoint by a pattern that begins with the directory's path
@@ -13,43 +14,57 @@ PATTERN = "[*?\\"  # orbax looks for the parts of a checkpoint by a pattern that
 def local_path(text: str, option: str) -> Path:
     """The path that `text` names, with `~` and `~user` expanded. `option` begins every message.
 
-    Raises `UserError` for an unknown user after `~`, and what `refuse_address` does.
+    Raises `UserError` for an unknown user after `~`, for what no file system can hold, and what `refuse_address` does.
     """
     refuse_address(text, option)
     try:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
     except RuntimeError:
-        raise UserError(f"{option}={text}: no such user; write ./{text} for a directory of that name") from None
+        raise UserError(f"{option}={shown(text)}: no such user; write ./{shown(text)} for a directory of that name") from None
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{option}={shown(text)[:80]}...: {error.strerror}; give a shorter path") from error
+    return path
 
 
 def refuse_address(text: str, option: str) -> None:
     """`UserError` for an address such as `gs://bucket/x` (also with its slashes merged: `gs:/bucket/x`), and for what is no file name."""
     if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
         raise UserError(f"{option}={text!r}: is no name of a file that can be passed on; use one of valid UTF-8")
-    if (scheme := _SCHEME.match(text)) is not None and not Path(text).exists():
-        raise UserError(f"{option}={text}: {scheme[1]}:// is not supported here; copy or mount it, and give the path on this machine")
+    if (scheme := _SCHEME.match(text)) is not None and not _exists(Path(text)):
+        raise UserError(
+            f"{option}={shown(text)}: {scheme[1]}:// is not supported here; copy or mount it, and give the path on this machine"
+        )
 
 
 def work_directory(text: str, option: str = "--workdir") -> Path:
     """The work directory, which may be new. Raises `UserError` where it could not be written, or checkpoints in it could not be read."""
     path = local_path(text, option)
+    given = f"{option}={shown(text)}"
+    if len(text.splitlines()) > 1 or text != text.rstrip("\r\n"):
+        raise UserError(f"{given}: has a line break, and every message that names it would be torn apart; rename it")
     try:
         whole = path.resolve()
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{option}={text}: cannot be followed ({error}); give another") from error
+        raise UserError(f"{given}: cannot be followed ({one_line(error)}); give another") from error
     for part in whole.parts:
         if odd := [c for c in PATTERN if c in part]:
-            raise UserError(f"{option}={text}: {part!r} has a {odd[0]!r}, which the checkpoints' library takes for a pattern; rename it")
+            raise UserError(f"{given}: {part!r} has a {odd[0]!r}, which the checkpoints' library takes for a pattern; rename it")
         if part.endswith(":"):
-            raise UserError(f"{option}={text}: {part!r} reads as the scheme of an address; rename it")
+            raise UserError(f"{given}: {part!r} reads as the scheme of an address; rename it")
+    if path.is_symlink() and not _exists(path):
+        raise UserError(f"{given}: is a link to {shown(whole)}, which is not there; make that directory, or give another")
     there = whole
     while not _exists(there):
         there = there.parent
     if not there.is_dir():
-        raise UserError(f"{option}={text}: {there} is a file, not a directory; give another")
+        raise UserError(f"{given}: {shown(there)} is a file, not a directory; give another")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{option}={text}: {there} cannot be written (no permission, or a read-only disk); give another")
-    return path
+        raise UserError(f"{given}: {shown(there)} cannot be written (no permission, or a read-only disk); give another")
+    # pyarrow takes a relative path with a colon for an address
+    return Path.cwd() / path if ":" in str(path) else path
 
 
 def _exists(path: Path) -> bool:

@@ -9,17 +9,21 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from cprec_jax.errors import UserError, one_line
+from cprec_jax.errors import UserError, one_line, shown
 from cprec_jax.workdir import LOCK
 
 
 @contextlib.contextmanager
 def hold(workdir: Path) -> Iterator[None]:
-    """Hold the work directory while the block runs; the system lets go when the process ends, however it ends.
+    """Make and hold the work directory while the block runs; the system lets go when the process ends, however it ends.
 
-    Raises `UserError` with host, process and time of the one that holds it already.
+    Raises `UserError` with host, process and time of the one that holds it already, and where it cannot be made.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except (OSError, RecursionError) as error:  # a link to nothing, a file system of the kernel, a name that is too long, ...
+        reason = error.strerror if isinstance(error, OSError) else "too many directories below one another"
+        raise UserError(f"{shown(workdir)[:200]}: cannot be made ({reason}); choose another --workdir") from error
     with open(workdir / LOCK, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

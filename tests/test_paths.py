@@ -18,6 +18,7 @@ from cprec_jax.paths import local_path, work_directory
 from cprec_jax.text import plain_text, tokenizer
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.state import TrainState
+from cprec_jax.workdir_lock import hold
 from tests import jobs, road
 
 EXAMPLES = 200 if os.environ.get("CPREC_FUZZ") else 20
@@ -46,8 +47,8 @@ def test_a_work_directory_works_or_is_refused(tmp_path: Path, name: str) -> None
     try:
         path = work_directory(str(base / name))
     except UserError as error:
-        assert set("[*?\\") & set(name) or name.endswith(":")
-        assert "\n" not in str(error).replace(str(base / name), "").replace(repr(name), "") and not list(base.iterdir())
+        assert set("[*?\\") & set(name) or name.endswith(":") or name.splitlines() != [name]
+        assert len(str(error).splitlines()) == 1 and not list(base.iterdir())
         return
     state = TrainState(step=jnp.int32(3), trained={"a": jnp.arange(6.0)}, opt_state={"m": jnp.ones(2)})
     written = Checkpoints(path / "checkpoints")
@@ -176,3 +177,56 @@ def test_a_work_directory_that_may_not_be_written(tmp_path: Path, monkeypatch: p
     with pytest.raises(UserError, match="cannot be written"):
         work_directory(str(tmp_path / "new" / "er"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_link_to_nothing_and_a_name_that_is_too_long(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"is a link to .*nowhere, which is not there"):
+        work_directory(str(tmp_path / "link"))
+    for path in ("a" * 300, "a" * 300 + "/b"):
+        with pytest.raises(UserError, match=r"\.\.\.: File name too long; give a shorter path"):
+            work_directory(path)
+        with pytest.raises(UserError, match=r"\.\.\.: File name too long; give a shorter path"):
+            launch.load_config(path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file or directory"), RecursionError()], ids=["kernel", "deep"])
+def test_a_work_directory_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """What the system lets a process ask for, and then does not do: a directory below /proc, thousands below one another."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UserError, match=r"new: cannot be made .*; choose another --workdir"), hold(tmp_path / "new"):
+        pass
+
+
+@pytest.mark.parametrize("name", ["a:b", "-x", "--y", "#z", "%20", "a b"])
+def test_a_relative_work_directory(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyarrow takes a:b/file for an address."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.py").write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(road.CONFIG))})\n")
+    assert launch.main(["prepare", "--config=c.py", f"--workdir={name}"]) == 0
+    assert (tmp_path / name / "corpus/manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def get_config(): return None", "get_config() gives None; it must give"),
+        ("def get_config(): return [1]", "get_config() gives [1]; it must give"),
+        ("def get_config(): return 'text'", "get_config() gives 'text'; it must give"),
+        ("def get_config(): return {1: 2}", "get_config() gives {1: 2}; it must give"),
+        ("import sys\ndef get_config(): sys.exit(3)", "SystemExit: 3"),
+        ("import sys\nsys.exit('no data here')", "SystemExit: no data here"),
+        ("def get_config(): return get_config()", "RecursionError"),
+    ],
+)
+def test_a_config_file_that_gives_no_config(tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str, message: str) -> None:
+    (tmp_path / "c.py").write_text(code)
+    assert launch.main(["prepare", f"--config={tmp_path / 'c.py'}", f"--workdir={tmp_path / 'w'}"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --config=") and message in line
+    assert not (tmp_path / "w").exists()

@@ -48,6 +48,7 @@ def _check_dialect(made: "FileSpec | SourceSpec") -> None:
         raise ValueError(f"quote {made.quote!r}: write 'auto', 'none' or one character such as '\"'")
     if made.encoding not in (None, "auto"):
         try:
+            b"a\xff".decode(made.encoding, "replace")
             "a".encode(made.encoding)
         except (LookupError, ValueError):
             raise ValueError(f"encoding {made.encoding!r}: not known; write 'auto', 'utf-8', 'utf-16', 'cp1252', 'latin-1', ...") from None

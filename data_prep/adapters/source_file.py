@@ -132,7 +132,7 @@ class SourceFile:
         """The file of a zip archive to read: the one that is named, or the only one."""
         try:
             with zipfile.ZipFile(self.path) as archive:
-                names = [info.filename for info in archive.infolist() if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
+                names = [info.filename for info in archive.infolist() if not info.is_dir()]
         except _DAMAGE as error:
             raise UserError(f"{shown(self.path)}: damaged or not a zip archive ({one_line(error)})") from error
         if "[Content_Types].xml" in names:
@@ -141,6 +141,8 @@ class SourceFile:
             if wanted not in names:
                 raise UserError(f"{self.where}.member: {shown(self.path)} has no {wanted!r}{nearest(wanted, names)}")
             return wanted
+        # what a desktop leaves beside the files that it packs
+        names = [name for name in names if not name.startswith("__MACOSX/") and not name.rpartition("/")[2].startswith(".")] or names
         if len(names) != 1:
             inside = ", ".join(map(shown, sorted(names)[:5])) or "nothing"
             todo = f"set {self.where}.member to one of them" if self.where else "unpack it first"

@@ -66,6 +66,10 @@ class TableAdapter:
                     f"config.corpus.sources.{source.name}.time_unit: {file.shown} has positions, which have no unit; leave it out"
                 )
             names = {"user_id": columns["user"], "item_id": columns["item"], "time_text": time}
+            if twice := [name for name in names.values() if list(names.values()).count(name) > 1]:
+                raise UserError(
+                    f"config.corpus.sources.{source.name}.columns: {twice[0]!r} is named for two of user, item and time; name three columns"
+                )
             file.stage(names, engine, rejects)
             examples = TableExamples(file, names, first_place)
             load_interactions(examples, domain, order, source.time_unit, engine, rejects, first_place=first_place)

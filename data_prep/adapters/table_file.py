@@ -30,6 +30,7 @@ _OTHER_DELIMITERS = (",", ";", "\t", "|", "::", "^", "\x01", " ")  # tried in tu
 _HEADER_NAMES = {"user_id", "userid", "item_id", "itemid", "title", "timestamp"}
 _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
 _PROBED = 100  # records
+_MOST = 0.5  # of them; a delimiter under which fewer are whole is not that of a file without a header line
 _SHOWN = 12  # columns
 _MOST_SHOWN = 300  # characters of their names
 _PROBED_ROWS = 100_000
@@ -134,6 +135,10 @@ class TableFile:
             return self.schema.names
         if self.layout is None:
             self._find_delimiter()
+        if self.quote and self.quote in self.delimiter:
+            raise UserError(
+                f"{self.own}.quote: {self.quote!r} stands between the fields of {self.shown}, too; set it to another, or to 'none'"
+            )
         first = next(self.records(), None)
         if first is None:
             raise UserError(f"{self.shown}: the file is empty; expected {self._expected()}")
@@ -164,6 +169,10 @@ class TableFile:
         usual = self.delimiter
         for delimiter in (usual, *(other for other in _OTHER_DELIMITERS if other != usual)):
             self._take(delimiter)
+            if delimiter == " " and any(other in first for other in _OTHER_DELIMITERS if other != " "):
+                continue  # blanks beside another delimiter
+            if self.settings.quote == delimiter != usual:
+                continue
             if self._has(needed):
                 if delimiter != usual:
                     say(f"{self.shown}: its fields are parted by {delimiter!r}")
@@ -200,9 +209,17 @@ class TableFile:
             if self.has_header:
                 first = next(self.records(), None)
                 return first is not None and set(needed) <= set(first[1])
-            return self._n_fields() >= max(int(name) if name.isdigit() else 1 for name in needed)
+            places = [int(name) - 1 if name.isdigit() and int(name) else 0 for name in needed]
+            return self._share_filled(places) > _MOST
         except csv.Error:
             return False
+
+    def _share_filled(self, places: Sequence[int]) -> float:
+        """Of the first lines, those that have as many fields as most, with text at these places."""
+        records = [fields for _, fields in itertools.islice(self.records(), _PROBED) if fields]
+        usual = Counter(map(len, records)).most_common(1)
+        filled = [fields for fields in records if len(fields) == usual[0][0] > max(places) and all(fields[place] for place in places)]
+        return len(filled) / len(records) if records else 0.0
 
     def _n_fields(self) -> int:
         """Fields of most of the first lines."""
@@ -251,6 +268,8 @@ class TableFile:
         for what, n, samples in malformed:
             rejects.bad_lines(f"malformed line: {what}", n, str(self.path), samples, self.which)
         if not self.is_part and not engine.value("SELECT count(*) FROM staged"):
+            if readable and (place := mixed_line_ends(readable.path)):
+                raise UserError(f"{self.shown}: mixed line ends: {place}; make them alike")
             after = " after the header" if self.has_header and self.format != "parquet" else ""
             raise UserError(f"{self.shown}: no readable rows{after}; {rejects.why_nothing(self.which)}")
         if not self.quote and self.format != "parquet" and self.layout is None:

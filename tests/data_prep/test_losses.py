@@ -86,7 +86,9 @@ def test_the_count_on_the_console_is_the_truth(tmp_path: Path, capsys, kind, see
     assert (losses["interactions"]["kept"], losses["items"]["kept"]) == (len(interactions) - n_lost, kept_items)
     notes = loss_notes(manifest)
     assert bool(notes) == (max(shares) > 0.01)
-    assert all(f"{len(hit)} of {len(rows)}" in note for note in notes)
+    what = "items" if hit_items else "interactions"
+    kept = f"{len(interactions) - n_lost:,} of {len(interactions):,} interactions kept, {kept_items} of {N_ITEMS} items kept; "
+    assert all(kept in note and re.search(rf"lost {len(hit)} {what} \(.*\): {kind}.* \(first .*; ", note) for note in notes)
 
 
 @pytest.mark.parametrize("limit", [0.1, 0.3])

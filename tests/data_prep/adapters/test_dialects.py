@@ -56,6 +56,9 @@ FIELD = st.text(st.characters(exclude_characters='\r\n\0:"', exclude_categories=
     titles=st.lists(FIELD.map(str.strip).filter(bool), min_size=1, max_size=6),
 )
 def test_any_delimiter_encoding_and_header(tmp_path: Path, delimiter, encoding, header, said, suffix, end, titles):
+    if not header and not said:  # then titles that hold another delimiter may tear the lines apart as well
+        others = "".join(other for other in DELIMITERS if other != delimiter and len(other) == 1)
+        titles = [title.translate(str.maketrans(others, "." * len(others))) for title in titles]
     rows = [(f"i{n}", title) for n, title in enumerate(titles)]
     texts = [
         table(given, delimiter, names if header else None, end).encode(encoding)
@@ -135,6 +138,11 @@ def test_archives_and_compressed_files(tmp_path: Path):
     ):
         loaded = load(tmp_path, one, two, suffix)
         assert (loaded.interactions, loaded.items) == (READ, TITLES), suffix
+    with_leftovers = io.BytesIO()
+    with zipfile.ZipFile(with_leftovers, "w") as archive:
+        for name, content in {".DS_Store": b"x", "__MACOSX/._x.csv": b"y", "folder/x.csv": inter, "folder/.hidden.csv": b"z"}.items():
+            archive.writestr(name, content)
+    assert load(tmp_path, with_leftovers.getvalue(), zipped(y__csv=items), ".zip").interactions == READ
     both = zipped(ratings__csv=inter, movies__csv=items)
     files = {"interactions": {"member": "ratings.csv"}, "items": {"member": "movies.csv"}}
     assert load(tmp_path, both, both, ".zip", files=files).interactions == READ
@@ -146,6 +154,46 @@ def test_archives_and_compressed_files(tmp_path: Path):
         load(tmp_path, both, both, ".zip", files=files | {"items": {"member": "movie.csv"}})
     with pytest.raises(UserError, match=r"items.csv.zip: damaged"):
         load(tmp_path, zipped(x__csv=inter), zipped(y__csv=items)[:-30], ".csv.zip")
+
+
+def test_without_a_header_line_the_delimiter_is_the_one_under_which_most_lines_are_whole(tmp_path: Path):
+    inter = table(ROWS, ";", None).encode()
+    for titles in (["a;,\n", "b;x\n"], ["a;,\n"], ["a;1, 2\n", "b;x\n", "c;y\n"]):
+        loaded = load(tmp_path, inter, "".join(titles).encode(), header=False)
+        assert [item for item, _ in loaded.items] == [line[0] for line in titles]
+
+
+def test_a_quote_that_stands_between_the_fields_is_refused(tmp_path: Path):
+    texts = [table(rows, ",", names).encode() for rows, names in ((ROWS, INTERACTION_NAMES), (TITLES, ITEM_NAMES))]
+    with pytest.raises(UserError, match=r"files.items.quote: ',' stands between the fields of .*items.csv, too"):
+        load(tmp_path, *texts, files={"items": {"quote": ","}})
+
+
+def test_an_encoding_that_cannot_say_what_it_lacks_is_refused(tmp_path: Path):
+    texts = [table(rows, ",", names).encode() for rows, names in ((ROWS, INTERACTION_NAMES), (TITLES, ITEM_NAMES))]
+    for encoding in ("idna", "punycode", "undefined", "rot13", "hex"):
+        with pytest.raises(UserError, match=f"encoding '{encoding}': not known"):
+            load(tmp_path, *texts, encoding=encoding)
+
+
+def test_a_first_line_sep_that_ends_otherwise_is_named(tmp_path: Path):
+    inter, items = (table(rows, ";", names).encode() for rows, names in ((ROWS, INTERACTION_NAMES), (TITLES, ITEM_NAMES)))
+    with pytest.raises(UserError, match=r"inter.csv: mixed line ends: line 2 ends in LF, those before it in CR LF"):
+        load(tmp_path, b"sep=;\r\n" + inter, items)
+
+
+def test_blanks_round_the_names_of_columns_are_no_delimiter(tmp_path: Path):
+    inter = "user_id , item_id ,timestamp\nu1,a,5\n"
+    with pytest.raises(UserError, match=r"inter.csv: no column 'user_id'; did you mean 'user_id '"):
+        load(tmp_path, inter.encode(), table(TITLES, ",", ITEM_NAMES).encode())
+
+
+def test_one_column_is_not_two_things(tmp_path: Path):
+    texts = [table(rows, ",", names).encode() for rows, names in ((ROWS, INTERACTION_NAMES), (TITLES, ITEM_NAMES))]
+    for columns in ({"user": "item_id"}, {"item": "user_id"}, {"time": "user_id"}):
+        with pytest.raises(UserError, match="is named for two of user, item and time"):
+            load(tmp_path, *texts, files={"items": {"columns": {"item": "item_id"}}}, columns=columns)
+    assert load(tmp_path, *texts, columns={"title": "item_id"}).items == [("a", "a"), ("b", "b")]  # an id may be the title
 
 
 def test_a_file_without_a_header_line_is_named_with_what_to_do(tmp_path: Path):
