@@ -67,6 +67,7 @@ ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"
 LAYER_TYPES = ("full_attention", "sliding_attention")
 
 # features of transformers configs that would change the computation: key -> the values that leave it alone
+MOST_LAYERS = 10_000  # more are a damaged file, whose tensors nobody wants listed
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attention_dropout": (None, 0, 0.0),
     "attn_logit_softcapping": (None,),
@@ -104,7 +105,7 @@ def parse_config(raw: Mapping[str, Any], where: str) -> DecoderConfig:
         "vocab_size": get.integer("vocab_size"),
         "hidden_size": hidden,
         "intermediate_size": get.integer("intermediate_size"),
-        "num_layers": get.integer("num_hidden_layers"),
+        "num_layers": get.integer("num_hidden_layers", most=MOST_LAYERS),
         "num_heads": heads,
         "num_kv_heads": get.integer("num_key_value_heads", heads),
         "head_dim": get.integer("head_dim", hidden // heads),
@@ -149,7 +150,7 @@ def _biases(get: Settings, family: Family) -> dict[str, bool]:
 
 def _window(get: Settings, family: Family) -> tuple[int | None, tuple[bool, ...] | None]:
     """(window, layers that have it; None = all) as transformers decides it for the family."""
-    window, layers = get.raw.get("sliding_window"), get.integer("num_hidden_layers")
+    window, layers = get.raw.get("sliding_window"), get.integer("num_hidden_layers", most=MOST_LAYERS)
     if family.window == "none":
         if get.raw.get("use_sliding_window"):
             raise UserError(f"{get.where}: use_sliding_window is not supported for model_type {get.raw['model_type']!r}")

@@ -4,7 +4,7 @@ import functools
 import re
 from pathlib import Path
 
-from cprec_jax.errors import UserError, one_line
+from cprec_jax.errors import UserError, one_line, shown
 from cprec_jax.paths import local_path
 
 # Data and text only. Weights are the files that transformers reads; repositories also hold pickles, code, and copies for other programs.
@@ -26,7 +26,7 @@ def is_directory(source: str) -> bool:
     if local_path(source, "model or tokenizer").is_dir():
         return True
     if not _HUB_ID.fullmatch(source):
-        raise UserError(f"{source}: no such directory, and not a hub id of the form owner/name")
+        raise UserError(f"{shown(source)}: no such directory, and not a hub id of the form owner/name")
     return False
 
 

@@ -32,10 +32,12 @@ class Settings:
             raise UserError(f"{self.where}: {key} = {value!r} has the wrong type")
         return value
 
-    def integer(self, key: str, default: int | None = None, least: int = 1) -> int:
+    def integer(self, key: str, default: int | None = None, least: int = 1, most: int = 2**31 - 1) -> int:
         value = self.value(key, int, default)
         if value < least:
             raise UserError(f"{self.where}: {key} = {value} must be at least {least}")
+        if value > most:
+            raise UserError(f"{self.where}: {key} = {value} must be at most {most}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:

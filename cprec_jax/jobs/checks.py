@@ -90,6 +90,7 @@ def _base_model(config: Config) -> None:
     from cprec_jax.hf.checkpoint_files import read_json, refuse_adapter
     from cprec_jax.hf.config import parse_config
     from cprec_jax.hf.tokenizer_fit import check_pair
+    from cprec_jax.text import tokenizer, tokenizer_files
 
     source = str(config.model.init_from)
     if not hub.is_directory(source):
@@ -98,6 +99,8 @@ def _base_model(config: Config) -> None:
         return
     directory = hub.locate(source)
     refuse_adapter(directory)
+    if config.text.source == source and tokenizer_files.has_tokenizer(directory):
+        tokenizer.load(directory)  # one that is damaged is one mistake, in the words of `_tokenizer`
     named = [text for text in config.text.new_tokens if "{scope}" not in text]
     _weights(directory, named)
     if config.text.source not in (TRAIN, source) and hub.is_directory(config.text.source):

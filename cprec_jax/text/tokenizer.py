@@ -108,6 +108,10 @@ def load(directory: Path) -> Tokenizer:
         raise
     except Exception as error:  # the library raises bare Exception for broken files
         raise UserError(f"{directory}: not a usable tokenizer ({one_line(error)[:200]})") from error
+    if not (tokens := backend.get_vocab(with_added_tokens=True)):
+        raise UserError(f"{directory}: not a usable tokenizer (it has no token); get the tokenizer again")
+    if (directory / tokenizer_files.WHOLE).exists():
+        tokenizer_files.check_settings(directory, tokens)
     backend.no_padding()
     backend.no_truncation()
     backend.encode_special_tokens = False

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,28 @@ def token_ids(directory: Path) -> dict[str, int]:
     try:
         vocabulary = whole["model"].get("vocab", ())
         ids = dict(vocabulary) if isinstance(vocabulary, dict) else {entry[0]: index for index, entry in enumerate(vocabulary)}
-        return ids | {token["content"]: token["id"] for token in whole.get("added_tokens") or ()}
+        ids |= {token["content"]: token["id"] for token in whole.get("added_tokens") or ()}
+        if wrong := [text for text, index in ids.items() if not isinstance(index, int)]:
+            raise UserError(f"{path}: not a usable tokenizer (the id of {wrong[0]!r} is no number)")
+        return ids
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{path}: not a usable tokenizer ({one_line(error)})") from error
+
+
+def check_settings(directory: Path, tokens: Container[str]) -> None:
+    """What `AutoTokenizer` would make of the settings beside a tokenizer.json with these tokens, looked at before anything is trained.
+
+    A class that is no name, and a BOS that is no token, to which transformers gives an id of its own, are a `UserError`.
+    """
+    named = _settings(directory).get("tokenizer_class")
+    if named is not None and not isinstance(named, str):
+        raise UserError(f"{directory / SETTINGS}: tokenizer_class = {named!r} is no name of a class; get the tokenizer again")
+    bos = _given(directory).get("bos_token")
+    if bos is not None and bos not in tokens:
+        raise UserError(
+            f"{directory}: its bos_token {bos!r} is no token of {WHOLE}, and transformers would add it with an id of its own; name one "
+            f"that is, or none (null), in {SETTINGS}"
+        )
 
 
 def write_settings(directory: Path, changes: dict[str, Any]) -> None:

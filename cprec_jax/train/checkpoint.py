@@ -4,9 +4,7 @@ Frozen leaves are saved once. Damaged checkpoints are set aside.
 """
 
 import contextlib
-import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +16,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from cprec_jax.errors import DamagedCheckpoint, UserError, one_line
 from cprec_jax.progress import say
 from cprec_jax.train.leaves import Leaves, by_name, merge, split
-from cprec_jax.train.read_back import differing_leaf, in_any_process, read_item, read_json_item
+from cprec_jax.train.read_back import differing_leaf, in_any_process, read_item, read_json_item, without_echoes
 from cprec_jax.train.state import TrainState, abstract
 
 T = TypeVar("T")
@@ -88,12 +86,10 @@ class Checkpoints:
 
         before = absl_logging.get_verbosity()
         absl_logging.set_verbosity(absl_logging.FATAL)
-        unraisable, sys.unraisablehook = sys.unraisablehook, lambda _: None  # from the threads of arrays whose save was given up
         try:
-            yield
-            sys.unraisablehook = unraisable
+            with without_echoes():
+                yield
         except Exception as error:  # orbax and tensorstore raise many kinds for what the system refuses
-            logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # what the other arrays met, told when they are collected
             what = "a checkpoint" if step is None else f"step {step}"
             raise UserError(
                 f"{self.directory}: cannot save {what} ({_system_reason(error)}); free some space or mend the directory, then run again "
@@ -107,12 +103,13 @@ class Checkpoints:
         step = int(state.step)
         self.wait()
         try:
-            wrong = [
-                f"{item}{leaf}"
-                for item, tree in (("params", state.trained), ("opt_state", state.opt_state))
-                if (leaf := differing_leaf(self._item(step, item), tree)) is not None
-            ]
-            self.meta(step)
+            with without_echoes():
+                wrong = [
+                    f"{item}{leaf}"
+                    for item, tree in (("params", state.trained), ("opt_state", state.opt_state))
+                    if (leaf := differing_leaf(self._item(step, item), tree)) is not None
+                ]
+                self.meta(step)
         except Exception as error:
             wrong = [_system_reason(error)]
         if in_any_process(bool(wrong)):
@@ -158,11 +155,12 @@ class Checkpoints:
     def _tried(self, read: Callable[[], T]) -> T | str:
         """What `read` gives in this process; in what way it failed, where it failed in any. All processes must call."""
         try:
-            found: T | str = read()
+            with without_echoes():
+                found: T | str = read()
         except UserError:  # of another model: all processes compare the same facts
             raise
         except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
-            found = one_line(error)[:160] or type(error).__name__
+            found = _reason(error)
         if in_any_process(isinstance(found, str)):
             return found if isinstance(found, str) else ELSEWHERE
         return found
@@ -307,4 +305,10 @@ def _system_reason(error: Exception) -> str:
         return error.strerror
     text = one_line(error)
     known = ("No space left on device", "Read-only file system", "Permission denied", "Disk quota exceeded", "File too large")
-    return next((words for words in known if words.lower() in text.lower()), text[:160] or type(error).__name__)
+    return next((words for words in known if words.lower() in text.lower()), _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """The beginning of what was raised, without what orbax refers to and does not show."""
+    text = one_line(error).partition(" See full TensorStore details")[0]
+    return text[:160] or type(error).__name__

@@ -4,6 +4,10 @@ Every process reads its own shards and waits for no other: one of several may fi
 `in_any_process` afterwards, so that all go the same way.
 """
 
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,21 @@ def in_any_process(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+@contextlib.contextmanager
+def without_echoes() -> Iterator[None]:
+    """Where one array cannot be read or saved, the others are given up: their threads and tasks tell so in a traceback each, some later.
+
+    What is raised says it already.
+    """
+    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    except BaseException:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
+    sys.unraisablehook = before
 
 
 def read_item(directory: Path, abstract: Any) -> Any:

@@ -78,3 +78,18 @@ def test_one_line_and_exit_code_2(name: str, made: Path, workdir: Path, capsys: 
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0] and "Traceback" not in errors[0]
     assert not (workdir / "runs/cpt/checkpoints").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": "1.0", "model": {"type"'], ids=["empty", "a list", "no model", "cut"])
+def test_a_damaged_tokenizer_of_the_base_model_is_one_mistake(
+    content: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`pack` and `train` both look at it."""
+    base = tmp_path / "base"
+    shutil.copytree(made, base)
+    (base / "tokenizer.json").write_text(content)
+    config = {**road.CONFIG, "text": {"tokenizer": str(base)}, "model": {"init_from": str(base)}}
+    (tmp_path / "config.py").write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(config))})\n")
+    assert launch.main(["status", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'w'}"]) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert f"{base}: not a usable tokenizer" in error

@@ -119,6 +119,8 @@ def test_details_of_real_configs(shared_models):
         ({"hidden_act": ["silu"]}, r"hidden_act = \['silu'\] has the wrong type"),
         ({"hidden_act": ""}, "hidden_act = '' is not supported"),
         ({"num_attention_heads": 0}, "num_attention_heads = 0 must be at least 1"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000 must be at most 10000"),
+        ({"vocab_size": 2**31}, "vocab_size = 2147483648 must be at most 2147483647"),
         ({"num_hidden_layers": True}, "num_hidden_layers = True has the wrong type"),
         ({"rms_norm_eps": -1e-6}, "rms_norm_eps = -1e-06 must be above 0"),
         ({"rms_norm_eps": float("nan")}, "rms_norm_eps = nan is not a finite number"),

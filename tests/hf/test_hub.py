@@ -92,3 +92,8 @@ def test_a_failing_network_is_one_line(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(UserError, match=r"owner/name.*no route to host"):
         hub.locate("owner/name")
+
+
+def test_a_name_with_a_line_break_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^a\\nb: no such directory"):
+        hub.locate("a\nb")

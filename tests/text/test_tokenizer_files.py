@@ -255,3 +255,33 @@ def _trained() -> tokenizer.Tokenizer:
         with tempfile.TemporaryDirectory() as directory:
             _KEPT.append(tokenizer.load(small(Path(directory))))
     return _KEPT[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bos_token": "<nope>"}, r"bos_token '<nope>' is no token of tokenizer.json"),
+        ({"bos_token": {"__type": "AddedToken", "content": "<nope>"}}, r"bos_token '<nope>' is no token of tokenizer.json"),
+        ({"tokenizer_class": ["GPT2Tokenizer"]}, r"tokenizer_class = \['GPT2Tokenizer'\] is no name of a class"),
+    ],
+)
+def test_settings_that_only_the_export_would_stumble_over_are_refused_at_once(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    directory = small(tmp_path / "small")
+    before = json.loads((directory / "tokenizer_config.json").read_text())
+    write(directory / "tokenizer_config.json", before | change)
+    with pytest.raises(UserError, match=message):
+        tokenizer.load(directory)
+    write(directory / "tokenizer_config.json", before | {"bos_token": None})
+    assert tokenizer.load(directory).bos_id is None
+
+
+def test_a_tokenizer_without_a_token_and_ids_that_are_no_numbers(tmp_path: Path) -> None:
+    directory = small(tmp_path / "small")
+    whole = json.loads((directory / "tokenizer.json").read_text())
+    write(directory / "tokenizer.json", whole | {"model": {"type": "WordLevel", "vocab": {}, "unk_token": "?"}, "added_tokens": []})
+    with pytest.raises(UserError, match=r"not a usable tokenizer \(it has no token\)"):
+        tokenizer.load(directory)
+    whole["model"]["vocab"]["a title"] = "5"
+    write(directory / "tokenizer.json", whole)
+    with pytest.raises(UserError, match=r"tokenizer.json: not a usable tokenizer \(the id of 'a title' is no number\)"):
+        tokenizer_files.token_ids(directory)
