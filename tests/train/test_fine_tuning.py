@@ -119,6 +119,15 @@ def test_a_set_that_the_corpus_lacks_is_one_line(tuned: Path) -> None:
         jobs.pack(made, tuned)
 
 
+def test_items_of_rows_from_another_corpus_are_none_of_the_catalogue(tuned: Path, tmp_path: Path) -> None:
+    shutil.copytree(tuned / "rows", tmp_path / "rows")
+    other = config({"sft": {**SFT, "start": "base", "sets": ("Garden",)}})
+    other["corpus"]["synthetic"] = {**other["corpus"]["synthetic"], "users": 200}
+    jobs.prepare(other, tmp_path)
+    with pytest.raises(UserError, match=r"rows/sft: was packed from another corpus than .*; run `launch.py pack` again"):
+        jobs.train(other, tmp_path)
+
+
 def test_without_its_rows_the_job_alone_says_which_command_makes_them(tuned: Path, tmp_path: Path) -> None:
     shutil.copytree(tuned / "corpus", tmp_path / "corpus")
     with pytest.raises(UserError, match=r"rows/sft/manifest.json: not found; run `launch.py pack` with the same --workdir first"):

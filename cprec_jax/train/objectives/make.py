@@ -11,6 +11,7 @@ from cprec_jax.artefact import MANIFEST, read_json
 from cprec_jax.config.objective import ObjectiveSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.data import rows
+from cprec_jax.errors import UserError
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.progress import say
 from cprec_jax.text import tokenizer
@@ -52,12 +53,17 @@ def make_objective(
 
 
 def _tables(directory: Path, corpus: Corpus, sets: Sequence[str]) -> CatalogueTables:
-    """Of the whole catalogues, items without a training interaction included."""
-    template = read_json(directory / MANIFEST, "pack")["template"]
+    """Of the whole catalogues, items without a training interaction included. Rows of another corpus are a `UserError`."""
+    manifest = read_json(directory / MANIFEST, "pack")
+    if manifest["corpus_hash"] != corpus.hash:
+        raise UserError(
+            f"{directory}: was packed from another corpus than {corpus.path}, so its items may be none of the catalogue; "
+            "run `launch.py pack` again"
+        )
     catalogues = {name: corpus.catalogue(name) for name in sets or corpus.sets}
     needed = np.sort(np.concatenate(list(catalogues.values())))
     words = tokenizer.load(directory / "tokenizer")
-    return build_tables(Catalogue.build(words, corpus.items.title, template["end_of_item"], needed), catalogues)
+    return build_tables(Catalogue.build(words, corpus.items.title, manifest["template"]["end_of_item"], needed), catalogues)
 
 
 def _stored_rows(directory: Path, splits: Sequence[str]) -> Iterator[Mapping[str, Any]]:
