@@ -12,7 +12,7 @@ Figures: docs/results/sft.md.
 from ml_collections import ConfigDict
 
 SETS = ("scientific18", "ml1m", "yelp_p5", "electronics14_1m", "books14_1m")
-EPOCHS = {"scientific18": 8.0, "ml1m": 7.0, "yelp_p5": 8.0, "electronics14_1m": 8.0, "books14_1m": 5.0}
+EPOCHS = {"scientific18": 5.0, "ml1m": 7.0, "yelp_p5": 8.0, "electronics14_1m": 8.0, "books14_1m": 5.0}
 GRID = {"train": {"schedule": {"peak": (1e-3, 3e-3)}}, "model": {"dropout": (0.1, 0.2)}}
 RUNS = {"language-model": "language-model", "catalogue": "catalogue"}  # row -> loss
 
