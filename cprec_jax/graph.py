@@ -175,7 +175,7 @@ class Graph:
         except UserError as error:
             return State(word="out of date", reason=str(error), changed=(str(error),))
         if recorded is None:
-            return State(word="missing", reason=self._waiting(artefact))
+            return State(word="missing", reason=self._waiting(artefact) or artefact.progress())
         try:
             changed = self.differences(artefact, recorded)
         except UserError as error:

@@ -137,6 +137,9 @@ def _facts(run: RunSpec) -> dict[str, Any]:
 
 def _progress(path: Path) -> str:
     steps = paths.saved_steps(path)
+    begun = sorted(paths.grid_directory(path, 0).parent.glob("*"))
+    if begun:
+        return f"was stopped; {sum((point / MANIFEST).exists() for point in begun)} points of its grid are trained"
     return f"was stopped; goes on from step {max(steps)}" if steps else ""
 
 
