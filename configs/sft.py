@@ -50,12 +50,14 @@ def get_config(argument: str = "scientific18") -> ConfigDict:
         "log_every": 20,
         "checkpoint_every": 1000,
     }
-    config.runs = {row: {"stage": "sft", "seeds": 3, "sft": {"objective": loss}, "grid": GRID} for row, loss in RUNS.items()}
+    sft = {"stage": "sft", "seeds": 3, "grid": GRID, "select_from": (0.5, 0.75, 1.0)}
+    config.runs = {row: {**sft, "sft": {"objective": loss}} for row, loss in RUNS.items()}
     baselines = ("popularity", "markov", "item_knn", "text_knn", "sasrec")
     config.evaluate = {
         "names": {**{kind: {"kind": kind} for kind in baselines}, **{row: {"run": row} for row in RUNS}},
         "protocols": ("full",),
         "prompt_tokens": 240,
+        "validation_users": 300,
     }
     config.report = {"title": f"Fine-tuning on {argument}", "order": (*baselines, *RUNS)}
     return config
