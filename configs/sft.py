@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 SETS = ("scientific18", "ml1m", "yelp_p5", "electronics14_1m", "books14_1m")
 EPOCHS = {"scientific18": 5.0, "ml1m": 7.0, "yelp_p5": 8.0, "electronics14_1m": 8.0, "books14_1m": 5.0}
-GRID = {"train": {"schedule": {"peak": (1e-3, 3e-3)}}, "model": {"dropout": (0.1, 0.2)}}
+GRID = {"train": {"schedule": {"peak": (1e-3, 3e-3)}}}
 RUNS = {"language-model": "language-model", "catalogue": "catalogue"}  # row -> loss
 
 
@@ -40,6 +40,7 @@ def get_config(argument: str = "scientific18") -> ConfigDict:
         "num_heads": 2,
         "num_kv_heads": 2,
         "max_position_embeddings": 512,
+        "dropout": 0.2,
         "unroll": True,
     }
     config.train = {
