@@ -5,8 +5,11 @@ from pathlib import Path
 CPT = "cpt"  # the run that a config without names for its runs means
 REPLACED = ".replaced"  # ends the name of a run that was set aside
 DESCRIPTION = "config.json"  # of a run: what others need to load it
+METRICS = "metrics.jsonl"  # of a run: its logged steps
+ATTEMPTS = "attempts.jsonl"  # of a run: where the time of each attempt went
 FILE_HASHES = ".file-hashes.json"
 LOCK = ".lock"
+TOKEN = ".token"  # what all processes of a job must see
 
 
 def corpus_directory(workdir: Path) -> Path:
@@ -69,6 +72,11 @@ def trained_directory(workdir: Path, row: str, one: str, seed: int) -> Path:
 
 def export_directory(workdir: Path, name: str = CPT) -> Path:
     return workdir / "export" / name
+
+
+def logs_directory(workdir: Path) -> Path:
+    """What the processes of a job printed, and how far each has come."""
+    return workdir / "logs"
 
 
 def report_directory(workdir: Path, split: str) -> Path:

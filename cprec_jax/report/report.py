@@ -12,6 +12,7 @@ from cprec_jax.errors import UserError
 from cprec_jax.progress import say
 from cprec_jax.report.card import card, card_markdown
 from cprec_jax.report.corpus_summary import corpus_tables, loss_notes
+from cprec_jax.report.goodput import goodput_line, goodput_section, read_ledgers
 from cprec_jax.report.html import html_page
 from cprec_jax.report.latex import latex
 from cprec_jax.report.leak_table import leak_table
@@ -67,7 +68,9 @@ def report(config: Config, workdir: Path, made_from: Mapping[str, Any]) -> None:
     main = [main_table(name, results, reference, manifest, signs) for name in sets]
     overview = overview_tables(sets, results, manifest, signs)
     intro = [*_intro(results, manifest), *loss_notes(manifest), *notes]
+    ledgers = read_ledgers(workdir)
     parts = sections([*overview, *main], results, manifest)
+    parts += [section for section in (goodput_section(ledgers),) if section.tables]
     target = report_directory(workdir, split)
     with new_directory(target) as directory:
         plots = {}
@@ -88,6 +91,8 @@ def report(config: Config, workdir: Path, made_from: Mapping[str, Any]) -> None:
     for note in notes:
         say(f"report: {note}")
     print(plain_text(main), flush=True)
+    for name, attempts in ledgers.items():
+        say(f"report: {goodput_line(name, attempts)}")
     say(f"report: {target} (report.html opens without a network)")
 
 

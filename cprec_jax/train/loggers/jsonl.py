@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cprec_jax.train.loggers.logger import LoggedRun
-
-FILE = "metrics.jsonl"
+from cprec_jax.workdir import METRICS
 
 
 class Jsonl:
@@ -18,7 +17,7 @@ class Jsonl:
     """
 
     def __init__(self, run: LoggedRun):
-        path = run.directory / FILE
+        path = run.directory / METRICS
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step(line) <= run.first_step]
