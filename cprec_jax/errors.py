@@ -30,3 +30,17 @@ class Preempted(Exception):
 
 class Diverged(RuntimeError):
     """The loss is no longer finite. The message names the step, the rows of its batch and the last good checkpoint."""
+
+
+class FailedElsewhere(Exception):
+    """The first process failed by an error of ours, whose traceback is its own; the others end with it."""
+
+
+def agreed(error: Exception) -> Exception:
+    """Note on an exception that every process of the job raises it, so that all can end in good order."""
+    error.agreed = True  # type: ignore[attr-defined]
+    return error
+
+
+def is_agreed(error: BaseException) -> bool:
+    return getattr(error, "agreed", False)
