@@ -5,15 +5,19 @@ import errno
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
+import cprec_jax.launcher.parent as workers
 from cprec_jax.config.build import Written, nearest
 from cprec_jax.config.help import describe
 from cprec_jax.config.root import SECTIONS, Config, make_config, section_classes
-from cprec_jax.errors import Diverged, Preempted, UserError, one_line, shown
+from cprec_jax.errors import Diverged, FailedElsewhere, Preempted, UserError, is_agreed, one_line, shown
+from cprec_jax.launcher.worker import FAILS, follow_parent, is_worker
+from cprec_jax.parallel import processes
 from cprec_jax.parallel.host_memory import keep_freed_memory
 from cprec_jax.paths import local_path, work_directory
 from cprec_jax.progress import say
@@ -54,8 +58,9 @@ options
   --method=NAME            compare: the result that is tested against all others (default: the first)
   --protocol=NAME --metrics=NAME,NAME --out=FILE.md|FILE.csv   compare: full; hr@10,ndcg@10,nll; also written to a file
   --slice=NAME             compare: only users of this slice, such as generalised, "overlap low" or "never seen"
-  --distributed            several hosts: jax.distributed finds the others (Cloud TPU pods, Slurm)
-  --coordinator=HOST:PORT --processes=N --process=I   several processes, named by hand
+  --processes=N            N processes on this machine (one GPU each, or the CPU), which this one starts and watches
+  --distributed            several hosts: jax.distributed finds the others (Cloud TPU pods, Slurm, Open MPI)
+  --coordinator=HOST:PORT --processes=N --process=I   process I of N (counted from 0) on several hosts, named by hand
 
 exit codes: 0 done, 2 mistakes in config or input (one line each), 75 preempted with a checkpoint saved (run again), 1 anything else
 """
@@ -114,6 +119,8 @@ def _main(argv: list[str]) -> int:
 
             status(config, workdir, "json" in options)
             return 0
+        if workers.is_asked(options):
+            return workers.run(argv, options, workdir)
         if job in ("train", "run"):
             keep_freed_memory()
         _start_jax(options)
@@ -122,13 +129,13 @@ def _main(argv: list[str]) -> int:
     except UserError as error:
         for line in str(error).splitlines() or [""]:
             print(f"error: {one_line(line)}", file=sys.stderr)
-        return 2
+        return _ended(2, error)
     except OSError as error:
         if error.errno not in REFUSED_BY_THE_SYSTEM:
             raise
         where = f"{one_line(error.filename)}: " if error.filename else ""
         print(f"error: {where}{os.strerror(error.errno)}; free some space or mend it, then run again", file=sys.stderr)
-        return 2
+        return _ended(2, error)
     except Preempted as state:
         say(f"preempted: {state}")
         return 75
@@ -137,7 +144,25 @@ def _main(argv: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command to go on", file=sys.stderr)
+        return _ended(1)
+    except FailedElsewhere as error:
+        say(f"ended, because process 1 failed: {one_line(error)}")
         return 1
+    except Exception as error:
+        if processes.count() == 1:
+            raise
+        print(f"{FAILS}\n{traceback.format_exc()}", file=sys.stderr, end="")
+        return _ended(1, error)
+
+
+def _ended(code: int, error: BaseException | None = None) -> int:
+    """The exit code, unless this is one of several processes and fails alone: in good order it
+    would wait for the others, which wait for it."""
+    if processes.count() > 1 and not (error is not None and is_agreed(error)):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def parse(argv: list[str]) -> tuple[str, dict[str, str], dict[str, str]]:
@@ -289,6 +314,8 @@ def _check_named(config: Mapping[str, Any], key: str) -> None:
 def _start_jax(options: Mapping[str, str]) -> None:
     from absl import flags, logging
 
+    if is_worker():
+        follow_parent()
     flags.FLAGS(["launch.py"])  # grain's worker processes need parsed flags
     logging.set_verbosity(logging.ERROR)  # orbax warns about every option it derives
     if "distributed" in options or "coordinator" in options:
@@ -324,8 +351,12 @@ def _run_job(job: str, config: Config, workdir: Path, options: Mapping[str, str]
     from cprec_jax.jobs.run import run
 
     only = options["only"].split(",") if "only" in options else None
-    first = int(options.get("process", "0")) == 0 if options.get("process", "0").isdigit() else True
-    with hold(workdir) if first and "distributed" not in options else contextlib.nullcontext():
+    with contextlib.ExitStack() as held:
+        processes.by_first(lambda: held.enter_context(hold(workdir)))
+        if processes.count() > 1:
+            from cprec_jax.parallel.guards import check_together
+
+            check_together(config, workdir)
         if job == "run":
             run(config, workdir, only)
         else:

@@ -27,8 +27,13 @@ def environment() -> dict[str, Any]:
             "devices": f"{len(devices)} {devices[0].device_kind}",
             "processes": jax.process_count(),
         },
-        "versions": {"python": platform.python_version(), **{name: version for name in PACKAGES if (version := _version(name))}},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that figures depend on, as far as they are installed."""
+    return {"python": platform.python_version(), **{name: version for name in PACKAGES if (version := _version(name))}}
 
 
 def command(argv: list[str]) -> str:

@@ -151,6 +151,10 @@ class TrainSpec:
     loss_chunk: int = setting(128, "positions whose logits are held at a time")
     log_every: int = setting(10, "steps between two lines of metrics", affects=())
     checkpoint_every: int = setting(200, "steps between two checkpoints", affects=())
+    near: str | None = setting(
+        None, "a directory on a disk of each host, for checkpoints between those; the newest that is whole everywhere counts", affects=()
+    )
+    near_every: int = setting(20, "steps between two checkpoints there", affects=())
     keep: int = setting(2, "newest checkpoints that stay, beside milestones", affects=())
     loggers: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = setting(
         ("jsonl", "tensorboard"), "where metrics go: jsonl (metrics.jsonl, which the report reads), tensorboard, wandb", affects=()
@@ -188,7 +192,7 @@ class TrainSpec:
             raise ValueError(f"profile {self.profile!r} must be two steps such as '100:105'")
         if (window := self.profile_window) is not None and window[0] >= window[1]:
             raise ValueError(f"profile {self.profile!r} must end after it begins")
-        at_least_one(self, "global_batch", "micro_batches", "loss_chunk", "log_every", "checkpoint_every", "keep", "seeds")
+        at_least_one(self, "global_batch", "micro_batches", "loss_chunk", "log_every", "checkpoint_every", "near_every", "keep", "seeds")
 
     @property
     def annealed_mixture(self) -> MixtureSpec:

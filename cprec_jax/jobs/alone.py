@@ -1,6 +1,7 @@
 """One job by itself: it makes its artefacts, whatever their state, from what is there."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cprec_jax.config.build import nearest
@@ -9,7 +10,8 @@ from cprec_jax.errors import UserError
 from cprec_jax.jobs import export, train
 from cprec_jax.jobs.checks import check_paths
 from cprec_jax.jobs.graph_of import graph_of
-from cprec_jax.jobs.run import MAKE
+from cprec_jax.jobs.run import make
+from cprec_jax.parallel import processes
 from cprec_jax.progress import say
 
 
@@ -21,7 +23,7 @@ def run_alone(job: str, config: Config, workdir: Path, rows: Sequence[str] | Non
         config.corpus_section  # noqa: B018  (raises where the config has none)
     elif job == "train":
         config.train_section  # noqa: B018
-        train.refuse_others(wanted, graph)
+        processes.by_first(partial(train.refuse_others, wanted, graph))
     elif job == "export" and not wanted:
         wanted = export.exports(config, workdir, graph.of_job("train"), graph.of_job("evaluate"))
     elif job == "evaluate":
@@ -36,5 +38,5 @@ def run_alone(job: str, config: Config, workdir: Path, rows: Sequence[str] | Non
                 f"evaluate: {corpus.path} was made with other settings than config.corpus has ({graph.state(corpus).reason}), and is taken "
                 "as it is; `prepare` makes it anew"
             )
-    check_paths(config, (job,))
-    MAKE[job](config, workdir, wanted, graph)
+    processes.by_first(partial(check_paths, config, (job,)))
+    make(job, config, workdir, wanted, graph)

@@ -14,6 +14,7 @@ from cprec_jax.errors import UserError
 from cprec_jax.evaluate.runs_of_rows import PATH, parts_of, runs_of, seeds_of, sets_of_row
 from cprec_jax.graph import Artefact, Graph
 from cprec_jax.jobs import train
+from cprec_jax.parallel import processes
 from cprec_jax.paths import local_path
 from cprec_jax.run_key import RunKey
 
@@ -224,6 +225,12 @@ def _parameters(run: Path) -> str:
 
 def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> None:
     """Make all of them in one go, since what several rows share is made once; ranked is only what no cell holds."""
+    if processes.count() > 1:  # what must be replayed is trained by all, before the first ranks alone
+        train.save_what_rows_need(config, workdir, wanted, graph)
+    processes.by_first(partial(_rank, config, workdir, wanted, graph))
+
+
+def _rank(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> None:
     from cprec_jax.evaluate.harness import evaluate
     from cprec_jax.evaluate.kept import Store
 

@@ -1,6 +1,7 @@
 """Job `export`: a checkpoint -> WORKDIR/export/cpt, a Hugging Face directory."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cprec_jax import workdir as paths
@@ -8,6 +9,7 @@ from cprec_jax.config.affects import settings_of
 from cprec_jax.config.export import ExportSpec
 from cprec_jax.config.root import Config
 from cprec_jax.graph import Artefact, Graph
+from cprec_jax.parallel import processes
 from cprec_jax.run_key import RunKey
 
 VERSION = 1
@@ -47,8 +49,8 @@ def _others(workdir: Path, named: set[str]) -> dict[str, str]:
 
 
 def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> None:
-    """Write the directory."""
+    """Write the directory. All processes read the model, since it may fit none of them; the first writes."""
     from cprec_jax.hf.export import export
 
     for one in wanted:
-        export(config, workdir, one.path.name, graph.made_from(one))
+        export(config, workdir, one.path.name, processes.from_first(partial(graph.made_from, one)))

@@ -1,13 +1,15 @@
 """The grid of a run: its first seed trains every point, validation users choose one, and that is the run."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from cprec_jax.artefact import MANIFEST, read_manifest, write_json
 from cprec_jax.config.grid import grid_points
 from cprec_jax.config.root import Config
+from cprec_jax.parallel import processes
 from cprec_jax.progress import say
 from cprec_jax.run_key import RunKey
 from cprec_jax.workdir import grid_directory
@@ -40,20 +42,29 @@ def train_grid(
     tried = []
     for number, point in enumerate(points):
         directory = grid_directory(target, number)
-        _remove_others(directory, made_from)
-        manifest = read_manifest(directory)
+        processes.by_first(partial(_remove_others, directory, made_from))
+        manifest = processes.from_first(partial(read_manifest, directory))
         if manifest is None or "selected" not in manifest:
             values = ", ".join(f"{name} {value}" for name, value in point.values.items())
             say(f"train: {key}, point {number + 1} of {len(points)}: {values}")
             train_one(directory=directory, point=number)
-            manifest = read_manifest(directory)
-            assert manifest is not None
-            manifest |= select(directory)
-            write_json(directory / MANIFEST, manifest)
+            manifest = processes.from_first(partial(_with_selection, directory, select))
         by_step = manifest["ndcg@10_by_step" if run.select == "ndcg@10" else "nll_by_step"]
         tried.append({"values": point.values, "selected": manifest["selected"], run.select: by_step[str(manifest["selected"])]})
     best = (max if run.select == "ndcg@10" else min)(range(len(points)), key=lambda number: tried[number][run.select])
     say(f"train: {key} is point {best + 1} of {len(points)}: {', '.join(f'{k} {v}' for k, v in points[best].values.items())}")
+    processes.by_first(partial(_become_run, target, best, tried))
+
+
+def _with_selection(directory: Path, select: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """The manifest of a trained point, with the checkpoint that was selected of it."""
+    manifest = {**(read_manifest(directory) or {}), **select(directory)}
+    write_json(directory / MANIFEST, manifest)
+    return manifest
+
+
+def _become_run(target: Path, best: int, tried: Sequence[Mapping[str, Any]]) -> None:
+    """Make the best point the run, and remove the others."""
     chosen = grid_directory(target, best)
     write_json(chosen / MANIFEST, {**(read_manifest(chosen) or {}), "chosen": best, "tried": tried})
     shutil.rmtree(target, ignore_errors=True)

@@ -10,9 +10,11 @@ from cprec_jax.graph import Artefact, Graph
 from cprec_jax.jobs import evaluate, export, pack, prepare, report, train
 from cprec_jax.jobs.checks import check_paths
 from cprec_jax.jobs.graph_of import graph_of
+from cprec_jax.parallel import processes
 from cprec_jax.progress import say
 
 Make = Callable[[Config, Path, Sequence[Artefact], Graph], None]
+BY_FIRST = ("prepare", "pack", "report")  # made by the first process, while the others wait; the other jobs say themselves who does what
 MAKE: Mapping[str, Make] = {  # in the order of the road
     "prepare": prepare.make,
     "pack": pack.make,
@@ -27,22 +29,36 @@ def run(config: Config, workdir: Path, only: Sequence[str] | None = None) -> Non
     """Make what is missing or out of date; only: of these artefacts, and of what they are made from."""
     graph = graph_of(config, workdir)
     selected = graph.select(only)
-    check_paths(config)
-    for job, make in MAKE.items():
+    processes.by_first(partial(check_paths, config))
+    for job in MAKE:
         graph.forget()
-        to_make = {artefact.name for artefact in graph.to_make(selected)}
-        wanted = [artefact for artefact in selected if artefact.job == job and artefact.name in to_make]
-        for artefact in (one for one in selected if one.job == job and not one.always):
-            state = graph.state(artefact)
-            why = f" ({state.word}{': ' if state.reason else ''}{state.reason})"
-            say(f"run: {job}: {artefact.path} {'is made now' + why if artefact in wanted else 'is up to date'}")
-        if not wanted:
-            continue
-        if job == "train":
-            for one in wanted:
-                if graph.state(one).changed:
-                    train.set_aside(one)
-        _with_whole_checkpoints(partial(make, config, workdir, wanted, graph), config, workdir, graph)
+        names = processes.from_first(partial(_to_make, job, selected, graph))
+        if wanted := [artefact for artefact in selected if artefact.name in names]:
+            _with_whole_checkpoints(partial(make, job, config, workdir, wanted, graph), config, workdir, graph)
+
+
+def make(job: str, config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> None:
+    """Make artefacts of a job, together with the other processes where there are any."""
+    do = partial(MAKE[job], config, workdir, wanted, graph)
+    if job in BY_FIRST:
+        processes.by_first(do)
+    else:
+        do()
+
+
+def _to_make(job: str, selected: Sequence[Artefact], graph: Graph) -> list[str]:
+    """The names of the artefacts of a job that are made now. A run that was made from other inputs is set aside."""
+    to_make = {artefact.name for artefact in graph.to_make(selected)}
+    wanted = [artefact for artefact in selected if artefact.job == job and artefact.name in to_make]
+    for artefact in (one for one in selected if one.job == job and not one.always):
+        state = graph.state(artefact)
+        why = f" ({state.word}{': ' if state.reason else ''}{state.reason})"
+        say(f"run: {job}: {artefact.path} {'is made now' + why if artefact in wanted else 'is up to date'}")
+    if job == "train":
+        for one in wanted:
+            if graph.state(one).changed:
+                train.set_aside(one)
+    return [artefact.name for artefact in wanted]
 
 
 def _with_whole_checkpoints(job: Callable[[], None], config: Config, workdir: Path, graph: Graph) -> None:

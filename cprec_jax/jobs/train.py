@@ -21,6 +21,7 @@ from cprec_jax.errors import Preempted, UserError
 from cprec_jax.graph import Artefact, Graph
 from cprec_jax.jobs.grid import chosen_content, train_grid
 from cprec_jax.jobs.pack import for_fine_tuning, for_pretraining
+from cprec_jax.parallel import processes
 from cprec_jax.progress import say
 from cprec_jax.run_key import RunKey, key_of
 
@@ -149,19 +150,20 @@ def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph
 
     with sigterm_flag() as stop:
         for run in wanted:
-            if stop.is_set():
+            if processes.any_of(stop.is_set()):
                 raise Preempted("SIGTERM between two runs; run the same command to go on")
             key = key_of(run.path)
             if len(wanted) > 1 or key.seed:
                 say(f"train: {key}, seed {key.seed}, in {run.path}")
-            if config.runs[key.name].grid and key.seed == 0 and not (run.path / MANIFEST).exists():
+            if config.runs[key.name].grid and key.seed == 0 and not processes.from_first((run.path / MANIFEST).exists):
                 train_one = partial(_train_one, config, workdir, run, graph, stop)
-                train_grid(config, key, run.path, graph.made_from(run), train_one, partial(_selected, config, workdir, key))
+                made_from = processes.from_first(partial(graph.made_from, run))
+                train_grid(config, key, run.path, made_from, train_one, partial(_selected, config, workdir, key))
             else:
                 point = chosen_point(config, workdir, key)
                 _train_one(config, workdir, run, graph, stop, point=point)
-                _select(config, workdir, run)
-            _remove_replaced(run.path)
+                processes.by_first(partial(_select, config, workdir, run))
+            processes.by_first(partial(shutil.rmtree, paths.replaced_directory(run.path), ignore_errors=True))
 
 
 def chosen_point(config: Config, workdir: Path, key: RunKey) -> int | None:
@@ -198,16 +200,16 @@ def _train_one(
     if (before := parent_of(config, key)) is not None:
         parent = next(one for one in graph.of_job("train") if one.path == before.directory(workdir))
         start = start_of(spec, parent.path, name)
-        if start.step not in paths.saved_steps(parent.path):
+        if processes.from_first(lambda: start.step not in paths.saved_steps(parent.path)):
             say(f"train: {name} starts from step {start.step} of {parent.path.name}, which was not kept; it is replayed")
             _train_one(config, workdir, parent, graph, stop, [start.step], point=chosen_point(config, workdir, before))
     steps = sorted({*needed, *steps_needed(config, name)})
     fractions = fractions_needed(config, name)
     reads = Reads(kind=rows_kind(spec), sets=sets_of_run(config, key))
     of_run, directory = config.of_run(name, key.seed, point), directory or run.path
-    made_from = graph.made_from(run)
+    made_from = processes.from_first(partial(graph.made_from, run))
     train_until = partial(train, of_run, workdir, directory, made_from, stop, reads=reads, start=start, steps=steps, fractions=fractions)
-    if spec.patience is None or (directory / MANIFEST).exists():
+    if spec.patience is None or processes.from_first((directory / MANIFEST).exists):
         train_until()
     else:
         _train_with_patience(config, workdir, key, directory, spec.patience, train_until)
@@ -223,7 +225,8 @@ def _train_with_patience(
         steps = train_until(until=fraction, ends=False)
         if fraction not in run.select_from:
             continue
-        (value,) = _values(config, workdir, key, directory, [max(1, round(fraction * steps))]).values()
+        step = max(1, round(fraction * steps))
+        (value,) = processes.from_first(partial(_values, config, workdir, key, directory, [step])).values()
         better = best is None or (value > best if run.select == "ndcg@10" else value < best)
         best, worse = (value, 0) if better else (best, worse + 1)
         if worse >= patience:
@@ -264,18 +267,23 @@ def save_what_rows_need(config: Config, workdir: Path, results: Sequence[Artefac
 
     runs = {run.name: run for result in results for run in result.inputs if run.job == "train" and not run.given}
     for run in runs.values():
-        manifest = read_manifest(run.path)
-        if manifest is None:
-            continue
-        key = key_of(run.path)
-        name = key.name
-        last, first = int(manifest["step"]), int(manifest.get("first", 0))
-        needed = {*steps_needed(config, name), *(round(fraction * last) for fraction in fractions_needed(config, name))}
-        if missing := sorted(step for step in needed - set(paths.saved_steps(run.path)) if first <= step <= last):
+        if missing := processes.from_first(partial(_missing_steps, config, run)):
+            key = key_of(run.path)
             steps = ", ".join(map(str, missing))
             say(f"train: rows of the table need steps {steps} of {run.path.name}, which were not kept; they are replayed")
             with sigterm_flag() as stop:
                 _train_one(config, workdir, run, graph, stop, missing, point=chosen_point(config, workdir, key))
+
+
+def _missing_steps(config: Config, run: Artefact) -> list[int]:
+    """The steps of a finished run that rows name and that were not kept."""
+    manifest = read_manifest(run.path)
+    if manifest is None:
+        return []
+    name = key_of(run.path).name
+    last, first = int(manifest["step"]), int(manifest.get("first", 0))
+    needed = {*steps_needed(config, name), *(round(fraction * last) for fraction in fractions_needed(config, name))}
+    return sorted(step for step in needed - set(paths.saved_steps(run.path)) if first <= step <= last)
 
 
 def _rows_of_table(config: Config, name: str) -> list[MethodSpec]:
@@ -334,10 +342,3 @@ def set_aside(run: Artefact) -> None:
     shutil.rmtree(target, ignore_errors=True)
     run.path.rename(target)
     say(f"train: {run.path} was made from other inputs; it is set aside as {target.name} until the new one is done")
-
-
-def _remove_replaced(path: Path) -> None:
-    import jax
-
-    if jax.process_index() == 0:
-        shutil.rmtree(paths.replaced_directory(path), ignore_errors=True)

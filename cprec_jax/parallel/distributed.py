@@ -1,26 +1,48 @@
-"""Several processes: found automatically on Cloud TPU pods and Slurm, or named by hand."""
+"""Several processes: found automatically on Cloud TPU pods, Slurm and Open MPI, or named by hand."""
+
+import inspect
+from typing import Any
 
 import jax
 
 from cprec_jax.errors import UserError, one_line
+from cprec_jax.launcher import step_file
+from cprec_jax.parallel import processes
+
+HEARTBEAT_S = 30  # how long a process may be silent before jax ends the others; jax's own default is 100
+SHUTDOWN_S = 60  # how long a process that is done waits for the others
 
 
-def start(coordinator: str | None, processes: str | None, process: str | None) -> None:
+def start(coordinator: str | None, count: str | None, process: str | None) -> None:
     """Join the other processes. Call before any other use of jax.
 
     Without arguments jax finds them itself (Cloud TPU, Slurm, Open MPI). By hand all three are needed: `coordinator` HOST:PORT of process
-    0, the number of `processes`, and which `process` this is.
+    0, their `count`, and which `process` this is.
     """
-    given = [value is not None for value in (coordinator, processes, process)]
+    given = [value is not None for value in (coordinator, count, process)]
     if any(given) and not all(given):
-        raise UserError("--coordinator, --processes and --process belong together; give all three, or --distributed alone")
+        raise UserError("--coordinator, --processes and --process belong together; give all three, or --processes or --distributed alone")
     try:
         if coordinator is None:
-            jax.distributed.initialize()
+            jax.distributed.initialize(**_settings())
         else:
-            assert processes is not None and process is not None
-            jax.distributed.initialize(coordinator, int(processes), int(process))
+            assert count is not None and process is not None
+            jax.distributed.initialize(coordinator, int(count), int(process), **_settings(), **_local(coordinator))
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"the other processes cannot be joined ({one_line(error)[:200]}); check --coordinator, --processes, --process"
         ) from error
+    step_file.note(process=processes.index(), of=processes.count())
+
+
+def _settings() -> dict[str, Any]:
+    """Those of ours that this version of jax has."""
+    ours = {"heartbeat_timeout_seconds": HEARTBEAT_S, "shutdown_timeout_seconds": SHUTDOWN_S}
+    known = inspect.signature(jax.distributed.initialize).parameters
+    return {name: value for name, value in ours.items() if name in known}
+
+
+def _local(coordinator: str) -> dict[str, Any]:
+    """Processes of one machine are reached from nowhere else."""
+    host, _, port = coordinator.rpartition(":")
+    return {"coordinator_bind_address": f"127.0.0.1:{port}"} if host in ("127.0.0.1", "localhost") else {}

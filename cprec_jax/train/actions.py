@@ -3,17 +3,21 @@
 import math
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cprec_jax.errors import Diverged, Preempted
+from cprec_jax.launcher import step_file
+from cprec_jax.parallel import processes
 from cprec_jax.progress import Progress
 from cprec_jax.train.checkpoint import Checkpoints
+from cprec_jax.train.local_tier import LocalTier
 from cprec_jax.train.loggers.logger import Logger
 from cprec_jax.train.state import TrainState
 
@@ -56,6 +60,7 @@ class Log:
         """Waits for the step."""
         values = {name: float(value) for name, value in jax.device_get(dict(done.metrics)).items()}
         self._check(values, done)
+        values.pop(STOPPING, None)
         new = int(values.pop("padding_free"))
         self.tokens += new
         now = self._clock.seconds
@@ -70,6 +75,7 @@ class Log:
             self._window_tokens, self._window_start = 0, now
             self._progress.advance(0, f"loss {values['loss']:.3f}, {rate:.0f} tokens/s")
         self._progress.advance(1, f"loss {values['loss']:.3f}")
+        step_file.note(step=done.step, training=done.step < self._total_steps)
 
     def _check(self, values: Mapping[str, float], done: Done) -> None:
         if math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"]):
@@ -82,12 +88,13 @@ class Log:
         )
 
     def close(self) -> None:
+        step_file.note(training=False)
         for logger in self._loggers:
             logger.close()
 
 
 class Save:
-    """Saves every `every`-th step, those of `steps`, and the last one."""
+    """Saves every `every`-th step, those of `steps`, and the last one; of the others every `near_every`-th into the near tier, if any."""
 
     def __init__(
         self,
@@ -98,32 +105,80 @@ class Save:
         log: Log,
         clock: Clock,
         facts: Mapping[str, Any],
+        near: LocalTier | None = None,
+        near_every: int = 1,
     ):
+        self._near, self._near_every = near, near_every
         self._checkpoints, self._every, self._steps = checkpoints, every, {*steps, total_steps}
         self._log, self._clock, self._facts = log, clock, facts
 
     def is_due(self, step: int) -> bool:
+        return self._is_durable(step) or (self._near is not None and step % self._near_every == 0)
+
+    def _is_durable(self, step: int) -> bool:
         return step % self._every == 0 or step in self._steps
 
-    def __call__(self, state: TrainState) -> None:
+    def __call__(self, state: TrainState, durable: bool = True) -> None:
+        """durable: whether it must go to the run's own directory, as where the run stops here."""
         with jax.transfer_guard("allow"):  # orbax takes the arrays to the host in ways of its own
-            self._checkpoints.save(state, {"tokens": self._log.tokens, "seconds": self._clock.seconds, **self._facts})
+            step = int(state.step)
+            meta = {"tokens": self._log.tokens, "seconds": self._clock.seconds, **self._facts}
+            if durable or self._near is None or self._is_durable(step):
+                self._checkpoints.save(state, meta)
+            else:
+                self._near.save(state, meta)
+        step_file.note(saved=step)
+
+
+STOPPING = "stopping"  # the column of a batch, and the metric: how many devices belong to a process that is asked to stop
 
 
 class Stop:
-    """Ends the run when `flag` is set, before its last step."""
+    """Ends the run when `flag` is set, before its last step.
+
+    Several processes must stop after the same step, wherever the signal came in. So each adds its flag to every batch, the step sums them,
+    and all look at the sum of the step before: the same number for all, for no transfer and no waiting of its own.
+    """
 
     def __init__(self, flag: threading.Event, checkpoints: Checkpoints, total_steps: int):
         self._flag, self._checkpoints, self._total_steps = flag, checkpoints, total_steps
+        self._flags: dict[bool, jax.Array] = {}  # made once each
 
-    def is_asked(self) -> bool:
-        return self._flag.is_set()
+    def arrays(self, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+        """This process's flag for the next batch, once per device; nothing where there is one process."""
+        if processes.count() == 1:
+            return {}
+        asked = self._flag.is_set()
+        if asked not in self._flags:
+            sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
+            with jax.transfer_guard_host_to_device("allow"):
+                one = np.full(1, asked, np.int32)
+                self._flags[asked] = jax.make_array_from_callback((mesh.size,), sharding, lambda _: one)
+        return {STOPPING: self._flags[asked]}
+
+    def is_asked(self, before: Done | None) -> bool:
+        """before: the step before the one that was just dispatched."""
+        if processes.count() == 1:
+            return self._flag.is_set()
+        return before is not None and int(jax.device_get(before.metrics[STOPPING])) > 0
 
     def __call__(self, step: int) -> None:
         """After `step` was saved."""
         if step < self._total_steps:
             self._checkpoints.close()
             raise Preempted(f"SIGTERM: saved step {step} of {self._total_steps}; run the same command to go on")
+
+
+def with_flags(train_step: Callable[..., tuple[Any, dict[str, jax.Array]]]) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
+    """A step that also sums the flags that `Stop.arrays` adds to its batch."""
+
+    def step(state: Any, frozen: Any, batch: Mapping[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
+        columns = dict(batch)
+        flags = columns.pop(STOPPING)
+        state, metrics = train_step(state, frozen, columns)
+        return state, {**metrics, STOPPING: jnp.sum(flags)}
+
+    return step
 
 
 class Profile:

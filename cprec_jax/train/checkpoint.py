@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from cprec_jax.errors import DamagedCheckpoint, UserError, one_line
+from cprec_jax.parallel import processes
 from cprec_jax.progress import say
 from cprec_jax.train.leaves import Leaves, by_name, merge, split
 from cprec_jax.train.read_back import differing_leaf, in_any_process, read_item, read_json_item, without_echoes
@@ -45,14 +46,15 @@ class Checkpoints:
             create=not read_only,
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=jax.default_backend() != "cpu",
+            multiprocessing_options=_who_calls(),
         )
         self.directory = directory
         self.saved: set[int] = set()  # steps that this object wrote
         # Handlers are named up front: an unnamed item has no metadata to compare with until it has been restored once.
         handlers = {
-            "params": ocp.StandardCheckpointHandler(),
-            "opt_state": ocp.StandardCheckpointHandler(),
-            "meta": ocp.JsonCheckpointHandler(),
+            "params": ocp.StandardCheckpointHandler(multiprocessing_options=_who_calls()),
+            "opt_state": ocp.StandardCheckpointHandler(multiprocessing_options=_who_calls()),
+            "meta": ocp.JsonCheckpointHandler(multiprocessing_options=_who_calls()),
         }
         self._manager = ocp.CheckpointManager(directory.resolve(), options=options, item_handlers=handlers)
 
@@ -147,7 +149,7 @@ class Checkpoints:
 
     def _restore_frozen(self, wanted: Leaves) -> Leaves:
         path = self.directory.resolve() / FROZEN
-        checkpointer = ocp.StandardCheckpointer()
+        checkpointer = ocp.StandardCheckpointer(multiprocessing_options=_who_calls())
         self._compare(FROZEN, checkpointer.metadata(path).item_metadata.tree, wanted)
         checkpointer.close()
         return read_item(path, wanted)
@@ -297,6 +299,15 @@ class Checkpoints:
                     f"{self.directory / item}/{name} is {there} in the checkpoint and {here} by the config; "
                     "use the config it was trained with"
                 )
+
+
+def _who_calls() -> ocp.options.MultiprocessingOptions:
+    """All processes call orbax together, which lets them wait for one another; or the first alone, while the others wait for it."""
+    if not processes.is_alone():
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=processes.index(), active_processes={processes.index()}, barrier_sync_key_prefix="alone"
+    )
 
 
 def _system_reason(error: Exception) -> str:

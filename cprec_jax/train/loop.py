@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from cprec_jax.attempts import Ledger
 from cprec_jax.errors import Diverged
 from cprec_jax.train.actions import Done, Log, Profile, Save, Stop
 from cprec_jax.train.state import TrainState
@@ -25,26 +26,48 @@ class Batch:
 
 
 def train_loop(
-    state: TrainState, frozen: Any, batches: Iterable[Batch], train_step: Step, *, log: Log, save: Save, stop: Stop, profile: Profile
+    state: TrainState,
+    frozen: Any,
+    batches: Iterable[Batch],
+    train_step: Step,
+    *,
+    log: Log,
+    save: Save,
+    stop: Stop,
+    profile: Profile,
+    ledger: Ledger | None = None,
 ) -> TrainState:
     """Take a step per batch. From the second one on, nothing moves between host and device unless it is asked for by name."""
-    pending: Done | None = None
+    pending: Done | None = None  # a step that is not logged yet
+    before: Done | None = None
+    ledger = ledger or Ledger(None)
+
+    def is_idle() -> bool:
+        values: Any = () if before is None else before.metrics.values()
+        return all(value.is_ready() for value in values)
+
     try:
         with contextlib.ExitStack() as steady:
-            for number, batch in enumerate(batches):
+            for number, batch in enumerate(ledger.waited_for(batches, is_idle)):
                 if number == 1:
                     steady.enter_context(jax.transfer_guard("disallow"))
                 profile(batch.step - 1, state)
-                state, metrics = train_step(state, frozen, batch.arrays)
+                ledger.turn_to_step(batch.step)
+                with contextlib.nullcontext() if number else ledger.phase("compile"):
+                    state, metrics = train_step(state, frozen, batch.arrays)
                 done = Done(step=batch.step, metrics=metrics, rows=batch.rows)
-                stopping = stop.is_asked()  # asked once: what stops is what was saved
+                stopping = stop.is_asked(before)  # asked once: what stops is what was saved
                 saving = stopping or save.is_due(done.step)
                 # Reading a step's metrics waits for it; reading those of the one before keeps the device busy.
                 for each in ([pending] if pending else []) + ([done] if saving else []):
                     log(each)
+                    ledger.done(each.step)
                 pending = None if saving else done
+                before = done
                 if saving:
-                    save(state)
+                    with ledger.phase("save"):
+                        save(state, durable=stopping)
+                    ledger.write()
                 if stopping:
                     stop(done.step)
     except Diverged:

@@ -14,14 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
+
+from cprec_jax.parallel import processes
 
 
 def in_any_process(flag: bool) -> bool:
     """Whether the flag is set in any process. All must call."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+    return processes.any_of(flag)
 
 
 @contextlib.contextmanager

@@ -53,7 +53,7 @@ def restore_decoder(
         step = min(steps, key=lambda s: (abs(s - fraction * steps[-1]), s))
     shapes, axes = abstract_params(decoder)
     if mesh is None:
-        mesh = make_mesh(devices=jax.devices()[:1])
+        mesh = make_mesh(devices=jax.local_devices()[:1])
     shardings = rules.param_shardings(mesh, shapes, axes)
     abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     params, step, meta = checkpoints.restore_params(abstract, step)

@@ -16,6 +16,7 @@ import optax
 from jax.experimental import multihost_utils
 
 from cprec_jax import artefact
+from cprec_jax.attempts import Ledger
 from cprec_jax.config.help import written
 from cprec_jax.config.objective import ObjectiveSpec
 from cprec_jax.config.root import Config
@@ -26,16 +27,19 @@ from cprec_jax.data import rows as rows_on_disk
 from cprec_jax.data.mixture import blend, check_shares, proportions, row_limits, usable
 from cprec_jax.errors import UserError
 from cprec_jax.hf.hub import locate
+from cprec_jax.launcher import step_file
 from cprec_jax.model.attention import PackedAttendFn
 from cprec_jax.model.decoder import Decoder, abstract_params, init_params
-from cprec_jax.parallel import global_batch, rules
+from cprec_jax.parallel import global_batch, processes, rules
 from cprec_jax.parallel.mesh import make_mesh
+from cprec_jax.paths import local_path
 from cprec_jax.progress import say
 from cprec_jax.text import tokenizer_files
 from cprec_jax.train import run
-from cprec_jax.train.actions import Clock, Log, Profile, Save, Stop
+from cprec_jax.train.actions import Clock, Log, Profile, Save, Stop, with_flags
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.leaves import Leaves, by_name, matching, merge, split
+from cprec_jax.train.local_tier import LocalTier
 from cprec_jax.train.loggers.logger import LoggedRun, open_loggers
 from cprec_jax.train.loop import Batch, Step, train_loop
 from cprec_jax.train.objectives.make import make_objective
@@ -216,19 +220,14 @@ def train(
     Returns the number of steps of the whole run.
     """
     plan = make_plan(config, workdir, directory, start, reads)
-    finished = (directory / artefact.MANIFEST).exists()
-    kept = saved_steps(directory) if finished else []  # a replay adds checkpoints, and removes none
+    finished = processes.from_first((directory / artefact.MANIFEST).exists)
+    kept = processes.from_first(lambda: saved_steps(directory)) if finished else []  # a replay adds checkpoints, and removes none
     stay = {plan.first, *kept, *steps, *(round(part * plan.total_steps) for part in (*plan.train.milestones, *fractions))}
     until_step = plan.first + max(1, round(until * (plan.total_steps - plan.first)))
     milestones = sorted(step for step in {*stay, until_step} if plan.first <= step <= plan.total_steps)
     mesh = make_mesh(**vars(config.mesh))
     _say_what_is_trained(plan)
-    plan.directory.mkdir(parents=True, exist_ok=True)
-    run.write_description(plan.directory, plan.decoder.config, config, made_from, reads)
-    if plan.init_from is not None and jax.process_index() == 0:
-        from cprec_jax.hf import base
-
-        base.keep(plan.init_from, plan.rows / "tokenizer", plan.directory / base.DIRECTORY)
+    processes.by_first(functools.partial(_describe, plan, config, made_from, reads))
     batch_devices = mesh.shape["data"] * mesh.shape["fsdp"]
     micro = plan.train.global_batch // plan.train.micro_batches
     if micro % batch_devices:
@@ -236,8 +235,9 @@ def train(
             f"config.train.global_batch: {micro} rows per micro-batch do not divide over {batch_devices} devices; choose a multiple"
         )
     inputs_hash = artefact.fingerprint(made_from)
-    with jax.set_mesh(mesh):
-        final, frozen = _loop(plan, mesh, stop, inputs_hash, milestones, until_step)
+    noted = plan.directory if processes.is_first() and not finished else None  # a replay adds nothing to a run
+    with Ledger(noted, processes.count(), jax.device_count()) as ledger, jax.set_mesh(mesh):
+        final, frozen = _loop(plan, mesh, stop, inputs_hash, milestones, until_step, ledger)
     if not (ends or finished):
         return plan.total_steps
     facts: dict[str, Any] = {"step": int(final.step), "first": plan.first, "params_sha256": parameters_sha256(merge(final.trained, frozen))}
@@ -247,10 +247,19 @@ def train(
         before = artefact.read_json(plan.directory / artefact.MANIFEST, "train")
         replayed = int(final.step) < plan.total_steps
         facts = {key: value for key, value in before.items() if key not in artefact.OF_EVERY_MANIFEST} | ({} if replayed else facts)
-    if jax.process_index() == 0:
-        artefact.write_manifest(plan.directory, made_from, facts)
+    processes.by_first(functools.partial(artefact.write_manifest, plan.directory, made_from, facts))
     say(f"train: done, {facts['step']} steps, parameters sha256 {facts['params_sha256'][:16]}")
     return plan.total_steps
+
+
+def _describe(plan: Plan, config: Config, made_from: Mapping[str, Any], reads: Reads) -> None:
+    """Write what others need to know about the run."""
+    plan.directory.mkdir(parents=True, exist_ok=True)
+    run.write_description(plan.directory, plan.decoder.config, config, made_from, reads)
+    if plan.init_from is not None:
+        from cprec_jax.hf import base
+
+        base.keep(plan.init_from, plan.rows / "tokenizer", plan.directory / base.DIRECTORY)
 
 
 def parameters_sha256(params: Any) -> str:
@@ -329,7 +338,7 @@ def _batches(
 
 
 def _loop(
-    plan: Plan, mesh: jax.sharding.Mesh, flag: threading.Event, inputs_hash: str, milestones: Sequence[int], until: int
+    plan: Plan, mesh: jax.sharding.Mesh, flag: threading.Event, inputs_hash: str, milestones: Sequence[int], until: int, ledger: Ledger
 ) -> tuple[TrainState, Leaves]:
     """Train from the newest checkpoint, or from the start, to step `until`. Gives the last state and the frozen leaves."""
     spec, total_steps = plan.train, plan.total_steps
@@ -337,11 +346,16 @@ def _loop(
     optimizer = make_optimizer(spec.optimizer, schedule, _trained_axes(plan))
     state, frozen = _initial_state(plan, mesh, optimizer)
     checkpoints = Checkpoints(plan.directory / "checkpoints", spec.keep, milestones)
-    frozen = checkpoints.keep_frozen(frozen)
-    restored, last_step = _restore(plan, checkpoints, abstract(state), milestones)
+    near = LocalTier(local_path(spec.near, "config.train.near"), plan.directory, inputs_hash) if spec.near is not None else None
+    with ledger.phase("restore"):
+        frozen = checkpoints.keep_frozen(frozen)
+        restored, last_step = _restore(plan, checkpoints, abstract(state), milestones)
     finished = artefact.read_manifest(plan.directory)
     logging = last_step == (total_steps if finished is None else int(finished["step"]))  # a replay was logged the first time
     last_step = min(last_step, until)
+    if near is not None and logging:
+        with ledger.phase("restore"):
+            restored = _restore_near(near, restored, abstract(state))
     meta: dict[str, Any] = {"tokens": 0, "seconds": 0.0}
     if restored is not None:
         state, meta = restored
@@ -350,31 +364,38 @@ def _loop(
         state, meta = _state_of(plan.start, abstract(state))
         say(f"train: going on from step {plan.first} of {plan.start.directory.name} to step {total_steps}")
     first_step = int(state.step)
+    step_file.note(first=first_step)
     facts = {"inputs_hash": inputs_hash}
     logged = LoggedRun(directory=plan.directory, first_step=first_step, name=plan.directory.name, facts=facts | written(spec))
     clock = Clock(meta["seconds"])
     loggers = open_loggers(spec.loggers if logging else (), logged)
     log = Log(loggers, clock, spec.log_every, first_step, total_steps, int(meta["tokens"]), checkpoints.directory)
-    save = Save(checkpoints, spec.checkpoint_every, milestones, total_steps, log, clock, facts)
+    save = Save(checkpoints, spec.checkpoint_every, milestones, total_steps, log, clock, facts, near, spec.near_every)
     if restored is None:
+        ledger.turn_to("save")
         save(state)
         checkpoints.verify(state)  # a disk that gives back something else is better known now than after a week
     objective = make_objective(plan.loss, plan.decoder, spec.loss_chunk, plan.rows, plan.splits, plan.corpus, plan.sets)
+    stop = Stop(flag, checkpoints, total_steps)
     state = train_loop(
         state,
         frozen,
-        _global_batches(plan, mesh, first_step, last_step, objective),
+        _global_batches(plan, mesh, first_step, last_step, objective, stop),
         _compiled_step(plan, objective, optimizer, schedule, state, frozen),
         log=log,
         save=save,
-        stop=Stop(flag, checkpoints, total_steps),
+        stop=stop,
         profile=Profile(spec.profile_window, plan.directory / "profile"),
+        ledger=ledger,
     )
+    ledger.turn_to("save")
     if first_step < last_step and logging:
         _verify_last(checkpoints, state, save)
     elif first_step < last_step:
         checkpoints.verify(state)
     checkpoints.close()
+    if near is not None:
+        near.clear()
     return state, frozen
 
 
@@ -382,7 +403,7 @@ def _compiled_step(
     plan: Plan, objective: Objective, optimizer: optax.GradientTransformation, schedule: optax.Schedule, state: TrainState, frozen: Leaves
 ) -> Step:
     """The train step for a state sharded like this one, which it takes over."""
-    pure_step = functools.partial(
+    pure_step: Step = functools.partial(
         train_step,
         objective=objective,
         optimizer=optimizer,
@@ -392,11 +413,16 @@ def _compiled_step(
     )
     shardings = shardings_of(state)
     in_shardings = (shardings, shardings_of(frozen), None)
+    if processes.count() > 1:
+        pure_step = with_flags(pure_step)
     return jax.jit(pure_step, in_shardings=in_shardings, out_shardings=(shardings, None), donate_argnums=0)
 
 
-def _global_batches(plan: Plan, mesh: jax.sharding.Mesh, first_step: int, last_step: int, objective: Objective) -> Iterator[Batch]:
-    """The batches of the steps after `first_step` up to `last_step`, looked at by the attention and put on the devices."""
+def _global_batches(
+    plan: Plan, mesh: jax.sharding.Mesh, first_step: int, last_step: int, objective: Objective, stop: Stop
+) -> Iterator[Batch]:
+    """The batches of the steps after `first_step` up to `last_step`, looked at by the attention and put on the devices, with what stops
+    all processes together."""
     size = plan.train.global_batch
     sharding = rules.batch_sharding(mesh, size)
     held = global_batch.rows_held(sharding, size)
@@ -406,6 +432,7 @@ def _global_batches(plan: Plan, mesh: jax.sharding.Mesh, first_step: int, last_s
             return
         attend.check_batch(rows)
         arrays = global_batch.assemble({name: rows[name] for name in objective.columns}, held, sharding, size)
+        arrays |= stop.arrays(mesh)
         yield Batch(step=step, rows=rows, arrays=arrays)
 
 
@@ -423,6 +450,14 @@ def _restore(plan: Plan, checkpoints: Checkpoints, abstract: TrainState, milesto
         return restored, int(manifest["step"])
     say(f"train: checkpoints of steps {', '.join(map(str, lost))} are missing; they are made again")
     return checkpoints.restore_newest(abstract, at_most=lost[0]), lost[-1]
+
+
+def _restore_near(near: LocalTier, restored: Any, abstract: TrainState) -> Any:
+    """What the near tier has after the newest durable checkpoint, else that. Without any the run was removed meanwhile, or is new."""
+    if restored is None:
+        near.clear()
+        return None
+    return near.restore_newest(abstract, above=int(restored[0].step)) or restored
 
 
 def _state_of(start: Start, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from cprec_jax.config.train import TrainSpec
-from cprec_jax.train.actions import Profile
+from cprec_jax.train.actions import Done, Profile
 from cprec_jax.train.loop import Batch, train_loop
 from cprec_jax.train.state import TrainState
 from cprec_jax.train.step import train_step
@@ -33,7 +33,7 @@ class Action:
     def is_due(self, step: int) -> bool:
         return self.due
 
-    def is_asked(self) -> bool:
+    def is_asked(self, before: Done | None) -> bool:
         return False
 
     def close(self, *_: Any) -> None:

@@ -1,0 +1,140 @@
+"""A worker process as its parent sees it: started in a process group of its own, its output in files, its end in words."""
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from cprec_jax.launcher import step_file
+from cprec_jax.launcher.step_file import Progress
+
+PARENT = "CPREC_PARENT"  # in the environment of a worker: the process id of its parent
+FAILS = "--- this process fails:"  # a worker prints it before the traceback of an error that is ours
+FATAL = re.compile(rb"F\d{4} |E\d{4} .*coordination|" + FAILS.encode())  # a line after which only a traceback or a stack trace comes
+LOST_PEER = (  # how jax and its collectives say that another process is gone
+    b"JAX distributed service detected fatal errors",
+    b"CoordinationService",
+    b"Gloo all-reduce failed",
+    b"Gloo all-gather failed",
+    b"Connection reset by peer",
+    b"Connection closed by peer",
+    b"remote process exited",  # NCCL
+)
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(kw_only=True)
+class Worker:
+    """process: which of all, counted from 0, and `of`, how many there are; None where jax finds out."""
+
+    running: subprocess.Popen[bytes]
+    process: int | None
+    of: int | None
+    log: Path
+    out: Path
+    steps: Path
+    _read: dict[Path, int] = field(default_factory=dict)
+    _begun: int = 0
+
+    @property
+    def code(self) -> int | None:
+        """How it ended, as `subprocess` gives it: below 0 the signal; None: it runs."""
+        return self.running.poll()
+
+    @property
+    def progress(self) -> Progress:
+        noted, _ = step_file.read(self.steps)
+        return noted
+
+    @property
+    def quiet_since(self) -> float:
+        """When it last noted something, in seconds since the epoch; 0.0: not yet."""
+        return step_file.read(self.steps)[1]
+
+    @property
+    def number(self) -> tuple[int, int] | None:
+        """Which process of how many, counted from 0, as soon as that is known."""
+        process, of = self.process, self.of
+        if process is None or of is None:
+            noted = self.progress
+            process, of = noted.process, noted.of
+        return None if process is None or of is None else (process, of)
+
+    @property
+    def name(self) -> str:
+        number = self.number
+        return "the process" if number is None else f"process {number[0] + 1} of {number[1]}"
+
+    def new_lines(self, path: Path) -> list[bytes]:
+        """Whole lines of `log` or `out` that were not read yet; of a process that ended also the rest without an end of line."""
+        with open(path, "rb") as file:
+            return self._lines(file, path)
+
+    def _lines(self, file: BinaryIO, path: Path) -> list[bytes]:
+        ended = self.code is not None
+        file.seek(self._read.setdefault(path, 0))
+        new = file.read()
+        whole = len(new) if ended else new.rfind(b"\n") + 1
+        self._read[path] += whole
+        return new[:whole].splitlines(keepends=True)
+
+    def end_group(self, by: signal.Signals) -> None:
+        """Send a signal to the worker and to all that it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.running.pid, by)
+
+    def ended_how(self) -> str:
+        """In words, after it ended."""
+        code, step = self.code, self.progress.step
+        assert code is not None
+        at = "" if step is None else f" at step {step}"
+        if self.lost_peer:
+            return f"{self.name} ended{at}, since another process is gone or no longer answers (its log: {self.log})"
+        how = f"died by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return f"{self.name} {how}{at} (its log: {self.log})"
+
+    @property
+    def lost_peer(self) -> bool:
+        """Whether it ended because another process did. jax aborts then, or a collective fails."""
+        if self.code not in (1, -signal.SIGABRT, 128 + signal.SIGABRT):
+            return False
+        with open(self.log, "rb") as file:
+            file.seek(self._begun)
+            text = file.read()
+        return any(words in text for words in LOST_PEER)
+
+
+def start(
+    arguments: Sequence[str], environment: Mapping[str, str], name: str, directory: Path, process: int | None, of: int | None
+) -> Worker:
+    """Start `launch.py` with these arguments; what it prints goes to DIRECTORY/NAME.log and NAME.out."""
+    directory.mkdir(parents=True, exist_ok=True)
+    log, out, steps = (directory / f"{name}.{ending}" for ending in ("log", "out", "step"))
+    steps.unlink(missing_ok=True)
+    out.unlink(missing_ok=True)
+    begun = log.stat().st_size if log.exists() else 0
+    settings = {**environment, PARENT: str(os.getpid()), step_file.VARIABLE: str(steps.resolve())}
+    with open(log, "ab") as errors, open(out, "ab") as output:
+        running = subprocess.Popen(
+            [sys.executable, *arguments], env=settings, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, process_group=0
+        )
+    return Worker(running=running, process=process, of=of, log=log, out=out, steps=steps, _read={log: begun}, _begun=begun)
+
+
+def is_worker() -> bool:
+    return PARENT in os.environ
+
+
+def follow_parent() -> None:
+    """In a worker: get SIGTERM when the parent dies (Linux), so that no worker stays behind; it saves and ends as after any other."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    if os.getppid() != int(os.environ[PARENT]):  # it died before
+        sys.exit(1)

@@ -1,0 +1,134 @@
+"""What processes that work together must have in common: work directory, config, rows, versions, and the devices given to them."""
+
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cprec_jax import workdir as paths
+from cprec_jax.artefact import MANIFEST, fingerprint
+from cprec_jax.config.root import Config
+from cprec_jax.environment import versions
+from cprec_jax.errors import UserError
+from cprec_jax.parallel import processes
+from cprec_jax.progress import say
+
+LOOK_S = 30.0  # how long a file that another host has just written may take to be seen
+
+
+def check_together(config: Config, workdir: Path) -> None:
+    """`UserError` in every process for whatever they do not have in common, one line each. The first says how many came."""
+    token = processes.from_first(lambda: _write_token(workdir))
+    records = processes.of_all(_record(config, workdir, token))
+    processes.by_first(lambda: _compare(records or [], workdir, os.environ))
+
+
+def _write_token(workdir: Path) -> str:
+    token = secrets.token_hex(8)
+    (workdir / paths.TOKEN).write_text(token, encoding="utf-8")
+    return token
+
+
+def _record(config: Config, workdir: Path, token: str) -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "sees_token": _sees(workdir / paths.TOKEN, token),
+        "sections": {name: fingerprint(_plain(section)) for name, section in vars(config).items()},
+        "rows": _rows_hash(workdir),
+        "versions": versions(),
+        "devices": len(jax.local_devices()),
+        "platform": jax.local_devices()[0].platform,
+    }
+
+
+def _plain(section: Any) -> Any:
+    """A section of the config as JSON; runs and rows are mappings of such."""
+    if isinstance(section, Mapping):
+        return {str(name): _plain(one) for name, one in section.items()}
+    return json.loads(json.dumps(asdict(section), default=_in_order)) if hasattr(section, "__dataclass_fields__") else repr(section)
+
+
+def _in_order(value: Any) -> Any:
+    return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
+
+
+def _sees(path: Path, token: str) -> bool:
+    """Whether the file comes to hold the token within the time that network file systems take."""
+    deadline = time.monotonic() + (LOOK_S if path.parent.is_dir() else 0.0)
+    while True:
+        try:
+            if path.read_text(encoding="utf-8") == token:
+                return True
+        except OSError:
+            pass
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.2)
+
+
+def _rows_hash(workdir: Path) -> str | None:
+    try:
+        return str(json.loads((paths.rows_directory(workdir) / MANIFEST).read_text(encoding="utf-8"))["rows_hash"])
+    except (OSError, ValueError, LookupError):
+        return None
+
+
+def _compare(records: Sequence[Mapping[str, Any]], workdir: Path, environment: Mapping[str, str]) -> None:
+    """Of all processes, by their numbers."""
+    if mistakes := [*differences(records, workdir), *gpu_mistakes(records, environment)]:
+        raise UserError("\n".join(mistakes))
+    hosts = len({record["host"] for record in records})
+    total, platform = sum(record["devices"] for record in records), records[0]["platform"]
+    say(f"{len(records)} processes on {hosts} host{'s' * (hosts > 1)}, {total} {platform} device{'s' * (total > 1)}")
+
+
+def differences(records: Sequence[Mapping[str, Any]], workdir: Path) -> list[str]:
+    """What processes do not have in common with the first, one line each; of several that differ alike the first is named."""
+    found: dict[str, str] = {}
+    first = records[0]
+    for number, record in enumerate(records):
+        who = f"process {number + 1} of {len(records)} ({record['host']})"
+        if not record["sees_token"]:
+            found.setdefault(
+                "token",
+                f"--workdir: {who} does not see what process 1 ({first['host']}) wrote into {workdir}; all processes need one and the same "
+                "directory, so give one on a disk that the hosts share (those of a Cloud TPU pod share none by themselves)",
+            )
+            continue  # its rows are others, too
+        for name, hashed in record["sections"].items():
+            if hashed != first["sections"].get(name):
+                found.setdefault(name, f"config.{name}: is another in {who} than in process 1; give all the same config and overrides")
+        for name in sorted({*record["versions"], *first["versions"]}):
+            mine, theirs = first["versions"].get(name, "absent"), record["versions"].get(name, "absent")
+            if mine != theirs:
+                found.setdefault(f"version {name}", f"{name} is {theirs} in {who}, and {mine} in process 1; install the same on all hosts")
+        if record["rows"] != first["rows"]:
+            found.setdefault(
+                "rows", f"{paths.rows_directory(workdir)}: {who} sees other rows there than process 1; wait until it sees the same"
+            )
+        if record["devices"] != first["devices"]:
+            found.setdefault("devices", f"{who} has {record['devices']} devices, process 1 has {first['devices']}; give each as many")
+    return list(found.values())
+
+
+def gpu_mistakes(records: Sequence[Mapping[str, Any]], environment: Mapping[str, str]) -> list[str]:
+    """GPUs that Slurm gave and that no process uses: jax gives a Slurm task one GPU unless it is told otherwise."""
+    given = environment.get("SLURM_GPUS_ON_NODE", "")
+    if records[0]["platform"] not in ("gpu", "cuda") or not given.isdigit():
+        return []
+    used = sum(record["devices"] for record in records if record["host"] == records[0]["host"])
+    if used >= int(given):
+        return []
+    listed = ",".join(map(str, range(int(given))))
+    return [
+        f"{records[0]['host']}: Slurm gave {given} GPUs and {used} are used; take `#SBATCH --ntasks-per-node={given} "
+        f"--gpus-per-node={given}` (a process per GPU), or `#SBATCH --ntasks-per-node=1 --gpus-per-node={given}` and "
+        f"`export JAX_LOCAL_DEVICE_IDS={listed}`"
+    ]
