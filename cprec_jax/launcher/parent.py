@@ -1,14 +1,15 @@
 """The parent: starts the workers of a job, shows what the first of them says, passes signals on, and ends all when one dies."""
 
+import contextlib
 import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from cprec_jax import attempts
 from cprec_jax import workdir as paths
@@ -90,7 +91,7 @@ def _saved(workdir: Path) -> Saved:
     return {run: set(paths.saved_steps(run)) for run in paths.run_directories(workdir)}
 
 
-@contextmanager
+@contextlib.contextmanager
 def _signals() -> Iterator[list[signal.Signals]]:
     """The SIGTERM and SIGINT that arrive while the block runs, in a list that they are taken from."""
     arrived: list[signal.Signals] = []
@@ -104,6 +105,13 @@ def _signals() -> Iterator[list[signal.Signals]]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
+
+
+def _put(stream: TextIO, text: bytes) -> None:
+    """Write at once. Where nobody reads any more (a closed pipe, a terminal that is gone) the work goes on; the logs have it all."""
+    with contextlib.suppress(OSError, ValueError):
+        stream.buffer.write(text)
+        stream.flush()
 
 
 class _Watch:
@@ -180,13 +188,11 @@ class _Watch:
                     continue
                 word = line.startswith(OWN_WORD)
                 if (word and line not in self._shown) or (first and not word):
-                    sys.stderr.buffer.write(prefix + line)
+                    _put(sys.stderr, prefix + line)
                 if word:
                     self._shown.add(line)
-            sys.stderr.flush()
             if first and (lines := [line for line in worker.new_lines(worker.out) if not line.startswith(NOISE)]):
-                sys.stdout.buffer.write(b"".join(lines))
-                sys.stdout.flush()
+                _put(sys.stdout, b"".join(lines))
 
     def _look_for_hang(self, running: Sequence[Worker]) -> None:
         training = [worker for worker in running if worker.progress.training]
@@ -206,8 +212,7 @@ class _Watch:
         if code in PATIENCE_S and not self._ended_by_us:
             return int(code)  # it has said why itself
         if not dead.lost_peer:
-            sys.stderr.buffer.write(b"".join(self._held.get(dead.log, [])))
-            sys.stderr.flush()
+            _put(sys.stderr, b"".join(self._held.get(dead.log, [])))
         self._note_death(dead)
         line = dead.ended_how() if self._silent is None else f"{self._silent.name} no longer answers, so {dead.ended_how()}"
         if self._ended_by_us and len(self._workers) > 1:

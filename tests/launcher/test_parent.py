@@ -181,6 +181,16 @@ forever()
         time.sleep(0.01)
 
 
+def test_the_work_goes_on_when_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    body = "time.sleep(0.5)\nprint('table')\nsay('done')\ntime.sleep(0.5)\n(workdir / f'end-{process}').touch()"
+    parent = start(tmp_path, body)
+    assert parent.stdout is not None and parent.stderr is not None
+    parent.stdout.close()
+    parent.stderr.close()
+    parent.wait(30)
+    assert all((tmp_path / f"w/end-{i}").exists() for i in (0, 1))
+
+
 def test_a_hang_is_said_once(tmp_path: Path) -> None:
     body = "note(process=process, of=2, step=7, training=True)\ntime.sleep(2.0)"
     code, _, errors = outcome(tmp_path, body)

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 from tests.processes import launched_together
 from tests.train.test_trainer import HELD, curve, digest
 
-CONFIG = road.config(train={"steps": 8, "micro_batches": 2, "milestones": [], "checkpoint_every": 3})
+CONFIG = road.config(train={"steps": 12, "micro_batches": 2, "milestones": [], "checkpoint_every": 3})
 
 
 def config_file(workdir: Path, config: dict[str, Any], held_at: int | None = None) -> str:
@@ -63,7 +63,7 @@ def test_two_processes_have_the_losses_of_one(two: Path, workdir: Path) -> None:
     assert road.CONFIG["model"]["dropout"] > 0
     code, errors = processes.end(start(workdir, count=1))
     assert code == 0, errors
-    assert len(losses(workdir)) == 8 and losses(two) == pytest.approx(losses(workdir), rel=1e-5)
+    assert len(losses(workdir)) == 12 and losses(two) == pytest.approx(losses(workdir), rel=1e-5)
 
 
 def test_sigterm_to_one_saves_the_same_step_in_all_and_exits_with_75(two: Path, workdir: Path) -> None:
@@ -87,14 +87,14 @@ def test_when_one_is_killed_the_other_is_ended_and_the_same_command_goes_on(two:
     assert line.startswith("process 2 of 2 died by signal 9 at step") and "the same command goes on from step 3" in line
     assert "Traceback" not in errors
     code, errors = processes.end(start(workdir))
-    assert code == 0 and "going on from step 3 of 8" in errors, errors
+    assert code == 0 and "going on from step 3 of 12" in errors, errors
     assert (digest(workdir), curve(workdir)) == (digest(two), curve(two))
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(two: Path, workdir: Path) -> None:
     """Two, then one with half the devices, then two: the same batches, and losses that differ by rounding alone."""
-    for count, devices, step in ((2, 1, 2), (1, 1, 5)):
+    for count, devices, step in ((2, 1, 2), (1, 1, 7)):
         parent = processes.start(["train", config_file(workdir, CONFIG, held_at=step), f"--workdir={workdir}"], count, devices)
         processes.wait_for(parent, workdir / "held")
         parent.send_signal(signal.SIGTERM)
@@ -130,7 +130,7 @@ def test_the_near_tier_is_taken_where_all_have_it_whole(two: Path, workdir: Path
         (part,) = (tmp_path / "near").glob("*/5/process-1-of-2")
         part.write_bytes(part.read_bytes()[:-1])
     code, errors = processes.end(begin())
-    assert code == 0 and f"going on from step {4 if damaged else 5} of 8" in errors, errors
+    assert code == 0 and f"going on from step {4 if damaged else 5} of 12" in errors, errors
     assert (digest(workdir), curve(workdir)) == (digest(two), curve(two))
     assert not list((tmp_path / "near").glob("*/*"))
 
