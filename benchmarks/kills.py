@@ -55,12 +55,14 @@ CONFIG: dict[str, Any] = {
 
 @dataclass
 class State:
-    """seconds: of a whole run left alone, by number of processes. pending: kills of the run that is on its way."""
+    """seconds: of a whole run left alone, by number of processes. pending: kills of the run that is on its way. other_deaths: of
+    workers that nobody killed."""
 
     seed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     kills: list[dict[str, Any]] = field(default_factory=list)
     pending: list[dict[str, Any]] = field(default_factory=list)
+    other_deaths: int = 0
     run: int = 0
 
     @property
@@ -146,6 +148,11 @@ def one_attempt(runs: Runs, dice: random.Random) -> bool:
     command = runs.start(workdir, processes)
     try:
         if not _wait(command, workdir, moment, at_save):
+            if command.returncode == 75:  # a worker died without our doing, and was reported; the same command goes on
+                state.other_deaths += 1
+                runs.keep()
+                print(f"  run {state.run}: {_last_line(runs.work / 'last.log')}", flush=True)
+                return False
             if command.returncode:
                 raise RuntimeError((runs.work / "last.log").read_text(encoding="utf-8")[-4000:])
             return True
@@ -158,6 +165,10 @@ def one_attempt(runs: Runs, dice: random.Random) -> bool:
         return code == 0
     finally:
         command.kill()
+
+
+def _last_line(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace").rstrip().rpartition("\n")[2]
 
 
 def _wait(command: subprocess.Popen[str], workdir: Path, moment: float, at_save: bool) -> bool:
@@ -243,6 +254,8 @@ def main(arguments: list[str] | None = None) -> None:
             end_run(runs)
         kills = runs.state.kills
     results = measure.Results()
+    if runs.state.other_deaths:
+        print(f"  {runs.state.other_deaths} attempts of two processes ended by themselves with 75, and were gone on with", flush=True)
     two = sum(kill["processes"] == 2 for kill in kills)
     detail = f"SIGKILL; {two} of them with a parent and two workers, {sum(kill['at_save'] for kill in kills)} during saves"
     results.add("kills_survived", sum(kill["survived"] for kill in kills), "kills", "nothing", detail)

@@ -27,7 +27,7 @@ class Action:
         self.calls: list[Any] = []
         self.due = due
 
-    def __call__(self, *arguments: Any) -> None:
+    def __call__(self, *arguments: Any, **options: Any) -> None:
         self.calls.append(arguments[0])
 
     def is_due(self, step: int) -> bool:
