@@ -12,7 +12,7 @@ from cprec_jax.errors import UserError
 if TYPE_CHECKING:
     from cprec_jax.config.runs import RunSpec
 
-SECTIONS = ("train", "model", "cpt", "sft")  # of a run: whose settings a grid may vary
+SECTIONS = ("train", "model", "lora", "cpt", "sft")  # of a run: whose settings a grid may vary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,8 @@ def _values(run: "RunSpec", key: str, values: Any, where: str) -> list[Any]:
     if section == "model" and path[0] not in COMPUTES:
         raise UserError(f"{where}: all points have one model; of it a grid varies {', '.join(COMPUTES)}")
     node: Any = getattr(run, section)
+    if node is None:
+        raise UserError(f"{where}: the run has no section {section!r}; add one, such as {{}}")
     for part in path[:-1]:
         if not dataclasses.is_dataclass(getattr(node, part, None)):
             raise UserError(f"{where}: no section {part!r}")

@@ -1,11 +1,13 @@
 """`config.runs`: what is trained, by name. A run inherits `config.train` and `config.model`, key by key."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from cprec_jax.config.build import at_least_one, build, nearest
 from cprec_jax.config.grid import grid_points
+from cprec_jax.config.lora import LoraSpec
 from cprec_jax.config.model import ModelSpec
 from cprec_jax.config.objective import CptSpec, ObjectiveSpec, SftSpec
 from cprec_jax.config.rows import RowsKind
@@ -74,6 +76,9 @@ class RunSpec:
     grid: Mapping[str, Any] = setting(
         factory=dict, help="settings with several values each, such as {'train': {'schedule': {'peak': (1e-4, 3e-4)}}}", affects=()
     )
+    lora: LoraSpec | None = setting(
+        None, "train an adapter of the linear layers instead of the model: a section with rank, alpha, ...", affects=("runs",)
+    )
     cpt: CptSpec = setting(factory=CptSpec, help="what only pre-training has", affects=("runs",))
     sft: SftSpec = setting(factory=SftSpec, help="what only fine-tuning has", affects=("runs",))
     train: TrainSpec = setting(help="what differs from config.train", affects=("runs",))
@@ -137,12 +142,33 @@ def build_runs(raw: Mapping[str, Any]) -> dict[str, RunSpec]:
             where = f"config.runs.{name}" if "runs" in raw else "config"
             made[name] = build(RunSpec, section, where)
             grid_points(made[name], where)
+            _check_line(made, name, where)
         except UserError as error:
             mistakes += [line.replace(f"config.runs.{name}.train", "config.train") if "runs" not in raw else line for line in _lines(error)]
             models.setdefault(name, {})
     if mistakes:
         raise UserError("\n".join(mistakes))
     return made
+
+
+def _check_line(made: Mapping[str, RunSpec], name: str, where: str) -> None:
+    """`UserError` where a run goes on with moments of other parameters than it trains."""
+    run = made[name]
+    parent = made.get(run.parent) if run.parent is not None else None
+    if not run.goes_on or parent is None:
+        return
+    own, other = (None if one.lora is None else dataclasses.replace(one.lora, dropout=0.0) for one in (run, parent))
+    if own != other:
+        what = "no adapter" if other is None else f"an adapter with {shown(other)}"
+        raise UserError(
+            f"{where}.lora: {run.parent!r} trains {what}, and so must a run that goes on with its moments; start from its parameters "
+            "instead"
+        )
+
+
+def shown(lora: LoraSpec) -> str:
+    """The settings that make an adapter what it is, for messages."""
+    return ", ".join(f"{key}={getattr(lora, key)!r}" for key in ("rank", "alpha", "rslora", "targets"))
 
 
 def _lines(error: UserError) -> list[str]:

@@ -13,6 +13,7 @@ from cprec_jax.artefact import MANIFEST, read_json, read_manifest, write_json
 from cprec_jax.config.affects import Settings, as_json, settings_of, settings_of_section
 from cprec_jax.config.evaluate import MethodSpec
 from cprec_jax.config.grid import grid_points
+from cprec_jax.config.lora import LoraSpec
 from cprec_jax.config.model import ModelSpec
 from cprec_jax.config.root import Config
 from cprec_jax.config.rows import Reads, RowsKind
@@ -104,7 +105,13 @@ def _content(manifest: Mapping[str, Any]) -> Any:
 def _settings(config: Config, key: RunKey) -> Settings:
     run = config.runs[key.name]
     of_stage = settings_of_section(run.loss, run.stage, ("runs",))
-    return settings_of(config.of_run(key.name, key.seed), {"runs"}).joined(of_stage)
+    return settings_of(config.of_run(key.name, key.seed), {"runs"}).joined(of_stage).joined(_lora_settings(run.lora))
+
+
+def _lora_settings(lora: LoraSpec | None) -> Settings:
+    """Those of an adapter, and whether there is one."""
+    whether = Settings(values={"lora": None if lora is None else "section"}, defaults={"lora": None})
+    return whether if lora is None else whether.joined(settings_of_section(lora, "lora", ("runs",)))
 
 
 def _files(model: ModelSpec) -> dict[str, Path]:

@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.layers import apply_rope, bias, norm_scale, project, residual_std, rms_norm, weight
+from cprec_jax.model.lora import Adapters, add_adapter
 from cprec_jax.parallel.rules import constrain
 
 AttendFn = Callable[..., jax.Array]
@@ -134,6 +135,8 @@ class Attention(nn.Module):
     config: DecoderConfig
     dtype: jnp.dtype
     attend: AttendFn
+    adapters: Adapters | None = None
+    deterministic: bool = True  # of the adapters' dropout
 
     @nn.compact
     def __call__(
@@ -153,19 +156,27 @@ class Attention(nn.Module):
             extra["softcap"] = c.attention_softcap
         o_BTHh = checkpoint_name(self.attend(q_BTHh, k_BTKh, v_BTKh, past, context, **extra), ATTENTION_OUTPUT)
         o_BTHh = constrain(o_BTHh, "batch", "length", "heads", "head_dim")
-        o_HhD = self.param("o", weight(residual_std(c), "heads", "head_dim", "embed"), (H, h, D))
+        axes = ("heads", "head_dim", "embed")
+        o_HhD = self.param("o", weight(residual_std(c), *axes), (H, h, D))
         out_BTD = project(o_BTHh, o_HhD.astype(self.dtype), 2)
+        out_BTD = self._add_adapter("o", out_BTD, o_BTHh, axes, (H, h, D), contracted=2)
         if c.attention_out_bias:
             out_BTD += self.param("o_bias", bias("norm"), (D,)).astype(self.dtype)
         return out_BTD, (k_BTKh, v_BTKh)
 
     def _project(self, x_BTD: jax.Array, name: str, heads: int, axis: str) -> jax.Array:
         c = self.config
-        w_DHh = self.param(name, weight(c.initializer_range, "embed", axis, "head_dim"), (c.hidden_size, heads, c.head_dim))
-        y_BTHh = project(x_BTD, w_DHh.astype(self.dtype))
+        axes, shape = ("embed", axis, "head_dim"), (c.hidden_size, heads, c.head_dim)
+        w_DHh = self.param(name, weight(c.initializer_range, *axes), shape)
+        y_BTHh = self._add_adapter(name, project(x_BTD, w_DHh.astype(self.dtype)), x_BTD, axes, shape)
         if c.attention_bias:
             y_BTHh += self.param(f"{name}_bias", bias(axis, "head_dim"), (heads, c.head_dim)).astype(self.dtype)
         return constrain(y_BTHh, "batch", "length", axis, "head_dim")
+
+    def _add_adapter(
+        self, name: str, y: jax.Array, x: jax.Array, axes: tuple[str, ...], shape: tuple[int, ...], contracted: int = 1
+    ) -> jax.Array:
+        return add_adapter(self, self.adapters, name, y, x, axes, shape, contracted=contracted, deterministic=self.deterministic)
 
     def _qk_norm(self, name: str, x_BTHh: jax.Array) -> jax.Array:
         c = self.config

@@ -13,7 +13,9 @@ from flax import linen as nn
 
 from cprec_jax.model.attention import ATTENTION_OUTPUT, NO_WINDOW, AttendFn, Attention, packed_attention
 from cprec_jax.model.config import DecoderConfig
-from cprec_jax.model.layers import MLP, PROJECTION, norm_scale, rms_norm, rope_frequencies, rope_tables, weight
+from cprec_jax.model.layers import PROJECTION, norm_scale, rms_norm, rope_frequencies, rope_tables, weight
+from cprec_jax.model.lora import Adapters
+from cprec_jax.model.mlp import MLP
 from cprec_jax.parallel.rules import constrain
 
 Params = Mapping[str, Any]
@@ -34,6 +36,7 @@ class Block(nn.Module):
     dropout: float
     deterministic: bool
     return_kv: bool
+    adapters: Adapters | None = None
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array, past: Any, layer: Any, tables: Any, context: Any) -> tuple[jax.Array, Any]:
@@ -44,10 +47,11 @@ class Block(nn.Module):
             if c.local_rope_theta is not None:
                 everywhere, local = tables
                 tables = jax.tree.map(lambda a, b: jnp.where(layer, b, a), everywhere, local)
-        attention = Attention(c, self.dtype, self.attend, name="attention")
+        attention = Attention(c, self.dtype, self.attend, self.adapters, self.deterministic, name="attention")
         out_BTD, kv = attention(self._norm("attention_norm", x_BTD, "pre"), tables, window, past, context)
         x_BTD = self._add(x_BTD, self._norm("attention_post_norm", out_BTD, "post"))
-        out_BTD = MLP(c, self.dtype, name="mlp")(self._norm("mlp_norm", x_BTD, "pre"))
+        mlp = MLP(c, self.dtype, self.adapters, self.deterministic, name="mlp")
+        out_BTD = mlp(self._norm("mlp_norm", x_BTD, "pre"))
         x_BTD = self._add(x_BTD, self._norm("mlp_post_norm", out_BTD, "post"))
         return x_BTD, kv if self.return_kv else None
 
@@ -68,7 +72,8 @@ class Decoder(nn.Module):
     config: the architecture. dtype: compute dtype (parameters are float32 and cast where they are used; norms and softmax run in
     float32). remat: what a layer keeps for the backward pass: everything ("none"), only its input ("full"), or its projections ("dots").
     unroll: unroll the loop over layers (longer compile). dropout: on the embedding and on what each sublayer adds to the residual
-    stream; active with deterministic=False and rng "dropout"; 0 adds no operation. attend: see `attention.AttendFn`.
+    stream; active with deterministic=False and rng "dropout"; 0 adds no operation. attend: see `attention.AttendFn`. adapters: the
+    low-rank adapters of its linear layers, whose parameters stand beside these layers' own (`model/lora.py`).
     """
 
     config: DecoderConfig
@@ -77,6 +82,7 @@ class Decoder(nn.Module):
     unroll: bool = False
     dropout: float = 0.0
     attend: AttendFn = packed_attention()
+    adapters: Adapters | None = None
 
     @nn.compact
     def __call__(
@@ -105,12 +111,17 @@ class Decoder(nn.Module):
 
         # The barrier keeps XLA from working out the sines again for every head of every layer, which it does where layers are unrolled.
         rope = jax.lax.optimization_barrier(self.rope(positions_BT))
-        layers = self._scanned()(c, self.dtype, self.attend, self.dropout, deterministic, return_kv, name="layers")
+        layers = self._scanned()(c, self.dtype, self.attend, self.dropout, deterministic, return_kv, self.adapters, name="layers")
         layer_L = None if c.sliding_layers is None else np.asarray(c.sliding_layers)
         x_BTD, kv = layers(x_BTD, past, layer_L, rope, context)
 
         x_BTD = rms_norm(x_BTD, self.param("final_norm", norm_scale(c), (c.hidden_size,)), c)
         return (x_BTD, kv) if return_kv else x_BTD
+
+    @property
+    def drops(self) -> bool:
+        """Whether anything is dropped in training."""
+        return bool(self.dropout or (self.adapters is not None and self.adapters.dropout))
 
     def embed_tokens(self, embed_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
         """What goes into the first layer, x_BTD in `dtype`."""

@@ -1,4 +1,4 @@
-"""RMSNorm, rotary embedding and the gated MLP. B batch, T length, D model, F feed-forward, H heads, h head dim."""
+"""Linear projections, RMSNorm and rotary embedding. B batch, T length, D model, H heads, h head dim."""
 
 import functools
 import math
@@ -9,7 +9,6 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from cprec_jax.model.config import DecoderConfig, RopeScaling
-from cprec_jax.parallel.rules import constrain
 
 PROJECTION = "projection"  # for policies of `jax.checkpoint`, which do not see into a function with its own gradient
 ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": lambda x: nn.gelu(x, approximate=True)}
@@ -25,25 +24,26 @@ def bias(*axes: str) -> nn.initializers.Initializer:
 
 
 def project(x: jax.Array, w: jax.Array, contracted: int = 1) -> jax.Array:
-    """The product of x with weights, over the last `contracted` axes of x and the first of w; named `PROJECTION` for `jax.checkpoint`.
+    """`product`, named `PROJECTION` for `jax.checkpoint`."""
+    return checkpoint_name(product(x, w, contracted), PROJECTION)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: jax.Array, w: jax.Array, contracted: int = 1) -> jax.Array:
+    """The product of x with weights, over the last `contracted` axes of x and the first of w.
 
     In the backward pass the gradient of w is made with the narrower of the two operands first: a CPU turns the first one, and by
     default that is the gradient of the output, at times with the activation's derivative worked out again element by element.
     """
-    return checkpoint_name(_project(x, w, contracted), PROJECTION)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _project(x: jax.Array, w: jax.Array, contracted: int) -> jax.Array:
     axes = (tuple(range(x.ndim - contracted, x.ndim)), tuple(range(contracted)))
     return jax.lax.dot_general(x, w, (axes, ((), ())))
 
 
-def _project_forward(x: jax.Array, w: jax.Array, contracted: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _project(x, w, contracted), (x, w)
+def _product_forward(x: jax.Array, w: jax.Array, contracted: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return product(x, w, contracted), (x, w)
 
 
-def _project_backward(contracted: int, operands: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _product_backward(contracted: int, operands: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = operands
     free = x.ndim - contracted
     out_axes = (tuple(range(free, dy.ndim)), tuple(range(contracted, w.ndim)))
@@ -56,7 +56,7 @@ def _project_backward(contracted: int, operands: tuple[jax.Array, jax.Array], dy
     return dx, turned.transpose(*range(n_out, w.ndim), *range(n_out))
 
 
-_project.defvjp(_project_forward, _project_backward)
+product.defvjp(_product_forward, _product_backward)
 
 
 def norm_scale(config: DecoderConfig) -> nn.initializers.Initializer:
@@ -102,25 +102,3 @@ def apply_rope(x_BTHh: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Ar
     first, second = jnp.split(x_BTHh.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x_BTHh.dtype)
-
-
-class MLP(nn.Module):
-    """down(activation(gate(x)) * up(x)), x [B, T, D]."""
-
-    config: DecoderConfig
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        c, dtype = self.config, self.dtype
-        D, F, std = c.hidden_size, c.intermediate_size, c.initializer_range
-        gate_BTF = project(x_BTD, self.param("gate", weight(std, "embed", "mlp"), (D, F)).astype(dtype))
-        up_BTF = project(x_BTD, self.param("up", weight(std, "embed", "mlp"), (D, F)).astype(dtype))
-        if c.mlp_bias:
-            gate_BTF += self.param("gate_bias", bias("mlp"), (F,)).astype(dtype)
-            up_BTF += self.param("up_bias", bias("mlp"), (F,)).astype(dtype)
-        hidden_BTF = constrain(ACTIVATIONS[c.activation](gate_BTF) * up_BTF, "batch", "length", "mlp")
-        out_BTD = project(hidden_BTF, self.param("down", weight(residual_std(c), "mlp", "embed"), (F, D)).astype(dtype))
-        if c.mlp_bias:
-            out_BTD += self.param("down_bias", bias("norm"), (D,)).astype(dtype)
-        return out_BTD

@@ -20,6 +20,7 @@ RULES: dict[str, tuple[str, ...]] = {
     # parameters only: fully sharded over fsdp along the model axis, gathered by the compiler where they are used
     "embed": ("fsdp",),
     "norm": (),
+    "rank": (),  # of an adapter: too narrow to be worth sharding
     "layers": (),
     # activations only
     "batch": ("data", "fsdp"),

@@ -16,12 +16,14 @@ from orbax.checkpoint import checkpoint_managers as policies
 from cprec_jax.errors import DamagedCheckpoint, UserError, one_line
 from cprec_jax.parallel import processes
 from cprec_jax.progress import say
+from cprec_jax.train.fingerprint import parameters_sha256
 from cprec_jax.train.leaves import Leaves, by_name, merge, split
 from cprec_jax.train.read_back import differing_leaf, in_any_process, read_item, read_json_item, without_echoes
 from cprec_jax.train.state import TrainState, abstract
 
 T = TypeVar("T")
 
+BASE = "base_sha256"  # in the meta of an adapter's checkpoints: of the leaves beside them, without which they say nothing
 FROZEN = "frozen"  # beside the steps: the leaves that no step changes, saved once
 DAMAGED = ".damaged"  # behind the step of a checkpoint that was set aside
 ELSEWHERE = "another process cannot read its part"
@@ -270,13 +272,18 @@ class Checkpoints:
         return found[0], step, found[1]
 
     def _restore_params(self, step: int, abstract_params: Any) -> tuple[Any, dict[str, Any]] | str:
-        def read() -> tuple[Any, dict[str, Any]]:
+        def read() -> tuple[Any, Leaves, dict[str, Any]]:
             trained, frozen = self._parts(step, abstract_params)
             self._check(step, "params", trained)
             params = read_item(self._item(step, "params"), trained)
-            return merge(params, self._restore_frozen(frozen)) if frozen else params, self.meta(step)
+            return params, self._restore_frozen(frozen) if frozen else {}, self.meta(step)
 
-        return self._tried(read)
+        found = self._tried(read)
+        if isinstance(found, str):
+            return found
+        params, frozen, meta = found
+        check_base(meta, parameters_sha256(frozen) if BASE in meta else None, str(self.directory))
+        return merge(params, frozen) if frozen else params, meta
 
     def _parts(self, step: int, abstract_params: Any) -> tuple[Any, Leaves]:
         """What of the parameters each checkpoint holds, and what is beside them all."""
@@ -308,6 +315,15 @@ def _who_calls() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(
         primary_host=processes.index(), active_processes={processes.index()}, barrier_sync_key_prefix="alone"
     )
+
+
+def check_base(meta: Mapping[str, Any], base_sha256: str | None, where: str) -> None:
+    """`UserError` where the checkpoint of an adapter, whose `meta` this is, was trained on another base than the one at hand."""
+    if meta.get(BASE) != base_sha256:
+        raise UserError(
+            f"{where}: the adapter in it was trained on another base (sha256 {str(meta.get(BASE))[:16]}) than the one at hand "
+            f"({str(base_sha256)[:16]}); give it back its base, or delete the run's directory to train anew"
+        )
 
 
 def _system_reason(error: Exception) -> str:

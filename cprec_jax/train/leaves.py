@@ -25,9 +25,14 @@ def by_name(tree: Any, is_leaf: Any = None) -> dict[str, Any]:
 def matching(patterns: Collection[str], names: Collection[str], where: str) -> frozenset[str]:
     """The names that a glob of `patterns` matches (`*` crosses `/`). A pattern that matches none is a `UserError`; `where`: its key."""
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not any(matches(pattern, name) for name in names):
             raise UserError(f"{where}: {pattern!r} matches no parameter; there are {', '.join(names)}")
-    return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+    return frozenset(name for name in names if any(matches(pattern, name) for pattern in patterns))
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a glob matches the name of a leaf."""
+    return fnmatchcase(name, pattern)
 
 
 def split(params: Mapping[str, Any], names: Collection[str]) -> tuple[Leaves, Leaves]:

@@ -26,14 +26,16 @@ def is_stacked(axes: tuple[str, ...]) -> bool:
 def dimension_numbers(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
     """Which axes of a weight matrix are its input and its output, None for a leaf that is none: embedding, head, norms, biases.
 
-    One side of a weight matrix is the residual stream (`embed`), the other what a sublayer makes of it, in one axis or two.
+    One side of a weight matrix is the residual stream (`embed`), of an adapter's matrix its `rank`; the other is what a sublayer makes of
+    it, in one axis or two.
     """
     inner = tuple(axis for axis in range(len(axes)) if axes[axis] != "layers")
-    if "embed" not in axes or "vocab" in axes:
+    single = "rank" if "rank" in axes else "embed"
+    if single not in axes or "vocab" in axes:
         return None
-    embed = (axes.index("embed"),)
-    others = tuple(axis for axis in inner if axis not in embed)
-    return MuonDimensionNumbers(embed, others) if embed[0] == inner[0] else MuonDimensionNumbers(others, embed)
+    side = (axes.index(single),)
+    others = tuple(axis for axis in inner if axis not in side)
+    return MuonDimensionNumbers(side, others) if side[0] == inner[0] else MuonDimensionNumbers(others, side)
 
 
 def as_matrices(tree: Any, axes: Axes) -> Any:

@@ -1,5 +1,6 @@
 """A run's checkpoint as a model, for evaluation and export: parameters alone, on the devices at hand."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from cprec_jax.artefact import MANIFEST, read_json
 from cprec_jax.config.model import ModelSpec
 from cprec_jax.errors import DamagedCheckpoint
 from cprec_jax.model.decoder import Decoder, abstract_params
+from cprec_jax.model.lora import merged
 from cprec_jax.parallel import rules
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.train import run
@@ -29,15 +31,26 @@ class Restored:
 def restore_decoder(
     directory: Path, step: int | None = None, fraction: float | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> Restored:
-    """Load the parameters of RUN `directory`.
+    """Load the parameters of RUN `directory`; of one that trained an adapter, the float32 sum of its base and that.
 
     Args:
       step: which checkpoint; None: the one that the run stands for, the last or the selected. Step 0 holds the parameters before training.
       fraction: instead of `step`, the checkpoint nearest to this fraction of the newest one's steps.
       mesh: where the parameters go; default: whole on the first device.
     """
+    stored = restore_stored(directory, step, fraction, mesh)
+    adapters = stored.decoder.adapters
+    if adapters is None:
+        return stored
+    return dataclasses.replace(stored, decoder=stored.decoder.clone(adapters=None), params=merged(stored.params, adapters.scale))
+
+
+def restore_stored(
+    directory: Path, step: int | None = None, fraction: float | None = None, mesh: jax.sharding.Mesh | None = None
+) -> Restored:
+    """`restore_decoder` without the sum: an adapter stands beside its base."""
     description = run.read_description(directory)
-    decoder = run.make_decoder(ModelSpec(), description["decoder"])
+    decoder = run.make_decoder(ModelSpec(), description["decoder"], adapters=run.adapters_of_run(directory))
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     steps = checkpoints.steps()
     manifest = read_json(directory / MANIFEST, "train") if (directory / MANIFEST).exists() else {}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from cprec_jax import artefact
 from cprec_jax.config.build import build
 from cprec_jax.config.help import written
+from cprec_jax.config.lora import LoraSpec
 from cprec_jax.config.model import ModelSpec
 from cprec_jax.config.root import Config
 from cprec_jax.config.rows import Reads
@@ -19,6 +20,8 @@ from cprec_jax.model.attention import packed_attention
 from cprec_jax.model.backends import attend_for
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder
+from cprec_jax.model.lora import Adapters
+from cprec_jax.train.lora import adapters_of
 from cprec_jax.train.schedule import fractions
 from cprec_jax.workdir import DESCRIPTION
 
@@ -65,7 +68,13 @@ def decoder_config(
     )
 
 
-def make_decoder(spec: ModelSpec, config: DecoderConfig, row_length: int | None = None, most_segments: int | None = None) -> Decoder:
+def make_decoder(
+    spec: ModelSpec,
+    config: DecoderConfig,
+    row_length: int | None = None,
+    most_segments: int | None = None,
+    adapters: Adapters | None = None,
+) -> Decoder:
     """The module that computes as `spec` says. Without a `row_length` (evaluation, export) attention is the reference, `xla`.
 
     most_segments: the most documents and padding that a row holds, if that is known.
@@ -81,6 +90,7 @@ def make_decoder(spec: ModelSpec, config: DecoderConfig, row_length: int | None 
         unroll=spec.unroll,
         dropout=spec.dropout,
         attend=attend,
+        adapters=adapters,
     )
 
 
@@ -101,6 +111,7 @@ def write_description(directory: Path, decoder: DecoderConfig, config: Config, m
         "template": dataclasses.asdict(config.text.template),
         "model": written(config.model),
         "train": written(config.train_section),
+        "lora": next((written(spec.lora) for spec in config.runs.values()), None),
     }
     artefact.write_json(directory / DESCRIPTION, record)
 
@@ -112,10 +123,18 @@ def made_from_of(directory: Path) -> dict[str, Any] | None:
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """RUN/config.json, with `decoder`, `template`, `model` and `train` as their dataclasses."""
+    """RUN/config.json, with `decoder`, `template`, `model`, `train` and, where it trains an adapter, `lora` as their dataclasses."""
     path = directory / DESCRIPTION
     record = artefact.read_json(path, "train")
     classes = {"decoder": DecoderConfig, "template": TemplateSpec, "model": ModelSpec, "train": TrainSpec}
     for name, cls in classes.items():
         record[name] = build(cls, record[name], f"{path}: {name}")
+    lora = record.get("lora")
+    record["lora"] = None if lora is None else build(LoraSpec, lora, f"{path}: lora")
     return record
+
+
+def adapters_of_run(directory: Path) -> Adapters | None:
+    """The adapters that a run trains; None for one that trains its model."""
+    description = read_description(directory)
+    return None if description["lora"] is None else adapters_of(description["lora"], description["decoder"], str(directory / DESCRIPTION))

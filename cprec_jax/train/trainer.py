@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import signal
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -13,14 +12,15 @@ from typing import Any, TypeVar, cast
 import jax
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 
 from cprec_jax import artefact
 from cprec_jax.attempts import Ledger
 from cprec_jax.config.help import written
+from cprec_jax.config.lora import LoraSpec
 from cprec_jax.config.objective import ObjectiveSpec
 from cprec_jax.config.root import Config
 from cprec_jax.config.rows import Reads
+from cprec_jax.config.runs import shown
 from cprec_jax.config.train import TrainSpec
 from cprec_jax.data import loader
 from cprec_jax.data import rows as rows_on_disk
@@ -37,16 +37,18 @@ from cprec_jax.progress import say
 from cprec_jax.text import tokenizer_files
 from cprec_jax.train import run
 from cprec_jax.train.actions import Clock, Log, Profile, Save, Stop, with_flags
-from cprec_jax.train.checkpoint import Checkpoints
+from cprec_jax.train.checkpoint import BASE, Checkpoints, check_base
+from cprec_jax.train.fingerprint import parameters_sha256
 from cprec_jax.train.leaves import Leaves, by_name, matching, merge, split
 from cprec_jax.train.local_tier import LocalTier
 from cprec_jax.train.loggers.logger import LoggedRun, open_loggers
 from cprec_jax.train.loop import Batch, Step, train_loop
+from cprec_jax.train.lora import adapters_of, as_read, base_names, fresh_adapter, same_adapters
 from cprec_jax.train.objectives.make import make_objective
 from cprec_jax.train.objectives.objective import Objective
 from cprec_jax.train.optimizer import make_optimizer
 from cprec_jax.train.overview import overview
-from cprec_jax.train.restore import restore_decoder
+from cprec_jax.train.restore import restore_decoder, restore_stored
 from cprec_jax.train.schedule import anneal_fraction, phases, wsa
 from cprec_jax.train.start import Start
 from cprec_jax.train.state import TrainState, abstract, new_state, shardings_of
@@ -73,6 +75,7 @@ class Plan:
     splits: tuple[str, ...]
     sets: tuple[str, ...]
     loss: ObjectiveSpec
+    lora: LoraSpec | None
     train: TrainSpec
     decoder: Decoder
     shares: Mapping[str, float]
@@ -123,6 +126,8 @@ def make_plan(config: Config, workdir: Path, directory: Path, start: Start | Non
         decoder_config = run.read_description(start.directory)["decoder"]
     if decoder_config.max_position_embeddings < manifest["row_length"]:
         say(f"warning: rows have {manifest['row_length']} tokens, the base model was made for {decoder_config.max_position_embeddings}")
+    name, lora = next(((name, run.lora) for name, run in config.runs.items()), ("", None))
+    adapters = None if lora is None else adapters_of(lora, decoder_config, f"config.runs.{name}.lora")
     if model_spec.init_from is not None and start is None:
         _warn_of_another_tokenizer(model_spec.init_from, rows / "tokenizer")
     return Plan(
@@ -132,8 +137,9 @@ def make_plan(config: Config, workdir: Path, directory: Path, start: Start | Non
         splits=tuple(splits),
         sets=reads.sets,
         loss=next((run.loss for run in config.runs.values()), ObjectiveSpec()),
+        lora=lora,
         train=train_spec,
-        decoder=run.make_decoder(model_spec, decoder_config, manifest["row_length"], _most_segments(splits)),
+        decoder=run.make_decoder(model_spec, decoder_config, manifest["row_length"], _most_segments(splits), adapters),
         shares=shares,
         anneal_shares=anneal_shares,
         limits=limits,
@@ -237,10 +243,10 @@ def train(
     inputs_hash = artefact.fingerprint(made_from)
     noted = plan.directory if processes.is_first() and not finished else None  # a replay adds nothing to a run
     with Ledger(noted, processes.count(), jax.device_count()) as ledger, jax.set_mesh(mesh):
-        final, frozen = _loop(plan, mesh, stop, inputs_hash, milestones, until_step, ledger)
+        final, frozen, base_sha256 = _loop(plan, mesh, stop, inputs_hash, milestones, until_step, ledger)
     if not (ends or finished):
         return plan.total_steps
-    facts: dict[str, Any] = {"step": int(final.step), "first": plan.first, "params_sha256": parameters_sha256(merge(final.trained, frozen))}
+    facts: dict[str, Any] = {"step": int(final.step), "first": plan.first, "params_sha256": _sha256(final, frozen, base_sha256)}
     if int(final.step) < plan.total_steps and not finished:
         facts["stopped_early_of"] = plan.total_steps
     if finished:  # what was noted of it stays, and of one that was replayed that it is what it was
@@ -262,39 +268,59 @@ def _describe(plan: Plan, config: Config, made_from: Mapping[str, Any], reads: R
         base.keep(plan.init_from, plan.rows / "tokenizer", plan.directory / base.DIRECTORY)
 
 
-def parameters_sha256(params: Any) -> str:
-    """SHA-256 over all parameters' bytes in path order: equal only for bit-identical parameters."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        if not leaf.is_fully_addressable:
-            leaf = multihost_utils.process_allgather(leaf, tiled=True)
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
+def _sha256(final: TrainState, frozen: Leaves, base_sha256: str | None) -> str:
+    """Of all parameters; under an adapter of its own and the base's."""
+    if base_sha256 is None:
+        return parameters_sha256(merge(final.trained, frozen))
+    return artefact.fingerprint({"adapter": parameters_sha256(final.trained), "base": base_sha256})
 
 
 def _initial_state(plan: Plan, mesh: jax.sharding.Mesh, optimizer: optax.GradientTransformation) -> tuple[TrainState, Leaves]:
     """A state at step 0 (new or from the base model), and the leaves that stay as they are."""
-    param_shardings = rules.param_shardings(mesh, *abstract_params(plan.decoder))
-    if plan.start is not None:
-        params = restore_decoder(plan.start.directory, plan.start.step, mesh=mesh).params
-    elif plan.init_from is None:
-        make = jax.jit(functools.partial(init_params, plan.decoder), out_shardings=param_shardings)
-        params = make(jax.random.key(plan.train.seed))
-    else:
-        from cprec_jax.hf.vocabulary import load_with_room
-
-        base = locate(plan.init_from)
-        sizes = plan.base_vocab_size, plan.vocab_size
-        params = load_with_room(base, plan.decoder.config, *sizes, param_shardings, plan.named_tokens)
+    params = _initial_params(plan, mesh)
+    if plan.decoder.adapters is not None and len(by_name(params)) < len(by_name(abstract_params(plan.decoder)[0])):
+        params = merge(params, fresh_adapter(plan.decoder, plan.train.seed, mesh))
     trained, frozen = split(params, _frozen_names(plan))
     return new_state(trained, optimizer, mesh), frozen
 
 
+def _initial_params(plan: Plan, mesh: jax.sharding.Mesh) -> Any:
+    """What the run starts from, float32: a model, and, where it goes on with an adapter, that one."""
+    decoder = plan.decoder.clone(adapters=None)
+    param_shardings = rules.param_shardings(mesh, *abstract_params(decoder))
+    if plan.start is not None:
+        return _params_of_start(plan, plan.start, mesh)
+    if plan.init_from is None:
+        make = jax.jit(functools.partial(init_params, decoder), out_shardings=param_shardings)
+        return make(jax.random.key(plan.train.seed))
+    from cprec_jax.hf.vocabulary import load_with_room
+
+    base = locate(plan.init_from)
+    sizes = plan.base_vocab_size, plan.vocab_size
+    return load_with_room(base, plan.decoder.config, *sizes, param_shardings, plan.named_tokens)
+
+
+def _params_of_start(plan: Plan, start: Start, mesh: jax.sharding.Mesh) -> Any:
+    """The parameters of a checkpoint of another run. Its adapter is gone on with; a run without one trains the sum of base and adapter."""
+    theirs, ours = run.adapters_of_run(start.directory), plan.decoder.adapters
+    if theirs is None or ours is None:
+        return restore_decoder(start.directory, start.step, mesh=mesh).params
+    if not same_adapters(theirs, ours):
+        before, own = run.read_description(start.directory)["lora"], plan.lora
+        assert own is not None
+        raise UserError(
+            f"{plan.directory.name}: starts from {start.directory.name}, whose adapter has {shown(before)}, and its own has {shown(own)}; "
+            "give both the same, or take `lora` away from one of them"
+        )
+    return restore_stored(start.directory, start.step, mesh=mesh).params
+
+
 def _frozen_names(plan: Plan) -> frozenset[str]:
-    """The leaves that `config.train.frozen` names, at least one of which must be left."""
+    """The leaves that `config.train.frozen` names, and under an adapter all but those of the adapter; at least one must be left."""
     names = list(by_name(abstract_params(plan.decoder)[0]))
     frozen = matching(plan.train.frozen, names, "config.train.frozen")
+    if plan.decoder.adapters is not None:
+        frozen |= base_names(abstract_params(plan.decoder)[0])
     if len(frozen) == len(names):
         raise UserError("config.train.frozen: nothing is left to train; name fewer parameters")
     return frozen
@@ -339,16 +365,20 @@ def _batches(
 
 def _loop(
     plan: Plan, mesh: jax.sharding.Mesh, flag: threading.Event, inputs_hash: str, milestones: Sequence[int], until: int, ledger: Ledger
-) -> tuple[TrainState, Leaves]:
-    """Train from the newest checkpoint, or from the start, to step `until`. Gives the last state and the frozen leaves."""
+) -> tuple[TrainState, Leaves, str | None]:
+    """Train from the newest checkpoint, or from the start, to step `until`. Gives the last state, frozen leaves, and the base's hash."""
     spec, total_steps = plan.train, plan.total_steps
     schedule = _schedule(plan)
     optimizer = make_optimizer(spec.optimizer, schedule, _trained_axes(plan))
     state, frozen = _initial_state(plan, mesh, optimizer)
     checkpoints = Checkpoints(plan.directory / "checkpoints", spec.keep, milestones)
     near = LocalTier(local_path(spec.near, "config.train.near"), plan.directory, inputs_hash) if spec.near is not None else None
+    facts = {"inputs_hash": inputs_hash}
     with ledger.phase("restore"):
         frozen = checkpoints.keep_frozen(frozen)
+        if plan.decoder.adapters is not None:
+            facts[BASE] = parameters_sha256(frozen)
+            frozen = as_read(frozen, plan.decoder.dtype)
         restored, last_step = _restore(plan, checkpoints, abstract(state), milestones)
     finished = artefact.read_manifest(plan.directory)
     logging = last_step == (total_steps if finished is None else int(finished["step"]))  # a replay was logged the first time
@@ -359,13 +389,14 @@ def _loop(
     meta: dict[str, Any] = {"tokens": 0, "seconds": 0.0}
     if restored is not None:
         state, meta = restored
+        check_base(meta, facts.get(BASE), str(checkpoints.directory))
         say(f"train: going on from step {int(state.step)} of {total_steps}")
     elif plan.start is not None and plan.start.goes_on:
         state, meta = _state_of(plan.start, abstract(state))
+        check_base(meta, facts.get(BASE), str(plan.start.directory))
         say(f"train: going on from step {plan.first} of {plan.start.directory.name} to step {total_steps}")
     first_step = int(state.step)
     step_file.note(first=first_step)
-    facts = {"inputs_hash": inputs_hash}
     logged = LoggedRun(directory=plan.directory, first_step=first_step, name=plan.directory.name, facts=facts | written(spec))
     clock = Clock(meta["seconds"])
     loggers = open_loggers(spec.loggers if logging else (), logged)
@@ -396,7 +427,7 @@ def _loop(
     checkpoints.close()
     if near is not None:
         near.clear()
-    return state, frozen
+    return state, frozen, facts.get(BASE)
 
 
 def _compiled_step(
@@ -409,7 +440,7 @@ def _compiled_step(
         optimizer=optimizer,
         schedule=schedule,
         micro_batches=plan.train.micro_batches,
-        dropout_seed=plan.train.seed if plan.decoder.dropout else None,
+        dropout_seed=plan.train.seed if plan.decoder.drops else None,
     )
     shardings = shardings_of(state)
     in_shardings = (shardings, shardings_of(frozen), None)

@@ -273,7 +273,7 @@ def test_every_field_affects_what_it_says(raw: dict[str, Any], tmp_path: Path) -
             if made is not None:
                 tested.add(leaf.field)
     held = {"EvaluateSpec.names", "SourceSpec.urls", "CorpusSpec.sources", "CorpusSpec.times"}  # sections by name: their fields were tested
-    of_runs = ("RunSpec.", "StartSpec.", "CptSpec.", "SftSpec.")  # below, and tests/config/test_runs.py
+    of_runs = ("RunSpec.", "StartSpec.", "CptSpec.", "SftSpec.", "LoraSpec.")  # below, and tests/config/test_runs.py
     in_runs = {field for field in fields if field.startswith(of_runs)}
     assert fields - tested - sections - held - in_runs - set(ELSEWHERE) == {"Config.name"} - tested
 
@@ -294,6 +294,20 @@ def test_every_field_of_a_stage_affects_its_runs(stage: str, raw: dict[str, Any]
         found = states(graph_of(make_config(config(**{key: value})), tmp_path))
         run = "runs/one" if stage == "cpt" else "runs/one@Games"
         assert found[run] == "out of date" and found["runs/cpt"] == "current" and found["results/one"] == "waits", key
+
+
+def test_every_field_of_an_adapter_affects_its_runs_and_so_does_having_one(raw: dict[str, Any], tmp_path: Path) -> None:
+    def config(lora: dict[str, Any] | None) -> Config:
+        runs = {"cpt": {}, "one": {"lora": lora}}
+        return make_config({**raw, "runs": runs, "evaluate": {"names": {"one": {"run": "one"}}}, "export": None, "pack": {}})
+
+    others = {"rank": 4, "alpha": 2.0, "rslora": True, "dropout": 0.5, "targets": ("layers/mlp/*",)}
+    assert set(others) == {field.name for field in dataclasses.fields(section_classes()["LoraSpec"])}
+    pretend(graph_of(config({}), tmp_path))
+    assert set(states(graph_of(config({}), tmp_path)).values()) == {"current"}
+    for lora in (None, *({key: value} for key, value in others.items())):
+        found = states(graph_of(config(lora), tmp_path))
+        assert found["runs/one"] == "out of date" and found["runs/cpt"] == "current" and found["results/one"] == "waits", lora
 
 
 def test_what_needs_a_value_of_its_own(raw: dict[str, Any], tmp_path: Path) -> None:

@@ -32,6 +32,15 @@ def test_objectives_are_points_too() -> None:
     assert [point.run.loss.objective for point in grid_points(run, "x")] == ["language-model", "catalogue"]
 
 
+def test_the_settings_of_an_adapter_are_points_too() -> None:
+    run = run_with({"lora": {"rank": (4, 8), "targets": (("layers/mlp/*",), ("layers/*",))}}, lora={"alpha": 16.0})
+    points = grid_points(run, "x")
+    assert [(point.run.lora.rank, point.run.lora.alpha) for point in points] == [(4, 16.0), (4, 16.0), (8, 16.0), (8, 16.0)]
+    assert points[0].run.lora.targets == ("layers/mlp/*",)
+    with pytest.raises(UserError, match=r"config.runs.sft.grid: lora.rank 0: rank 0 must be at least 1"):
+        run_with({"lora": {"rank": (0,)}}, lora={})
+
+
 def test_the_config_of_a_run_is_that_of_its_point() -> None:
     config = make_config({"train": {"steps": 9}, "runs": {"sft": {**SFT, "seeds": 2, "grid": {"train": {"seed": (3, 5)}}}}})
     assert [config.of_run("sft", seed, point).train_section.seed for seed in (0, 1) for point in (0, 1)] == [3, 5, 4, 6]
@@ -46,7 +55,8 @@ def test_the_config_of_a_run_is_that_of_its_point() -> None:
         ({"train": {"schedule": {"peak": ()}}}, r"expected a list of values to try"),
         ({"train": {"shedule": {"peak": (1.0,)}}}, r"config.runs.sft.grid.train.shedule.peak: no section 'shedule'"),
         ({"model": {"hidden_size": (8, 16)}}, r"all points have one model; of it a grid varies dtype"),
-        ({"seeds": (1, 2)}, r"a grid varies settings of train, model, cpt, sft"),
+        ({"seeds": (1, 2)}, r"a grid varies settings of train, model, lora, cpt, sft"),
+        ({"lora": {"rank": (4, 8)}}, r"config.runs.sft.grid.lora.rank: the run has no section 'lora'; add one, such as \{\}"),
         ({"cpt": {"lm_weight": (0.0, 1.0)}}, r"belongs to the stage 'cpt', and the run is of the stage 'sft'"),
         ({"sft": {"users": (0.1, 1.0)}}, r"other rows are no point of a grid; make it a run of its own"),
         ({"train": {"micro_batches": (1, 3)}}, r"config.runs.sft.grid: train.micro_batches 3: global_batch 16 is not a multiple"),

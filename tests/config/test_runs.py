@@ -191,3 +191,35 @@ def test_rows_are_packed_for_what_the_runs_read() -> None:
     assert rows(runs=runs) == {"sft": ("Garden", "Books"), "sft-last-0.1": ("Garden",)}, "nothing to pre-train on, no such rows"
     assert rows(runs={"cpt": {}, **runs}, pack={"stages": ("sft",)}) == {**rows(), **rows(runs=runs)}
     assert rows(pack={"stages": ("cpt", "sft")}) == {"cpt": (), "sft": ("Garden",)}
+
+
+def test_an_adapter_is_a_section_of_a_run_of_any_stage() -> None:
+    made = config({"cpt": {}, "low": {"start": "cpt", "lora": {"rank": 4}}, "plain": {"start": "low"}})
+    low = made.runs["low"].lora
+    assert low is not None and (low.rank, low.alpha, low.targets) == (4, 64.0, ("layers/*",))
+    assert made.runs["plain"].lora is None and made.runs["cpt"].lora is None, "it is not inherited"
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"rank": 0}, r"config.runs.low.lora: rank 0 must be at least 1"),
+        ({"alpha": -1.0}, r"config.runs.low.lora: alpha -1.0 must be above 0 and finite"),
+        ({"dropout": 1.0}, r"config.runs.low.lora: dropout 1.0 must lie in \[0, 1\)"),
+        ({"targets": ()}, r"config.runs.low.lora: targets: name at least one pattern"),
+        ({"ranks": 4}, r"config.runs.low.lora.ranks: unknown key; did you mean 'rank'\?"),
+    ],
+)
+def test_settings_of_an_adapter_that_are_refused(lora: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config({"low": {"lora": lora}})
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, {}), ({}, None), ({"rank": 4}, {"rank": 8})])
+def test_moments_belong_to_the_parameters_that_were_trained(before: Any, after: Any) -> None:
+    on = {"start": {"run": "low", "fraction": 0.5}, "lora": after}
+    with pytest.raises(
+        UserError, match=r"config.runs.on.lora: 'low' trains (no adapter|an adapter with rank=\d+, alpha=64.0, .*), and so must"
+    ):
+        config({"low": {"lora": before}, "on": on})
+    assert config({"low": {"lora": {}}, "on": {**on, "lora": {"dropout": 0.1}}}).runs["on"].goes_on
