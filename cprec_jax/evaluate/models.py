@@ -10,6 +10,7 @@ from cprec_jax.config.evaluate import MethodSpec
 from cprec_jax.config.text import TemplateSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
+from cprec_jax.hf import adapter
 from cprec_jax.hf.hub import locate
 from cprec_jax.hf.load import load_params, read_config
 from cprec_jax.model.decoder import Decoder
@@ -82,8 +83,9 @@ def open_directory(location: str, template: TemplateSpec) -> OpenedModel:
     """A Hugging Face directory or hub id, with a template. Absent or unfit: `UserError`."""
     directory = locate(location)
     decoder = Decoder(config=read_config(directory), dtype=jnp.float32)
-    words = _words(directory, decoder)
     params = load_params(directory, decoder.config)
+    directory = adapter.tokenizer_directory(directory)
+    words = _words(directory, decoder)
     return OpenedModel(decoder=decoder, params=params, tokenizer_dir=directory, words=words, template=Template(template, words), step=None)
 
 

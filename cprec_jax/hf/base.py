@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cprec_jax.artefact import new_directory, write_json
 from cprec_jax.errors import UserError
+from cprec_jax.hf.adapter import model_directory, tokenizer_directory
 from cprec_jax.hf.hub import locate
 from cprec_jax.hf.save import LICENCES
 from cprec_jax.text import tokenizer, tokenizer_files
@@ -21,8 +22,9 @@ def keep(init_from: str, tokenizer_dir: Path, target: Path) -> None:
 
     `tokenizer_dir` holds the run's tokenizer: the base model's, perhaps with new tokens, or quite another.
     """
-    source = locate(init_from)
-    names = CARD + (GENERATION if extends(tokenizer_dir, source) else ())
+    located = locate(init_from)
+    source = model_directory(located)
+    names = CARD + (GENERATION if extends(tokenizer_dir, located) else ())
     with new_directory(target) as temporary:
         write_json(temporary / SOURCE, {"init_from": init_from, "from_hub": not Path(init_from).expanduser().is_dir()})
         for name in names:
@@ -38,6 +40,7 @@ def hub_name(kept: Path) -> str | None:
 
 def extends(larger: Path, smaller: Path) -> bool:
     """Whether every token of the tokenizer in `smaller` has the same id in `larger`; False where `smaller` holds none that loads."""
+    smaller = tokenizer_directory(smaller)
     if not tokenizer_files.has_tokenizer(smaller):
         return False
     ours = tokenizer.load(larger).backend.get_vocab(with_added_tokens=True)

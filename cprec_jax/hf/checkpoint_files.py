@@ -31,11 +31,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def refuse_adapter(directory: Path) -> None:
-    """A PEFT adapter, beside a base model or alone, is a `UserError`: the base model without it is another model."""
+    """A PEFT adapter where a whole model is wanted is a `UserError`: its base model without it is another model (`hf/adapter.py`)."""
     if (directory / ADAPTER).exists():
         raise UserError(
-            f"{directory / ADAPTER}: a PEFT adapter, which transformers would apply to its base model and which is not supported; merge it "
-            "into the base model (PEFT's merge_and_unload) and give that directory"
+            f"{directory / ADAPTER}: a PEFT adapter, where the files of a whole model are wanted; merge it into its base model (PEFT's "
+            "merge_and_unload) and give that directory"
         )
 
 

@@ -4,13 +4,16 @@ Their layers are separate tensors and ours are stacked on a leading axis; their 
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from cprec_jax.model import lora
 from cprec_jax.model.config import DecoderConfig
 
+LORA_A, LORA_B = ".lora_A.weight", ".lora_B.weight"
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 Path = tuple[str, ...]
 Index = tuple[slice, ...]
 
@@ -122,6 +125,22 @@ def tensors(config: DecoderConfig) -> list[Tensor]:
         result.append(Tensor("lm_head.weight", ("lm_head",), None, TABLE))
     elif config.tied_tensor in ("lm_head", "both"):
         result.append(Tensor("lm_head.weight", ("embed",), None, TABLE))
+    return result
+
+
+def adapter_tensors(config: DecoderConfig, weights: Collection[str]) -> list[Tensor]:
+    """Every tensor of a PEFT adapter of these weights (named as in `Adapters`), in the order of its file: A [r, in] and B [out, r]."""
+    result = []
+    for layer in range(config.num_layers):
+        for name, (path, layout) in layer_table(config).items():
+            if "/".join(path) not in weights:
+                continue
+            module = f"base_model.model.model.layers.{layer}.{name.removesuffix('.weight')}"
+            *before, last = ("layers", *path)
+            a = FROM_HEADS if layout is FROM_HEADS else LINEAR
+            b = TO_HEADS if layout is TO_HEADS else LINEAR
+            result.append(Tensor(module + LORA_A, (*before, last + lora.A), layer, a))
+            result.append(Tensor(module + LORA_B, (*before, last + lora.B), layer, b))
     return result
 
 

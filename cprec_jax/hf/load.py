@@ -1,4 +1,7 @@
-"""Hugging Face directory -> `DecoderConfig` and parameters: strict, and read slice by slice into the shards of each device."""
+"""Hugging Face directory -> `DecoderConfig` and parameters: strict, and read slice by slice into the shards of each device.
+
+That of a PEFT adapter is read as its base model with the adapter in it.
+"""
 
 import dataclasses
 import functools
@@ -12,23 +15,22 @@ import numpy as np
 
 from cprec_jax.errors import UserError
 from cprec_jax.hf import keys
-from cprec_jax.hf.checkpoint_files import CheckpointFiles, read_json, refuse_adapter
+from cprec_jax.hf.adapter import AdaptedFiles, open_files, tokenizer_directory
+from cprec_jax.hf.checkpoint_files import CheckpointFiles, read_json
 from cprec_jax.hf.config import parse_config
+from cprec_jax.hf.keys import EMBEDDING, HEAD
 from cprec_jax.hf.tensor_file import PIECE
 from cprec_jax.hf.tokenizer_fit import check_fit
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder, Params, abstract_params
 from cprec_jax.text import tokenizer_files
 
-HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-
 
 def read_config(directory: Path) -> DecoderConfig:
     """The architecture, from config.json and the names of the tensors (which of the two a tied checkpoint stores)."""
-    directory = Path(directory)
-    refuse_adapter(directory)
-    config = parse_config(read_json(directory / "config.json"), str(directory / "config.json"))
-    names = CheckpointFiles(directory).names
+    files = open_files(Path(directory))
+    path = files.directory / "config.json"
+    config, names = parse_config(read_json(path), str(path)), files.names
     if not config.tie_embeddings or HEAD not in names:
         return config
     return dataclasses.replace(config, tied_tensor="both" if EMBEDDING in names else "lm_head")
@@ -36,7 +38,7 @@ def read_config(directory: Path) -> DecoderConfig:
 
 def source_dtype(directory: Path) -> str:
     """The dtype of the embedding as stored: what `save` needs to give the same bits back."""
-    files = CheckpointFiles(Path(directory))
+    files = open_files(Path(directory))
     return files.dtype(EMBEDDING if EMBEDDING in files.names else HEAD).name
 
 
@@ -66,9 +68,11 @@ def check_model(directory: Path, config: DecoderConfig | None = None, named: Col
     `config` is what `read_config` gives (None: read here). Raises the `UserError` that `load_params` would.
     """
     config = read_config(directory) if config is None else config
-    files = CheckpointFiles(directory)
+    files = open_files(directory)
     _check_names(files, config)
     _check_shapes(files, config, abstract_params(Decoder(config))[0])
+    if isinstance(files, AdaptedFiles):
+        files.check(config)
     _check_tokenizer(directory, config, named)
     return files
 
@@ -139,6 +143,7 @@ def _check_tied(files: CheckpointFiles) -> None:
 
 
 def _check_tokenizer(directory: Path, config: DecoderConfig, named: Collection[str]) -> None:
+    directory = tokenizer_directory(directory)
     path = directory / tokenizer_files.WHOLE
     if path.exists():
         check_fit(tokenizer_files.token_ids(directory), config.vocab_size, f"{path}: the tokenizer", named=named)

@@ -65,13 +65,13 @@ def _of_sources(config: Config) -> Iterator[Check]:
 
 
 def _tokenizer(source: str) -> None:
-    from cprec_jax.hf import hub
+    from cprec_jax.hf import adapter, hub
     from cprec_jax.text import tokenizer, tokenizer_files
 
     if not hub.is_directory(source):
         hub.identity(source)
         return
-    directory = hub.locate(source)
+    directory = adapter.tokenizer_directory(hub.locate(source))
     if not tokenizer_files.has_tokenizer(directory):
         raise UserError(f"config.text.tokenizer: {directory} holds no tokenizer; give a directory with tokenizer.json, or 'train'")
     tokenizer.load(directory)
@@ -86,8 +86,8 @@ def _general_text(config: Config) -> None:
 
 def _base_model(config: Config) -> None:
     """A directory is looked at whole but for its tensors; of a hub id config.json alone is read."""
-    from cprec_jax.hf import hub
-    from cprec_jax.hf.checkpoint_files import read_json, refuse_adapter
+    from cprec_jax.hf import adapter, hub
+    from cprec_jax.hf.checkpoint_files import read_json
     from cprec_jax.hf.config import parse_config
     from cprec_jax.hf.tokenizer_fit import check_pair
     from cprec_jax.text import tokenizer, tokenizer_files
@@ -98,13 +98,13 @@ def _base_model(config: Config) -> None:
         parse_config(read_json(path), f"{source}: config.json")
         return
     directory = hub.locate(source)
-    refuse_adapter(directory)
-    if config.text.source == source and tokenizer_files.has_tokenizer(directory):
-        tokenizer.load(directory)  # one that is damaged is one mistake, in the words of `_tokenizer`
+    tokenizer_dir = adapter.tokenizer_directory(directory)
+    if config.text.source == source and tokenizer_files.has_tokenizer(tokenizer_dir):
+        tokenizer.load(tokenizer_dir)  # one that is damaged is one mistake, in the words of `_tokenizer`
     named = [text for text in config.text.new_tokens if "{scope}" not in text]
     _weights(directory, named)
     if config.text.source not in (TRAIN, source) and hub.is_directory(config.text.source):
-        check_pair(hub.locate(config.text.source), directory, named)
+        check_pair(adapter.tokenizer_directory(hub.locate(config.text.source)), adapter.model_directory(directory), named)
 
 
 def _weights(directory: Path, named: Sequence[str] = ()) -> None:

@@ -115,13 +115,18 @@ def _lora_settings(lora: LoraSpec | None) -> Settings:
 
 
 def _files(model: ModelSpec) -> dict[str, Path]:
-    """The weights of a base model in a directory of its own. One from the hub counts by its commit (`_facts`)."""
-    from cprec_jax.hf import hub
+    """The weights of a base model (of an adapter with its own base) in a directory. One from the hub counts by its commit (`_facts`)."""
+    from cprec_jax.hf import adapter, hub
+    from cprec_jax.hf.checkpoint_files import ADAPTER
 
     source = model.init_from
     if source is None or not hub.is_directory(source):
         return {}
-    return {f"config.model.init_from: {path.name}": path for path in sorted(hub.locate(source).glob("*.safetensors"))}
+    directory = hub.locate(source)
+    found = list(directory.glob("*.safetensors"))
+    if adapter.is_adapter(directory):  # what it is added to counts, too, and how
+        found += [directory / ADAPTER, *adapter.base_of(directory).glob("*.safetensors")]
+    return {f"config.model.init_from: {path.name}": path for path in sorted(found)}
 
 
 def _facts(run: RunSpec) -> dict[str, Any]:

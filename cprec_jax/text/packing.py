@@ -25,7 +25,7 @@ from cprec_jax.corpus import Corpus
 from cprec_jax.data import rows
 from cprec_jax.data.shards import PieceTable, ShardWriter
 from cprec_jax.errors import UserError
-from cprec_jax.hf.hub import locate
+from cprec_jax.hf import adapter, hub
 from cprec_jax.progress import Progress, say
 from cprec_jax.text import documents, new_tokens, plain_text, tokenizer, tokenizer_files
 from cprec_jax.text.catalogue import Catalogue
@@ -150,7 +150,7 @@ def _trained_items(corpus: Corpus, sets: Sequence[str]) -> np.ndarray:
 def _given_tokenizer(config: Config, workdir: Path, kind: RowsKind) -> Path | None:
     """The directory of the tokenizer to copy; None where one is trained. Fine-tuning takes the one that pre-training was trained with."""
     if config.text.source != TRAIN:
-        return locate(config.text.source)
+        return adapter.tokenizer_directory(hub.locate(config.text.source))
     if kind.stage == "cpt" or not any(one.stage == "cpt" for one in config.rows_kinds):
         return None
     artefact.read_json(rows_directory(workdir) / artefact.MANIFEST, "pack")
