@@ -4,6 +4,7 @@ from pathlib import Path
 
 CPT = "cpt"  # the run that a config without names for its runs means
 REPLACED = ".replaced"  # ends the name of a run that was set aside
+ADAPTER = ".adapter"  # ends the name of an export that holds an adapter
 DESCRIPTION = "config.json"  # of a run: what others need to load it
 METRICS = "metrics.jsonl"  # of a run: its logged steps
 ATTEMPTS = "attempts.jsonl"  # of a run: where the time of each attempt went
@@ -77,6 +78,11 @@ def export_directory(workdir: Path, name: str = CPT) -> Path:
 def logs_directory(workdir: Path) -> Path:
     """What the processes of a job printed, and how far each has come."""
     return workdir / "logs"
+
+
+def adapter_directory(workdir: Path, name: str) -> Path:
+    """The export of a run's adapter alone."""
+    return workdir / "export" / f"{name}{ADAPTER}"
 
 
 def report_directory(workdir: Path, split: str) -> Path:

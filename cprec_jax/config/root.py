@@ -73,6 +73,13 @@ class Config:
         """What a run name stands for: one run per set that is fine-tuned by itself, else one run, None."""
         return (None,) if self.runs[name].together else self.sets_of(name) or (None,)
 
+    def base_run_of(self, name: str) -> str | None:
+        """The run whose model the adapter of a run is added to: the last one before it that has no adapter. None: the base model."""
+        parent = self.runs[name].parent
+        while parent is not None and self.runs[parent].lora is not None:
+            parent = self.runs[parent].parent
+        return parent
+
     def seeds_of_row(self, row: MethodSpec) -> int:
         """How many seeds a row of a language model has: those of its run; of a run that is not in this config, as many as are evaluated."""
         if row.path is None and self.runs:
@@ -207,8 +214,26 @@ def check_runs(config: Config) -> None:
             mistakes.append(f"config.export.runs: say which runs; the config has {', '.join(config.runs)}")
         unknown = [run for run in config.export.runs or () if run not in config.runs]
         mistakes += [f"config.export.runs: no run {run!r}{nearest(run, config.runs)}" for run in unknown]
+        mistakes += _mistakes_of_adapters(config)
     if mistakes:
         raise UserError("\n".join(mistakes))
+
+
+def _mistakes_of_adapters(config: Config) -> list[str]:
+    """Exports of adapters without a base that others have."""
+    assert config.export is not None
+    names = config.export.runs or ((config.only_run,) if CPT in config.runs or len(config.runs) == 1 else ())
+    if "adapter" not in config.export.lora:
+        return []
+    return [
+        f"config.export.lora: the base of {name!r} is a new model that no one else has, so its adapter says nothing; export it merged, or "
+        "let it start from a run"
+        for name in names
+        if name in config.runs
+        and config.runs[name].lora is not None
+        and config.base_run_of(name) is None
+        and config.runs[name].model.init_from is None
+    ]
 
 
 def _mistakes_of_sets(config: Config, name: str) -> list[str]:

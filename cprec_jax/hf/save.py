@@ -56,8 +56,8 @@ def save(
     files = _plan(config, shard_bytes, stored)
     if jax.process_index() != 0:  # takes part in gathering only
         for tensor in itertools.chain.from_iterable(files.values()):
-            _gather(params, tensor, stored)
-        _wait()
+            gather(params, tensor, stored)
+        wait_for_all()
         return
     with new_directory(directory) as temporary:
         write_json(temporary / "config.json", raw)
@@ -70,7 +70,7 @@ def save(
         (temporary / "README.md").write_text(card_text, encoding="utf-8")
         if check is not None:
             check(temporary)
-    _wait()
+    wait_for_all()
 
 
 def _copy(names: Sequence[str], source: Path, target: Path) -> None:
@@ -79,7 +79,7 @@ def _copy(names: Sequence[str], source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def _wait() -> None:
+def wait_for_all() -> None:
     """No process goes on before the directory is there."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
@@ -135,7 +135,7 @@ def _pick(leaf: jax.Array, layer: Any, dtype: np.dtype) -> tuple[jax.Array, jax.
     return picked, jnp.isfinite(picked).all()
 
 
-def _gather(params: Params, tensor: keys.Tensor, dtype: np.dtype) -> np.ndarray:
+def gather(params: Params, tensor: keys.Tensor, dtype: np.dtype) -> np.ndarray:
     """One tensor, whole on this host, whatever devices and processes it is spread over. Every process must call it."""
     picked, finite = _pick(tensor.leaf(params), None if tensor.layer is None else np.int32(tensor.layer), dtype)
     if not finite:
@@ -152,7 +152,7 @@ def _write_weights(directory: Path, params: Params, files: Mapping[str, list[key
     total = 0
     for file, tensors in files.items():
         described = [(tensor.name, dtype, tensor.their_shape(params)) for tensor in tensors]
-        tensor_file.write(directory / file, described, (_gather(params, tensor, dtype) for tensor in tensors))
+        tensor_file.write(directory / file, described, (gather(params, tensor, dtype) for tensor in tensors))
         weight_map |= dict.fromkeys((tensor.name for tensor in tensors), file)
         total += sum(dtype.itemsize * int(np.prod(shape)) for _, _, shape in described)
     if len(files) > 1:

@@ -23,7 +23,8 @@ def model_card(config: Config, workdir: Path, facts: Mapping[str, Any], base_dir
       config: of the job; the title and the order of the results are taken from it. How the run was trained is in `facts`.
       facts: what the export knows; all optional: `parameters`, `step`, `tokens`, `dtype`, `init_from`, `corpus_hash`, `rows_hash`,
         `params_sha256`, `base_sha256`, `base_model` (its name on the hub), `template` (`header`, `end_of_item`, `all_domains`), `training`
-        (`train.run.training_facts`), `row_length`, `fine_tuned_on` (sets), `run` (its directory's name).
+        (`train.run.training_facts`), `adapter_of` (of an adapter alone: its base model), `row_length`, `fine_tuned_on`
+        (sets), `run` (its directory's name).
       base_dir: where the base model's own card is; default: `init_from`.
 
     The results table is left out where nothing was evaluated yet; a damaged results.json is a `UserError`, as in the report.
@@ -33,7 +34,7 @@ def model_card(config: Config, workdir: Path, facts: Mapping[str, Any], base_dir
     licence = base_licence(base_dir or base) if base else ""
     manifest = read_manifest(workdir) if (corpus_directory(workdir) / MANIFEST).exists() else {}
     parts = [
-        _front_matter(licence, str(facts.get("base_model") or "")),
+        _front_matter(licence, str(facts.get("adapter_of") or facts.get("base_model") or ""), bool(facts.get("adapter_of"))),
         f"# {escape_markdown(_title(config))}",
         _what(base, facts),
         "## Data\n\n" + _data(manifest, facts.get("fine_tuned_on") or ()),
@@ -68,11 +69,16 @@ def base_licence(directory: Path) -> str:
     return ""
 
 
-def _front_matter(licence: str, base_model: str) -> str:
+def _front_matter(licence: str, base_model: str, adapter: bool) -> str:
     # JSON strings are YAML strings: whatever stands in a foreign card cannot break out of its line.
     lines = [f"license: {json.dumps(licence)}"] if licence else []
     lines += [f"base_model: {json.dumps(base_model)}"] if base_model else []
-    lines += ["library_name: transformers", "pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in TAGS)]
+    lines += [
+        f"library_name: {'peft' if adapter else 'transformers'}",
+        "pipeline_tag: text-generation",
+        "tags:",
+        *(f"- {tag}" for tag in TAGS),
+    ]
     return "\n".join(["---", *lines, "---"])
 
 
@@ -130,6 +136,7 @@ def _training(facts: Mapping[str, Any]) -> str:
     lines = [f"- {label}: {describe(facts[key])}" for key, label in (("step", "steps"), ("tokens", "tokens")) if facts.get(key) is not None]
     labels = {
         "objective": "loss",
+        "adapter": "trained as an adapter (LoRA)",
         "schedule": "schedule (Warmup-Stable-Annealing)",
         "optimizer": "optimizer",
         "global_batch": "global batch in rows",
