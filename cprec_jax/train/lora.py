@@ -71,18 +71,23 @@ def base_names(params: Any) -> frozenset[str]:
 
 
 def as_read(frozen: Mapping[str, Any], dtype: jnp.dtype) -> Leaves:
-    """What no step changes, in the dtype that the step computes in; what it reads in float32 (norms), and adapters, stay as they are.
-
-    Every other parameter is cast to that dtype where it is used, so that no bit of the computation changes. Takes over `frozen`.
-    """
+    """What no step changes, in the dtype that the step reads it in (`dtype_as_read`). Takes over `frozen`."""
 
     def one(path: Any, leaf: jax.Array) -> jax.Array:
-        name = path[-1].key
-        if leaf.dtype == dtype or name.endswith("norm") or is_adapter(name):
+        wanted = dtype_as_read(path[-1].key, leaf.dtype, dtype)
+        if leaf.dtype == wanted:
             return leaf
-        cast = jax.jit(lambda x: x.astype(dtype), out_shardings=leaf.sharding)(leaf)
+        cast = jax.jit(lambda x: x.astype(wanted), out_shardings=leaf.sharding)(leaf)
         jax.block_until_ready(cast)
         leaf.delete()  # one leaf at a time, so that there are never two copies of the base
         return cast
 
     return jax.tree_util.tree_map_with_path(one, dict(frozen))
+
+
+def dtype_as_read(name: str, stored: jnp.dtype, computed: jnp.dtype) -> jnp.dtype:
+    """The dtype of a leaf that no step changes: that of the computation, but for what is read in float32 (norms) and for adapters.
+
+    Every other parameter is cast to it where it is used, so that no bit of the computation changes.
+    """
+    return stored if name.endswith("norm") or is_adapter(name) else computed

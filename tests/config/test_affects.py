@@ -78,6 +78,7 @@ TUPLES = (
     ("sas", "random"),
     ("spark.a=b",),
     ("one",),
+    ("merged", "adapter"),
 )
 
 

@@ -12,10 +12,13 @@ from safetensors.numpy import load_file
 from cprec_jax.config.root import make_config
 from cprec_jax.errors import UserError
 from cprec_jax.hf.load import load_params, read_config
+from cprec_jax.hf.save import save
 from cprec_jax.train.leaves import by_name
 from cprec_jax.train.restore import restore_decoder
 from tests import jobs, road
+from tests.model.tiny import tiny
 
+SHAPE = {"hidden_size": 24, "intermediate_size": 56, "num_heads": 6, "num_layers": 2}
 LORA = {"rank": 5, "alpha": 3.5}
 RUNS = {"cpt": {}, "low": {"start": "cpt", "lora": LORA}, "next": {"start": "low", "lora": LORA}}
 
@@ -124,3 +127,56 @@ def test_peft_loads_it_onto_the_exported_base(exported: Path) -> None:
         expected = whole(tokens).logits
         for one in (model, through_transformers):
             np.testing.assert_allclose(one(tokens).logits, expected, atol=1e-4)
+
+
+def hub_like(workdir: Path) -> Path:
+    """A base model as somebody else published it, with the tokenizer of the rows."""
+    decoder, params = tiny(vocab_size=448, **SHAPE)
+    save(workdir / "base", params, decoder.config, workdir / "rows/cpt/tokenizer", "---\nlicense: apache-2.0\n---\n# Base\n")
+    return workdir / "base"
+
+
+def of_base(directory: Path, **text: Any) -> dict[str, Any]:
+    made = config(lora=("adapter",))
+    made["text"] = {"template": made["text"]["template"], **text}
+    one_step = {**made["train"], "steps": 1}
+    return {
+        **made,
+        "model": {"init_from": str(directory)},
+        "runs": {"low": {"lora": LORA}},
+        "train": one_step,
+        "export": {"lora": ("adapter",)},
+    }
+
+
+@pytest.mark.slow
+def test_the_base_of_a_run_from_a_base_model_is_that_model_if_nothing_was_added_to_it(workdir: Path) -> None:
+    base = hub_like(workdir)
+    jobs.run(of_base(base), workdir, ["export/low.adapter"])
+    written = json.loads((workdir / "export/low.adapter/adapter_config.json").read_text())
+    assert written["base_model_name_or_path"] == str(base.resolve()) and not (workdir / "export/base").exists()
+    with_new = of_base(base, new_tokens=["<|{scope}|>"])
+    with pytest.raises(UserError, match=r"was trained on another base than .*base \(embed differ\); new tokens may have rows of their own"):
+        jobs.run(with_new, workdir, ["export/low.adapter"])
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_an_adapter_as_it_is_exported(workdir: Path) -> None:
+    """By `init_from`, with the tokenizer of the adapter's directory or, where that has none, of its base; with an adapter of its own."""
+    base = hub_like(workdir)
+    jobs.run(of_base(base), workdir, ["export/low.adapter"])
+    adapter = workdir / "adapter"
+    shutil.copytree(workdir / "export/low.adapter", adapter)
+    for path in adapter.iterdir():
+        if not path.name.startswith("adapter_"):
+            path.unlink()
+    made = of_base(adapter)
+    merged = by_name(restore_decoder(workdir / "runs/low").params)
+    jobs.run(made, workdir, ["runs/low"])
+    for name, leaf in by_name(restore_decoder(workdir / "runs/low", step=0).params).items():
+        np.testing.assert_allclose(leaf, merged[name], atol=1e-7, err_msg=name)
+    assert "apache-2.0" in (workdir / "runs/low/base/README.md").read_text() and (workdir / "runs/low/base/config.json").exists()
+    recorded = json.loads((workdir / "runs/low/manifest.json").read_text())["made_from"]["files"]
+    assert {name.rpartition(": ")[2] for name in recorded} == {"adapter_config.json", "adapter_model.safetensors", "model.safetensors"}
+    with pytest.raises(UserError, match=r"the base of low is an adapter itself \(.*\); export it merged"):
+        jobs.run(made, workdir, ["export/low.adapter"])

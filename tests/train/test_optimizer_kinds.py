@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cprec_jax.config.lora import LoraSpec
 from cprec_jax.config.train import OptimizerSpec
 from cprec_jax.errors import UserError
-from cprec_jax.model.decoder import abstract_params
+from cprec_jax.model.decoder import Decoder, abstract_params
 from cprec_jax.parallel import rules
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.leaves import by_name, leaf_name
+from cprec_jax.train.lora import adapters_of
 from cprec_jax.train.matrices import dimension_numbers
 from cprec_jax.train.optimizer import make_optimizer, updater
 from cprec_jax.train.overview import overview
@@ -66,6 +68,17 @@ def test_a_stacked_step_is_that_of_each_layer_by_itself(kind: str) -> None:
         single = after_steps(SPECS[kind], of_layer(params, layer), single_axes, [of_layer(grad, layer) for grad in grads])
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), of_layer(stacked, layer), single)
     jax.tree.map(lambda a, b: np.testing.assert_array_less(0, np.abs(a - b).max()), stacked, params)  # everything moved
+
+
+def test_the_matrices_of_an_adapter_are_matrices_too() -> None:
+    """The rank is one side of each; the other may be two axes."""
+    config = tiny()[0].config
+    _, axes = abstract_params(Decoder(config, adapters=adapters_of(LoraSpec(rank=5), config)))
+    own = {name: one for name, one in by_name(axes, is_leaf=lambda one: isinstance(one, tuple)).items() if "_lora_" in name}
+    assert len(own) == 14 and all(updater(SPECS["muon"], one) == "muon" for one in own.values())
+    assert dimension_numbers(own["layers/attention/q_lora_b"]) == ((1,), (2, 3))
+    assert dimension_numbers(own["layers/attention/o_lora_a"]) == ((1, 2), (3,))
+    assert dimension_numbers(own["layers/mlp/gate_lora_a"]) == ((1,), (2,))
 
 
 def test_muon_orthogonalises_whole_matrices_over_heads() -> None:
