@@ -55,7 +55,10 @@ def tokenizer_directory(directory: Path) -> Path:
 
 
 def base_of(directory: Path) -> Path:
-    """The directory of the model that an adapter belongs to. Absent, or an adapter itself: `UserError`."""
+    """The directory of the model that an adapter belongs to. Absent, beside the adapter, or an adapter itself: `UserError`."""
+    for name in (SINGLE, INDEX):
+        if (directory / name).exists():
+            raise UserError(f"{directory}: holds both an adapter ({ADAPTER}) and a model ({name}); give one of them")
     base = hub.locate(base_name(directory))
     if is_adapter(base):
         raise UserError(f"{directory / ADAPTER}: its base model {base} is an adapter itself; merge that one first")
@@ -124,9 +127,6 @@ class AdaptedFiles(CheckpointFiles):
 
     def __init__(self, directory: Path):
         self.adapter = directory
-        for name in (SINGLE, INDEX):
-            if (directory / name).exists():
-                raise UserError(f"{directory}: holds both an adapter ({ADAPTER}) and a model ({name}); give one of them")
         settings = _checked(read_json(directory / ADAPTER), directory / ADAPTER)
         super().__init__(base_of(directory))
         file = TensorFile(directory / WEIGHTS) if (directory / WEIGHTS).exists() else _no_weights(directory)

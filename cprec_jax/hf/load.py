@@ -15,7 +15,7 @@ import numpy as np
 
 from cprec_jax.errors import UserError
 from cprec_jax.hf import keys
-from cprec_jax.hf.adapter import AdaptedFiles, open_files, tokenizer_directory
+from cprec_jax.hf.adapter import AdaptedFiles, model_directory, open_files, tokenizer_directory
 from cprec_jax.hf.checkpoint_files import CheckpointFiles, read_json
 from cprec_jax.hf.config import parse_config
 from cprec_jax.hf.keys import EMBEDDING, HEAD
@@ -28,9 +28,9 @@ from cprec_jax.text import tokenizer_files
 
 def read_config(directory: Path) -> DecoderConfig:
     """The architecture, from config.json and the names of the tensors (which of the two a tied checkpoint stores)."""
-    files = open_files(Path(directory))
-    path = files.directory / "config.json"
-    config, names = parse_config(read_json(path), str(path)), files.names
+    path = model_directory(Path(directory)) / "config.json"
+    config = parse_config(read_json(path), str(path))
+    names = open_files(Path(directory)).names
     if not config.tie_embeddings or HEAD not in names:
         return config
     return dataclasses.replace(config, tied_tensor="both" if EMBEDDING in names else "lm_head")

@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from cprec_jax.errors import UserError
+from cprec_jax.hf.checkpoint_files import CheckpointFiles
 from cprec_jax.hf.load import load_params, read_config
 from cprec_jax.hf.save import save
 from tests.model.tiny import tiny
@@ -183,14 +184,13 @@ def sharded_shards(tmp_path):
     return tmp_path / "old"
 
 
-@pytest.mark.parametrize("beside", [True, False], ids=["beside a base", "instead of one"])
-def test_an_adapter_is_refused_by_name(directory, beside):
-    if not beside:
-        for file in directory.iterdir():
-            file.unlink()
+def test_an_adapter_beside_a_model_is_refused(directory):
+    """Alone it is read with its base (tests/hf/test_adapter.py), but nowhere as the files of a whole model."""
     (directory / "adapter_config.json").write_text("{}")
     (directory / "adapter_model.safetensors").write_bytes(b"")
-    refused(directory, r"adapter_config\.json: a PEFT adapter")
+    refused(directory, r"holds both an adapter \(adapter_config.json\) and a model \(model.safetensors\); give one of them")
+    with pytest.raises(UserError, match=r"adapter_config\.json: a PEFT adapter, where the files of a whole model are wanted"):
+        CheckpointFiles(directory)
 
 
 @pytest.mark.parametrize("count", [1, 2, 9])
