@@ -58,6 +58,7 @@ def _values(run: "RunSpec", key: str, values: Any, where: str) -> list[Any]:
     """The values of one key, by the type of its field."""
     from cprec_jax.config.runs import COMPUTES
 
+    values = convert(Any, values, where)  # a value of the command line is text so far
     if not isinstance(values, list | tuple) or not values:
         raise UserError(f"{where}: expected a list of values to try, got {type(values).__name__} {values!r}")
     section, *path = key.split(".")

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from cprec_jax.config.build import Written
 from cprec_jax.config.grid import grid_points
 from cprec_jax.config.root import make_config
 from cprec_jax.errors import UserError
@@ -25,6 +26,11 @@ def test_every_combination_is_a_run_with_its_values() -> None:
         assert point.values["model.dropout"] == point.run.model.dropout
         assert point.run.train.steps == 9 and not point.run.grid
     assert grid_points(run_with({}), "config.runs.sft") == []
+
+
+def test_values_may_come_from_the_command_line() -> None:
+    run = run_with({"train": {"schedule": {"peak": Written("(1e-3, 3e-3)")}}})
+    assert [point.run.train.schedule.peak for point in grid_points(run, "x")] == [1e-3, 3e-3]
 
 
 def test_objectives_are_points_too() -> None:
