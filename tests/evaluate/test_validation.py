@@ -10,7 +10,7 @@ import pytest
 
 from cprec_jax.config.evaluate import MethodSpec
 from cprec_jax.corpus import Corpus
-from cprec_jax.evaluate import harness, validation
+from cprec_jax.evaluate import harness, select, validation
 from cprec_jax.evaluate.models import LoadedModel
 from cprec_jax.evaluate.validation import Validation
 from tests import jobs
@@ -124,8 +124,9 @@ def test_the_checkpoint_is_chosen_on_validation(evaluated, model: LoadedModel, m
     for step in params:
         result, _ = evaluated(using=load(MethodSpec(kind="checkpoint", step=step)), split="valid", max_users=8)
         expected[step] = result["sets"]["Books"]["protocols"]["full"]["nll"]
-    monkeypatch.setattr(harness, "checkpoint_steps", lambda _: list(params))
-    monkeypatch.setattr(harness, "load_model", load)
+    monkeypatch.setattr(select, "checkpoint_steps", lambda _: list(params))
+    for module in (harness, select):
+        monkeypatch.setattr(module, "load_model", load)
     result, _ = evaluated(
         using=load, names={"model": {"kind": "checkpoint", "step": "validation"}}, validation_users=8, temperature=1.0, temperatures=(1.0,)
     )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cprec_jax.config.pack import PackSpec, PlainTextSpec
 from cprec_jax.config.root import make_config
+from cprec_jax.config.rows import RowsKind
 from cprec_jax.data import rows
 from cprec_jax.errors import UserError
 from cprec_jax.text import packing, plain_text, tokenizer
@@ -160,5 +161,5 @@ def test_a_domain_may_not_be_called_text(workdir: Path, monkeypatch: pytest.Monk
 
     spec = PackSpec(text=PlainTextSpec(files=("a.txt",)))
     with pytest.raises(UserError, match="may not be called 'text'"):
-        packing._sources(Named(), spec, "cpt")  # type: ignore[arg-type]  # all it reads of a corpus is `sets`
-    assert list(packing._sources(Named(), PackSpec(), "cpt")) == ["text"]  # type: ignore[arg-type]  # as above
+        packing._sources(Named(), spec, RowsKind(stage="cpt"), ["text"])  # type: ignore[arg-type]  # all it reads of a corpus is `sets`
+    assert list(packing._sources(Named(), PackSpec(), RowsKind(stage="cpt"), ["text"])) == ["text"]  # type: ignore[arg-type]  # as above
