@@ -55,10 +55,14 @@ def get_config(argument: str = "scientific18") -> ConfigDict:
     config.runs = {row: {**sft, "sft": {"objective": loss}} for row, loss in RUNS.items()}
     baselines = ("popularity", "markov", "item_knn", "text_knn", "sasrec")
     config.evaluate = {
-        "names": {**{kind: {"kind": kind} for kind in baselines}, **{row: {"run": row} for row in RUNS}},
+        "names": {
+            **{kind: {"kind": kind} for kind in baselines},
+            **{row: {"run": row} for row in RUNS},
+            "catalogue-text_knn": {"kind": "ensemble", "members": ("catalogue", "text_knn")},
+        },
         "protocols": ("full",),
         "prompt_tokens": 240,
         "validation_users": 300,
     }
-    config.report = {"title": f"Fine-tuning on {argument}", "order": (*baselines, *RUNS)}
+    config.report = {"title": f"Fine-tuning on {argument}", "order": (*baselines, *RUNS, "catalogue-text_knn")}
     return config
