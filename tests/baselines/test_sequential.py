@@ -90,6 +90,7 @@ def test_steps_learn_a_cycle_and_repeat_bit_for_bit(architecture: sequence_model
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(again), strict=True))
 
 
+@pytest.mark.slow
 def test_through_the_job(workdir: Path) -> None:
     sizes = {"hidden": 16, "layers": 1, "max_length": 12, "epochs": 3, "dropout": [0.1, 0.3], "learning_rate": [1e-2], "batch_targets": 512}
     section = {

@@ -138,6 +138,7 @@ def test_a_member_without_a_whole_distribution_is_refused(corpus: Corpus, data: 
         list(Ensemble({"a": Fixed(1, 1.0), "b": Fixed(2, 1.0, partial=True)}, SPEC, corpus).score(data))
 
 
+@pytest.mark.slow
 def test_through_the_job_with_seeds_and_nothing_trained_twice(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = []
     real = sequential.fit

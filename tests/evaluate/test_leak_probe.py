@@ -32,6 +32,7 @@ def greedy(model: LoadedModel, given: np.ndarray, n: int) -> np.ndarray:
     return tokens[0, len(given) : len(given) + n]
 
 
+@pytest.mark.slow
 def test_verbatim_is_what_greedy_decoding_writes(model: LoadedModel) -> None:
     rng = np.random.default_rng(0)
     asked, expected = [], []

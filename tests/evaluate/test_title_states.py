@@ -23,6 +23,7 @@ def test_they_depend_on_no_batch_and_no_padding(model: LoadedModel, corpus: Corp
     np.testing.assert_allclose(np.asarray(alone)[0].mean(axis=0), states[7], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_through_the_job(evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {name: {"kind": "sasrec", "init": init} for name, init in (("tf-idf", "titles"), ("states", "model"))}
     names["model"] = {"kind": "checkpoint"}

@@ -86,6 +86,7 @@ def test_real_models(shared_models: Path, tmp_path: Path, name: str) -> None:
     check(shared_models / name).run(out)
 
 
+@pytest.mark.slow
 def test_an_export_is_undone_when_its_tokenizer_differs(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = road.config(train={"steps": 1, "milestones": []})
     jobs.train(config, workdir)
