@@ -40,6 +40,7 @@ RC: dict[Any, Any] = {
 }
 SIZE, DPI = (7.5, 3.9), 150
 TOKEN_LOSS, ITEM_LOSS = "loss per token", "loss per item"
+LEGEND_WIDTH = 100  # characters
 SMOOTH_FROM = 60  # logged steps from which a running mean is drawn over the raw curve
 POPULARITY_UP_TO = 4  # sets up to which the popularity row is drawn beside the checkpoints
 
@@ -202,12 +203,15 @@ def _legend(figure: Figure, axes: Axes, always: bool = False) -> None:
     """Below the axes, where it covers nothing; a single curve needs none."""
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1 or (always and labels) or any("mean" in label for label in labels):
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+        fitting = LEGEND_WIDTH // (max(map(len, labels)) + 8)  # a name, its line and the space between
+        figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(len(labels), 4, fitting)))
 
 
 def short_name(text: str, longest: int = 28) -> str:
+    """At most `longest` characters; the end stays, where seeds and sets stand."""
     text = one_line(text)
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+    end = longest // 3
+    return text if len(text) <= longest else f"{text[: longest - 1 - end]}…{text[-end:]}"
 
 
 def write_figure(figure: Figure, path: Path) -> None:
