@@ -96,10 +96,8 @@ def make_plan(config: Config, workdir: Path, directory: Path, start: Start | Non
     """Check the config against the rows, before anything is compiled or written.
 
     Args:
-      config: of one run.
-      directory: of the run.
+      config, directory, reads: of one run.
       start: the checkpoint of another run that it starts from.
-      reads: the rows.
     """
     train_spec, model_spec = config.train_section, config.model
     rows = rows_directory(workdir, reads.kind.name)
@@ -108,8 +106,8 @@ def make_plan(config: Config, workdir: Path, directory: Path, start: Start | Non
     splits = _splits(train_spec, manifest["splits"], reads)
     sizes = {name: split["rows"] for name, split in splits.items()}
     anneal_mixture = train_spec.annealed_mixture
-    check_shares(train_spec.mixture, sizes, "config.train.mixture")
-    check_shares(anneal_mixture, sizes, "config.train.anneal_mixture")
+    for mixture, key in ((train_spec.mixture, "mixture"), (anneal_mixture, "anneal_mixture")):
+        check_shares(mixture, sizes, f"config.train.{key}")
     shares, anneal_shares = proportions(train_spec.mixture, sizes), proportions(anneal_mixture, sizes)
     # A budget of different tokens is for both phases together, so both use the same rows: each source's share of the whole run.
     over_all = blend(shares, anneal_shares, anneal_fraction(train_spec.schedule))
@@ -386,15 +384,7 @@ def _loop(
     if near is not None and logging:
         with ledger.phase("restore"):
             restored = _restore_near(near, restored, abstract(state))
-    meta: dict[str, Any] = {"tokens": 0, "seconds": 0.0}
-    if restored is not None:
-        state, meta = restored
-        check_base(meta, facts.get(BASE), str(checkpoints.directory))
-        say(f"train: going on from step {int(state.step)} of {total_steps}")
-    elif plan.start is not None and plan.start.goes_on:
-        state, meta = _state_of(plan.start, abstract(state))
-        check_base(meta, facts.get(BASE), str(plan.start.directory))
-        say(f"train: going on from step {plan.first} of {plan.start.directory.name} to step {total_steps}")
+    state, meta = _going_on(plan, state, restored, facts.get(BASE), checkpoints)
     first_step = int(state.step)
     step_file.note(first=first_step)
     logged = LoggedRun(directory=plan.directory, first_step=first_step, name=plan.directory.name, facts=facts | written(spec))
@@ -428,6 +418,20 @@ def _loop(
     if near is not None:
         near.clear()
     return state, frozen, facts.get(BASE)
+
+
+def _going_on(plan: Plan, state: TrainState, restored: Any, base_sha256: str | None, checkpoints: Checkpoints) -> tuple[TrainState, Any]:
+    """The state to go on from, and its meta: what was restored, that of the run it goes on with, or the new one."""
+    if restored is not None:
+        check_base(restored[1], base_sha256, str(checkpoints.directory))
+        say(f"train: going on from step {int(restored[0].step)} of {plan.total_steps}")
+        return restored
+    if plan.start is not None and plan.start.goes_on:
+        found = _state_of(plan.start, abstract(state))
+        check_base(found[1], base_sha256, str(plan.start.directory))
+        say(f"train: going on from step {plan.first} of {plan.start.directory.name} to step {plan.total_steps}")
+        return found
+    return state, {"tokens": 0, "seconds": 0.0}
 
 
 def _compiled_step(
