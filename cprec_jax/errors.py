@@ -38,7 +38,7 @@ class FailedElsewhere(Exception):
 
 def agreed(error: Exception) -> Exception:
     """Note on an exception that every process of the job raises it, so that all can end in good order."""
-    error.agreed = True  # type: ignore[attr-defined]
+    error.agreed = True  # type: ignore[attr-defined]  # a mark of ours, on exceptions of any class
     return error
 
 

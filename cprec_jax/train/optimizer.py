@@ -71,7 +71,8 @@ def _muon(spec: OptimizerSpec, axes: Axes) -> optax.GradientTransformation:
     def like_adam(path: Any, update: jax.Array) -> jax.Array:
         chosen = numbers[leaf_name(path)]
         assert chosen is not None
-        sides = [functools.reduce(lambda size, axis: size * update.shape[axis], side, 1) for side in chosen]  # type: ignore[arg-type]  # tuples
+        # Its fields may be one number by their type; ours are made as tuples.
+        sides = [functools.reduce(lambda size, axis: size * update.shape[axis], side, 1) for side in chosen]  # type: ignore[arg-type]
         return update * (ADAM_RMS * jnp.sqrt(float(max(sides))))
 
     matrices = optax.chain(
