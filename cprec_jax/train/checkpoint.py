@@ -5,6 +5,7 @@ Frozen leaves are saved once. Damaged checkpoints are set aside.
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ T = TypeVar("T")
 BASE = "base_sha256"  # in the meta of an adapter's checkpoints: of the leaves beside them, without which they say nothing
 FROZEN = "frozen"  # beside the steps: the leaves that no step changes, saved once
 DAMAGED = ".damaged"  # behind the step of a checkpoint that was set aside
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what orbax has not renamed yet
 ELSEWHERE = "another process cannot read its part"
 
 
@@ -42,11 +44,13 @@ class Checkpoints:
         if read_only and not directory.is_dir():
             raise UserError(f"{directory}: no checkpoints; run `launch.py train` with the same --workdir first")
         kept = policies.AnyPreservationPolicy([policies.LatestN(keep), policies.CustomSteps(list(milestones))])
+        if not read_only:
+            processes.by_first(lambda: _make_clean(directory))
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else kept,
             read_only=read_only,
-            create=not read_only,
-            cleanup_tmp_directories=not read_only,
+            create=False,
+            cleanup_tmp_directories=False,
             enable_async_checkpointing=jax.default_backend() != "cpu",
             multiprocessing_options=_who_calls(),
         )
@@ -136,7 +140,7 @@ class Checkpoints:
                 return found
             say(f"warning: {self.directory / FROZEN} is damaged ({found}); it is made again from what the run starts from")
             self._rename(FROZEN)
-        checkpointer = ocp.StandardCheckpointer()
+        checkpointer = ocp.StandardCheckpointer(multiprocessing_options=_who_calls())
         with self._saving(None):
             checkpointer.save(path, frozen)
             checkpointer.wait_until_finished()
@@ -308,13 +312,29 @@ class Checkpoints:
                 )
 
 
+def _make_clean(directory: Path) -> None:
+    """Make the directory, without what an interrupted save left in it.
+
+    Not by orbax, which does so in the background and also removes what another checkpointer writes there meanwhile.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in directory.glob(f"*{UNFINISHED}*"):
+        shutil.rmtree(path)
+
+
 def _who_calls() -> ocp.options.MultiprocessingOptions:
-    """All processes call orbax together, which lets them wait for one another; or the first alone, while the others wait for it."""
-    if not processes.is_alone():
+    """All processes call orbax together, which lets them wait for one another; or the first alone, while the others wait for it.
+
+    They are named, so that they wait at jax's coordinator: by default orbax lets them meet in a collective on their devices, which on CPUs
+    can meet that of a step.
+    """
+    if processes.count() == 1:
         return ocp.options.MultiprocessingOptions()
-    return ocp.options.MultiprocessingOptions(
-        primary_host=processes.index(), active_processes={processes.index()}, barrier_sync_key_prefix="alone"
-    )
+    if processes.is_alone():
+        return ocp.options.MultiprocessingOptions(
+            primary_host=processes.index(), active_processes={processes.index()}, barrier_sync_key_prefix="alone"
+        )
+    return ocp.options.MultiprocessingOptions(active_processes=set(range(processes.count())), barrier_sync_key_prefix="all")
 
 
 def check_base(meta: Mapping[str, Any], base_sha256: str | None, where: str) -> None:
