@@ -23,7 +23,7 @@ def free_port() -> int:
 def environment(devices: int) -> dict[str, str]:
     """For processes of so many devices each."""
     cache = {"JAX_COMPILATION_CACHE_DIR": CACHE.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return {**os.environ, **cache, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    return {**os.environ, **cache, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
 def together(arguments: list[str], last: list[list[str]], status: int = 0) -> list[str]:
