@@ -1,18 +1,21 @@
-"""How much the catalogue loss costs against the language-model loss and against the same loss with a mask, side by side in one run.
+"""How much the catalogue loss costs against the language-model loss and against the same loss with a mask, side by side
+in one run.
 
-    python benchmarks/catalogue_loss.py [--quick] [--json FILE] [--shared DIR] [--only {8k,152k,step}] [--rows N] [--repeats N] [--cores N]
+    python benchmarks/catalogue_loss.py [--quick] [--json FILE] [--shared DIR] [--only {8k,152k,step}] [--rows N]
+    [--repeats N] [--cores N]
 
-Each contestant gets the hidden states of 512 positions (`--rows`: times N) and the head, and gives the loss and the gradients of both.
-Full head: the chunked cross-entropy of every token over the vocabulary, as for pre-training and supervised fine-tuning. Mask: the same
-loss as ours with a [T, V] mask and all logits, as published code does it (the mask is made beforehand); its value and gradients are
-compared with ours before anything is timed. 8k: D 128, a byte-level BPE trained on the titles. 152k: D 896, Qwen2.5's tokenizer and the
-sizes of its head. Titles and users are those of Amazon Games in DIR/data, or made up where they are absent. step: loss and gradients of
-the whole model with 24 layers of D 896 (Qwen2.5-0.5B; --quick: 2 layers), without an optimizer. Contestants take turns, a ratio is the
-median over turns. `--cores 1` takes one core and compares CPU seconds: the figure to trust on a machine with other work.
+Each contestant gets the hidden states of 512 positions (`--rows`: times N) and the head, and gives the loss and the
+gradients of both. Full head: the chunked cross-entropy of every token over the vocabulary, as for pre-training and
+supervised fine-tuning. Mask: the same loss as ours with a [T, V] mask and all logits, as published code does it (the
+mask is made beforehand); its value and gradients are compared with ours before anything is timed. 8k: D 128, a
+byte-level BPE trained on the titles. 152k: D 896, Qwen2.5's tokenizer and the sizes of its head. Titles and users are
+those of Amazon Games in DIR/data, or made up where they are absent. step: loss and gradients of the whole model with 24
+layers of D 896 (Qwen2.5-0.5B; --quick: 2 layers), without an optimizer. Contestants take turns, a ratio is the median
+over turns. `--cores 1` takes one core and compares CPU seconds: the figure to trust on a machine with other work.
 
-Names: catalogue_speedup_vs_full_head_8k, catalogue_speedup_vs_mask_8k, the same for 152k, catalogue_seconds_8k and _152k,
-max_gradient_difference_8k and _152k (relative to the largest entry), columns_ms_per_row_8k and _152k, step_speedup_vs_full_head,
-step_seconds.
+Names: catalogue_speedup_vs_full_head_8k, catalogue_speedup_vs_mask_8k, the same for 152k, catalogue_seconds_8k and
+_152k, max_gradient_difference_8k and _152k (relative to the largest entry), columns_ms_per_row_8k and _152k,
+step_speedup_vs_full_head, step_seconds.
 """
 
 import argparse
@@ -39,16 +42,16 @@ from benchmarks import measure
 from benchmarks.forward import CASES as MODELS
 from benchmarks.forward import in_turn
 from benchmarks.scoring import read_titles
-from cprec_jax.data.rows import expand
 from cprec_jax.model.decoder import Decoder, count_params, init_params
+from cprec_jax.model.loss import cross_entropy_sum, next_token_targets
 from cprec_jax.parallel.host_memory import keep_freed_memory
+from cprec_jax.rows.dataset import expand
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.tokenizer import Tokenizer
 from cprec_jax.train.catalogue_loss import catalogue_nll_sum
 from cprec_jax.train.catalogue_rows import Capacities, capacities, row_columns
 from cprec_jax.train.catalogue_tables import CatalogueTables, build_tables
-from cprec_jax.train.loss import cross_entropy_sum, next_token_targets
 from cprec_jax.train.objectives.catalogue import CatalogueLikelihood
 from cprec_jax.train.objectives.cpt import Cpt
 
@@ -81,7 +84,8 @@ def read_users(folder: Path) -> tuple[list[str], list[list[int]], bool]:
         return titles, drawn.astype(int)[:, : rng.integers(5, 12)].tolist(), True
     with gzip.open(folder / "item.tsv.gz", "rt", encoding="utf-8", newline="") as stream:
         read = {
-            row["item_id"]: " ".join(row["title"].split())[:300] for row in csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
+            row["item_id"]: " ".join(row["title"].split())[:300]
+            for row in csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
         }
     number = {item: place for place, item in enumerate(item for item, title in read.items() if title)}
     users: dict[str, list[tuple[float, int]]] = {}
@@ -93,7 +97,8 @@ def read_users(folder: Path) -> tuple[list[str], list[list[int]], bool]:
 
 
 def pack(catalogue: Catalogue, header: np.ndarray, users: list[list[int]]) -> list[dict[str, Any]]:
-    """Stored rows of whole users one after the other; a user who does not fit the rest of a row goes on in the next one."""
+    """Stored rows of whole users one after the other; a user who does not fit the rest of a row goes on in the next
+    one."""
     rows: list[dict[str, Any]] = []
     tokens, lengths, loss, pieces = [], [], [], []
     for items in users:
@@ -111,7 +116,14 @@ def pack(catalogue: Catalogue, header: np.ndarray, users: list[list[int]]) -> li
             if left and lengths:
                 padding = (0, T - sum(lengths))
                 row = {"tokens": np.pad(np.concatenate(tokens), padding), "loss": np.pad(np.concatenate(loss), padding)}
-                rows.append({**row, "lengths": np.array(lengths), "items": np.array(pieces, np.int32), "row": np.int32(len(rows))})
+                rows.append(
+                    {
+                        **row,
+                        "lengths": np.array(lengths),
+                        "items": np.array(pieces, np.int32),
+                        "row": np.int32(len(rows)),
+                    }
+                )
                 tokens, lengths, loss, pieces = [], [], [], []
             elif left:
                 left = left[1:]  # an item that fits no row
@@ -132,14 +144,24 @@ def make_world(name: str, shared: Path, results: measure.Results) -> World:
     for row in rows:
         row_columns(tables, room, row)
     each = 1e3 * (time.perf_counter() - begun) / len(rows)
-    what = f"{len(titles)} {'made-up ' if made_up else ''}titles, {kind}, {len(tables.allowed)} wide nodes over {len(tables.union)} tokens"
+    what = (
+        f"{len(titles)} {'made-up ' if made_up else ''}titles, {kind}, {len(tables.allowed)} wide nodes over "
+        f"{len(tables.union)} tokens"
+    )
     what += f", room for {room.wide} wide decisions and {room.blocks} blocks"
-    results.add(f"columns_ms_per_row_{name}", each, "ms", "", f"numpy, one core, capacities and columns of {len(rows)} rows; {what}")
+    results.add(
+        f"columns_ms_per_row_{name}",
+        each,
+        "ms",
+        "",
+        f"numpy, one core, capacities and columns of {len(rows)} rows; {what}",
+    )
     return World(catalogue=catalogue, rows=rows, tables=tables, room=room, what=what)
 
 
 def _tokenizer(name: str, titles: list[str], V: int, shared: Path, folder: Path) -> tuple[Tokenizer, str]:
-    """Qwen2.5's for 152k where it is there; else one trained on the titles, whose ids are the first of the vocabulary."""
+    """Qwen2.5's for 152k where it is there; else one trained on the titles, whose ids are the first of the
+    vocabulary."""
     if name == "152k" and (shared / "tokenizers" / "qwen2.5").is_dir():
         return tokenizer.load(shared / "tokenizers" / "qwen2.5"), "Qwen2.5's tokenizer"
     return tokenizer.train(titles, [1] * len(titles), min(V, 8192), folder, across_words=False), "BPE of 8192"
@@ -155,7 +177,8 @@ def batch_of(world: World, B: int) -> dict[str, jax.Array]:
 def mask_of(world: World, batch: Mapping[str, jax.Array], V: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """allowed bool[B, T, V], labels int32[B, T], and whether a position decides float32[B, T].
 
-    From our own columns: what is compared is arithmetic. That the columns are right is for `tests/train/test_catalogue_rows.py`.
+    From our own columns: what is compared is arithmetic. That the columns are right is for
+    `tests/train/test_catalogue_rows.py`.
     """
     tokens, decision = np.asarray(batch["tokens"]), np.asarray(batch["decision"])
     allowed = np.zeros((*tokens.shape, V), bool)
@@ -213,7 +236,9 @@ def loss_alone(name: str, world: World, B: int, repeats: int, results: measure.R
     compare(f"catalogue_%s_{name}", works, repeats, shape, results)
 
 
-def compare(name: str, works: Mapping[str, Callable[[], Any]], repeats: int, what: str, results: measure.Results) -> None:
+def compare(
+    name: str, works: Mapping[str, Callable[[], Any]], repeats: int, what: str, results: measure.Results
+) -> None:
     """Rows of ours in seconds, and of the others' time over ours."""
     for work in works.values():
         work()
@@ -222,7 +247,9 @@ def compare(name: str, works: Mapping[str, Callable[[], Any]], repeats: int, wha
     results.add(name % "seconds", float(np.median(here)), "s", "", f"{what}, median of {repeats}")
     for who, there in others:
         low, value, high = np.quantile(there / here, (0.25, 0.5, 0.75))
-        detail = f"{np.median(here):.4f} s against {np.median(there):.4f} s; {repeats} turns, quartiles {low:.2f}-{high:.2f}"
+        detail = (
+            f"{np.median(here):.4f} s against {np.median(there):.4f} s; {repeats} turns, quartiles {low:.2f}-{high:.2f}"
+        )
         results.add(name % f"speedup_vs_{who}", float(value), "x", who, detail)
 
 
@@ -232,20 +259,35 @@ def whole_step(world: World, layers: int, B: int, repeats: int, results: measure
     params = jax.jit(lambda: init_params(decoder, jax.random.key(0)))()
     batch = batch_of(world, B)
     common: Any = {"decoder": decoder, "loss_chunk": LOSS_CHUNK}
-    catalogue = CatalogueLikelihood(**common, lm_weight=0.0, loss_temperature=1.0, tables=world.tables, capacities=world.room)
+    catalogue = CatalogueLikelihood(
+        **common, lm_weight=0.0, loss_temperature=1.0, tables=world.tables, capacities=world.room
+    )
     works = {}
     for who, loss in {"catalogue": catalogue, "full_head": Cpt(**common)}.items():
-        step = jax.jit(jax.value_and_grad(lambda params, batch, loss=loss: loss.sums(params, batch, None)[loss.terms[0]]))
+        step = jax.jit(
+            jax.value_and_grad(lambda params, batch, loss=loss: loss.sums(params, batch, None)[loss.terms[0]])
+        )
         given = {column: batch[column] for column in loss.columns}
         works[who] = lambda step=step, given=given: jax.block_until_ready(step(params, given))[0]
-    compare("step_%s", works, repeats, f"{layers} layers, {count_params(config) / 1e6:.0f}M, float32, {B} x {T} tokens", results)
+    compare(
+        "step_%s",
+        works,
+        repeats,
+        f"{layers} layers, {count_params(config) / 1e6:.0f}M, float32, {B} x {T} tokens",
+        results,
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under three minutes on two cores")
     parser.add_argument("--json", type=Path, help="write the rows there")
-    parser.add_argument("--shared", type=Path, default=Path(__file__).resolve().parents[2] / "shared", help="folder of data and tokenizers")
+    parser.add_argument(
+        "--shared",
+        type=Path,
+        default=Path(__file__).resolve().parents[2] / "shared",
+        help="folder of data and tokenizers",
+    )
     parser.add_argument("--only", choices=(*SIZES, "step"))
     parser.add_argument("--rows", type=int, default=1, help="rows of 512 positions")
     parser.add_argument("--repeats", type=int, help="turns")

@@ -1,16 +1,17 @@
 """How fast the decoder is against transformers + PyTorch: the same weights, tokens and dtype, side by side in one run.
 
-    python benchmarks/forward.py [--quick] [--json FILE] [--model llama25m|qwen05b] [--device cpu|gpu] [--no-compile] [--cores N]
+    python benchmarks/forward.py [--quick] [--json FILE] [--model llama25m|qwen05b] [--device cpu|gpu] [--no-compile]
+    [--cores N]
 
-Forward: logits of every position. Train: the mean next-token loss and its gradient in every parameter. PyTorch runs eager (with its
-fused attention, transformers' default) and under `torch.compile`; the contestants take turns, a ratio is the median over turns, and
-logits, loss and gradients are compared before anything is timed. On a GPU the default is Qwen2.5-0.5B's shape in bfloat16 at T = 2048,
-elsewhere a Llama of 25M parameters in float32 at T = 512. `--cores 1` takes one core and compares CPU seconds instead of wall seconds:
-the figure to trust on a machine that does other work at the same time (waiting threads of PyTorch spin, so that with more cores neither
-clock is fair there).
+Forward: logits of every position. Train: the mean next-token loss and its gradient in every parameter. PyTorch runs
+eager (with its fused attention, transformers' default) and under `torch.compile`; the contestants take turns, a ratio
+is the median over turns, and logits, loss and gradients are compared before anything is timed. On a GPU the default is
+Qwen2.5-0.5B's shape in bfloat16 at T = 2048, elsewhere a Llama of 25M parameters in float32 at T = 512. `--cores 1`
+takes one core and compares CPU seconds instead of wall seconds: the figure to trust on a machine that does other work
+at the same time (waiting threads of PyTorch spin, so that with more cores neither clock is fair there).
 
-Names: forward_speedup_vs_torch_eager, train_speedup_vs_torch_eager, the same with `_vs_torch_compile`; forward_seconds, train_seconds
-(ours), max_logit_difference, max_gradient_difference (of a tensor, relative to its largest entry).
+Names: forward_speedup_vs_torch_eager, train_speedup_vs_torch_eager, the same with `_vs_torch_compile`; forward_seconds,
+train_seconds (ours), max_logit_difference, max_gradient_difference (of a tensor, relative to its largest entry).
 """
 
 import argparse
@@ -93,7 +94,8 @@ CASES = {
         length=2048,
     ),
 }
-# Of logits, and of a gradient relative to the largest entry of its tensor. bfloat16 has 8 bits; sums are made in different orders.
+# Of logits, and of a gradient relative to the largest entry of its tensor. bfloat16 has 8 bits; sums are made in
+# different orders.
 TOLERANCE = {"float32": (1e-3, 1e-3), "bfloat16": (0.5, 0.1)}
 
 
@@ -222,7 +224,10 @@ def compare(mode: str, contestants: list[Contestant], repeats: int, what: str, r
     for name, there in times.items():
         if name != "jax":
             low, value, high = np.quantile(there / here, (0.25, 0.5, 0.75))
-            detail = f"{what}: {np.median(here):.3f} s against {np.median(there):.3f} s; {repeats} turns, quartiles {low:.2f}-{high:.2f}"
+            detail = (
+                f"{what}: {np.median(here):.3f} s against {np.median(there):.3f} s; {repeats} turns, quartiles "
+                f"{low:.2f}-{high:.2f}"
+            )
             results.add(f"{mode}_speedup_vs_{name}", float(value), "x", name, detail)
 
 
@@ -249,7 +254,9 @@ def main(arguments: list[str] | None = None) -> None:
         attend = attend_for("auto" if gpu else "xla", case.config, case.dtype, case.length)
         # On a CPU unrolled, as the configs for one are: nothing is copied into and out of stacks of layers.
         decoder = Decoder(case.config, dtype=jnp.dtype(case.dtype), attend=attend, unroll=not gpu)
-        params = jax.jit(lambda: jax.tree.map(lambda x: x.astype(case.dtype), init_params(decoder, jax.random.key(0))))()
+        params = jax.jit(
+            lambda: jax.tree.map(lambda x: x.astype(case.dtype), init_params(decoder, jax.random.key(0)))
+        )()
         tokens_BT = np.random.default_rng(0).integers(0, case.config.vocab_size, (B, case.length))
         here = ours(decoder, params, tokens_BT)
         model = load_torch(params, case.config, case.dtype, gpu)
@@ -262,7 +269,10 @@ def main(arguments: list[str] | None = None) -> None:
 def run(case: Case, contestants: list[Contestant], B: int, repeats: int) -> measure.Results:
     import torch
 
-    where = f"{jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, torch {torch.__version__}"
+    where = (
+        f"{jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} cores, jax {jax.__version__}, torch "
+        f"{torch.__version__}"
+    )
     what = f"{count_params(case.config) / 1e6:.1f}M {case.config.model_type}, {case.dtype}, {B} x {case.length} tokens"
     print(f"{what}; {where}", flush=True)
     found = differences(contestants[0], contestants[1], case.config)

@@ -1,8 +1,10 @@
-"""Interactions of a made-up platform as CSV files, shaped like Amazon 2023 and written as a stream: no size sits in memory.
+"""Interactions of a made-up platform as CSV files, shaped like Amazon 2023 and written as a stream: no size sits in
+memory.
 
-Four domains (three to pre-train on, one downstream) that share their users; every second user is in a domain, with 10 interactions on
-average there (log-normal: most have few, some have hundreds); one item for every 12 interactions, popularity a power law, as in Amazon 2023
-(571 million reviews, 48 million items); 2 % of the lines are exact duplicates; titles of 3 to 12 words, some with HTML entities.
+Four domains (three to pre-train on, one downstream) that share their users; every second user is in a domain, with 10
+interactions on average there (log-normal: most have few, some have hundreds); one item for every 12 interactions,
+popularity a power law, as in Amazon 2023 (571 million reviews, 48 million items); 2 % of the lines are exact
+duplicates; titles of 3 to 12 words, some with HTML entities.
 """
 
 import functools
@@ -25,7 +27,8 @@ UNQUOTED = pyarrow.csv.WriteOptions(quoting_style="none")
 
 
 def generate(folder: Path, total: int, seed: int = 0) -> None:
-    """Write DOMAIN.csv (user_id, item_id, timestamp) and DOMAIN_items.csv (item_id, title); `total` interactions over all domains."""
+    """Write DOMAIN.csv (user_id, item_id, timestamp) and DOMAIN_items.csv (item_id, title); `total` interactions over
+    all domains."""
     folder.mkdir(parents=True, exist_ok=True)
     each = total // len(ROLES)
     for domain, name in enumerate(ROLES):
@@ -43,12 +46,15 @@ def _write(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
 
 
 def _codes(prefix: str, numbers: np.ndarray, digits: int) -> pa.Array:
-    """Ids such as AQ2Z7... : `prefix` and `digits` characters in base 32, scrambled so that neighbours do not look alike."""
+    """Ids such as AQ2Z7... : `prefix` and `digits` characters in base 32, scrambled so that neighbours do not look
+    alike."""
     scrambled = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     text = np.empty((len(numbers), len(prefix) + digits), np.uint8)
     text[:, : len(prefix)] = np.frombuffer(prefix.encode(), np.uint8)
     for place in range(digits):
-        text[:, len(prefix) + place] = ALPHABET[((scrambled >> np.uint64(64 - 5 * (place + 1))) & np.uint64(31)).astype(np.int64)]
+        text[:, len(prefix) + place] = ALPHABET[
+            ((scrambled >> np.uint64(64 - 5 * (place + 1))) & np.uint64(31)).astype(np.int64)
+        ]
     offsets = np.arange(len(numbers) + 1, dtype=np.int32) * text.shape[1]
     return pa.StringArray.from_buffers(len(numbers), pa.py_buffer(offsets), pa.py_buffer(text))
 
@@ -59,7 +65,9 @@ def _interactions(domain: int, total: int, n_items: int, seed: int) -> Iterator[
         rng = np.random.default_rng((seed, domain, chunk))
         users = np.flatnonzero(rng.random(USERS_A_CHUNK) < 0.5) + chunk * USERS_A_CHUNK
         sigma = 1.1
-        lengths = np.maximum(rng.lognormal(np.log(MEAN_LENGTH) - sigma**2 / 2, sigma, len(users)).round(), 1).astype(np.int64)
+        lengths = np.maximum(rng.lognormal(np.log(MEAN_LENGTH) - sigma**2 / 2, sigma, len(users)).round(), 1).astype(
+            np.int64
+        )
         user = np.repeat(users, lengths)
         item = (n_items * rng.random(len(user)) ** 3).astype(np.int64)  # rank r is met with density r^(-2/3)
         start = np.repeat(rng.random(len(users)), lengths)

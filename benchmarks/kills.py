@@ -1,14 +1,16 @@
-"""Random kills of a short training run: it goes on by the same command each time, and ends with the bits of a run that nothing happened to.
+"""Random kills of a short training run: it goes on by the same command each time, and ends with the bits of a run that
+nothing happened to.
 
     python benchmarks/kills.py [--quick] [--kills N] [--json FILE] [--work DIR]
 
-The run: a tiny model with dropout, 60 steps, a checkpoint every 5. Each kill is SIGKILL at a random moment between the start of the program
-and its end; every third waits from there for a checkpoint that is being written. Of four runs three are one process; one is a parent
-with two workers, of which one of the three is killed, or all. A run is killed, started again and killed until an attempt comes to its end
-first. Then its parameters and its metrics are compared with those of a run of the same number of processes that was left alone.
+The run: a tiny model with dropout, 60 steps, a checkpoint every 5. Each kill is SIGKILL at a random moment between the
+start of the program and its end; every third waits from there for a checkpoint that is being written. Of four runs
+three are one process; one is a parent with two workers, of which one of the three is killed, or all. A run is killed,
+started again and killed until an attempt comes to its end first. Then its parameters and its metrics are compared with
+those of a run of the same number of processes that was left alone.
 
---work DIR keeps everything; the same command with the same DIR goes on from its state.json. --quick tries 5 kills, the default is 200 (one
-and a half hours on two cores).
+--work DIR keeps everything; the same command with the same DIR goes on from its state.json. --quick tries 5 kills, the
+default is 200 (one and a half hours on two cores).
 
 Names: kills_survived (kills of runs that ended with the same bits) and kills_tried.
 """
@@ -48,15 +50,29 @@ CONFIG: dict[str, Any] = {
     },
     "text": {"tokenizer": "train", "vocab_size": 400},
     "pack": {"row_length": 64},
-    "model": {"hidden_size": 32, "intermediate_size": 64, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "dropout": 0.1},
-    "train": {"global_batch": 8, "steps": 60, "log_every": 1, "checkpoint_every": 5, "loss_chunk": 16, "milestones": []},
+    "model": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_layers": 2,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "dropout": 0.1,
+    },
+    "train": {
+        "global_batch": 8,
+        "steps": 60,
+        "log_every": 1,
+        "checkpoint_every": 5,
+        "loss_chunk": 16,
+        "milestones": [],
+    },
 }
 
 
 @dataclass
 class State:
-    """seconds: of a whole run left alone, by number of processes. pending: kills of the run that is on its way. other_deaths: of
-    workers that nobody killed."""
+    """seconds: of a whole run left alone, by number of processes. pending: kills of the run that is on its way.
+    other_deaths: of workers that nobody killed."""
 
     seed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -91,8 +107,18 @@ class Runs:
 
     def start(self, workdir: Path, processes: int, job: str = "train") -> subprocess.Popen[str]:
         several = [f"--processes={processes}"] if processes > 1 else []
-        command = [sys.executable, str(ROOT / "launch.py"), job, f"--config={self.config}", f"--workdir={workdir}", *several]
-        cache = {"JAX_COMPILATION_CACHE_DIR": str(self.work / "compiled"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        command = [
+            sys.executable,
+            str(ROOT / "launch.py"),
+            job,
+            f"--config={self.config}",
+            f"--workdir={workdir}",
+            *several,
+        ]
+        cache = {
+            "JAX_COMPILATION_CACHE_DIR": str(self.work / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
         environment = {**os.environ, **cache, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
         with open(self.work / "last.log", "w", encoding="utf-8") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True)
@@ -157,11 +183,16 @@ def one_attempt(runs: Runs, dice: random.Random) -> bool:
                 raise RuntimeError((runs.work / "last.log").read_text(encoding="utf-8")[-4000:])
             return True
         killed = _kill(command, target, processes)
-        state.pending.append({"processes": processes, "target": target, "at_save": at_save, "seconds": round(moment, 2)})
+        state.pending.append(
+            {"processes": processes, "target": target, "at_save": at_save, "seconds": round(moment, 2)}
+        )
         runs.keep()
         code = command.wait(PATIENCE_S)
         _until_gone(killed)
-        print(f"  kill {state.tried}: run {state.run}, {target} of {processes}, after {moment:.1f} s, exit code {code}", flush=True)
+        print(
+            f"  kill {state.tried}: run {state.run}, {target} of {processes}, after {moment:.1f} s, exit code {code}",
+            flush=True,
+        )
         return code == 0
     finally:
         command.kill()
@@ -213,7 +244,9 @@ def _until_gone(pids: list[int]) -> None:
 
 def _lives(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0] != "Z"
+        )
     except OSError:
         return False
 
@@ -223,7 +256,11 @@ def end_run(runs: Runs) -> None:
     state = runs.state
     workdir = runs.begin()
     same = outcome(workdir) == outcome(runs.reference(state.processes))
-    print(f"  run {state.run} of {state.processes}: {len(state.pending)} kills, {'the same bits' if same else 'OTHER BITS'}", flush=True)
+    print(
+        f"  run {state.run} of {state.processes}: {len(state.pending)} kills, "
+        f"{'the same bits' if same else 'OTHER BITS'}",
+        flush=True,
+    )
     state.kills += [{**kill, "run": state.run, "survived": same} for kill in state.pending]
     state.pending, state.run = [], state.run + 1
     runs.keep()
@@ -255,9 +292,14 @@ def main(arguments: list[str] | None = None) -> None:
         kills = runs.state.kills
     results = measure.Results()
     if runs.state.other_deaths:
-        print(f"  {runs.state.other_deaths} attempts of two processes ended by themselves with 75, and were gone on with", flush=True)
+        print(
+            f"  {runs.state.other_deaths} attempts of two processes ended by themselves with 75, and were gone on with",
+            flush=True,
+        )
     two = sum(kill["processes"] == 2 for kill in kills)
-    detail = f"SIGKILL; {two} of them with a parent and two workers, {sum(kill['at_save'] for kill in kills)} during saves"
+    detail = (
+        f"SIGKILL; {two} of them with a parent and two workers, {sum(kill['at_save'] for kill in kills)} during saves"
+    )
     results.add("kills_survived", sum(kill["survived"] for kill in kills), "kills", "nothing", detail)
     results.add("kills_tried", len(kills), "kills", "nothing", detail)
     results.write(options.json)

@@ -15,7 +15,8 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Seconds of the clock and of all cores; MiB of the largest resident set (the process's, or its largest child's) and of the disk."""
+    """Seconds of the clock and of all cores; MiB of the largest resident set (the process's, or its largest child's)
+    and of the disk."""
 
     seconds: float
     cpu_seconds: float
@@ -39,7 +40,12 @@ def run(command: Sequence[str], writes_to: Path, environment: Mapping[str, str] 
     watcher.start()
     start = time.perf_counter()
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}, text=True, errors="replace"
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **(environment or {})},
+        text=True,
+        errors="replace",
     )
     assert process.stdout is not None
     output = process.stdout.read()

@@ -1,14 +1,17 @@
-"""`pack` side by side with tokenising rendered text and packing it with `datasets`, in pairs of runs on the same sequences.
+"""`pack` side by side with tokenising rendered text and packing it with `datasets`, in pairs of runs on the same
+sequences.
 
-    python benchmarks/pack.py [--quick] [--json FILE] [--interactions N] [--repeats 3] [--row-length 2048] [--tokenizer DIR] [--work DIR]
+    python benchmarks/pack.py [--quick] [--json FILE] [--interactions N] [--repeats 3] [--row-length 2048] [--tokenizer
+    DIR] [--work DIR]
 
-Needs requirements-bench.txt. Generated interactions (`benchmarks/interactions.py`) are prepared without a k-core; a byte-level BPE of
-16,384 tokens is trained on the titles unless --tokenizer names another. Both sides start as a process from files on disk and end with
-rows on disk, with as many processes as there are cores. Ours is `launch.py pack`: from the corpus, its titles tokenised within the
-measurement. `datasets` (`benchmarks/pack_datasets.py`) gets the sequences already rendered as text, header included, as one Parquet file.
+Needs requirements-bench.txt. Generated interactions (`benchmarks/interactions.py`) are prepared without a k-core; a
+byte-level BPE of 16,384 tokens is trained on the titles unless --tokenizer names another. Both sides start as a process
+from files on disk and end with rows on disk, with as many processes as there are cores. Ours is `launch.py pack`: from
+the corpus, its titles tokenised within the measurement. `datasets` (`benchmarks/pack_datasets.py`) gets the sequences
+already rendered as text, header included, as one Parquet file.
 
-Names: pack_speedup_vs_hf (tokens per second), row_fill (tokens / places in all rows), pack_tokens_per_second and pack_peak_memory (of the
-process that packs; smaller is better).
+Names: pack_speedup_vs_hf (tokens per second), row_fill (tokens / places in all rows), pack_tokens_per_second and
+pack_peak_memory (of the process that packs; smaller is better).
 """
 
 import argparse
@@ -51,11 +54,18 @@ def render(corpus: Corpus, path: Path) -> None:
 
 
 def make_data(total: int, work: Path, given_tokenizer: Path | None, rendered: bool = True) -> tuple[Path, Path, Path]:
-    """A work directory with a corpus, a tokenizer, and where the rendered texts are, if wanted; none of this is measured."""
+    """A work directory with a corpus, a tokenizer, and where the rendered texts are, if wanted; none of this is
+    measured."""
     data, workdir = work / "raw", work / "workdir"
     interactions.generate(data, total)
     prepare.write_config(work / "prepare.py", prepare.corpus_section(data, "4GB", candidates=False) | {"k_core": 0})
-    command = [sys.executable, str(ROOT / "launch.py"), "prepare", f"--config={work / 'prepare.py'}", f"--workdir={workdir}"]
+    command = [
+        sys.executable,
+        str(ROOT / "launch.py"),
+        "prepare",
+        f"--config={work / 'prepare.py'}",
+        f"--workdir={workdir}",
+    ]
     measure.run(command, workdir)
     shutil.rmtree(data)
     corpus = Corpus.open(workdir / "corpus")
@@ -84,7 +94,15 @@ def hugging_face(texts: Path, tokenizer_directory: Path, row_length: int, work: 
     out = work / "hf"
     out.mkdir()
     script = str(ROOT / "benchmarks" / "pack_datasets.py")
-    command = [sys.executable, script, str(texts), str(tokenizer_directory), str(row_length), str(os.cpu_count() or 1), str(out)]
+    command = [
+        sys.executable,
+        script,
+        str(texts),
+        str(tokenizer_directory),
+        str(row_length),
+        str(os.cpu_count() or 1),
+        str(out),
+    ]
     run = measure.run(command, out)
     tokens = json.loads((out / "counts.json").read_text(encoding="utf-8"))["tokens"]
     shutil.rmtree(out)
@@ -107,26 +125,36 @@ def main(arguments: list[str] | None = None) -> None:
     results = measure.Results()
     speedups, rates, memory = [], [], []
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
-        workdir, tokenizer_directory, texts = make_data(total, Path(folder), options.tokenizer, rendered=not options.no_hf)
+        workdir, tokenizer_directory, texts = make_data(
+            total, Path(folder), options.tokenizer, rendered=not options.no_hf
+        )
         for _ in range(options.repeats or (1 if options.quick else 3)):
             mine, tokens, rows = ours(workdir, tokenizer_directory, options.row_length)
             rates.append(tokens / mine.seconds)
             memory.append(mine.memory_mib)
             print(
-                f"  ours {tokens} tokens in {mine.seconds:.1f} s (all cores {mine.cpu_seconds:.1f} s), {mine.memory_mib:.0f} MiB",
+                f"  ours {tokens} tokens in {mine.seconds:.1f} s (all cores {mine.cpu_seconds:.1f} s), "
+                f"{mine.memory_mib:.0f} MiB",
                 flush=True,
             )
             if not options.no_hf:
                 theirs, their_tokens = hugging_face(texts, tokenizer_directory, options.row_length, Path(folder))
-                # Titles and ends of items are tokenised together here, so counts may differ a little; each side is measured by its own.
+                # Titles and ends of items are tokenised together here, so counts may differ a little; each side is
+                # measured by its own.
                 speedups.append(rates[-1] / (their_tokens / theirs.seconds))
-                print(f"  datasets {their_tokens} tokens in {theirs.seconds:.1f} s (all cores {theirs.cpu_seconds:.1f} s)", flush=True)
+                print(
+                    f"  datasets {their_tokens} tokens in {theirs.seconds:.1f} s (all cores {theirs.cpu_seconds:.1f} "
+                    f"s)",
+                    flush=True,
+                )
     detail = f"{tokens:,} tokens, row length {options.row_length}, {len(rates)} pairs, median"
     if speedups:
         results.add("pack_speedup_vs_hf", statistics.median(speedups), "x", "fast tokenizer + datasets", detail)
     results.add("row_fill", tokens / (rows * options.row_length), "share", "nothing", detail)
     results.add("pack_tokens_per_second", statistics.median(rates), "tokens/s", "nothing", detail)
-    results.add("pack_peak_memory", statistics.median(memory) / 1024, "GiB", "nothing", "largest process; smaller is better")
+    results.add(
+        "pack_peak_memory", statistics.median(memory) / 1024, "GiB", "nothing", "largest process; smaller is better"
+    )
     results.write(options.json)
 
 

@@ -1,15 +1,17 @@
 """`prepare` on many generated interactions, and side by side with the straightforward pandas script on a tenth of them.
 
-    python benchmarks/prepare.py [--quick] [--json FILE] [--interactions N] [--memory-limit 4GB] [--repeats 3] [--no-pandas] [--work DIR]
+    python benchmarks/prepare.py [--quick] [--json FILE] [--interactions N] [--memory-limit 4GB] [--repeats 3]
+    [--no-pandas] [--work DIR]
 
-Needs requirements-bench.txt for the comparison. Every measurement is a process of its own: `launch.py prepare` from CSV files to a corpus,
-with the 5-core filter and at most 10,000 test users a set, as in configs/corpora/amazon2023_seven.py; `benchmarks/prepare_pandas.py` for
-pandas. In the comparison no candidates are drawn, because the pandas script draws none; the large run draws them. That both made the same
-corpus is checked value by value (`benchmarks/prepare_equality.py`) after every pair. The generated files (`benchmarks/interactions.py`) are
-not part of any measurement.
+Needs requirements-bench.txt for the comparison. Every measurement is a process of its own: `launch.py prepare` from CSV
+files to a corpus, with the 5-core filter and at most 10,000 test users a set, as in
+configs/corpora/amazon2023_seven.py; `benchmarks/prepare_pandas.py` for pandas. In the comparison no candidates are
+drawn, because the pandas script draws none; the large run draws them. That both made the same corpus is checked value
+by value (`benchmarks/prepare_equality.py`) after every pair. The generated files (`benchmarks/interactions.py`) are not
+part of any measurement.
 
-Names: prepare_speedup_vs_pandas (by the clock), prepare_core_seconds_vs_pandas, prepare_memory_share_of_pandas (smaller is better),
-prepare_rows_per_second, prepare_peak_memory and prepare_peak_disk (of the large run; smaller is better).
+Names: prepare_speedup_vs_pandas (by the clock), prepare_core_seconds_vs_pandas, prepare_memory_share_of_pandas (smaller
+is better), prepare_rows_per_second, prepare_peak_memory and prepare_peak_disk (of the large run; smaller is better).
 """
 
 import argparse
@@ -57,7 +59,9 @@ def ours(data: Path, work: Path, memory_limit: str, candidates: bool) -> tuple[m
 def pandas_script(data: Path, work: Path) -> tuple[measure.Run, Path]:
     folder = work / "pandas"
     folder.mkdir()
-    return measure.run([sys.executable, str(ROOT / "benchmarks" / "prepare_pandas.py"), str(data), str(folder)], folder), folder
+    return measure.run(
+        [sys.executable, str(ROOT / "benchmarks" / "prepare_pandas.py"), str(data), str(folder)], folder
+    ), folder
 
 
 def compare(total: int, repeats: int, memory_limit: str, work: Path, results: measure.Results) -> None:
@@ -69,7 +73,9 @@ def compare(total: int, repeats: int, memory_limit: str, work: Path, results: me
         (mine, corpus), (theirs, tables) = ours(data, work, memory_limit, False), pandas_script(data, work)
         if unequal := differences(corpus / "corpus", tables):
             raise RuntimeError("prepare and pandas made different corpora: " + "; ".join(unequal))
-        rounds = json.loads((corpus / "corpus" / "manifest.json").read_text(encoding="utf-8"))["filters"]["k_core_rounds"]
+        rounds = json.loads((corpus / "corpus" / "manifest.json").read_text(encoding="utf-8"))["filters"][
+            "k_core_rounds"
+        ]
         shutil.rmtree(corpus)
         shutil.rmtree(tables)
         pairs.append((mine, theirs))
@@ -81,7 +87,9 @@ def compare(total: int, repeats: int, memory_limit: str, work: Path, results: me
     shutil.rmtree(data)
     against = "straightforward pandas script"
     detail = f"{total:,} interactions, {repeats} pairs, median; k-core in {rounds} rounds; memory_limit {memory_limit}"
-    results.add("prepare_speedup_vs_pandas", statistics.median(b.seconds / a.seconds for a, b in pairs), "x", against, detail)
+    results.add(
+        "prepare_speedup_vs_pandas", statistics.median(b.seconds / a.seconds for a, b in pairs), "x", against, detail
+    )
     cores = statistics.median(b.cpu_seconds / a.cpu_seconds for a, b in pairs)
     results.add("prepare_core_seconds_vs_pandas", cores, "x", against, f"{detail}; user and system time of all cores")
     share = statistics.median(a.memory_mib / b.memory_mib for a, b in pairs)
@@ -98,17 +106,29 @@ def large(total: int, memory_limit: str, work: Path, results: measure.Results) -
     shutil.rmtree(data)
     kept = sum(counts["after k-core"]["interactions"] for counts in manifest["counts"].values())
     made = f"{manifest['n_items']:,} items, {kept:,} interactions kept, {manifest['mixed']['users']:,} mixed sequences"
-    detail = f"{total:,} interactions ({read:.2f} GiB of CSV) in {run.seconds:.0f} s, memory_limit {memory_limit}, {made}"
+    detail = (
+        f"{total:,} interactions ({read:.2f} GiB of CSV) in {run.seconds:.0f} s, memory_limit {memory_limit}, {made}"
+    )
     results.add("prepare_rows_per_second", total / run.seconds, "interactions/s", "nothing", detail)
-    results.add("prepare_peak_memory", run.memory_mib / 1024, "GiB", "nothing", "resident set of the whole process; smaller is better")
-    results.add("prepare_peak_disk", run.disk_mib / 1024, "GiB", "nothing", "files it wrote, spill included; smaller is better")
+    results.add(
+        "prepare_peak_memory",
+        run.memory_mib / 1024,
+        "GiB",
+        "nothing",
+        "resident set of the whole process; smaller is better",
+    )
+    results.add(
+        "prepare_peak_disk", run.disk_mib / 1024, "GiB", "nothing", "files it wrote, spill included; smaller is better"
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="under two minutes on two cores")
     parser.add_argument("--json", type=Path, help="write the rows there")
-    parser.add_argument("--interactions", type=int, help="of the large run; the comparison takes a tenth (default 40,000,000)")
+    parser.add_argument(
+        "--interactions", type=int, help="of the large run; the comparison takes a tenth (default 40,000,000)"
+    )
     parser.add_argument("--memory-limit", default="4GB", help="config.corpus.memory_limit")
     parser.add_argument("--repeats", type=int, help="pairs of the comparison (default 3)")
     parser.add_argument("--no-pandas", action="store_true", help="only the large run")

@@ -1,4 +1,5 @@
-"""Whether `launch.py prepare` and `benchmarks/prepare_pandas.py` made the same corpus of the same files, value by value."""
+"""Whether `launch.py prepare` and `benchmarks/prepare_pandas.py` made the same corpus of the same files, value by
+value."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,13 +18,20 @@ LISTS = {"items": "item", "times": "time"}
 
 
 def differences(corpus: Path, theirs: Path) -> list[str]:
-    """What differs, one line each: items and their titles, training sequences, targets with their histories, split times, counts."""
-    found = list(_different(pq.read_table(corpus / "items.parquet"), pq.read_table(theirs / "items.parquet"), "items", _same_names()))
+    """What differs, one line each: items and their titles, training sequences, targets with their histories, split
+    times, counts."""
+    found = list(
+        _different(
+            pq.read_table(corpus / "items.parquet"), pq.read_table(theirs / "items.parquet"), "items", _same_names()
+        )
+    )
     for name, role in ROLES.items():
         mine = pq.read_table(corpus / "sequences" / ("domain" if role == "pretrain" else "sft") / f"{name}.parquet")
         found += _different(mine, pq.read_table(theirs / f"{name}.parquet"), name, {"user": "user", **LISTS})
     mine = pq.read_table(corpus / "sequences" / "mixed" / "all.parquet")
-    found += _different(mine, pq.read_table(theirs / "mixed.parquet"), "mixed", {"user": "user", "item_domains": "domain", **LISTS})
+    found += _different(
+        mine, pq.read_table(theirs / "mixed.parquet"), "mixed", {"user": "user", "item_domains": "domain", **LISTS}
+    )
     for split in ("valid", "test"):
         every = pq.read_table(theirs / f"{split}.parquet")
         for domain, name in enumerate(ROLES):

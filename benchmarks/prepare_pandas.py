@@ -2,11 +2,12 @@
 
     python benchmarks/prepare_pandas.py FOLDER OUT        (FOLDER as `benchmarks/interactions.py` writes it)
 
-Read, clean and merge titles, join, drop duplicates, sort, drop consecutive repeats, split by two global times, k-core in a loop of groupby,
-sequences by groupby; counts after every step. The same items, sequences, targets, histories and counts as `launch.py prepare` makes with
-`benchmarks.prepare.corpus_section`: ties broken by the same seeded hash, the same test users; `benchmarks/prepare.py` compares them value
-by value. Written as one does who knows pandas: whole columns at a time, a hash only where there is a tie, columns that are not needed any
-more left behind, and nothing else to save time or memory. It does not stream, checks no file and hashes none, and draws no candidates.
+Read, clean and merge titles, join, drop duplicates, sort, drop consecutive repeats, split by two global times, k-core
+in a loop of groupby, sequences by groupby; counts after every step. The same items, sequences, targets, histories and
+counts as `launch.py prepare` makes with `benchmarks.prepare.corpus_section`: ties broken by the same seeded hash, the
+same test users; `benchmarks/prepare.py` compares them value by value. Written as one does who knows pandas: whole
+columns at a time, a hash only where there is a tie, columns that are not needed any more left behind, and nothing else
+to save time or memory. It does not stream, checks no file and hashes none, and draws no candidates.
 """
 
 import hashlib
@@ -36,16 +37,21 @@ def hash60(text: str) -> int:
 def count(frame: pd.DataFrame, user: str = "user", item: str = "item") -> list[dict[str, int]]:
     """Interactions, users and items of every domain."""
     by_domain = frame.groupby("domain")
-    counts = pd.DataFrame({"interactions": by_domain.size(), "users": by_domain[user].nunique(), "items": by_domain[item].nunique()})
+    counts = pd.DataFrame(
+        {"interactions": by_domain.size(), "users": by_domain[user].nunique(), "items": by_domain[item].nunique()}
+    )
     return counts.reindex(range(len(NAMES)), fill_value=0).to_dict("records")
 
 
 def read(folder: Path, kind: str) -> pd.DataFrame:
-    return pd.concat([pd.read_csv(folder / f"{name}{kind}.csv").assign(domain=domain) for domain, name in enumerate(NAMES)])
+    return pd.concat(
+        [pd.read_csv(folder / f"{name}{kind}.csv").assign(domain=domain) for domain, name in enumerate(NAMES)]
+    )
 
 
 def read_items(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The catalogue, in the order of item numbers; and the number of every item id, those with the same title being one."""
+    """The catalogue, in the order of item numbers; and the number of every item id, those with the same title being
+    one."""
     items = read(folder, "_items").dropna()
     items["title"] = items["title"].map(clean)
     items = items[items["title"] != ""].groupby(["domain", "item_id"], as_index=False)["title"].min()
@@ -71,7 +77,9 @@ def read_interactions(folder: Path, numbers: pd.DataFrame, counts: dict[str, lis
         hash60(f"{SEED}:{PLATFORM}\x1f{user}\x1f{NAMES[domain]}\x1f{item}")
         for user, domain, item in data.loc[tied, ["user_id", "domain", "kept_id"]].itertuples(index=False)
     ]
-    data = data[["domain", "user", "item", "time", "tie"]].sort_values(["domain", "user", "time", "tie"], ignore_index=True)
+    data = data[["domain", "user", "item", "time", "tie"]].sort_values(
+        ["domain", "user", "time", "tie"], ignore_index=True
+    )
     data = data[data["item"] != data.groupby(USER)["item"].shift()]
     counts["without consecutive repeats"] = count(data)
     return data
@@ -111,14 +119,21 @@ def main(folder: Path, out: Path) -> None:
         lists(train[train["domain"] == domain], USER, out / f"{name}.parquet")
     pretrain = train[~train["domain"].isin(downstream)]
     several = pretrain.groupby("user")["domain"].transform("nunique") >= 2
-    lists(pretrain[several].sort_values(["user", "time", "tie", "item"]), ["user"], out / "mixed.parquet", ("item", "domain", "time"))
+    lists(
+        pretrain[several].sort_values(["user", "time", "tie", "item"]),
+        ["user"],
+        out / "mixed.parquet",
+        ("item", "domain", "time"),
+    )
 
     data["place"] = data.groupby(USER).cumcount()
     data["untied"] = ~data.duplicated([*USER, "time"], keep=False)
     for split, low, high in (("valid", t1, t2), ("test", t2, float("inf"))):
         targets = data[(data["time"] >= low) & (data["time"] < high)].drop_duplicates(USER)
         targets = targets[targets["place"] > 0]
-        targets["draw"] = [hash60(f"{SEED}:{NAMES[domain]}:{user}") for domain, user in targets[USER].itertuples(index=False)]
+        targets["draw"] = [
+            hash60(f"{SEED}:{NAMES[domain]}:{user}") for domain, user in targets[USER].itertuples(index=False)
+        ]
         targets = targets.sort_values(["draw", "user"]).groupby("domain").head(MAX_USERS[split])
         targets["seen"] = targets["user"].isin(pretrain["user"])
         targets = targets.rename(columns={"item": "target", "time": "target_time", "place": "end"})

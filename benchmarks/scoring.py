@@ -2,14 +2,16 @@
 
     python benchmarks/scoring.py [--quick] [--json FILE] [--data DIR] [--no-torch] [--only {20,100,3k,17k,100k}]
 
-Naive: every candidate is a full sequence of its own (prompt and title), in a batch, with the head at the title's positions only. Torch:
-the same sequences through transformers' LlamaForCausalLM with the same weights, logits everywhere, as the published code does it. For a
-whole catalogue the naive time is that of a random sample of titles, scaled; the titles of a batch are of like length, to its advantage.
+Naive: every candidate is a full sequence of its own (prompt and title), in a batch, with the head at the title's
+positions only. Torch: the same sequences through transformers' LlamaForCausalLM with the same weights, logits
+everywhere, as the published code does it. For a whole catalogue the naive time is that of a random sample of titles,
+scaled; the titles of a batch are of like length, to its advantage.
 
-Names: shared_prefix_speedup_20, shared_prefix_speedup_100 (rule `sum`, 256-token prompt, titles of 16 tokens), trie_speedup_3k,
-trie_speedup_17k (exact rule `trie` over MovieLens-1M and Amazon Games titles, or over made-up ones where DIR has none), the same with
-`_vs_torch`, trie_ms_per_user_3k, trie_ms_per_user_17k, and max_score_difference (over everything that was compared). `--only 100k` adds the
-same for 100,000 made-up titles, which takes some minutes; the detail of trie_ms_per_user_100k says how much memory it took.
+Names: shared_prefix_speedup_20, shared_prefix_speedup_100 (rule `sum`, 256-token prompt, titles of 16 tokens),
+trie_speedup_3k, trie_speedup_17k (exact rule `trie` over MovieLens-1M and Amazon Games titles, or over made-up ones
+where DIR has none), the same with `_vs_torch`, trie_ms_per_user_3k, trie_ms_per_user_17k, and max_score_difference
+(over everything that was compared). `--only 100k` adds the same for 100,000 made-up titles, which takes some minutes;
+the detail of trie_ms_per_user_100k says how much memory it took.
 """
 
 import argparse
@@ -34,9 +36,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measure
-from cprec_jax.evaluate.shared_prefix import candidate_log_likelihoods, label_log_probs
-from cprec_jax.evaluate.title_trie import TitleTrie, build_trie
-from cprec_jax.evaluate.trie_scoring import DeviceTrie, to_device, trie_log_probs
+from cprec_jax.inference.shared_prefix import candidate_log_likelihoods, label_log_probs
+from cprec_jax.inference.trie.exact import DeviceTrie, to_device, trie_log_probs
+from cprec_jax.inference.trie.trie import TitleTrie, build_trie
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder, count_params, head_weight, init_params
 from cprec_jax.text import tokenizer
@@ -44,7 +46,11 @@ from cprec_jax.text.catalogue import Catalogue
 
 PROMPT, TITLE = 256, 16
 SUFFIX = {"naive": "", "torch": "_vs_torch"}
-CATALOGUES = {"3k": ("ml1m/item.tsv.gz", 3_416), "17k": ("amazon7/Games/item.tsv.gz", 16_874), "100k": ("made-up", 100_000)}
+CATALOGUES = {
+    "3k": ("ml1m/item.tsv.gz", 3_416),
+    "17k": ("amazon7/Games/item.tsv.gz", 16_874),
+    "100k": ("made-up", 100_000),
+}
 LARGE = "100k"  # only when asked for
 CONFIG = DecoderConfig(
     vocab_size=8192,
@@ -91,9 +97,9 @@ def _naive(params: Any, tokens_nT: jax.Array, lengths_n: jax.Array) -> jax.Array
     segments = (positions < PROMPT + lengths_n[:, None]).astype(jnp.int32)
     x_nTD: Any = Decoder(CONFIG).apply({"params": params}, tokens_nT, positions, (segments,))
     x_ntD, labels_nt = x_nTD[:, PROMPT - 1 : -1], tokens_nT[:, PROMPT:]
-    found = label_log_probs(x_ntD.reshape(-1, CONFIG.hidden_size), head_weight(params, CONFIG), labels_nt.reshape(-1)).reshape(
-        labels_nt.shape
-    )
+    found = label_log_probs(
+        x_ntD.reshape(-1, CONFIG.hidden_size), head_weight(params, CONFIG), labels_nt.reshape(-1)
+    ).reshape(labels_nt.shape)
     return jnp.where(jnp.arange(labels_nt.shape[1]) < lengths_n[:, None], found, 0)
 
 
@@ -126,7 +132,8 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
-    """(median of their time / our time over paired runs, median of ours, median of theirs); both are run once before."""
+    """(median of their time / our time over paired runs, median of ours, median of theirs); both are run once
+    before."""
     ours(), theirs()
     pairs = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
     here, there = np.median(pairs, axis=0)
@@ -165,7 +172,9 @@ def shared_prefix(model: Model, count: int, repeats: int, results: Results) -> N
         results.add(f"shared_prefix_speedup_{count}" + SUFFIX[against], value, "x", against, detail)
 
 
-def whole_catalogue(model: Model, name: str, titles: list[str], made_up: bool, sample: int, repeats: int, results: Results) -> None:
+def whole_catalogue(
+    model: Model, name: str, titles: list[str], made_up: bool, sample: int, repeats: int, results: Results
+) -> None:
     catalogue = tokenize(titles)
     trie = build_trie(catalogue.tokens, catalogue.offsets)
     device_trie = to_device(trie)
@@ -173,7 +182,9 @@ def whole_catalogue(model: Model, name: str, titles: list[str], made_up: bool, s
     prompt = rng.integers(0, CONFIG.vocab_size, PROMPT).astype(np.int32)
     chosen = rng.choice(len(titles), sample, replace=False)
     chosen = chosen[np.argsort(catalogue.lengths[chosen], kind="stable")]
-    batches = [sequences(prompt, [catalogue.item(i) for i in part]) for part in np.array_split(chosen, max(1, sample // 16))]
+    batches = [
+        sequences(prompt, [catalogue.item(i) for i in part]) for part in np.array_split(chosen, max(1, sample // 16))
+    ]
     score = jax.jit(trie_log_probs, static_argnums=0)
     length = np.array([PROMPT], np.int32)
 
@@ -209,7 +220,8 @@ def users_a_second(model: Model, trie: DeviceTrie, batch: int, repeats: int) -> 
 
 
 def renormalised(model: Model, trie: TitleTrie, batches: list[Batch], chosen: np.ndarray) -> np.ndarray:
-    """log p by the rule `trie` from full sequences: at each branch on a title's way a softmax over the children, without our scorer."""
+    """log p by the rule `trie` from full sequences: at each branch on a title's way a softmax over the children,
+    without our scorer."""
     head = np.asarray(head_weight(model.params, CONFIG), np.float64)
     depth = np.concatenate([[0], trie.node_depth])
     first = np.searchsorted(trie.edge_parent, np.arange(trie.nodes + 2))
@@ -232,11 +244,14 @@ def renormalised(model: Model, trie: TitleTrie, batches: list[Batch], chosen: np
 
 
 def read_titles(path: Path, count: int) -> tuple[list[str], bool]:
-    """Titles of a table of items; made-up ones of like structure (brands, lines, kinds, numbers) where there is none."""
+    """Titles of a table of items; made-up ones of like structure (brands, lines, kinds, numbers) where there is
+    none."""
     if path.is_file():
         with gzip.open(path, "rt", encoding="utf-8", newline="") as stream:
             rows = csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
-            return [" ".join(row["title"].split())[:300] for row in rows if row["title"] and row["title"].strip()], False
+            return [
+                " ".join(row["title"].split())[:300] for row in rows if row["title"] and row["title"].strip()
+            ], False
     rng = np.random.default_rng(count)
     letters = ["ba", "ko", "ri", "ten", "lu", "mar", "sol", "vi", "do", "gra", "pel", "xo", "nia", "ster", "qui", "ham"]
     words = ["".join(rng.choice(letters, rng.integers(2, 5))) for _ in range(1500)]
@@ -273,7 +288,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="under two minutes on two cores")
     parser.add_argument("--json", type=Path, help="write the rows there")
     parser.add_argument(
-        "--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data", help="folder of the title tables"
+        "--data",
+        type=Path,
+        default=Path(__file__).resolve().parents[2] / "shared" / "data",
+        help="folder of the title tables",
     )
     parser.add_argument("--no-torch", action="store_true", help="do not compare with PyTorch")
     parser.add_argument("--only", choices=("20", "100", *CATALOGUES), help="one number of candidates or one catalogue")
@@ -283,7 +301,10 @@ def main(arguments: list[str] | None = None) -> None:
     decoder = Decoder(CONFIG)
     params = jax.jit(lambda: init_params(decoder, jax.random.key(0)))()
     model = Model(decoder=decoder, params=params, torch=None if options.no_torch else load_torch(params))
-    print(f"{count_params(CONFIG) / 1e6:.1f}M parameters, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax {jax.__version__}")
+    print(
+        f"{count_params(CONFIG) / 1e6:.1f}M parameters, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, jax "
+        f"{jax.__version__}"
+    )
     results = Results()
     wanted = (options.only,) if options.only else ("20", "100", *(name for name in CATALOGUES if name != LARGE))
     for count in (20, 100):
@@ -295,7 +316,11 @@ def main(arguments: list[str] | None = None) -> None:
         titles, made_up = read_titles(options.data / file, size)
         whole_catalogue(model, name, titles, made_up, sample, min(repeats, 3) if name == LARGE else repeats, results)
     results.add(
-        "max_score_difference", results.difference, "nats", "naive", f"largest difference of a score, smaller is better: {results.where}"
+        "max_score_difference",
+        results.difference,
+        "nats",
+        "naive",
+        f"largest difference of a score, smaller is better: {results.where}",
     )
     assert results.difference < 1e-4, f"scores differ by {results.difference} nats: {results.where}"
     results.write(options.json)

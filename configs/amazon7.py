@@ -1,10 +1,12 @@
-"""Seven Amazon domains (continual pre-training on their own and on the mixed sequences), two unseen downstream sets ranked zero-shot.
+"""Seven Amazon domains (continual pre-training on their own and on the mixed sequences), two unseen downstream sets
+ranked zero-shot.
 
     python launch.py run --config=configs/amazon7.py:small --workdir=runs/amazon7
     python launch.py run --config=configs/amazon7.py:stories --workdir=runs/amazon7-stories
 
-`small` trains a byte-level BPE of 8k and a model of 1.7M parameters from scratch; `stories` goes on from the public stories260k checkpoint
-and its tokenizer of 512 tokens. This is the machinery on real data, not a good recommender yet: see docs/results/amazon7.md.
+`small` trains a byte-level BPE of 8k and a model of 1.7M parameters from scratch; `stories` goes on from the public
+stories260k checkpoint and its tokenizer of 512 tokens. This is the machinery on real data, not a good recommender yet:
+see docs/results/amazon7.md.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +25,11 @@ TIME_FLOORS = {  # the global time split, history not masked: hr@10
     "Clothing": {"popularity, time split": 0.0074, "Markov, time split": 0.0097, "item-kNN, time split": 0.0051},
     "Games": {"popularity, time split": 0.0038, "Markov, time split": 0.0089, "item-kNN, time split": 0.0116},
     "Food": {"popularity, time split": 0.0241, "Markov, time split": 0.0238, "item-kNN, time split": 0.0162},
-    "electronics14_1m": {"popularity, time split": 0.0244, "Markov, time split": 0.0171, "item-kNN, time split": 0.0058},
+    "electronics14_1m": {
+        "popularity, time split": 0.0244,
+        "Markov, time split": 0.0171,
+        "item-kNN, time split": 0.0058,
+    },
 }
 
 
@@ -77,7 +83,13 @@ def get_config(size: str = "small") -> ConfigDict:
         config.text = {"tokenizer": stories, "template": {"header": "{scope} one user bought:\n"}}
         config.pack = {"row_length": 512}
         config.model = {"init_from": stories, "unroll": True}
-        epochs, peak, anneal, prompt, users = 0.1, 2e-3, 0.3, 352, 20  # a title is 45 of its tokens: a user costs several times as much
+        epochs, peak, anneal, prompt, users = (
+            0.1,
+            2e-3,
+            0.3,
+            352,
+            20,
+        )  # a title is 45 of its tokens: a user costs several times as much
     else:
         raise ValueError(f"size {size!r}: choose small or stories")
     config.train = {
@@ -92,7 +104,9 @@ def get_config(size: str = "small") -> ConfigDict:
         "checkpoint_every": 500,
         "milestones": (0.33, 0.67),
     }
-    between = {f"cpt-{percent}": {"kind": "checkpoint", "fraction": percent / 100} for percent in (33, 67) if size == "small"}
+    between = {
+        f"cpt-{percent}": {"kind": "checkpoint", "fraction": percent / 100} for percent in (33, 67) if size == "small"
+    }
     config.evaluate = {
         "names": {
             "random": {"kind": "random"},
@@ -109,7 +123,10 @@ def get_config(size: str = "small") -> ConfigDict:
         "prompt_tokens": prompt,
     }
     config.export = {"dtype": "float32"}
-    reference = {"source": "published floors of the data's README, own run there", "protocol": "leave-one-out, history masked"}
+    reference = {
+        "source": "published floors of the data's README, own run there",
+        "protocol": "leave-one-out, history masked",
+    }
     for name, rows in FLOORS.items():
         reference[name] = {row: {"hr@10": hr, "ndcg@10": ndcg} for row, (hr, ndcg) in rows.items()}
     for name, times in TIME_FLOORS.items():

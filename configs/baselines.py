@@ -2,13 +2,15 @@
 
     python launch.py evaluate --config=configs/baselines.py:time --workdir=runs/baselines-time
     python launch.py evaluate --config=configs/baselines.py:published --workdir=runs/baselines-published
-    python launch.py evaluate --config=configs/baselines.py:published,Beauty --workdir=runs/baselines-beauty --only=sasrec
+    python launch.py evaluate --config=configs/baselines.py:published,Beauty --workdir=runs/baselines-beauty
+    --only=sasrec
 
 (`prepare` first, with the same arguments; `compare` and `report` after.) Words after the first name the sets to take.
 
-time        the project's protocol: one global time pair a platform, ties by a seeded hash; sets with order only are leave-one-out
-loo         leave-one-out, ties by a seeded hash
-published   leave-one-out as papers do it: ties in the order of the files (which leaks on the Amazon sets of 2014), histories masked,
+time        the project's protocol: one global time pair a platform, ties by a seeded hash; sets with order only are
+leave-one-out loo         leave-one-out, ties by a seeded hash
+published   leave-one-out as papers do it: ties in the order of the files (which leaks on the Amazon sets of 2014),
+histories masked,
             counting baselines counted on everything before the targets
 
 Figures: docs/results/baselines.md.
@@ -47,7 +49,11 @@ def get_config(argument: str = "time") -> ConfigDict:
     split = {"t1": "2014-01-05", "t2": "2014-04-04"}
     platforms = {name: DOWNSTREAM.get(name, "amazon") for name in names}
     # MovieLens is split at the quantiles of its own times; scientific18 and Yelp have only an order.
-    timed = {name for name in ("amazon", "amazon-books", "amazon-electronics") if protocol == "time" and name in platforms.values()}
+    timed = {
+        name
+        for name in ("amazon", "amazon-books", "amazon-electronics")
+        if protocol == "time" and name in platforms.values()
+    }
     config.corpus = {
         "root": "../shared/data",
         "sources": [

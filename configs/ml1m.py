@@ -25,7 +25,8 @@ def get_config() -> ConfigDict:
         # 40 films share a title with another film; apart, nobody rates an item twice, as in the published protocol.
         "titles": {"policy": "distinguish"},
     }
-    # Merges may span words and the end of a line: a title that is read often is one token, so a row of 256 tokens holds some 220 films.
+    # Merges may span words and the end of a line: a title that is read often is one token, so a row of 256 tokens holds
+    # some 220 films.
     config.text = {"tokenizer": "train", "vocab_size": 12288, "template": {"header": "{scope} one user watched:\n"}}
     config.pack = {"row_length": 256}
     config.model = {

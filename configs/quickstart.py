@@ -2,8 +2,8 @@
 
     python launch.py run --config=configs/quickstart.py --workdir=runs/quickstart     (or: make quickstart)
 
-Three domains are pre-trained on (their own sequences and the all-domain mixed ones); a fourth is never seen in training and ranked
-zero-shot. Titles carry the tastes, so what is learned in three domains can be used in the fourth.
+Three domains are pre-trained on (their own sequences and the all-domain mixed ones); a fourth is never seen in training
+and ranked zero-shot. Titles carry the tastes, so what is learned in three domains can be used in the fourth.
 """
 
 from ml_collections import ConfigDict
@@ -16,7 +16,9 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.name = "quickstart"
     config.corpus = {
-        "sources": [{"name": name, "role": "pretrain", "adapter": "synthetic", "platform": "synthetic"} for name in DOMAINS]
+        "sources": [
+            {"name": name, "role": "pretrain", "adapter": "synthetic", "platform": "synthetic"} for name in DOMAINS
+        ]
         + [{"name": UNSEEN, "role": "downstream", "adapter": "synthetic", "platform": "synthetic"}],
         "k_core": 0,
         "max_test_users": 800,
@@ -52,5 +54,8 @@ def get_config() -> ConfigDict:
         "prompt_tokens": 192,
     }
     config.export = {"dtype": "float32"}
-    config.report = {"title": "Quickstart: synthetic world", "order": ("random", "popularity", "untrained", "cpt", "oracle")}
+    config.report = {
+        "title": "Quickstart: synthetic world",
+        "order": ("random", "popularity", "untrained", "cpt", "oracle"),
+    }
     return config

@@ -1,15 +1,16 @@
-"""Quickstart of adaptation: does pre-training on three domains help where a fourth has few users, and which loss is better?
+"""Quickstart of adaptation: does pre-training on three domains help where a fourth has few users, and which loss is
+better?
 
     python launch.py run --config=configs/quickstart_adaptation.py --workdir=runs/quickstart_adaptation
 
-The quickstart's world, model and pre-training. Of the unseen domain, Garden, one user in twenty may be trained on. Rows of the table: the
-pre-trained model as it is (`cpt`), fine-tuning from scratch (`sft-only`) and after pre-training (`cpt-sft`), each by the language-model
-loss and by the catalogue likelihood (`-catalogue`), three seeds each, and the best possible ranking (`oracle`).
+The quickstart's world, model and pre-training. Of the unseen domain, Garden, one user in twenty may be trained on. Rows
+of the table: the pre-trained model as it is (`cpt`), fine-tuning from scratch (`sft-only`) and after pre-training
+(`cpt-sft`), each by the language-model loss and by the catalogue likelihood (`-catalogue`), three seeds each, and the
+best possible ranking (`oracle`).
 """
 
+import quickstart
 from ml_collections import ConfigDict
-
-from configs import quickstart
 
 USERS = 0.05  # share of Garden's users that may be trained on
 LOSSES = {"": "language-model", "-catalogue": "catalogue"}

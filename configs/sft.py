@@ -1,11 +1,12 @@
 """Fine-tuning on one of the five downstream sets, from scratch, by both losses: leave-one-out beside the baselines.
 
     python launch.py run --config=configs/sft.py:scientific18 --workdir=runs/sft-scientific18
-    python launch.py run --config=configs/sft.py:scientific18,60 --workdir=runs/sft-scientific18-60     (titles cut to 60 characters)
-    python launch.py run --config=configs/sft.py:ml1m --workdir=runs/sft-ml1m
+    python launch.py run --config=configs/sft.py:scientific18,60 --workdir=runs/sft-scientific18-60     (titles cut to
+    60 characters) python launch.py run --config=configs/sft.py:ml1m --workdir=runs/sft-ml1m
 
-SET: scientific18, ml1m, yelp_p5, electronics14_1m, books14_1m. The corpus has this set alone and nothing to pre-train on, so the tokenizer
-is trained on its training titles; another one is given with --config.text.tokenizer=DIR, a base model with --config.model.init_from=DIR.
+SET: scientific18, ml1m, yelp_p5, electronics14_1m, books14_1m. The corpus has this set alone and nothing to pre-train
+on, so the tokenizer is trained on its training titles; another one is given with --config.text.tokenizer=DIR, a base
+model with --config.model.init_from=DIR.
 Figures: docs/results/sft.md.
 """
 
@@ -23,7 +24,12 @@ def get_config(argument: str = "scientific18") -> ConfigDict:
         raise ValueError(f"argument {argument!r}: choose SET or SET,CHARACTERS with a set of {', '.join(SETS)}")
     config = ConfigDict()
     config.name = f"sft-{argument.replace(',', '-')}"
-    source = {"name": name, "role": "downstream", "interactions": f"{name}/inter.tsv.gz", "items": f"{name}/item.tsv.gz"}
+    source = {
+        "name": name,
+        "role": "downstream",
+        "interactions": f"{name}/inter.tsv.gz",
+        "items": f"{name}/item.tsv.gz",
+    }
     config.corpus = {
         "root": "../shared/data",
         "sources": [{**source, "split": "leave_one_out"}],

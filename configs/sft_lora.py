@@ -1,15 +1,16 @@
-"""Fine-tuning in full and by an adapter (LoRA) beside each other, both from one model that was pre-trained on another set.
+"""Fine-tuning in full and by an adapter (LoRA) beside each other, both from one model that was pre-trained on another
+set.
 
     python launch.py run --config=configs/sft_lora.py:scientific18 --workdir=runs/sft-lora-scientific18
 
-SET as in configs/sft.py, but electronics14_1m, on which `cpt` pre-trains. `full` and `lora` start from it and have the same rows, epochs,
-loss and seeds; each chooses its own learning rate (an adapter's is about ten times as high) by validation users. Rows: `zero-shot` is `cpt`
-as it is. With a base model instead of a new one: --config.model.init_from=DIR.
+SET as in configs/sft.py, but electronics14_1m, on which `cpt` pre-trains. `full` and `lora` start from it and have the
+same rows, epochs, loss and seeds; each chooses its own learning rate (an adapter's is about ten times as high) by
+validation users. Rows: `zero-shot` is `cpt` as it is. With a base model instead of a new one:
+--config.model.init_from=DIR.
 """
 
+import sft
 from ml_collections import ConfigDict
-
-from configs import sft
 
 PRETRAINED_ON = "electronics14_1m"
 TOKENS = 6_000_000  # of pre-training
@@ -23,7 +24,11 @@ def get_config(argument: str = "scientific18") -> ConfigDict:
     config = sft.get_config(argument)
     config.name = f"sft-lora-{argument.replace(',', '-')}"
     (downstream,) = config.corpus.sources
-    files = {"interactions": f"{PRETRAINED_ON}/inter.tsv.gz", "items": f"{PRETRAINED_ON}/item.tsv.gz", "split": "leave_one_out"}
+    files = {
+        "interactions": f"{PRETRAINED_ON}/inter.tsv.gz",
+        "items": f"{PRETRAINED_ON}/item.tsv.gz",
+        "split": "leave_one_out",
+    }
     config.corpus.sources = [{"name": PRETRAINED_ON, "role": "pretrain", **files}, downstream]
     epochs = config.train.epochs
     del config.train.epochs
@@ -43,5 +48,8 @@ def get_config(argument: str = "scientific18") -> ConfigDict:
     rows = {"zero-shot": {"run": "cpt"}, "full": {"run": "full"}, "lora": {"run": "lora"}}
     config.evaluate.names = {"popularity": {"kind": "popularity"}, "sasrec": {"kind": "sasrec"}, **rows}
     config.evaluate.sets = (argument.partition(",")[0],)
-    config.report = {"title": f"Fine-tuning in full and by LoRA on {argument}", "order": ("popularity", "sasrec", *rows)}
+    config.report = {
+        "title": f"Fine-tuning in full and by LoRA on {argument}",
+        "order": ("popularity", "sasrec", *rows),
+    }
     return config

@@ -55,8 +55,9 @@ def read_json(path: Path, made_by: str) -> dict[str, Any]:
 def new_directory(final: Path) -> Iterator[Path]:
     """Give a temporary directory beside `final`; rename it to `final` when the block ends without an exception.
 
-    A previous `final` stays whole until then. After an exception or a kill nothing of the new one is visible under its name; what earlier
-    kills left is cleared up, and a `final` that one of them had moved away is put back. Of two processes the one that ends last stays.
+    A previous `final` stays whole until then. After an exception or a kill nothing of the new one is visible under its
+    name; what earlier kills left is cleared up, and a `final` that one of them had moved away is put back. Of two
+    processes the one that ends last stays.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     _clear_up(final)
@@ -76,7 +77,9 @@ def new_directory(final: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError(f"{final}: the disk is full; free some space and run again (nothing was replaced)") from error
+            raise UserError(
+                f"{final}: the disk is full; free some space and run again (nothing was replaced)"
+            ) from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -121,7 +124,8 @@ def file_sizes(directory: Path) -> dict[str, int]:
 
 
 def write_manifest(directory: Path, made_from: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """The one writer of manifests: `facts` of an artefact, what it was `made_from` (see `graph.py`), and the sizes of its files."""
+    """The one writer of manifests: `facts` of an artefact, what it was `made_from` (see `graph.py`), and the sizes of
+    its files."""
     record = {"version": 1, "inputs_hash": fingerprint(made_from), MADE_FROM: made_from, **facts}
     write_json(directory / MANIFEST, {**record, "file_sizes": file_sizes(directory)})
 

@@ -1,8 +1,9 @@
 """The ledger of a run, RUN/attempts.jsonl: where the time of every attempt went, and why it stopped.
 
-An attempt is one process, or group of processes, that works on the run from its start or newest checkpoint on. Each line is a JSON object
-with the number of its `attempt`, the wall `time`, and an `event`: `begin`, then now and then `so far`, whose seconds count from the
-attempt's begin, at the end `stop` with a reason, or `died`, written by the parent of processes that could not say so themselves.
+An attempt is one process, or group of processes, that works on the run from its start or newest checkpoint on. Each
+line is a JSON object with the number of its `attempt`, the wall `time`, and an `event`: `begin`, then now and then `so
+far`, whose seconds count from the attempt's begin, at the end `stop` with a reason, or `died`, written by the parent of
+processes that could not say so themselves.
 """
 
 import contextlib
@@ -27,8 +28,9 @@ WRITE_S = 10.0  # between two lines that say how it goes
 class Ledger:
     """Writes the lines of one attempt. At any time one phase is on, and time is counted for it alone.
 
-    start: the model and its state; restore: reading checkpoints; compile: the first step's program; steps: steps that no earlier attempt
-    had done; again: those that one had done and lost; save: checkpoints, and reading them back; data: rows that were not there in time.
+    start: the model and its state; restore: reading checkpoints; compile: the first step's program; steps: steps that
+    no earlier attempt had done; again: those that one had done and lost; save: checkpoints, and reading them back;
+    data: rows that were not there in time.
     """
 
     def __init__(self, run: Path | None, processes: int = 1, devices: int = 1):
@@ -48,7 +50,9 @@ class Ledger:
     def __enter__(self) -> "Ledger":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._count()
         self._write("stop", why=_reason(error), **self._so_far())
 
@@ -72,7 +76,8 @@ class Ledger:
         self.turn_to("again" if step <= self._done_before else "steps")
 
     def waited_for(self, items: Iterable[T], is_idle: Callable[[], bool]) -> Iterator[T]:
-        """The items of a stream. Waiting for one is `data` where the devices had nothing to do any more when it came: at most so much."""
+        """The items of a stream. Waiting for one is `data` where the devices had nothing to do any more when it came:
+        at most so much."""
         stream = iter(items)
         while True:
             self._count()
@@ -141,7 +146,10 @@ def note_death(run: Path, why: str, step: int | None) -> None:
     """Note why the last attempt ended, if it did not say so itself. step: the last that it finished."""
     attempts = read_attempts(run)
     if attempts and not attempts[-1].why:
-        _append(run, {"attempt": attempts[-1].number, "event": "died", "time": round(time.time(), 3), "why": why, "step": step})
+        _append(
+            run,
+            {"attempt": attempts[-1].number, "event": "died", "time": round(time.time(), 3), "why": why, "step": step},
+        )
 
 
 @dataclass
@@ -183,8 +191,8 @@ def read_attempts(run: Path) -> list[Attempt]:
 class Goodput:
     """seconds: of the attempts and of the time between them, by what they went into; they add up to `total`.
 
-    between: from the end of one attempt to the begin of the next, with what the program needs to start. unknown: from the last line of an
-    attempt to its death, and what no phase counted.
+    between: from the end of one attempt to the begin of the next, with what the program needs to start. unknown: from
+    the last line of an attempt to its death, and what no phase counted.
     """
 
     attempts: int

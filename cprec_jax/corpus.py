@@ -1,7 +1,7 @@
 """Reads the corpus on disk that `prepare` wrote; flat numpy columns, no engine, no jax.
 
-The format is described in `docs/data-formats.md`. Every file is checked against the SHA-256 in the manifest when it is first read, so that
-a damaged or truncated corpus gives a `UserError` and never a wrong figure.
+The format is described in `docs/data-formats.md`. Every file is checked against the SHA-256 in the manifest when it is
+first read, so that a damaged or truncated corpus gives a `UserError` and never a wrong figure.
 """
 
 import functools
@@ -70,7 +70,8 @@ class Sequences:
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """n users to rank for; the history of record i is `items[offsets[i]:offsets[i + 1]]`, oldest first, and never empty."""
+    """n users to rank for; the history of record i is `items[offsets[i]:offsets[i + 1]]`, oldest first, and never
+    empty."""
 
     user: np.ndarray  # int64[n]
     offsets: np.ndarray  # int64[n + 1]
@@ -101,7 +102,8 @@ class Corpus:
         manifest = read_json(path / MANIFEST, made_by="prepare")
         if manifest.get("version") != VERSION:
             raise UserError(
-                f"{path}: corpus version {manifest.get('version')}, this program reads {VERSION}; run `launch.py prepare` again"
+                f"{path}: corpus version {manifest.get('version')}, this program reads {VERSION}; run `launch.py "
+                f"prepare` again"
             )
         for key in ("corpus_hash", "domains", "sets", "files", "n_items"):
             if key not in manifest:
@@ -115,7 +117,9 @@ class Corpus:
     def items(self) -> ItemTable:
         table = self._read(ITEMS_FILE, ("item", "domain", "title", "train_count"))
         if not np.array_equal(_numbers(table, "item"), np.arange(len(table))):
-            raise UserError(f"{self.path / ITEMS_FILE}: item numbers are not 0, 1, 2, ...; run `launch.py prepare` again")
+            raise UserError(
+                f"{self.path / ITEMS_FILE}: item numbers are not 0, 1, 2, ...; run `launch.py prepare` again"
+            )
         return ItemTable(
             domain=_numbers(table, "domain"),
             title=table["title"].to_pylist(),
@@ -130,7 +134,10 @@ class Corpus:
     @functools.cached_property
     def sets(self) -> dict[str, SetInfo]:
         fields = ("domain_id", "role", "split", "repeats", "too_small")
-        return {name: SetInfo(name=name, **{field: info[field] for field in fields}) for name, info in self.manifest["sets"].items()}
+        return {
+            name: SetInfo(name=name, **{field: info[field] for field in fields})
+            for name, info in self.manifest["sets"].items()
+        }
 
     def set_info(self, name: str) -> SetInfo:
         """One set by name; an unknown name is a `UserError`."""
@@ -171,7 +178,9 @@ class Corpus:
         if np.any(np.diff(offsets) < 1):
             raise UserError(f"{self.path / file}: a record has no history; run `launch.py prepare` again")
         if not np.isin(items, self.catalogue(set_name)).all():
-            raise UserError(f"{self.path / file}: a history has an item of another set's catalogue; run `launch.py prepare` again")
+            raise UserError(
+                f"{self.path / file}: a history has an item of another set's catalogue; run `launch.py prepare` again"
+            )
         return Targets(
             user=_numbers(table, "user"),
             offsets=offsets,
@@ -184,7 +193,8 @@ class Corpus:
         )
 
     def candidates(self, split: EvalSplit, set_name: str, protocol: str) -> np.ndarray:
-        """Candidate items int32[n, C], row i for record i of `targets`; the target is among them once, at a hashed place."""
+        """Candidate items int32[n, C], row i for record i of `targets`; the target is among them once, at a hashed
+        place."""
         file = f"candidates/{split}.{self.set_info(set_name).name}.{protocol}.parquet"
         if file not in self.manifest["files"]:
             raise UserError(
@@ -193,16 +203,26 @@ class Corpus:
             )
         table = self._read(file, ("user", "target", "candidates"))
         targets = self.targets(split, set_name)
-        if not np.array_equal(_numbers(table, "user"), targets.user) or not np.array_equal(_numbers(table, "target"), targets.target):
-            raise UserError(f"{self.path / file}: users or targets differ from the split's; run `launch.py prepare` again")
+        if not np.array_equal(_numbers(table, "user"), targets.user) or not np.array_equal(
+            _numbers(table, "target"), targets.target
+        ):
+            raise UserError(
+                f"{self.path / file}: users or targets differ from the split's; run `launch.py prepare` again"
+            )
         offsets, items = self._lists(table, "candidates", file)
         self._check_items(items, file)
         width = int(offsets[1]) if len(table) else 0
-        if np.any(np.diff(offsets) != width) or np.any((items.reshape(len(table), width) == targets.target[:, None]).sum(axis=1) != 1):
-            raise UserError(f"{self.path / file}: rows of unequal length, or without their target; run `launch.py prepare` again")
+        if np.any(np.diff(offsets) != width) or np.any(
+            (items.reshape(len(table), width) == targets.target[:, None]).sum(axis=1) != 1
+        ):
+            raise UserError(
+                f"{self.path / file}: rows of unequal length, or without their target; run `launch.py prepare` again"
+            )
         rows = np.sort(items.reshape(len(table), width), axis=1)
         if np.any(rows[:, 1:] == rows[:, :-1]) or not np.isin(items, self.catalogue(set_name)).all():
-            raise UserError(f"{self.path / file}: a candidate twice, or of another set's catalogue; run `launch.py prepare` again")
+            raise UserError(
+                f"{self.path / file}: a candidate twice, or of another set's catalogue; run `launch.py prepare` again"
+            )
         return items.reshape(len(table), width)
 
     def oracle(self, split: EvalSplit, set_name: str) -> np.ndarray | None:
@@ -213,8 +233,12 @@ class Corpus:
         table = self._read(file, ("user", "scores"))
         offsets, scores = self._lists(table, "scores", file)
         width = len(self.catalogue(set_name))
-        if not np.array_equal(_numbers(table, "user"), self.targets(split, set_name).user) or np.any(np.diff(offsets) != width):
-            raise UserError(f"{self.path / file}: does not fit the split's users or the catalogue; run `launch.py prepare` again")
+        if not np.array_equal(_numbers(table, "user"), self.targets(split, set_name).user) or np.any(
+            np.diff(offsets) != width
+        ):
+            raise UserError(
+                f"{self.path / file}: does not fit the split's users or the catalogue; run `launch.py prepare` again"
+            )
         return scores.reshape(len(table), width)
 
     def n_sequences(self, split: TrainSplit, name: str = "all") -> int:
@@ -222,7 +246,8 @@ class Corpus:
         return int(self.manifest["files"][f"sequences/{split}/{name}.parquet"]["rows"])
 
     def windows(self, split: TrainSplit, name: str, interactions: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The items of `sequences` as a stream: (items int32[total], offsets int64[n + 1]) of consecutive whole records.
+        """The items of `sequences` as a stream: (items int32[total], offsets int64[n + 1]) of consecutive whole
+        records.
 
         A window ends with the record that brings it to at least `interactions`, whatever the file's layout.
         """
@@ -250,7 +275,9 @@ class Corpus:
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path}: damaged ({one_line(error)[:160]}); run `launch.py prepare` again") from error
         if rows != self.manifest["files"][file]["rows"]:
-            raise UserError(f"{path}: {rows} rows, expected {self.manifest['files'][file]['rows']}; run `launch.py prepare` again")
+            raise UserError(
+                f"{path}: {rows} rows, expected {self.manifest['files'][file]['rows']}; run `launch.py prepare` again"
+            )
         if lengths:
             yield _joined(parts, lengths)
 
@@ -260,49 +287,63 @@ class Corpus:
             known = [record for record in self.manifest["files"] if record.rsplit("/", 1)[0] == name.rsplit("/", 1)[0]]
             raise UserError(f"{path}: not part of this corpus{nearest(name, known) if known else ''}")
         if name not in self._verified and file_sha256(path) != self.manifest["files"][name]["sha256"]:
-            raise UserError(f"{path}: not the file the manifest describes (damaged, truncated or changed); run `launch.py prepare` again")
+            raise UserError(
+                f"{path}: not the file the manifest describes (damaged, truncated or changed); run `launch.py "
+                f"prepare` again"
+            )
         self._verified.add(name)
         return path
 
     def _read(self, name: str, columns: tuple[str, ...]) -> pa.Table:
         path, expected = self._verified_path(name), self.manifest["files"][name]
         try:
-            with pq.ParquetFile(path, memory_map=True) as opened:  # `read_table` would import pyarrow.dataset and with it pandas
+            with pq.ParquetFile(
+                path, memory_map=True
+            ) as opened:  # `read_table` would import pyarrow.dataset and with it pandas
                 table = opened.read(columns=list(columns))
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{path}: damaged ({one_line(error)[:160]}); run `launch.py prepare` again") from error
         if table.num_columns != len(columns) or len(table) != expected["rows"]:
             raise UserError(
-                f"{path}: {len(table)} rows with columns {table.column_names}, expected {expected['rows']} rows with {list(columns)}"
+                f"{path}: {len(table)} rows with columns {table.column_names}, expected {expected['rows']} rows with "
+                f"{list(columns)}"
             )
         return table
 
-    def _lists(self, table: pa.Table, column: str, file: str, expected: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def _lists(
+        self, table: pa.Table, column: str, file: str, expected: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(offsets int64[n + 1], flat values) of a list column; with `expected`, its lengths must be those."""
         offsets, values = flat_lists(table[column])
         if expected is not None and not np.array_equal(offsets, expected):
-            raise UserError(f"{self.path / file}: column {column!r} has other lengths than 'items'; run `launch.py prepare` again")
+            raise UserError(
+                f"{self.path / file}: column {column!r} has other lengths than 'items'; run `launch.py prepare` again"
+            )
         return offsets, values
 
     def _check_items(self, items: np.ndarray, file: str) -> None:
         if len(items) and (items.min() < 0 or items.max() >= self.manifest["n_items"]):
             raise UserError(
-                f"{self.path / file}: an item number is outside 0..{self.manifest['n_items'] - 1}; run `launch.py prepare` again"
+                f"{self.path / file}: an item number is outside 0..{self.manifest['n_items'] - 1}; run `launch.py "
+                f"prepare` again"
             )
 
 
 def hash60(text: str) -> int:
-    """Non-negative integer below 2^60 from the MD5 of `text`; equal to the SQL function of this name in every engine of `data_prep`."""
+    """Non-negative integer below 2^60 from the MD5 of `text`; equal to the SQL function of this name in every engine of
+    `data_prep`."""
     return int(hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:15], 16)
 
 
 def user_key(platform: str, raw_user: str) -> int:
-    """The corpus's user number: the same person on all domains of one platform. Equal to the expression in `data_prep/sql/encode.sql`."""
+    """The corpus's user number: the same person on all domains of one platform. Equal to the expression in
+    `data_prep/sql/encode.sql`."""
     return hash60(f"{platform}\x1f{raw_user}")
 
 
 def as_numpy(array: pa.Array) -> np.ndarray:
-    """Numbers or booleans without nulls. Arrow's own `to_numpy` would import pandas, which takes a fifth of a second."""
+    """Numbers or booleans without nulls. Arrow's own `to_numpy` would import pandas, which takes a fifth of a
+    second."""
     if pa.types.is_boolean(array.type):
         return np.from_dlpack(array.cast(pa.uint8())).view(bool)
     return np.from_dlpack(array)

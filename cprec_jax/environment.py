@@ -1,4 +1,5 @@
-"""Where something was computed: machine, versions and command, recorded with every result, so that a figure can be made again."""
+"""Where something was computed: machine, versions and command, recorded with every result, so that a figure can be made
+again."""
 
 import os
 import platform
@@ -13,7 +14,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "pyarrow", "tran
 
 
 def environment() -> dict[str, Any]:
-    """`command` (empty outside `launch.py`), `machine`, `versions` and the project's `commit` (empty without git)."""
+    """`command` (empty outside `cprec` and `launch.py`), `machine`, `versions` and the `commit` (empty without git)."""
     import jax
 
     devices = jax.local_devices()
@@ -38,7 +39,9 @@ def versions() -> dict[str, str]:
 
 def command(argv: list[str]) -> str:
     """The command line as one would type it again."""
-    return shlex.join(["python", *argv]) if Path(argv[0]).name == "launch.py" else ""
+    name = Path(argv[0]).name
+    called = {"launch.py": ["python", *argv], "cprec": ["cprec", *argv[1:]]}
+    return shlex.join(called.get(name, []))
 
 
 def _version(package: str) -> str:
@@ -59,7 +62,9 @@ def _commit(folder: Path) -> str:
     """The commit of a checkout, with `+` where files differ from it."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
 
     try:
         changed = "+" if git("status", "--porcelain", "--untracked-files=no", ".") else ""

@@ -4,8 +4,8 @@
 class UserError(ValueError):
     """A mistake in the input: config, files or arguments.
 
-    The message is ONE line that says what is wrong, where, and how to mend it. `launch.py` prints it without a traceback and
-    exits with code 2. Broken invariants of our own are `assert`s and tracebacks, never a `UserError`.
+    The message is ONE line that says what is wrong, where, and how to mend it. `launch.py` prints it without a
+    traceback and exits with code 2. Broken invariants of our own are `assert`s and tracebacks, never a `UserError`.
     """
 
 
@@ -25,7 +25,8 @@ def shown(path: object) -> str:
 
 
 class Preempted(Exception):
-    """SIGTERM arrived and a checkpoint was saved; `launch.py` exits with 75, and the same command goes on from there."""
+    """SIGTERM arrived and a checkpoint was saved; `launch.py` exits with 75, and the same command goes on from
+    there."""
 
 
 class Diverged(RuntimeError):

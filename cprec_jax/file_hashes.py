@@ -1,4 +1,5 @@
-"""SHA-256 of outside files, each read once: kept in the work directory by path, size, time of change, inode and device."""
+"""SHA-256 of outside files, each read once: kept in the work directory by path, size, time of change, inode and
+device."""
 
 import json
 import os

@@ -1,7 +1,9 @@
-"""The work directory as a graph of artefacts: what each is made from, whether it still is what the config means, and why not.
+"""The work directory as a graph of artefacts: what each is made from, whether it still is what the config means, and
+why not.
 
-An artefact is current when its manifest records just what it would be made from now: the version of its kind, the settings that affect it
-(compared one by one, `config/affects.py`), the content of outside files, and the content of the artefacts before it.
+An artefact is current when its manifest records just what it would be made from now: the version of its kind, the
+settings that affect it (compared one by one, `config/affects.py`), the content of outside files, and the content of the
+artefacts before it.
 """
 
 import json
@@ -21,7 +23,8 @@ States = Literal["current", "missing", "out of date", "waits", "pruned"]
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What an artefact is, and why, in one line. `changed`: what it was made from and is no longer so; nothing where it is only damaged."""
+    """What an artefact is, and why, in one line. `changed`: what it was made from and is no longer so; nothing where it
+    is only damaged."""
 
     word: States
     reason: str = ""
@@ -48,7 +51,8 @@ class Artefact:
       content: what of its manifest counts for whatever is made from it.
       record: the file that says what it is made from, already while it is not finished.
       progress: how far an unfinished one has come, in words.
-      always: `run` makes it even when it is current, from manifests and results alone: nothing pruned is made again for it.
+      always: `run` makes it even when it is current, from manifests and results alone: nothing pruned is made again for
+      it.
       given: the config does not say how it is made, so it is taken as it is.
     """
 
@@ -109,14 +113,17 @@ class Graph:
         return [artefact for artefact in artefacts if artefact.name in made or artefact.always]
 
     def made_from(self, artefact: Artefact) -> dict[str, Any]:
-        """What it would be made from now, for its manifest. An input that is not there is a `UserError` that names its job."""
+        """What it would be made from now, for its manifest. An input that is not there is a `UserError` that names its
+        job."""
         inputs = {}
         for before in (*artefact.inputs, *artefact.shows):
             manifest = read_manifest(before.path)
             if manifest is None and before in artefact.shows:
                 continue
             if manifest is None:
-                raise UserError(f"{before.path / MANIFEST}: not found; run `launch.py {before.job}` with the same --workdir first")
+                raise UserError(
+                    f"{before.path / MANIFEST}: not found; run `launch.py {before.job}` with the same --workdir first"
+                )
             inputs[before.name] = _content(before, manifest)
         made_from = {
             "version": artefact.version,
@@ -128,7 +135,8 @@ class Graph:
         return json.loads(json.dumps(made_from))
 
     def differences(self, artefact: Artefact, recorded: Mapping[str, Any]) -> list[str]:
-        """What it was made from and is no longer so, each in words. Inputs that are not current themselves are left out."""
+        """What it was made from and is no longer so, each in words. Inputs that are not current themselves are left
+        out."""
         found = []
         if recorded.get("version") != artefact.version:
             found.append(f"this version of the code makes {artefact.job} otherwise")
@@ -146,7 +154,11 @@ class Graph:
             elif hashes.get(name) != self._hashes.sha256(files[name]):
                 found.append(f"{name} changed: {files[name]}" if name in hashes else f"{name} is new: {files[name]}")
         facts, facts_before = json.loads(json.dumps(artefact.facts())), _mapping(recorded.get("facts"))
-        found += [f"{key} changed" for key in sorted(facts.keys() | facts_before.keys()) if facts.get(key) != facts_before.get(key)]
+        found += [
+            f"{key} changed"
+            for key in sorted(facts.keys() | facts_before.keys())
+            if facts.get(key) != facts_before.get(key)
+        ]
         inputs = _mapping(recorded.get("inputs"))
         for one in (*artefact.inputs, *artefact.shows):
             manifest = read_manifest(one.path) if self.state(one).usable else None
@@ -156,7 +168,8 @@ class Graph:
         return found + [f"{name} is no longer part of it" for name in inputs if name not in names]
 
     def holds(self, artefact: Artefact) -> bool:
-        """Whether it is whole, and was made from just what it would be made from now, in whatever state its inputs are."""
+        """Whether it is whole, and was made from just what it would be made from now, in whatever state its inputs
+        are."""
         try:
             recorded, manifest = read_record(artefact), read_manifest(artefact.path)
             if recorded is None or manifest is None or self.differences(artefact, recorded):
@@ -170,7 +183,9 @@ class Graph:
         try:
             manifest = read_manifest(artefact.path)
             if artefact.given:
-                return State(word="current") if manifest is not None else State(word="missing", reason=artefact.progress())
+                return (
+                    State(word="current") if manifest is not None else State(word="missing", reason=artefact.progress())
+                )
             recorded = read_record(artefact)
         except UserError as error:
             return State(word="out of date", reason=str(error), changed=(str(error),))
@@ -191,7 +206,11 @@ class Graph:
 
     def _waiting(self, artefact: Artefact) -> str:
         waiting = [one.name for one in (*artefact.inputs, *artefact.shows) if not self.state(one).usable]
-        return f"for {', '.join(waiting[:3])}" + (f" and {len(waiting) - 3} more" if len(waiting) > 3 else "") if waiting else ""
+        return (
+            f"for {', '.join(waiting[:3])}" + (f" and {len(waiting) - 3} more" if len(waiting) > 3 else "")
+            if waiting
+            else ""
+        )
 
 
 def read_record(artefact: Artefact) -> dict[str, Any] | None:
@@ -210,7 +229,9 @@ def _content(artefact: Artefact, manifest: Mapping[str, Any]) -> Any:
     try:
         return json.loads(json.dumps(artefact.content(manifest)))
     except KeyError as error:
-        raise UserError(f"{artefact.path / MANIFEST}: damaged (no {error}); run `launch.py {artefact.job}` again") from None
+        raise UserError(
+            f"{artefact.path / MANIFEST}: damaged (no {error}); run `launch.py {artefact.job}` again"
+        ) from None
 
 
 def with_ancestors(artefact: Artefact) -> Iterable[Artefact]:

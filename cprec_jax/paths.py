@@ -1,4 +1,5 @@
-"""Paths as users give them: `~` is expanded, addresses of other machines are refused, and a work directory is looked at before any work."""
+"""Paths as users give them: `~` is expanded, addresses of other machines are refused, and a work directory is looked at
+before any work."""
 
 import errno
 import os
@@ -20,7 +21,9 @@ def local_path(text: str, option: str) -> Path:
     try:
         path = Path(text).expanduser()
     except RuntimeError:
-        raise UserError(f"{option}={shown(text)}: no such user; write ./{shown(text)} for a directory of that name") from None
+        raise UserError(
+            f"{option}={shown(text)}: no such user; write ./{shown(text)} for a directory of that name"
+        ) from None
     try:
         path.lstat()
     except OSError as error:
@@ -30,17 +33,20 @@ def local_path(text: str, option: str) -> Path:
 
 
 def refuse_address(text: str, option: str) -> None:
-    """`UserError` for an address such as `gs://bucket/x` (also with its slashes merged: `gs:/bucket/x`), and for what is no file name."""
+    """`UserError` for an address such as `gs://bucket/x` (also with its slashes merged: `gs:/bucket/x`), and for what
+    is no file name."""
     if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
         raise UserError(f"{option}={text!r}: is no name of a file that can be passed on; use one of valid UTF-8")
     if (scheme := _SCHEME.match(text)) is not None and not _exists(Path(text)):
         raise UserError(
-            f"{option}={shown(text)}: {scheme[1]}:// is not supported here; copy or mount it, and give the path on this machine"
+            f"{option}={shown(text)}: {scheme[1]}:// is not supported here; copy or mount it, and give the path on "
+            f"this machine"
         )
 
 
 def work_directory(text: str, option: str = "--workdir") -> Path:
-    """The work directory, which may be new. Raises `UserError` where it could not be written, or checkpoints in it could not be read."""
+    """The work directory, which may be new. Raises `UserError` where it could not be written, or checkpoints in it
+    could not be read."""
     path = local_path(text, option)
     given = f"{option}={shown(text)}"
     if len(text.splitlines()) > 1 or text != text.rstrip("\r\n"):
@@ -51,11 +57,15 @@ def work_directory(text: str, option: str = "--workdir") -> Path:
         raise UserError(f"{given}: cannot be followed ({one_line(error)}); give another") from error
     for part in whole.parts:
         if odd := [c for c in PATTERN if c in part]:
-            raise UserError(f"{given}: {part!r} has a {odd[0]!r}, which the checkpoints' library takes for a pattern; rename it")
+            raise UserError(
+                f"{given}: {part!r} has a {odd[0]!r}, which the checkpoints' library takes for a pattern; rename it"
+            )
         if part.endswith(":"):
             raise UserError(f"{given}: {part!r} reads as the scheme of an address; rename it")
     if path.is_symlink() and not _exists(path):
-        raise UserError(f"{given}: is a link to {shown(whole)}, which is not there; make that directory, or give another")
+        raise UserError(
+            f"{given}: is a link to {shown(whole)}, which is not there; make that directory, or give another"
+        )
     there = whole
     while not _exists(there):
         there = there.parent

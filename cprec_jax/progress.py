@@ -14,7 +14,8 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """A counter with a rate. `advance(n, note)` redraws a bar on a terminal, or prints a line every `every_s` seconds."""
+    """A counter with a rate. `advance(n, note)` redraws a bar on a terminal, or prints a line every `every_s`
+    seconds."""
 
     def __init__(self, label: str, total: int, unit: str = "", every_s: float = 15.0):
         self.label, self.total, self.unit, self.every_s = label, total, unit, every_s

@@ -9,6 +9,7 @@ DESCRIPTION = "config.json"  # of a run: what others need to load it
 METRICS = "metrics.jsonl"  # of a run: its logged steps
 ATTEMPTS = "attempts.jsonl"  # of a run: where the time of each attempt went
 FILE_HASHES = ".file-hashes.json"
+RESULTS_FILE = "results.json"  # of a result
 LOCK = ".lock"
 TOKEN = ".token"  # what all processes of a job must see
 
@@ -34,7 +35,9 @@ def run_directory(workdir: Path, seed: int = 0, name: str = CPT) -> Path:
 def run_directories(workdir: Path) -> list[Path]:
     """All runs that are there, finished or not; those set aside are none."""
     runs = workdir / "runs"
-    return sorted(p for p in runs.glob("*") if p.is_dir() and not p.name.startswith(".") and not p.name.endswith(REPLACED))
+    return sorted(
+        p for p in runs.glob("*") if p.is_dir() and not p.name.startswith(".") and not p.name.endswith(REPLACED)
+    )
 
 
 def saved_steps(run: Path) -> list[int]:
@@ -53,7 +56,8 @@ def replaced_directory(run: Path) -> Path:
 
 
 def results_directory(workdir: Path, split: str) -> Path:
-    """The results of a split: WORKDIR/results, of the validation split WORKDIR/results-valid, so that neither replaces the other."""
+    """The results of a split: WORKDIR/results, of the validation split WORKDIR/results-valid, so that neither replaces
+    the other."""
     return workdir / ("results" if split == "test" else f"results-{split}")
 
 
@@ -62,7 +66,8 @@ def result_directory(workdir: Path, split: str, name: str) -> Path:
 
 
 def cell_directory(workdir: Path, split: str, row: str, one: str, seed: int) -> Path:
-    """The ranks of one row, set and seed: WORKDIR/cells/ROW/SET.seed-0, of the validation split in WORKDIR/cells-valid."""
+    """The ranks of one row, set and seed: WORKDIR/cells/ROW/SET.seed-0, of the validation split in
+    WORKDIR/cells-valid."""
     return workdir / ("cells" if split == "test" else f"cells-{split}") / row / f"{one}.seed-{seed}"
 
 
@@ -88,3 +93,9 @@ def adapter_directory(workdir: Path, name: str) -> Path:
 def report_directory(workdir: Path, split: str) -> Path:
     """WORKDIR/report; for results of the validation split WORKDIR/report-valid."""
     return workdir / ("report" if split == "test" else f"report-{split}")
+
+
+def result_files(workdir: Path, split: str = "test") -> list[Path]:
+    """Every results.json of a split, by folder name."""
+    paths = sorted(results_directory(workdir, split).glob(f"*/{RESULTS_FILE}"))
+    return [path for path in paths if not path.parent.name.startswith(".")]  # left over by a kill

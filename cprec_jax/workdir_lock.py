@@ -21,7 +21,10 @@ def hold(workdir: Path) -> Iterator[None]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-    except (OSError, RecursionError) as error:  # a link to nothing, a file system of the kernel, a name that is too long, ...
+    except (
+        OSError,
+        RecursionError,
+    ) as error:  # a link to nothing, a file system of the kernel, a name that is too long, ...
         reason = error.strerror if isinstance(error, OSError) else "too many directories below one another"
         raise UserError(f"{shown(workdir)[:200]}: cannot be made ({reason}); choose another --workdir") from error
     with open(workdir / LOCK, "a+", encoding="utf-8") as file:
@@ -29,7 +32,9 @@ def hold(workdir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(f"{workdir}: {_holder(file.read())} works in it; wait, stop that one, or choose another --workdir") from None
+            raise UserError(
+                f"{workdir}: {_holder(file.read())} works in it; wait, stop that one, or choose another --workdir"
+            ) from None
         except OSError:  # a file system without locks: nobody can be kept out
             pass
         file.truncate(0)

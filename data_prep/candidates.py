@@ -1,11 +1,12 @@
 """Candidate lists, drawn once for all models: the target and C - 1 negatives.
 
-`uC` draws negatives uniformly from the set's catalogue, `pC` from items about as popular as the target, so that popularity alone is close
-to chance. Negatives never are in the user's history and never have the target's title.
+`uC` draws negatives uniformly from the set's catalogue, `pC` from items about as popular as the target, so that
+popularity alone is close to chance. Negatives never are in the user's history and never have the target's title.
 
-Everything random is a hash of (seed, split, set, protocol, user, ...), so a list depends on nothing else in the corpus. The order in a list
-is by a hash of (user, protocol, item), which treats the target like any negative: no slot tells it apart, also not for somebody who has
-seen the same user's list in another split (EVALUATION: lists in the wild leak the target through their order).
+Everything random is a hash of (seed, split, set, protocol, user, ...), so a list depends on nothing else in the corpus.
+The order in a list is by a hash of (user, protocol, item), which treats the target like any negative: no slot tells it
+apart, also not for somebody who has seen the same user's list in another split (EVALUATION: lists in the wild leak the
+target through their order).
 """
 
 from collections.abc import Iterator
@@ -47,16 +48,18 @@ def draw_candidates(
 ) -> np.ndarray:
     """Candidate lists [n, C] for n users, as positions in the set's catalogue of N items.
 
-    user int64[n]; target int[n] and history int[total] (flat, cut by offsets int[n + 1]) are positions in the catalogue; train_count and
-    title_id are [N]. Where some user has fewer than C - 1 possible negatives, all lists of the set are shortened to what that user has;
-    width 1 (only the target) means that the protocol cannot be drawn.
+    user int64[n]; target int[n] and history int[total] (flat, cut by offsets int[n + 1]) are positions in the
+    catalogue; train_count and title_id are [N]. Where some user has fewer than C - 1 possible negatives, all lists of
+    the set are shortened to what that user has; width 1 (only the target) means that the protocol cannot be drawn.
     """
     n_items = len(train_count)
     asked = int(protocol[1:])
     barred = _barred_pairs(target, offsets, history, title_id)
     left = n_items - np.bincount(barred // n_items, minlength=len(user))
     n_negatives = int(min(asked - 1, left.min())) if len(user) else asked - 1
-    class_N = _popularity_classes(train_count, CLASS_WIDTH * asked) if protocol[0] == "p" else np.zeros(n_items, np.int64)
+    class_N = (
+        _popularity_classes(train_count, CLASS_WIDTH * asked) if protocol[0] == "p" else np.zeros(n_items, np.int64)
+    )
     weight_N = train_count + 1.0 if protocol[0] == "p" else np.ones(n_items)
     key = mix(user.astype(np.uint64) ^ np.uint64(hash60(f"{seed}:{split}:{set_name}:{protocol}")))
     chosen = np.concatenate([target[:, None], _negatives(key, target, barred, class_N, weight_N, n_negatives)], axis=1)
@@ -89,7 +92,8 @@ def _contains(sorted_pairs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def _popularity_classes(train_count: np.ndarray, least: int) -> np.ndarray:
-    """Class of every item, by doubling counts (0, 1, 2-3, 4-7, ...); neighbours are joined from the top until each holds `least` items."""
+    """Class of every item, by doubling counts (0, 1, 2-3, 4-7, ...); neighbours are joined from the top until each
+    holds `least` items."""
     level_N = np.floor(np.log2(train_count + 1.0)).astype(np.int64)
     sizes = np.bincount(level_N)
     class_of_level = np.zeros(len(sizes), np.int64)
@@ -105,7 +109,8 @@ def _popularity_classes(train_count: np.ndarray, least: int) -> np.ndarray:
 def _negatives(
     key: np.ndarray, target: np.ndarray, barred: np.ndarray, class_N: np.ndarray, weight_N: np.ndarray, n_negatives: int
 ) -> np.ndarray:
-    """[n, n_negatives] distinct items a row, drawn one after the other with probability ~ weight within the target's class."""
+    """[n, n_negatives] distinct items a row, drawn one after the other with probability ~ weight within the target's
+    class."""
     negatives = np.empty((len(key), n_negatives), np.int64)
     order_N = np.argsort(class_N, kind="stable")
     cumulative_N = np.concatenate([[0.0], np.cumsum(weight_N[order_N])])
@@ -133,7 +138,9 @@ def _chunks(rows: np.ndarray, width: int) -> Iterator[np.ndarray]:
         yield rows[start : start + size]
 
 
-def _first_distinct(item_BW: np.ndarray, rows: np.ndarray, barred: np.ndarray, n_items: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+def _first_distinct(
+    item_BW: np.ndarray, rows: np.ndarray, barred: np.ndarray, n_items: int, wanted: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Which rows have `wanted` distinct allowed draws, and those rows' first ones in drawing order."""
     by_value = np.argsort(item_BW, axis=1, kind="stable")
     sorted_BW = np.take_along_axis(item_BW, by_value, axis=1)
@@ -146,9 +153,16 @@ def _first_distinct(item_BW: np.ndarray, rows: np.ndarray, barred: np.ndarray, n
 
 
 def _exact_negatives(
-    key: np.ndarray, rows: np.ndarray, target: np.ndarray, barred: np.ndarray, class_N: np.ndarray, weight_N: np.ndarray, wanted: int
+    key: np.ndarray,
+    rows: np.ndarray,
+    target: np.ndarray,
+    barred: np.ndarray,
+    class_N: np.ndarray,
+    weight_N: np.ndarray,
+    wanted: int,
 ) -> np.ndarray:
-    """The same draw over the whole catalogue at once (exponential keys, Efraimidis and Spirakis 2006), for rows with little room.
+    """The same draw over the whole catalogue at once (exponential keys, Efraimidis and Spirakis 2006), for rows with
+    little room.
 
     Where the target's class has too few items left, the nearest classes follow.
     """

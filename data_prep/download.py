@@ -1,8 +1,9 @@
-"""Fetches the missing files of the sources (`config.corpus.download=true`); without that key nothing here touches the network.
+"""Fetches the missing files of the sources (`config.corpus.download=true`); without that key nothing here touches the
+network.
 
-A file grows under the name `FILE.part` and gets its own when it is whole and its checksum is right. A dropped connection, now or in an
-earlier run, is taken up where it broke (HTTP Range; If-Range where the server names a version, kept in `FILE.part.version`). A second
-process that wants the same file waits for the first.
+A file grows under the name `FILE.part` and gets its own when it is whole and its checksum is right. A dropped
+connection, now or in an earlier run, is taken up where it broke (HTTP Range; If-Range where the server names a version,
+kept in `FILE.part.version`). A second process that wants the same file waits for the first.
 """
 
 import errno
@@ -53,17 +54,31 @@ def download_missing(spec: CorpusSpec) -> None:
                         _bring(remote, path, where)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise UserError(f"{path}: the disk is full; free some space and run again, the download goes on where it is") from error
-                raise UserError(f"{path}: cannot be written ({error.strerror or one_line(error)}); check config.corpus.root") from error
+                    raise UserError(
+                        f"{path}: the disk is full; free some space and run again, the download goes on where it is"
+                    ) from error
+                raise UserError(
+                    f"{path}: cannot be written ({error.strerror or one_line(error)}); check config.corpus.root"
+                ) from error
 
 
 def _refuse_what_has_no_url(spec: CorpusSpec) -> None:
     """Before hours of fetching, not after: every file that is not there and that nothing says where to get."""
-    named = [(source, which) for source in spec.sources for which in FILES if getattr(source, which) and which not in source.urls]
-    paths = [(path, f"{source.name}.{which}") for source, which in named for path in target_paths(spec.root, source, which)]
+    named = [
+        (source, which)
+        for source in spec.sources
+        for which in FILES
+        if getattr(source, which) and which not in source.urls
+    ]
+    paths = [
+        (path, f"{source.name}.{which}") for source, which in named for path in target_paths(spec.root, source, which)
+    ]
     missing = [f"{shown(path)} (config.corpus.sources.{where})" for path, where in paths if not path.exists()]
     if missing:
-        raise UserError(f"config.corpus.download: files that are not there and have no URL; put them in place first: {', '.join(missing)}")
+        raise UserError(
+            f"config.corpus.download: files that are not there and have no URL; put them in place first: "
+            f"{', '.join(missing)}"
+        )
 
 
 def _bring(remote: RemoteSpec, path: Path, where: str) -> None:
@@ -102,7 +117,8 @@ def fetch(remote: RemoteSpec, path: Path, where: str) -> None:
 
 
 def _fill(url: str, part: Path, version: Path, where: str) -> bool:
-    """Bring `part` to its full length over as many connections as it takes; returns whether it began with bytes of an earlier run."""
+    """Bring `part` to its full length over as many connections as it takes; returns whether it began with bytes of an
+    earlier run."""
     resumed, in_vain = part.is_file() and part.stat().st_size > 0, 0
     while True:
         before = part.stat().st_size if part.is_file() else 0
@@ -120,7 +136,13 @@ def _fill(url: str, part: Path, version: Path, where: str) -> bool:
                 raise UserError(f"{where}: {url} answers {error.code} {error.reason}; check the address") from error
             trouble = f"it answers {error.code} {error.reason}"
         except _DROPPED as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS):
+            if isinstance(error, OSError) and error.errno in (
+                errno.ENOSPC,
+                errno.EDQUOT,
+                errno.EFBIG,
+                errno.EACCES,
+                errno.EROFS,
+            ):
                 raise
             trouble = one_line(getattr(error, "reason", None) or error or type(error).__name__)
         after = part.stat().st_size if part.is_file() else 0
@@ -132,7 +154,8 @@ def _fill(url: str, part: Path, version: Path, where: str) -> bool:
 
 
 def _receive(url: str, part: Path, version: Path) -> bool:
-    """One connection: append to `part` what comes, or start it again if the server does not go on where it ends; whether all came."""
+    """One connection: append to `part` what comes, or start it again if the server does not go on where it ends;
+    whether all came."""
     have = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"User-Agent": "cprec_jax", "Accept-Encoding": "identity"})
     if have:
@@ -140,7 +163,9 @@ def _receive(url: str, part: Path, version: Path) -> bool:
         if version.is_file():
             request.add_header("If-Range", version.read_text(encoding="ascii"))
     with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-        goes_on = answer.status == 206 and re.match(rf"bytes {have}-", answer.headers.get("Content-Range", "")) is not None
+        goes_on = (
+            answer.status == 206 and re.match(rf"bytes {have}-", answer.headers.get("Content-Range", "")) is not None
+        )
         if answer.status == 206 and not goes_on:
             part.unlink()  # another piece than was asked for
             return False
@@ -168,7 +193,8 @@ def _keep_version(headers: "http.client.HTTPMessage", version: Path) -> None:
 
 
 def _expected(remote: RemoteSpec, where: str) -> tuple[str, str] | None:
-    """(algorithm, hex digits) that the config gives, or the file at `checksum_url`: in the line that names the file, where one does."""
+    """(algorithm, hex digits) that the config gives, or the file at `checksum_url`: in the line that names the file,
+    where one does."""
     if remote.checksum_url is None:
         given = [(name, value) for name in ("sha256", "md5") if (value := getattr(remote, name))]
         return (given[0][0], given[0][1].lower()) if given else None
@@ -182,7 +208,8 @@ def _expected(remote: RemoteSpec, where: str) -> tuple[str, str] | None:
     digest = found[-1]  # a SHA-256 where there are both
     if sum(len(other) == len(digest) for other in found) > 1:
         raise UserError(
-            f"{where}.checksum_url: {remote.checksum_url} holds {len(found)} checksums, and {'more than one' if named else 'none'} "
+            f"{where}.checksum_url: {remote.checksum_url} holds {len(found)} checksums, and "
+            f"{'more than one' if named else 'none'} "
             f"of them beside the name {name!r}; give the right one as {where}.{_HASHES[len(digest)]}"
         )
     return _HASHES[len(digest)], digest
@@ -194,7 +221,9 @@ def _list_of_checksums(url: str, where: str) -> str:
             with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
                 return answer.read(_MOST_OF_A_LIST).decode(errors="replace")
         except _DROPPED as error:
-            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in (408, 425, 429)
+            refused = (
+                isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in (408, 425, 429)
+            )
             if refused or in_vain == ATTEMPTS:
                 raise UserError(f"{where}.checksum_url: {url} cannot be had ({one_line(error)})") from error
         time.sleep(PAUSE * 2**in_vain)

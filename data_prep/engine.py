@@ -1,7 +1,9 @@
-"""Runs the plain SQL of `sql/` on DuckDB, of which this is the only importer; `spark_engine.py` runs the same SQL on Spark.
+"""Runs the plain SQL of `sql/` on DuckDB, of which this is the only importer; `spark_engine.py` runs the same SQL on
+Spark.
 
-The SQL, and that of the steps and of `explain`, keeps to what `sqlglot` carries over to Spark SQL: window functions, joins,
-`list_sort(array_agg(struct_pack(...)))`, `array_length`; parameters live in the table `sources`. An engine must supply one function of its
+The SQL, and that of the steps and of `explain`, keeps to what `sqlglot` carries over to Spark SQL: window functions,
+joins, `list_sort(array_agg(struct_pack(...)))`, `array_length`; parameters live in the table `sources`. An engine must
+supply one function of its
 own: `hash60(text)`, the first 60 bits of the MD5 of the UTF-8 text as a BIGINT, which every engine can compute alike
 (`cprec_jax.corpus.hash60` is the same in Python).
 """
@@ -52,7 +54,8 @@ def lines_of_row(columns: Sequence[str]) -> str:
 
 
 class OpenQuote(Exception):
-    """A quote that swallows lines: it opens in the record that begins at the byte `place`, counted from 0, and takes `n_lines` with it."""
+    """A quote that swallows lines: it opens in the record that begins at the byte `place`, counted from 0, and takes
+    `n_lines` with it."""
 
     def __init__(self, place: int, n_lines: int):
         super().__init__(place, n_lines)
@@ -109,15 +112,22 @@ class Engine:
         try:
             self._connection.execute(f"SET memory_limit = {quoted(memory_limit)}")
         except duckdb.Error as error:
-            raise UserError(f"config.corpus.memory_limit: {memory_limit!r} is not a size such as '4GB' ({one_line(error)})") from error
+            raise UserError(
+                f"config.corpus.memory_limit: {memory_limit!r} is not a size such as '4GB' ({one_line(error)})"
+            ) from error
         if threads:
             self._connection.execute(f"SET threads = {int(threads)}")
         self._connection.execute(f"SET temp_directory = {quoted(str(scratch / 'spill'))}")
         self._connection.execute("SET enable_progress_bar = false")
         # A Parquet time with a zone would be written in the zone of the process's environment.
         self._connection.execute("SET TimeZone = 'UTC'")
-        # DuckDB takes some characters of a path for patterns, and knows no way to write them otherwise: files are read through links.
-        self._files = Path(tempfile.mkdtemp(prefix="files-", dir=None if _PATTERN & set(str(scratch.absolute())) else scratch.absolute()))
+        # DuckDB takes some characters of a path for patterns, and knows no way to write them otherwise: files are read
+        # through links.
+        self._files = Path(
+            tempfile.mkdtemp(
+                prefix="files-", dir=None if _PATTERN & set(str(scratch.absolute())) else scratch.absolute()
+            )
+        )
         self._n_files = 0
         self._connection.execute("CREATE MACRO hash60(x) AS ('0x' || substr(md5(x), 1, 15))::BIGINT")
         self.loader = self
@@ -152,8 +162,12 @@ class Engine:
             if isinstance(error, duckdb.IOException) and not any(sign in text for sign in _FULL_DISK):
                 raise
             if isinstance(error, duckdb.OutOfMemoryException) and "max_temp_directory_size" not in text:
-                raise UserError(f"config.corpus.memory_limit: too small for this data ({text[:160]}); raise it") from error
-            raise UserError(f"the disk is full ({text[:160]}); free some space and run again (nothing was replaced)") from error
+                raise UserError(
+                    f"config.corpus.memory_limit: too small for this data ({text[:160]}); raise it"
+                ) from error
+            raise UserError(
+                f"the disk is full ({text[:160]}); free some space and run again (nothing was replaced)"
+            ) from error
 
     def script(self, name: str) -> None:
         """Run the statements of `sql/NAME.sql` in order."""
@@ -169,7 +183,8 @@ class Engine:
         return self.rows(sql)[0][0]
 
     def batches(self, sql: str, n_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
-        """A query's result in pieces, for data that must not sit in memory whole. Other queries may run between them."""
+        """A query's result in pieces, for data that must not sit in memory whole. Other queries may run between
+        them."""
         yield from self._connection.cursor().sql(sql).to_arrow_reader(n_rows)
 
     def insert(self, name: str, columns: Sequence[str], data: pa.Table | pa.RecordBatch) -> None:
@@ -186,7 +201,8 @@ class Engine:
         self.execute(f"COPY ({sql}) TO {quoted(str(path))} (FORMAT parquet, COMPRESSION zstd)")
 
     def stage_parquet(self, path: Path, columns: Mapping[str, str]) -> None:
-        """Read columns (our name -> the file's) of a Parquet file as text into the table `staged`. `path` holds no pattern (see `link`)."""
+        """Read columns (our name -> the file's) of a Parquet file as text into the table `staged`. `path` holds no
+        pattern (see `link`)."""
         # Nothing is read out of the names of folders: a folder `timestamp=1` would take the place of the column.
         self._stage(f"read_parquet({quoted(str(path))}, hive_partitioning = false)", columns)
 
@@ -202,28 +218,44 @@ class Engine:
         encoding: str = "utf-8",
         skip: int = 0,
     ) -> list[tuple[str, int, list[str]]]:
-        """The same for delimited text with these columns, after `skip` lines. Returns malformed lines as (what, how many, first few).
+        """The same for delimited text with these columns, after `skip` lines. Returns malformed lines as (what, how
+        many, first few).
 
-        Each of the first few is "line 7: text". Where records over several lines were refused, all of their lines count; `OpenQuote` if
-        that comes of a quote.
+        Each of the first few is "line 7: text". Where records over several lines were refused, all of their lines
+        count; `OpenQuote` if that comes of a quote.
         """
         names = ", ".join(f"{quoted(name)}: 'VARCHAR'" for name in header)
-        dialect = f"header = {has_header}, delim = {quoted(delimiter)}, quote = {quoted(quote)}, escape = {quoted(quote)}"
+        dialect = (
+            f"header = {has_header}, delim = {quoted(delimiter)}, quote = {quoted(quote)}, escape = {quoted(quote)}"
+        )
         reader = _read_csv(path, f"{dialect}, skip = {skip}, encoding = {quoted(encoding)}", names, gzipped)
         self._stage(reader, columns)
-        # DuckDB gives one line number, and at most 10,000 bytes, for all that a quote swallowed. So the lines are counted.
-        first = self.value("SELECT min(line_byte_position) FROM reject_errors WHERE error_type = 'UNQUOTED VALUE'") if quote else None
+        # DuckDB gives one line number, and at most 10,000 bytes, for all that a quote swallowed. So the lines are
+        # counted.
+        first = (
+            self.value("SELECT min(line_byte_position) FROM reject_errors WHERE error_type = 'UNQUOTED VALUE'")
+            if quote
+            else None
+        )
         several = "SELECT count(*) FROM reject_errors WHERE regexp_matches(csv_line, '^$|[\\r\\n]')"
         count_all = quote and (first is not None or self.value(several))
         malformed = self._malformed()[0]
         if count_all:
-            read = self.value(f"SELECT coalesce(sum({lines_of_row([identifier(name) for name in header])}), 0) FROM {reader}")
+            read = self.value(
+                f"SELECT coalesce(sum({lines_of_row([identifier(name) for name in header])}), 0) FROM {reader}"
+            )
             self._malformed()
             swallowed = self._n_lines(path, gzipped) - read - has_header - skip - sum(n for _, n, _ in malformed)
             if swallowed > 0 and first is not None:
                 raise OpenQuote(first, swallowed)
             if swallowed > 0:
-                malformed.append(("more lines of the same records", swallowed, [sample for _, _, shown in malformed for sample in shown]))
+                malformed.append(
+                    (
+                        "more lines of the same records",
+                        swallowed,
+                        [sample for _, _, shown in malformed for sample in shown],
+                    )
+                )
         return malformed
 
     def _n_lines(self, path: Path, gzipped: bool) -> int:
@@ -236,13 +268,15 @@ class Engine:
     def stage_lines(
         self, path: Path, select: str, values: str, gzipped: bool, table: str = "staged"
     ) -> tuple[list[tuple[str, int, list[str]]], list[int]]:
-        """Read a text file line by line into `table`: the expressions `select` over the columns `line` (NULL if empty) and `values`.
+        """Read a text file line by line into `table`: the expressions `select` over the columns `line` (NULL if empty)
+        and `values`.
 
-        Returns malformed lines as `stage_delimited` does, and the numbers of the lines that made no row, at most a million of them.
+        Returns malformed lines as `stage_delimited` does, and the numbers of the lines that made no row, at most a
+        million of them.
         """
         self.execute(f"DROP TABLE IF EXISTS {table}")
-        # DuckDB wants a delimiter even for one column. A single byte would cut a damaged line that holds it, and a line that begins with it
-        # would look empty; four control characters in a row, the most it takes, do not occur.
+        # DuckDB wants a delimiter even for one column. A single byte would cut a damaged line that holds it, and a line
+        # that begins with it would look empty; four control characters in a row, the most it takes, do not occur.
         # Not strict: a carriage return amid lines that end otherwise would stop the reader.
         dialect = "header = false, delim = '\x01\x02\x03\x04', quote = '', escape = '', strict_mode = false"
         reader = _read_csv(path, dialect, "'line': 'VARCHAR'", gzipped)
@@ -254,7 +288,8 @@ class Engine:
         malformed = []
         for what, n in self.rows(f"SELECT {kind}, count(DISTINCT line) FROM reject_errors GROUP BY 1 ORDER BY 1"):
             first = self.rows(
-                f"SELECT DISTINCT line, csv_line FROM reject_errors WHERE {kind} = {quoted(what)} ORDER BY line LIMIT {SAMPLES}"
+                f"SELECT DISTINCT line, csv_line FROM reject_errors WHERE {kind} = {quoted(what)} ORDER BY line LIMIT "
+                f"{SAMPLES}"
             )
             malformed.append((what, n, [f"line {line}: {text.strip()}" for line, text in first]))
         lines = [line for (line,) in self.rows("SELECT DISTINCT line FROM reject_errors ORDER BY line LIMIT 1000000")]

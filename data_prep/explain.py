@@ -1,4 +1,5 @@
-"""A picture of the corpus in Markdown, for the eyes: `--config.corpus.explain=true` prints it and writes it to corpus/explain.md.
+"""A picture of the corpus in Markdown, for the eyes: `--config.corpus.explain=true` prints it and writes it to
+corpus/explain.md.
 
 Everything is counted by the engine, so a large corpus never sits in Python's memory.
 """
@@ -56,9 +57,30 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _sets(manifest: Mapping[str, Any]) -> list[str]:
-    keys = ("role", "split", "n_items", "n_valid_users", "n_test_users", "n_test_untied", "n_test_targets_never_trained")
-    head = ("domain", "role", "split", "items", "validation users", "test users", "untied targets", "targets never trained on")
-    return ["## Domains", "", *_table(head, [[name, *(info[key] for key in keys)] for name, info in manifest["sets"].items()])]
+    keys = (
+        "role",
+        "split",
+        "n_items",
+        "n_valid_users",
+        "n_test_users",
+        "n_test_untied",
+        "n_test_targets_never_trained",
+    )
+    head = (
+        "domain",
+        "role",
+        "split",
+        "items",
+        "validation users",
+        "test users",
+        "untied targets",
+        "targets never trained on",
+    )
+    return [
+        "## Domains",
+        "",
+        *_table(head, [[name, *(info[key] for key in keys)] for name, info in manifest["sets"].items()]),
+    ]
 
 
 def _filters(manifest: Mapping[str, Any]) -> list[str]:
@@ -69,13 +91,18 @@ def _filters(manifest: Mapping[str, Any]) -> list[str]:
         before: int | None = None
         for step, counts in steps.items():
             n = counts["interactions"]
-            rows.append([f"{name}: {step}", n, "" if before is None else _percent(n, before), counts["users"], counts["items"]])
+            rows.append(
+                [f"{name}: {step}", n, "" if before is None else _percent(n, before), counts["users"], counts["items"]]
+            )
             before = n
     return lines + _table(("step", "interactions", "of the step before", "users", "items"), rows)
 
 
 def _refused(manifest: Mapping[str, Any]) -> list[str]:
-    rows = [[reason, entry["n"], entry["samples"][0] if entry["samples"] else ""] for reason, entry in manifest["rejected"].items()]
+    rows = [
+        [reason, entry["n"], entry["samples"][0] if entry["samples"] else ""]
+        for reason, entry in manifest["rejected"].items()
+    ]
     return ["## Refused", "", *_table(("reason", "cases", "first"), rows)] if rows else []
 
 
@@ -85,7 +112,9 @@ def _lengths(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
     for what, table in (("training", "domain_sequences"), ("mixed", "mixed_sequences"), ("test history", "histories")):
         where = "WHERE phase = 2" if table == "histories" else ""
         lengths = f"SELECT domain, array_length(events) AS length FROM {table} {where}"
-        found = engine.rows(f"SELECT domain, length, count(*) FROM ({lengths}) AS l GROUP BY domain, length ORDER BY domain, length")
+        found = engine.rows(
+            f"SELECT domain, length, count(*) FROM ({lengths}) AS l GROUP BY domain, length ORDER BY domain, length"
+        )
         for domain, own in itertools.groupby(found, lambda row: row[0]):
             counts = [(length, n) for _, length, n in own]
             total = sum(n for _, n in counts)
@@ -114,11 +143,16 @@ def _domains_of_users(engine: Relational) -> list[str]:
 def _overlap(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
     names = manifest["domains"]
     shared = (
-        "SELECT a.domain, b.domain, count(*) FROM domain_sequences a JOIN domain_sequences b ON a.user = b.user GROUP BY a.domain, b.domain"
+        "SELECT a.domain, b.domain, count(*) FROM domain_sequences a JOIN domain_sequences b ON a.user = b.user "
+        "GROUP BY a.domain, b.domain"
     )
     common = {(a, b): n for a, b, n in engine.rows(shared)}
     rows = [
-        [name, common.get((a, a), 0), *(_percent(common.get((a, b), 0), common.get((a, a), 0)) for b in range(len(names)))]
+        [
+            name,
+            common.get((a, a), 0),
+            *(_percent(common.get((a, b), 0), common.get((a, a), 0)) for b in range(len(names))),
+        ]
         for a, name in enumerate(names)
     ]
     text = "Of the training users of the row's domain, how many train in the column's domain, too."
@@ -127,25 +161,39 @@ def _overlap(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
 
 def _popularity(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
     """How training interactions, before the k-core filter, spread over the items."""
-    counted = "SELECT c.domain, coalesce(t.train_count, 0) AS n FROM catalogue c LEFT JOIN train_counts t ON c.item = t.item"
+    counted = (
+        "SELECT c.domain, coalesce(t.train_count, 0) AS n FROM catalogue c LEFT JOIN train_counts t ON c.item = t.item"
+    )
     ranked = (
-        "SELECT domain, n, row_number() OVER (PARTITION BY domain ORDER BY n DESC) AS place, count(*) OVER (PARTITION BY domain) AS items "
+        "SELECT domain, n, row_number() OVER (PARTITION BY domain ORDER BY n DESC) AS place, count(*) OVER (PARTITION "
+        "BY domain) AS items "
         f"FROM ({counted}) AS c"
     )
     tops = ", ".join(f"coalesce(sum(n) FILTER (WHERE place <= ceil({share} * items)), 0)" for share in TOP_SHARES)
-    found = f"SELECT domain, count(*), count(*) FILTER (WHERE n = 0), sum(n), {tops} FROM ({ranked}) AS r GROUP BY domain ORDER BY domain"
+    found = (
+        f"SELECT domain, count(*), count(*) FILTER (WHERE n = 0), sum(n), {tops} FROM ({ranked}) AS r GROUP BY domain "
+        f"ORDER BY domain"
+    )
     rows = [
         [manifest["domains"][domain], items, never, *(_percent(int(top), int(total)) for top in shares)]
         for domain, items, never, total, *shares in engine.rows(found)
     ]
     head = ("domain", "items", "never trained on", *(f"top {share:.0%}" for share in TOP_SHARES))
-    return ["## Popularity", "", "The share of a domain's training interactions that its most popular items have.", "", *_table(head, rows)]
+    return [
+        "## Popularity",
+        "",
+        "The share of a domain's training interactions that its most popular items have.",
+        "",
+        *_table(head, rows),
+    ]
 
 
 def _times(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
     """A histogram of all interactions a platform, with t1 and t2 where they fall."""
     lines = ["## Interactions over time", ""]
-    for (platform,) in engine.rows("SELECT DISTINCT platform FROM sources WHERE item_order = 'timestamp' ORDER BY platform"):
+    for (platform,) in engine.rows(
+        "SELECT DISTINCT platform FROM sources WHERE item_order = 'timestamp' ORDER BY platform"
+    ):
         text = platform.replace("'", "''")
         times = (
             "SELECT i.time FROM interactions i JOIN sources s ON i.domain = s.domain "
@@ -155,8 +203,15 @@ def _times(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
         if first is None:
             continue
         width = (last - first) // BINS + 1
-        counts = dict(engine.rows(f"SELECT (time - {first}) // {width} AS bin, count(*) FROM ({times}) AS t GROUP BY bin"))
-        lines += [f"Platform {platform}:", "", *_histogram(first, width, counts, manifest["times"].get(platform, {})), ""]
+        counts = dict(
+            engine.rows(f"SELECT (time - {first}) // {width} AS bin, count(*) FROM ({times}) AS t GROUP BY bin")
+        )
+        lines += [
+            f"Platform {platform}:",
+            "",
+            *_histogram(first, width, counts, manifest["times"].get(platform, {})),
+            "",
+        ]
     order_only = [name for name, info in manifest["sources"].items() if info["order"] == "position"]
     if order_only:
         lines += [f"Order only, no times: {', '.join(order_only)}", ""]
@@ -200,10 +255,14 @@ def _examples(engine: Relational, manifest: Mapping[str, Any], template: Templat
     return lines
 
 
-def _rendered(engine: Relational, title: str, source: str, scope: str, template: TemplateSpec, target: str = "NULL") -> list[str]:
+def _rendered(
+    engine: Relational, title: str, source: str, scope: str, template: TemplateSpec, target: str = "NULL"
+) -> list[str]:
     items = "list_transform(events, lambda e: e.item)"
     # `user` is selected because Spark takes a bare `user` that only ORDER BY names for its function of that name.
-    found = engine.rows(f"SELECT user, {items}, array_length(events), {target} FROM {source} ORDER BY user LIMIT {EXAMPLES}")
+    found = engine.rows(
+        f"SELECT user, {items}, array_length(events), {target} FROM {source} ORDER BY user LIMIT {EXAMPLES}"
+    )
     lines = []
     for _, every, length, wanted in found:
         recent = every[-EXAMPLE_ITEMS:]

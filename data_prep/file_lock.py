@@ -12,7 +12,8 @@ from cprec_jax.progress import say
 
 @contextlib.contextmanager
 def alone_with(path: Path) -> Iterator[None]:
-    """Hold `PATH.lock` (flock, so that a killed process holds nothing), waiting for whoever has it; it is gone afterwards.
+    """Hold `PATH.lock` (flock, so that a killed process holds nothing), waiting for whoever has it; it is gone
+    afterwards.
 
     Where the file system knows no locks there is no waiting.
     """
@@ -21,7 +22,9 @@ def alone_with(path: Path) -> Iterator[None]:
         held = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             _wait(held, path)
-            if lock.exists() and os.path.samestat(os.stat(lock), os.fstat(held)):  # else its last holder has taken it away
+            if lock.exists() and os.path.samestat(
+                os.stat(lock), os.fstat(held)
+            ):  # else its last holder has taken it away
                 break
         except FileNotFoundError:  # taken away between the two looks
             pass

@@ -16,18 +16,23 @@ from cprec_jax.errors import UserError
 from cprec_jax.progress import say
 from data_prep.adapters import Adapter, KnowsTruth, make_adapters
 from data_prep.candidates import draw_candidates
-from data_prep.corpus import corpus_hash, describe_files, write_lists
 from data_prep.engine import Engine, Relational
 from data_prep.explain import explain
 from data_prep.steps import Preparation
+from data_prep.write_corpus import corpus_hash, describe_files, write_lists
 
 EVAL_SPLITS: tuple[EvalSplit, ...] = ("valid", "test")
 
 
 def source_files(spec: CorpusSpec) -> dict[str, Path]:
-    """Every file that the corpus is made from, by `SOURCE.interactions`, `SOURCE.items` and the like. A missing one is a `UserError`."""
+    """Every file that the corpus is made from, by `SOURCE.interactions`, `SOURCE.items` and the like. A missing one is
+    a `UserError`."""
     adapters = make_adapters(spec)
-    return {f"{source.name}.{which}": path for source in spec.sources for which, path in adapters[source.adapter].files(source).items()}
+    return {
+        f"{source.name}.{which}": path
+        for source in spec.sources
+        for which, path in adapters[source.adapter].files(source).items()
+    }
 
 
 def missing_sources(spec: CorpusSpec) -> list[str]:
@@ -47,7 +52,8 @@ def missing_sources(spec: CorpusSpec) -> list[str]:
 def prepare(spec: CorpusSpec, template: TemplateSpec, target: Path, made_from: Mapping[str, Any]) -> None:
     """Make the corpus in `target`, whole or not at all. Users' mistakes and files beyond repair are `UserError`s.
 
-    template: whose words explain.md uses; made_from: for the manifest, with the SHA-256 of `source_files` under `files`.
+    template: whose words explain.md uses; made_from: for the manifest, with the SHA-256 of `source_files` under
+    `files`.
     """
     adapters = make_adapters(spec)
     with new_directory(target) as folder:
@@ -129,7 +135,10 @@ def _write_candidates(spec: CorpusSpec, corpus: Corpus, folder: Path) -> dict[st
             entry[split] = lists.shape[1]
             if lists.shape[1] < entry["asked"]:
                 skipped = " (left out)" if lists.shape[1] < 2 else ""
-                say(f"{name} {split} {protocol}: only {lists.shape[1]} candidates for some user of this small catalogue{skipped}")
+                say(
+                    f"{name} {split} {protocol}: only {lists.shape[1]} candidates for some user of this small "
+                    f"catalogue{skipped}"
+                )
             if lists.shape[1] >= 2:
                 path = folder / "candidates" / f"{split}.{name}.{protocol}.parquet"
                 write_lists(path, {"user": targets.user, "target": targets.target}, "candidates", catalogue[lists])

@@ -11,10 +11,11 @@ SAMPLE_LENGTH = 120
 
 
 class Rejects:
-    """Counts by reason. `bad_lines` are defects of a file and limited per file; `count` is for data that merely does not qualify.
+    """Counts by reason. `bad_lines` are defects of a file and limited per file; `count` is for data that merely does
+    not qualify.
 
-    `lines_of` holds the bad lines again by source and file ("interactions", "items"); `source` is the one that is being read, by an
-    adapter that `reads` these keys.
+    `lines_of` holds the bad lines again by source and file ("interactions", "items"); `source` is the one that is being
+    read, by an adapter that `reads` these keys.
     """
 
     def __init__(self, max_bad_lines: int):
@@ -31,8 +32,11 @@ class Rejects:
             _add(self._reasons, reason, n, map(shorten, samples))
 
     def bad_lines(self, reason: str, n: int, path: str, samples: Iterable[str], which: str = "interactions") -> None:
-        """Like `count`, but an error when one file has more than `max_bad_lines` of them in all; `samples` name the lines."""
-        samples = [shorten(sample) for sample in samples]  # not the path before them, which alone may be longer than a sample
+        """Like `count`, but an error when one file has more than `max_bad_lines` of them in all; `samples` name the
+        lines."""
+        samples = [
+            shorten(sample) for sample in samples
+        ]  # not the path before them, which alone may be longer than a sample
         if n:
             lines = self.lines_of.setdefault((self.source, which), {})
             for entries in (self._reasons, lines):
@@ -43,7 +47,8 @@ class Rejects:
             first = samples[0] if samples else "no example"
             advice = f"{cause}; " if (cause := likely_cause(reason, self.reads)) else ""
             raise UserError(
-                f"{shown(path)}: {self._bad_lines[path]} bad lines, more than config.corpus.max_bad_lines = {self.max_bad_lines}; "
+                f"{shown(path)}: {self._bad_lines[path]} bad lines, more than config.corpus.max_bad_lines = "
+                f"{self.max_bad_lines}; "
                 f"{reason}, first {first}; {advice}mend the file or raise the limit"
             )
 
@@ -60,7 +65,8 @@ class Rejects:
         return self._reasons
 
 
-# How a reason begins -> what mostly is behind it, and the key of the source that the advice names: not every adapter reads it.
+# How a reason begins -> what mostly is behind it, and the key of the source that the advice names: not every adapter
+# reads it.
 _CAUSES = {
     "unparsable timestamp": (
         "read are unix seconds and ISO 8601 such as 2017-07-14, 2017-07-14T13:40:00 (UTC), 2017-07-14T13:40:00+09:00, "
@@ -72,9 +78,18 @@ _CAUSES = {
     "timestamp in seconds": ("leave time_unit out of the source", "time_unit"),
     "timestamp without": ("a spreadsheet cut it: export the times as text", None),
     "timestamp that is": ("write it as unix seconds, or as ISO 8601 such as 2014-01-05", None),
-    "malformed line: invalid": ("the file is not UTF-8; for one of Windows set its encoding to 'cp1252' (`files` of the source)", "files"),
-    "malformed line: missing columns": ("a line break within a field, or another delimiter? see `quote` and `delimiter`", "files"),
-    "malformed line: too many columns": ("the delimiter within a field, or another delimiter? see `quote` and `delimiter`", "files"),
+    "malformed line: invalid": (
+        "the file is not UTF-8; for one of Windows set its encoding to 'cp1252' (`files` of the source)",
+        "files",
+    ),
+    "malformed line: missing columns": (
+        "a line break within a field, or another delimiter? see `quote` and `delimiter`",
+        "files",
+    ),
+    "malformed line: too many columns": (
+        "the delimiter within a field, or another delimiter? see `quote` and `delimiter`",
+        "files",
+    ),
     "malformed line: unquoted value": (
         "text after a closing quote; a quote within a quoted field is doubled, and has no backslash before it; "
         "if quotes are ordinary characters there, set quote = 'none'",
@@ -91,7 +106,8 @@ _CAUSES = {
 
 
 def likely_cause(reason: str, reads: Collection[str]) -> str:
-    """What mostly is behind a reason of bad lines, and what to do where the adapter `reads` the key for it; "" where that is plain."""
+    """What mostly is behind a reason of bad lines, and what to do where the adapter `reads` the key for it; "" where
+    that is plain."""
     causes = (cause for begin, cause in _CAUSES.items() if reason.startswith(begin))
     return next((cause for cause, key in causes if key is None or key in reads), "")
 

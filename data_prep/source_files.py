@@ -10,9 +10,11 @@ from cprec_jax.paths import refuse_address
 
 
 def target_paths(root: str, source: SourceSpec, which: str) -> list[Path]:
-    """The paths a source gives for its interactions or its items, below `root`, `~` expanded; absent in the config is a `UserError`.
+    """The paths a source gives for its interactions or its items, below `root`, `~` expanded; absent in the config is a
+    `UserError`.
 
-    A path is taken as it stands: no character of it is a pattern, and a file of that very name wins over a home directory.
+    A path is taken as it stands: no character of it is a pattern, and a file of that very name wins over a home
+    directory.
     """
     given = getattr(source, which)
     where = f"config.corpus.sources.{source.name}.{which}"
@@ -36,7 +38,10 @@ def target_path(root: str, source: SourceSpec, which: str) -> Path:
     """`target_paths` where only one can be: a list of files is a `UserError`."""
     paths = target_paths(root, source, which)
     if len(paths) > 1:
-        raise UserError(f"config.corpus.sources.{source.name}.{which}: adapter {source.adapter!r} reads one file here, not {len(paths)}")
+        raise UserError(
+            f"config.corpus.sources.{source.name}.{which}: adapter {source.adapter!r} reads one file here, not "
+            f"{len(paths)}"
+        )
     return paths[0]
 
 
@@ -46,7 +51,8 @@ def source_path(root: str, source: SourceSpec, which: Literal["interactions", "i
 
 
 def source_paths(root: str, source: SourceSpec, which: Literal["interactions", "items"]) -> list[Path]:
-    """`target_paths` of files that must be there. A directory stands for all its `*.parquet`, in the order of their names."""
+    """`target_paths` of files that must be there. A directory stands for all its `*.parquet`, in the order of their
+    names."""
     paths: list[Path] = []
     for path in target_paths(root, source, which):
         paths += _parts(path, source, which) if os.path.isdir(path) else [_present(path, source, which)]
@@ -54,21 +60,33 @@ def source_paths(root: str, source: SourceSpec, which: Literal["interactions", "
 
 
 def _parts(folder: Path, source: SourceSpec, which: str) -> list[Path]:
-    """As Spark and pyarrow read a directory: what begins with "." or "_" is no part. Names of folders say nothing of their content."""
-    parts = sorted(path for path in folder.iterdir() if path.name.endswith(".parquet") and path.name[0] not in "._" and path.is_file())
+    """As Spark and pyarrow read a directory: what begins with "." or "_" is no part. Names of folders say nothing of
+    their content."""
+    parts = sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.endswith(".parquet") and path.name[0] not in "._" and path.is_file()
+    )
     where = f"config.corpus.sources.{source.name}.{which}"
     if below := sorted(path for path in folder.glob("*/*.parquet") if path.parent.name[0] not in "._"):
         raise UserError(
-            f"{where}: {shown(folder)} has parts in {shown(below[0].parent.name)}, too, and no folder below is read; list the files"
+            f"{where}: {shown(folder)} has parts in {shown(below[0].parent.name)}, too, and no folder below is read; "
+            f"list the files"
         )
     if not parts:
-        raise UserError(f"{where}: {shown(folder)} is a directory without a *.parquet file; give a file, or a list of files")
+        raise UserError(
+            f"{where}: {shown(folder)} is a directory without a *.parquet file; give a file, or a list of files"
+        )
     return parts
 
 
 def _present(path: Path, source: SourceSpec, which: str) -> Path:
     if not os.path.isfile(path):
         where = f"config.corpus.sources.{source.name}.{which}"
-        fetched = f", or fetch it with config.corpus.download=true from {source.urls[which].url}" if which in source.urls else ""
+        fetched = (
+            f", or fetch it with config.corpus.download=true from {source.urls[which].url}"
+            if which in source.urls
+            else ""
+        )
         raise UserError(f"{where}: {shown(path)} is not a file; check the path and config.corpus.root{fetched}")
     return path

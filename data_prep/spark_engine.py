@@ -1,8 +1,10 @@
-"""Runs the SQL of `sql/` on Spark: the same statements, carried over by sqlglot. The only importer of pyspark and sqlglot.
+"""Runs the SQL of `sql/` on Spark: the same statements, carried over by sqlglot. The only importer of pyspark and
+sqlglot.
 
-Adapters still read the raw files with the embedded DuckDB (`loader`), a stream that one machine does well; `share` hands its tables to
-Spark as Parquet, and from there on every step runs on Spark. Tables are Parquet below the work directory, so on a cluster (`spark://...`)
-the work directory must lie on storage that the driver and all workers see under the same path.
+Adapters still read the raw files with the embedded DuckDB (`loader`), a stream that one machine does well; `share`
+hands its tables to Spark as Parquet, and from there on every step runs on Spark. Tables are Parquet below the work
+directory, so on a cluster (`spark://...`) the work directory must lie on storage that the driver and all workers see
+under the same path.
 """
 
 import re
@@ -25,7 +27,8 @@ _MEBIBYTES = {"K": 2.0**-10, "M": 1.0, "G": 2.0**10, "T": 2.0**20}
 _LEAST_HEAP = 1024  # MiB; Spark does not start with less than about half of it
 # The first 60 bits of the MD5 of the UTF-8 text, equal to `cprec_jax.corpus.hash60`.
 _HASH60 = (
-    "CREATE TEMPORARY FUNCTION hash60(x STRING) RETURNS BIGINT RETURN CAST(conv(substr(md5(CAST(x AS BINARY)), 1, 15), 16, 10) AS BIGINT)"
+    "CREATE TEMPORARY FUNCTION hash60(x STRING) RETURNS BIGINT RETURN CAST(conv(substr(md5(CAST(x AS BINARY)), 1, "
+    "15), 16, 10) AS BIGINT)"
 )
 
 
@@ -110,7 +113,8 @@ def _sessions() -> Any:
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise UserError(
-            f"config.corpus.engine: 'spark' needs {error.name}, which is not installed; pip install -r {REQUIREMENTS} (and Java 17)"
+            f"config.corpus.engine: 'spark' needs {error.name}, which is not installed; pip install -r {REQUIREMENTS} "
+            f"(and Java 17)"
         ) from error
     return SparkSession
 
@@ -119,7 +123,8 @@ def _plain_link(folder: Path, spec: SparkSpec) -> Path:
     """A link to `folder`, whose path has characters that Spark reads as a pattern, a list, an escape or not at all."""
     if not spec.master.startswith("local"):
         raise UserError(
-            f"config.corpus.spark.master: on a cluster the work directory must be named with letters, digits and -._=@+~ alone, "
+            f"config.corpus.spark.master: on a cluster the work directory must be named with letters, digits and "
+            f"-._=@+~ alone, "
             f"not {shown(folder)}; choose another --workdir"
         )
     link = Path(tempfile.mkdtemp(prefix="cprec-spark-")) / "scratch"
@@ -128,7 +133,11 @@ def _plain_link(folder: Path, spec: SparkSpec) -> Path:
 
 
 def _start(session: Any, scratch: Path, spec: SparkSpec, memory_limit: str, threads: int | None) -> Any:
-    here = {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1", "spark.sql.shuffle.partitions": "16"}
+    here = {
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.sql.shuffle.partitions": "16",
+    }
     master = f"local[{threads}]" if threads and spec.master == "local[*]" else spec.master
     settings = {
         "spark.driver.memory": _heap(memory_limit),
@@ -152,7 +161,9 @@ def _start(session: Any, scratch: Path, spec: SparkSpec, memory_limit: str, thre
     except Exception as error:  # pyspark's, py4j's and the JVM's errors have no base of their own
         text = one_line(error)
         if "JAVA_GATEWAY_EXITED" in text:
-            raise UserError(f"config.corpus.engine: Spark did not start; is Java 17 there (JAVA_HOME)? ({text[:200]})") from error
+            raise UserError(
+                f"config.corpus.engine: Spark did not start; is Java 17 there (JAVA_HOME)? ({text[:200]})"
+            ) from error
         raise UserError(f"config.corpus.spark.master: no session on {master!r} ({text[:200]})") from error
 
 

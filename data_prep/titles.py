@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 _SPACE = re.compile(r"\s+")
-# Joiners build emoji and scripts such as Persian; every other control, format or private character is invisible noise. Unassigned ones
-# stay: which they are depends on Python's version.
+# Joiners build emoji and scripts such as Persian; every other control, format or private character is invisible noise.
+# Unassigned ones stay: which they are depends on Python's version.
 _JOINERS = "\u200c\u200d"
 _NOISE = ("Cc", "Cf", "Cs", "Co")
 _UNESCAPE_ROUNDS = 3
@@ -19,7 +19,8 @@ PLAIN_TITLE = "[!-%'-~]+( [!-%'-~]+)*"
 
 
 def clean_title(raw: str | None, counts: Counter[str] | None = None) -> str:
-    """Unescape HTML entities (also escaped twice), NFKC, drop control characters, collapse white space; "" where nothing is left.
+    """Unescape HTML entities (also escaped twice), NFKC, drop control characters, collapse white space; "" where
+    nothing is left.
 
     `counts` learns which of these changed something: entities, nfkc, control characters, white space.
     """
@@ -53,10 +54,13 @@ def cut_title(text: str, max_length: int) -> str:
     return text[: space if space > 0 else max_length].strip()
 
 
-def clean_titles(raw: Iterable[str | None], max_length: int, counts: Counter[str], keep_null_words: bool = False) -> list[str | None]:
+def clean_titles(
+    raw: Iterable[str | None], max_length: int, counts: Counter[str], keep_null_words: bool = False
+) -> list[str | None]:
     """Clean and cut many titles; None where nothing is left, and for `NULL_WORDS` unless they are kept.
 
-    Adds to `counts`: read, missing (there was none), empty (nothing is left), null words, changed, cut, and what `clean_title` changed.
+    Adds to `counts`: read, missing (there was none), empty (nothing is left), null words, changed, cut, and what
+    `clean_title` changed.
     """
     titles: list[str | None] = []
     for title in raw:

@@ -10,8 +10,8 @@ os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# A busy machine is slow, which says nothing about a property; and no property here depends on what a fixture was left like.
-# The same examples in every run, so that a failure is of the change at hand; CPREC_FUZZ=1 looks for new ones.
+# A busy machine is slow, which says nothing about a property; and no property here depends on what a fixture was left
+# like. The same examples in every run, so that a failure is of the change at hand; CPREC_FUZZ=1 looks for new ones.
 settings.register_profile(
     "cprec_jax",
     deadline=None,
@@ -24,7 +24,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def shared_directory(name: str) -> Path:
-    """A folder of third-party files beside the checkout (`../shared/NAME`, or `$CPREC_SHARED/NAME`); skips the test when absent."""
+    """A folder of third-party files beside the checkout (`../shared/NAME`, or `$CPREC_SHARED/NAME`); skips the test
+    when absent."""
     path = Path(os.environ.get("CPREC_SHARED", ROOT.parent / "shared")) / name
     if not path.exists():
         pytest.skip(f"third-party files {path} are absent")

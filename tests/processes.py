@@ -23,16 +23,25 @@ def free_port() -> int:
 def environment(devices: int) -> dict[str, str]:
     """For processes of so many devices each."""
     cache = {"JAX_COMPILATION_CACHE_DIR": CACHE.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    return {**os.environ, **cache, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return {
+        **os.environ,
+        **cache,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 def together(arguments: list[str], last: list[list[str]], status: int = 0) -> list[str]:
-    """Run two processes of two devices each; `last[i]` are the further arguments of process i. What both wrote to stderr.
+    """Run two processes of two devices each; `last[i]` are the further arguments of process i. What both wrote to
+    stderr.
 
     Both must end with `status`.
     """
     processes = [
-        subprocess.Popen([sys.executable, *arguments, *last[i]], cwd=ROOT, env=environment(2), stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, *arguments, *last[i]], cwd=ROOT, env=environment(2), stderr=subprocess.PIPE, text=True
+        )
         for i in range(2)
     ]
     try:
@@ -45,7 +54,8 @@ def together(arguments: list[str], last: list[list[str]], status: int = 0) -> li
 
 
 def launched_together(arguments: list[str], status: int = 0, by: str = "launch.py") -> list[str]:
-    """A job of `launch.py` (or of a script that calls its `main`) in two processes that find each other, each with a parent of its own.
+    """A job of `launch.py` (or of a script that calls its `main`) in two processes that find each other, each with a
+    parent of its own.
 
     What both wrote to their logs.
     """
@@ -53,7 +63,11 @@ def launched_together(arguments: list[str], status: int = 0, by: str = "launch.p
     workdir = Path(next(text for text in arguments if text.startswith("--workdir=")).removeprefix("--workdir="))
     logs = [workdir / f"logs/process-{i + 1}.log" for i in range(2)]
     before = [len(log.read_text()) if log.exists() else 0 for log in logs]
-    together([by, *arguments], [[f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={i}"] for i in (0, 1)], status)
+    together(
+        [by, *arguments],
+        [[f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={i}"] for i in (0, 1)],
+        status,
+    )
     return [log.read_text()[begin:] for log, begin in zip(logs, before, strict=True)]
 
 
@@ -61,7 +75,9 @@ def start(arguments: list[str], processes: int = 2, devices: int = 1) -> subproc
     """The parent of a job in so many processes of so many devices each; 1: a process without a parent."""
     several = [f"--processes={processes}"] if processes > 1 else []
     command = [sys.executable, "launch.py", *arguments, *several]
-    return subprocess.Popen(command, cwd=ROOT, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment(devices), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def end(parent: subprocess.Popen[str]) -> tuple[int, str]:
@@ -77,7 +93,9 @@ def workers(parent: subprocess.Popen[str]) -> list[int]:
     """The process ids of its workers, the first first."""
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
     numbered = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in map(int, children)}
-    of_process = {next((part for part in words if part.startswith(b"--process=")), b""): pid for pid, words in numbered.items()}
+    of_process = {
+        next((part for part in words if part.startswith(b"--process=")), b""): pid for pid, words in numbered.items()
+    }
     return [of_process[number] for number in sorted(of_process)]
 
 

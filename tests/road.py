@@ -4,7 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from tests import jobs
+from tests import run_jobs as jobs
 
 CONFIG: dict[str, Any] = {
     "name": "tiny",
@@ -20,8 +20,22 @@ CONFIG: dict[str, Any] = {
     },
     "text": {"tokenizer": "train", "vocab_size": 400, "template": {"header": "{scope}:\n"}},
     "pack": {"row_length": 64},
-    "model": {"hidden_size": 32, "intermediate_size": 64, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "dropout": 0.1},
-    "train": {"global_batch": 8, "steps": 12, "log_every": 1, "checkpoint_every": 5, "loss_chunk": 16, "milestones": [0.5]},
+    "model": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_layers": 2,
+        "num_heads": 2,
+        "num_kv_heads": 1,
+        "dropout": 0.1,
+    },
+    "train": {
+        "global_batch": 8,
+        "steps": 12,
+        "log_every": 1,
+        "checkpoint_every": 5,
+        "loss_chunk": 16,
+        "milestones": [0.5],
+    },
     "evaluate": {
         "names": {
             "random": {"kind": "random"},

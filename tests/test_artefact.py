@@ -42,7 +42,11 @@ def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
 
 def test_what_others_are_writing_is_left_alone(tmp_path: Path) -> None:
     """A living process's folder, that of another artefact whose name begins alike, and that of another host."""
-    others = [tmp_path / f".b.{HOST}.{os.getppid()}.tmp", tmp_path / f".b.c.{HOST}.{DEAD}.tmp", tmp_path / f".b.elsewhere.{DEAD}.tmp"]
+    others = [
+        tmp_path / f".b.{HOST}.{os.getppid()}.tmp",
+        tmp_path / f".b.c.{HOST}.{DEAD}.tmp",
+        tmp_path / f".b.elsewhere.{DEAD}.tmp",
+    ]
     for other in others:
         other.mkdir()
     with artefact.new_directory(tmp_path / "b"):

@@ -58,10 +58,25 @@ def test_every_second_has_a_cause_over_attempts_that_were_killed(tmp_path: Path,
     clock.now += 10
     attempt(tmp_path, clock, [3, 4, 5])  # from a checkpoint of step 2
     first, second = read_attempts(tmp_path)
-    assert (first.why, first.last_step, first.processes, first.devices) == ("process 2 of 2 died by signal 9 at step 4", 4, 2, 8)
+    assert (first.why, first.last_step, first.processes, first.devices) == (
+        "process 2 of 2 died by signal 9 at step 4",
+        4,
+        2,
+        8,
+    )
     assert (second.why, second.last_step) == ("done", 5)
     found = goodput([first, second])
-    expected = {"start": 4, "restore": 2, "compile": 10, "steps": 5, "again": 2, "save": 1, "data": 0, "between": 10, "unknown": 0.25}
+    expected = {
+        "start": 4,
+        "restore": 2,
+        "compile": 10,
+        "steps": 5,
+        "again": 2,
+        "save": 1,
+        "data": 0,
+        "between": 10,
+        "unknown": 0.25,
+    }
     assert {name: found.seconds[name] for name in expected} == pytest.approx(expected)
     assert found.total == pytest.approx(clock.now - 1000) and found.share == pytest.approx(5 / found.total)
 
@@ -74,7 +89,11 @@ def test_an_attempt_that_said_why_it_stopped_keeps_that(tmp_path: Path, clock: C
 
 @pytest.mark.parametrize(
     ("error", "why"),
-    [(Preempted("x"), "SIGTERM"), (Diverged("x"), "diverged"), (ZeroDivisionError("by\nzero"), "ZeroDivisionError: by zero")],
+    [
+        (Preempted("x"), "SIGTERM"),
+        (Diverged("x"), "diverged"),
+        (ZeroDivisionError("by\nzero"), "ZeroDivisionError: by zero"),
+    ],
 )
 def test_why_it_stopped(tmp_path: Path, error: Exception, why: str) -> None:
     with pytest.raises(type(error)), Ledger(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from cprec_jax.artefact import file_sha256
 from cprec_jax.corpus import Corpus, flat_lists
 from cprec_jax.errors import UserError
-from tests.jobs import prepare
+from tests.run_jobs import prepare
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,10 @@ def made(tmp_path_factory) -> Path:
     roles = {"toys": "pretrain", "games": "pretrain", "garden": "downstream"}
     sources = {name: {"role": role, "adapter": "synthetic"} for name, role in roles.items()}
     synthetic = {"users": 200, "items": 40, "tastes": 5, "interactions": 20.0}
-    prepare({"corpus": {"sources": sources, "synthetic": synthetic, "k_core": 0, "candidates": {"protocols": ["u20"]}}}, workdir)
+    prepare(
+        {"corpus": {"sources": sources, "synthetic": synthetic, "k_core": 0, "candidates": {"protocols": ["u20"]}}},
+        workdir,
+    )
     return workdir / "corpus"
 
 
@@ -53,7 +56,9 @@ def test_everything_has_the_promised_shape_and_type(made: Path):
     assert corpus.set_info("garden").role == "downstream" and corpus.set_info("toys").split == "time"
     for split, name in (("domain", "toys"), ("mixed", "all"), ("sft", "garden")):
         sequences = corpus.sequences(split, name)
-        types = [getattr(sequences, field).dtype for field in ("user", "domain", "offsets", "items", "item_domains", "times")]
+        types = [
+            getattr(sequences, field).dtype for field in ("user", "domain", "offsets", "items", "item_domains", "times")
+        ]
         assert types == [np.int64, np.int16, np.int64, np.int32, np.int16, np.int64]
         assert sequences.offsets[-1] == len(sequences.items) == len(sequences.times) == len(sequences.item_domains)
         assert np.array_equal(corpus.items.domain[sequences.items], sequences.item_domains)
@@ -78,7 +83,10 @@ def test_absent(tmp_path: Path):
     [
         (lambda corpus: corpus.catalogue("gardn"), "no set 'gardn'; did you mean 'garden'"),
         (lambda corpus: corpus.sequences("domain", "garden"), r"domain/garden.parquet: not part of this corpus"),
-        (lambda corpus: corpus.candidates("test", "garden", "u100"), r"add 'u100' to config.corpus.candidates.protocols"),
+        (
+            lambda corpus: corpus.candidates("test", "garden", "u100"),
+            r"add 'u100' to config.corpus.candidates.protocols",
+        ),
     ],
 )
 def test_what_is_not_there(made: Path, ask, message):
@@ -170,7 +178,9 @@ def test_candidates_are_distinct_and_of_the_catalogue(copy: Path):
 
 
 def test_flat_lists_of_slices_and_chunks():
-    column = pa.chunked_array([pa.array([[1], [2, 3], []], pa.list_(pa.int32())).slice(1), pa.array([[4]], pa.list_(pa.int32()))])
+    column = pa.chunked_array(
+        [pa.array([[1], [2, 3], []], pa.list_(pa.int32())).slice(1), pa.array([[4]], pa.list_(pa.int32()))]
+    )
     offsets, values = flat_lists(column)
     assert (offsets.tolist(), values.tolist()) == ([0, 2, 2, 3], [2, 3, 4])
     offsets, values = flat_lists(pa.chunked_array([], pa.list_(pa.int32())))

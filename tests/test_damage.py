@@ -1,4 +1,5 @@
-"""Any file of a finished work directory cut, emptied or removed, then each job: the right result, or one line that says what to do."""
+"""Any file of a finished work directory cut, emptied or removed, then each job: the right result, or one line that says
+what to do."""
 
 import json
 import os
@@ -9,13 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import launch
-from tests import jobs, road
+from cprec_jax import cli
+from tests import road
+from tests import run_jobs as jobs
 
 CONFIG = road.config(
     corpus={"synthetic": {"users": 80, "items": 30, "interactions": 15.0, "tastes": 4}},
     train={"steps": 4, "checkpoint_every": 2},
-    evaluate={"names": {"popularity": {"kind": "popularity"}, "cpt": {"kind": "checkpoint"}}, "protocols": ["full"], "max_users": 5},
+    evaluate={
+        "names": {"popularity": {"kind": "popularity"}, "cpt": {"kind": "checkpoint"}},
+        "protocols": ["full"],
+        "max_users": 5,
+    },
 )
 CONFIG["evaluate"] |= {"validation_users": 5, "bootstrap": 10}
 JOBS = ("pack", "train", "evaluate", "export", "report", "run")
@@ -26,7 +32,9 @@ EXAMPLES = 200 if os.environ.get("CPREC_FUZZ") else 20
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("finished") / "road"
     workdir.mkdir()
-    (workdir.parent / "config.py").write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(CONFIG))})\n")
+    (workdir.parent / "config.py").write_text(
+        f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(CONFIG))})\n"
+    )
     jobs.run(CONFIG, workdir)
     return workdir
 
@@ -43,8 +51,12 @@ OF_JOB = {
 
 @settings(max_examples=EXAMPLES)
 @given(data=st.data())
-def test_the_right_result_or_one_line(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: st.DataObject) -> None:
-    files = sorted(str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file() and "events" not in path.parts)
+def test_the_right_result_or_one_line(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], data: st.DataObject
+) -> None:
+    files = sorted(
+        str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file() and "events" not in path.parts
+    )
     folder = data.draw(st.sampled_from(sorted({"/".join(file.split("/")[:3]) for file in files})), label="folder")
     file = data.draw(st.sampled_from([file for file in files if file.startswith(folder)]), label="file")
     how = data.draw(st.sampled_from(["cut", "emptied", "removed"]), label="how")
@@ -58,7 +70,7 @@ def test_the_right_result_or_one_line(finished: Path, tmp_path: Path, capsys: py
         content = (workdir / file).read_bytes()
         (workdir / file).write_bytes(content[: len(content) // 2 if how == "cut" else 0])
     capsys.readouterr()
-    status = launch.main([job, f"--config={finished.parent / 'config.py'}", f"--workdir={workdir}"])
+    status = cli.main([job, f"--config={finished.parent / 'config.py'}", f"--workdir={workdir}"])
     told = capsys.readouterr().err
     assert status in (0, 2), told
     errors = [line for line in told.splitlines() if line.startswith("error: ")]

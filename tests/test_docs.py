@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import launch
+from cprec_jax import cli
 from cprec_jax.config.corpus import SourceSpec
 from cprec_jax.config.root import SECTIONS, make_config, section_classes
 from tests.conftest import ROOT
@@ -34,10 +34,16 @@ def exists(key: str) -> bool:
     for depth, part in enumerate(rest):
         if ".".join([name, *rest[:depth]]) in FREE:
             return True
-        found = [typing.get_type_hints(hint)[part] for hint in hints if part in {field.name for field in dataclasses.fields(hint)}]
+        found = [
+            typing.get_type_hints(hint)[part]
+            for hint in hints
+            if part in {field.name for field in dataclasses.fields(hint)}
+        ]
         if not found:
             return False
-        hints = [choice for hint in found for choice in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(choice)]
+        hints = [
+            choice for hint in found for choice in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(choice)
+        ]
     return True
 
 
@@ -56,16 +62,20 @@ def test_config_keys() -> None:
 
 def test_files() -> None:
     files = set(matches(rf"`((?:{'|'.join(OURS)})/[\w/.-]+\.(?:py|md|sql))", DOCUMENTS))
-    files |= set(matches(rf"(?:python|--config=|-m pytest[\w= -]*) ?((?:{'|'.join(OURS)})/[\w/.-]+\.py)", [*DOCUMENTS, *CONFIGS]))
-    absent = sorted((path, file) for path, file in files if not (ROOT / file).is_file() and not file.endswith("/mine.py"))
+    files |= set(
+        matches(rf"(?:python|--config=|-m pytest[\w= -]*) ?((?:{'|'.join(OURS)})/[\w/.-]+\.py)", [*DOCUMENTS, *CONFIGS])
+    )
+    absent = sorted(
+        (path, file) for path, file in files if not (ROOT / file).is_file() and not file.endswith("/mine.py")
+    )
     assert len(files) > 30 and [(path, file) for path, file in absent if file not in ("configs/FILE.py",)] == []
 
 
 def test_commands() -> None:
-    jobs = {*launch.JOBS, "compare"}
+    jobs = {*cli.JOBS, "compare"}
     used = set(matches(r"launch\.py ([a-z]+)", [*DOCUMENTS, *CONFIGS]))
     assert {job for _, job in used} <= jobs and {job for _, job in used} > {"prepare", "train", "evaluate", "compare"}
-    known = {*launch.OPTIONS, *launch.COMPARE_OPTIONS, "help"}
+    known = {*cli.OPTIONS, *cli.COMPARE_OPTIONS, "help"}
     for path, line in matches(r"launch\.py ((?:[a-z]+)(?: [^\n`]*)?)", [*DOCUMENTS, *CONFIGS]):
         options = {found for found in re.findall(r"--([a-z_.-]+)", line) if not found.startswith("config.")}
         assert options <= known, (path, line)
@@ -82,13 +92,17 @@ def test_configs_in_the_readme_are_configs() -> None:
     make_config(config.to_dict())
     exec(next(block for block in blocks if "config.evaluate" in block), {"config": config})
     make_config(config.to_dict())
-    assert {"checkpoint", "hf", "markov", "item_knn", "sasrec", "scores"} == {each["kind"] for each in config.evaluate["names"].values()}
+    assert {"checkpoint", "hf", "markov", "item_knn", "sasrec", "scores"} == {
+        each["kind"] for each in config.evaluate["names"].values()
+    }
     mixing = next(block for block in blocks if "anneal_mixture" in block)
     exec(mixing, {"config": config})
     make_config(config.to_dict())
     assert config.train.mixture["weights"].to_dict() == {"Books": 2.0}
 
 
-@pytest.mark.parametrize("key", ["urls", "columns", "tfds_split", "language", "order", "time_unit", "format", "k_core", "split"])
+@pytest.mark.parametrize(
+    "key", ["urls", "columns", "tfds_split", "language", "order", "time_unit", "format", "k_core", "split"]
+)
 def test_keys_of_a_source_that_the_documents_explain(key: str) -> None:
     assert key in {field.name for field in dataclasses.fields(SourceSpec)}

@@ -1,4 +1,5 @@
-"""A study in one config: five runs of two seeds, killed and resumed, every cell made once; then a row, a key and a checkpoint change."""
+"""A study in one config: five runs of two seeds, killed and resumed, every cell made once; then a row, a key and a
+checkpoint change."""
 
 import json
 import os
@@ -15,8 +16,9 @@ import pytest
 
 from cprec_jax.config.root import make_config
 from cprec_jax.jobs.status import status
-from cprec_jax.report.results import read_metrics
-from tests import jobs, road
+from cprec_jax.report.training_metrics import read_metrics
+from tests import road
+from tests import run_jobs as jobs
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -62,7 +64,9 @@ def run(workdir: Path, config: dict[str, Any], kill_after: str | None = None) ->
     command = [sys.executable, "launch.py", "run", f"--config={file}", f"--workdir={workdir}"]
     log = workdir.parent / "log"
     with open(log, "w") as stream:
-        process = subprocess.Popen(command, cwd=ROOT, stderr=stream, stdout=subprocess.DEVNULL, env={**os.environ, "XLA_FLAGS": ""})
+        process = subprocess.Popen(
+            command, cwd=ROOT, stderr=stream, stdout=subprocess.DEVNULL, env={**os.environ, "XLA_FLAGS": ""}
+        )
         deadline = time.monotonic() + 900
         while process.poll() is None and time.monotonic() < deadline:
             if kill_after is not None and (workdir / kill_after).exists():
@@ -78,7 +82,10 @@ def test_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     workdir, config = tmp_path / "work", study()
     run(workdir, config, kill_after="runs/cosine/checkpoints/5")
     half = lines(config, workdir, capsys)
-    assert half["runs/cpt"]["state"] == half["runs/cpt.seed-1"]["state"] == "current" and half["runs/cosine"]["state"] == "missing"
+    assert (
+        half["runs/cpt"]["state"] == half["runs/cpt.seed-1"]["state"] == "current"
+        and half["runs/cosine"]["state"] == "missing"
+    )
     assert "goes on from step" in half["runs/cosine"]["reason"]
     text = run(workdir, config)
     again = made(text)
@@ -89,13 +96,18 @@ def test_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
     params = {name: json.loads((workdir / name / "manifest.json").read_text())["params_sha256"] for name in NAMES}
     assert len(set(params.values())) == len(NAMES), "every run of every seed is another"
-    results = {name: json.loads((workdir / "results" / name / "results.json").read_text()) for name in ("cpt", "wsa-40", "next")}
+    results = {
+        name: json.loads((workdir / "results" / name / "results.json").read_text())
+        for name in ("cpt", "wsa-40", "next")
+    }
     assert all(result["seeds"] == [0, 1] for result in results.values())
     report = (workdir / "report/report.md").read_text()
     assert all(name.removeprefix("runs/") in report for name in NAMES if "seed" not in name)
     drawn = read_metrics(workdir)
     assert {f"runs/{run}" for run in drawn} == NAMES and all(len(records) > 1 for records in drawn.values())
-    assert "(loss.png)" in report and (workdir / "report/loss.png").stat().st_size > 10_000, "the curves of all runs, in one plot"
+    assert "(loss.png)" in report and (workdir / "report/loss.png").stat().st_size > 10_000, (
+        "the curves of all runs, in one plot"
+    )
 
     one_more = {**config, "runs": {**config["runs"], "long": {"start": "wsa-20", "train": {"steps": 2}, "seeds": 1}}}
     assert [name for name, line in lines(one_more, workdir, capsys).items() if line["would_be_made"]] == [
@@ -104,7 +116,10 @@ def test_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     changed = json.loads(json.dumps(config))
     changed["runs"]["cosine"]["train"]["schedule"]["peak"] = 0.002
     after = lines(changed, workdir, capsys)
-    assert {name for name, line in after.items() if line["state"] == "out of date"} == {"runs/cosine", "runs/cosine.seed-1"}
+    assert {name for name, line in after.items() if line["state"] == "out of date"} == {
+        "runs/cosine",
+        "runs/cosine.seed-1",
+    }
     assert after["runs/next"]["state"] == "waits" and after["runs/wsa-20"]["state"] == "current"
 
     for path in (workdir / "runs/cpt/checkpoints/12", workdir / "runs/wsa-40", workdir / "results/wsa-40"):

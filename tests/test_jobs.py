@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cprec_jax.errors import UserError
-from tests import jobs, road
+from tests import road
+from tests import run_jobs as jobs
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +32,18 @@ def test_results_have_the_schema_and_agree_with_their_ranks(done: Path) -> None:
             assert len(own) == values["users"] == 40
             assert values["protocols"]["full"]["nll"] == pytest.approx(np.mean([row["nll"] for row in own]), rel=1e-5)
             if not any(row["n_tied"] for row in own):
-                assert values["protocols"]["full"]["hr@10"] == pytest.approx(np.mean([row["n_better"] < 10 for row in own]))
+                assert values["protocols"]["full"]["hr@10"] == pytest.approx(
+                    np.mean([row["n_better"] < 10 for row in own])
+                )
             low, high = values["protocols"]["full"]["ci95"]["mrr"]
             assert low <= values["protocols"]["full"]["mrr"] <= high
 
 
 def test_random_is_the_closed_form_and_the_oracle_the_best(done: Path) -> None:
-    results = {name: json.loads((done / "results" / name / "results.json").read_text())["sets"] for name in ("random", "oracle", "cpt")}
+    results = {
+        name: json.loads((done / "results" / name / "results.json").read_text())["sets"]
+        for name in ("random", "oracle", "cpt")
+    }
     for set_name in ("Books", "Games", "Garden"):
         assert results["random"][set_name]["protocols"]["u20"]["hr@10"] == pytest.approx(0.5)
         assert results["random"][set_name]["protocols"]["full_unmasked"]["hr@10"] == pytest.approx(10 / 60)
@@ -61,12 +67,16 @@ def test_only_what_is_out_of_date_is_done(done: Path, tmp_path: Path, capsys: py
     jobs.export(road.config(train={"schedule": {"peak": 0.5}, "seed": 7}, pack={"row_length": 128}), workdir)
     row = next(line for line in before.splitlines() if line.startswith("| popularity |"))
     without = card.read_text()
-    assert row not in without and without.partition("## Results")[0] == before.partition("## Results")[0]  # the run's config, not this one
+    assert (
+        row not in without and without.partition("## Results")[0] == before.partition("## Results")[0]
+    )  # the run's config, not this one
     assert "warm-up 3 %, stable 87 %, annealing 10 %, peak 0.001" in without and "row length: 64 tokens" in without
     capsys.readouterr()
     jobs.run(road.CONFIG, workdir)
     told = capsys.readouterr().err
-    assert told.count("is made now") == 2 and "results/popularity is made now" in told and "export/cpt is made now" in told
+    assert (
+        told.count("is made now") == 2 and "results/popularity is made now" in told and "export/cpt is made now" in told
+    )
     assert card.read_text() == before
 
 
@@ -84,7 +94,9 @@ def test_an_exported_model_can_be_evaluated_again(done: Path, tmp_path: Path) ->
     shutil.copytree(done, workdir)
     export = str(workdir / "export" / "cpt")
     jobs.evaluate(road.config(evaluate={"names": {"back": {"kind": "hf", "path": export}}}), workdir)
-    there, back = (json.loads((workdir / "results" / name / "results.json").read_text())["sets"] for name in ("cpt", "back"))
+    there, back = (
+        json.loads((workdir / "results" / name / "results.json").read_text())["sets"] for name in ("cpt", "back")
+    )
     for set_name in there:
         full = there[set_name]["protocols"]["full"]
         del full["ci95"], back[set_name]["protocols"]["full"]["ci95"]
@@ -100,7 +112,12 @@ def test_the_report_shows_every_method(done: Path) -> None:
 def test_the_other_rules_rank_the_whole_catalogue(done: Path, tmp_path: Path, rule: str) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(done, workdir)
-    jobs.evaluate(road.config(evaluate={"names": {"by": {"kind": "checkpoint"}}, "rule": rule, "max_users": 5, "sets": ["Books"]}), workdir)
+    jobs.evaluate(
+        road.config(
+            evaluate={"names": {"by": {"kind": "checkpoint"}}, "rule": rule, "max_users": 5, "sets": ["Books"]}
+        ),
+        workdir,
+    )
     result = json.loads((workdir / "results/by/results.json").read_text())
     assert result["scoring_rule"] == rule and result["sets"]["Books"]["users"] == 5
 
@@ -131,7 +148,9 @@ def test_an_oracle_is_only_for_synthetic_sets(done: Path, tmp_path: Path) -> Non
         jobs.evaluate(road.CONFIG, workdir, ["oracle"])
 
 
-def test_several_seeds_are_trained_where_evaluation_looks_for_them(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_seeds_are_trained_where_evaluation_looks_for_them(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(done, workdir)
     config = road.config(evaluate={"seeds": 2, "names": {"cpt": {"kind": "checkpoint"}}, "max_users": 10})
@@ -141,7 +160,10 @@ def test_several_seeds_are_trained_where_evaluation_looks_for_them(done: Path, t
     runs = [workdir / "runs" / "cpt", workdir / "runs" / "cpt.seed-1"]
     seeds = [json.loads((path / "config.json").read_text())["made_from"]["settings"]["train.seed"] for path in runs]
     params = [json.loads((path / "manifest.json").read_text())["params_sha256"] for path in runs]
-    assert seeds == [0, 1] and params[0] == json.loads((done / "runs/cpt/manifest.json").read_text())["params_sha256"] != params[1]
+    assert (
+        seeds == [0, 1]
+        and params[0] == json.loads((done / "runs/cpt/manifest.json").read_text())["params_sha256"] != params[1]
+    )
     result = json.loads((workdir / "results" / "cpt" / "results.json").read_text())
     by_seed = result["sets"]["Books"]["protocols"]["full"]["by_seed"]["nll"]
     assert result["seeds"] == [0, 1] and by_seed[0] != by_seed[1]

@@ -1,4 +1,5 @@
-"""Paths: any character in every path option works or is refused in one line before any work; `~` is a home; addresses are refused."""
+"""Paths: any character in every path option works or is refused in one line before any work; `~` is a home; addresses
+are refused."""
 
 import gzip
 import json
@@ -12,20 +13,38 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import launch
+from cprec_jax import cli
 from cprec_jax.errors import UserError
 from cprec_jax.paths import local_path, work_directory
 from cprec_jax.text import plain_text, tokenizer
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.state import TrainState
 from cprec_jax.workdir_lock import hold
-from tests import jobs, road
+from tests import road
+from tests import run_jobs as jobs
 
 EXAMPLES = 200 if os.environ.get("CPREC_FUZZ") else 20
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda name: name not in (".", "..") and len(name.encode()) < 200
 )
-ODD = ("[...]", "a[1]b", "*", "?", "~", "~x", "gs:", "back\\slash", "it's", 'a"b', "new\nline", "%20%s", "{a,b}", "a:b", " ", "\u2615")
+ODD = (
+    "[...]",
+    "a[1]b",
+    "*",
+    "?",
+    "~",
+    "~x",
+    "gs:",
+    "back\\slash",
+    "it's",
+    'a"b',
+    "new\nline",
+    "%20%s",
+    "{a,b}",
+    "a:b",
+    " ",
+    "\u2615",
+)
 
 
 def odd(test: Any) -> Any:
@@ -66,8 +85,8 @@ def test_a_work_directory_works_or_is_refused(tmp_path: Path, name: str) -> None
 def test_a_config_file(tmp_path: Path, name: str) -> None:
     path = fresh(tmp_path / "base") / name
     path.write_text("def get_config(arg='none'):\n    return {'name': arg}\n")
-    assert launch.load_config(str(path), {}) == {"name": "none"}
-    assert launch.load_config(f"{path}:small", {}) == {"name": "small"}
+    assert cli.load_config(str(path), {}) == {"name": "none"}
+    assert cli.load_config(f"{path}:small", {}) == {"name": "small"}
 
 
 @odd
@@ -104,7 +123,10 @@ def test_the_files_of_a_source(tmp_path: Path, name: str) -> None:
     base = fresh(tmp_path / "base") / name
     base.mkdir()
     with gzip.open(base / f"{name[:40]}.tsv.gz", "wt", encoding="utf-8") as stream:
-        stream.write("user_id\titem_id\ttimestamp\n" + "".join(f"u{u}\ti{(u + t) % 7}\t{t}\n" for u in range(9) for t in range(6)))
+        stream.write(
+            "user_id\titem_id\ttimestamp\n"
+            + "".join(f"u{u}\ti{(u + t) % 7}\t{t}\n" for u in range(9) for t in range(6))
+        )
     (base / "items.tsv").write_text("item_id\ttitle\n" + "".join(f"i{i}\tTitle {i}\n" for i in range(7)))
     source = {
         "name": "A",
@@ -119,9 +141,13 @@ def test_the_files_of_a_source(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["gs", "s3", "hdfs", "https", "file"])
-def test_addresses_are_refused_in_every_option(tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_addresses_are_refused_in_every_option(
+    tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "c.py").write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(road.CONFIG))})\n")
+    (tmp_path / "c.py").write_text(
+        f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(road.CONFIG))})\n"
+    )
     address = f"{scheme}://bucket/x"
     for argv in (
         ["run", "--config=c.py", f"--workdir={address}"],
@@ -133,16 +159,21 @@ def test_addresses_are_refused_in_every_option(tmp_path: Path, scheme: str, monk
         ["compare", address],
         ["compare", "w", f"--out={address}"],
     ):
-        assert launch.main(argv) == 2
+        assert cli.main(argv) == 2
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and f"{scheme}:// is not supported here" in lines[0], lines
-    for call in (lambda: plain_text.find_files(plain_text.PlainTextSpec(files=(address,))), lambda: local_path(address, "x")):
+    for call in (
+        lambda: plain_text.find_files(plain_text.PlainTextSpec(files=(address,))),
+        lambda: local_path(address, "x"),
+    ):
         with pytest.raises(UserError, match="is not supported here"):
             call()
     assert [path.name for path in tmp_path.iterdir()] == ["c.py"]
 
 
-def test_a_tilde_is_the_home_in_every_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tilde_is_the_home_in_every_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from cprec_jax.hf.hub import locate
 
     home, here = tmp_path / "home", tmp_path / "here"
@@ -150,15 +181,17 @@ def test_a_tilde_is_the_home_in_every_option(tmp_path: Path, monkeypatch: pytest
     here.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(here)
-    (home / "c.py").write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(road.CONFIG))})\n")
-    assert launch.main(["prepare", "--config=~/c.py", "--workdir=~/work"]) == 0
+    (home / "c.py").write_text(
+        f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(road.CONFIG))})\n"
+    )
+    assert cli.main(["prepare", "--config=~/c.py", "--workdir=~/work"]) == 0
     assert (home / "work/corpus/manifest.json").exists()
     tokenizer.train(["a title\n"] * 9, [1] * 9, 290, home / "words")
     assert locate("~/words") == home / "words"
     (home / "text.txt").write_text("Some text.")
     assert plain_text.find_files(plain_text.PlainTextSpec(files=("~/text.txt",))) == [home / "text.txt"]
     (home / "prompts").write_text("a\n")
-    launch.main(["generate", "--prompt=@~/prompts", "--workdir=~/work"])
+    cli.main(["generate", "--prompt=@~/prompts", "--workdir=~/work"])
     assert "prompts" not in capsys.readouterr().err
     with pytest.raises(UserError, match="no such user"):
         work_directory("~nobody-of-that-name/x")
@@ -187,13 +220,18 @@ def test_a_link_to_nothing_and_a_name_that_is_too_long(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"\.\.\.: File name too long; give a shorter path"):
             work_directory(path)
         with pytest.raises(UserError, match=r"\.\.\.: File name too long; give a shorter path"):
-            launch.load_config(path, {})
+            cli.load_config(path, {})
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file or directory"), RecursionError()], ids=["kernel", "deep"])
-def test_a_work_directory_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    """What the system lets a process ask for, and then does not do: a directory below /proc, thousands below one another."""
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "No such file or directory"), RecursionError()], ids=["kernel", "deep"]
+)
+def test_a_work_directory_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """What the system lets a process ask for, and then does not do: a directory below /proc, thousands below one
+    another."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise error
@@ -207,8 +245,10 @@ def test_a_work_directory_that_cannot_be_made(tmp_path: Path, monkeypatch: pytes
 def test_a_relative_work_directory(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """pyarrow takes a:b/file for an address."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "c.py").write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(road.CONFIG))})\n")
-    assert launch.main(["prepare", "--config=c.py", f"--workdir={name}"]) == 0
+    (tmp_path / "c.py").write_text(
+        f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(road.CONFIG))})\n"
+    )
+    assert cli.main(["prepare", "--config=c.py", f"--workdir={name}"]) == 0
     assert (tmp_path / name / "corpus/manifest.json").exists()
 
 
@@ -224,9 +264,11 @@ def test_a_relative_work_directory(tmp_path: Path, name: str, monkeypatch: pytes
         ("def get_config(): return get_config()", "RecursionError"),
     ],
 )
-def test_a_config_file_that_gives_no_config(tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str, message: str) -> None:
+def test_a_config_file_that_gives_no_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str, message: str
+) -> None:
     (tmp_path / "c.py").write_text(code)
-    assert launch.main(["prepare", f"--config={tmp_path / 'c.py'}", f"--workdir={tmp_path / 'w'}"]) == 2
+    assert cli.main(["prepare", f"--config={tmp_path / 'c.py'}", f"--workdir={tmp_path / 'w'}"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: --config=") and message in line
     assert not (tmp_path / "w").exists()

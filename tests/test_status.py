@@ -12,13 +12,16 @@ import pytest
 from cprec_jax.config.root import make_config
 from cprec_jax.errors import UserError
 from cprec_jax.jobs.status import status
-from tests import jobs, road
+from tests import road
+from tests import run_jobs as jobs
 
 NAMES = ("corpus", "rows/cpt", "runs/cpt", "results/cpt", "results/popularity", "export/cpt", "report")
 
 
 def small() -> dict[str, Any]:
-    made = road.config(train={"steps": 4}, evaluate={"names": {"popularity": {"kind": "popularity"}, "cpt": {"kind": "checkpoint"}}})
+    made = road.config(
+        train={"steps": 4}, evaluate={"names": {"popularity": {"kind": "popularity"}, "cpt": {"kind": "checkpoint"}}}
+    )
     made["evaluate"] |= {"max_users": 8, "protocols": ["full"], "temperature": 1.0}
     return made
 
@@ -55,7 +58,11 @@ def would_make(lines: dict[str, Any]) -> list[str]:
 def test_an_empty_work_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = read(small(), tmp_path / "new", capsys)
     assert words(found) == dict.fromkeys(NAMES, "missing") and sorted(would_make(found)) == sorted(NAMES)
-    assert found["runs/cpt"]["reason"] == "for rows/cpt" and found["corpus"]["size"] == 0 and found["corpus"]["modified"] is None
+    assert (
+        found["runs/cpt"]["reason"] == "for rows/cpt"
+        and found["corpus"]["size"] == 0
+        and found["corpus"]["modified"] is None
+    )
     assert not (tmp_path / "new").exists(), "it makes nothing"
 
 
@@ -73,7 +80,9 @@ def test_a_half_made_one(done: Path, capsys: pytest.CaptureFixture[str]) -> None
         "export/cpt": "missing",
         "report": "missing",
     }
-    assert found["runs/cpt"]["reason"] == "was stopped; goes on from step 4" and "results/popularity" not in would_make(found)
+    assert found["runs/cpt"]["reason"] == "was stopped; goes on from step 4" and "results/popularity" not in would_make(
+        found
+    )
 
 
 def test_a_finished_one(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,7 +131,9 @@ def test_a_damaged_file(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_deleted_checkpoints_are_made_again_only_when_something_needs_them(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_deleted_checkpoints_are_made_again_only_when_something_needs_them(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.rmtree(done / "runs/cpt/checkpoints")
     found = read(small(), done, capsys)
     assert found["runs/cpt"]["state"] == "pruned" and "were deleted" in found["runs/cpt"]["reason"]
@@ -135,7 +146,9 @@ def test_deleted_checkpoints_are_made_again_only_when_something_needs_them(done:
     assert would_make(read(small(), done, capsys)) == ["runs/cpt", "export/cpt", "report"]
     jobs.run(small(), done)
     assert json.loads((done / "runs/cpt/manifest.json").read_text())["params_sha256"] == before
-    assert (done / "export/cpt/model.safetensors").is_file() and (done / "results/cpt/manifest.json").read_text() == results
+    assert (done / "export/cpt/model.safetensors").is_file() and (
+        done / "results/cpt/manifest.json"
+    ).read_text() == results
 
 
 @pytest.mark.slow
@@ -150,7 +163,10 @@ def test_run_sets_a_finished_run_aside_until_its_successor_is_done(
         with pytest.raises(KeyboardInterrupt):
             jobs.run(config, done)
         told = capsys.readouterr().err
-        assert "config.train.schedule.peak was 0.001, is 0.5" in told and "set aside as cpt.replaced until the new one is done" in told
+        assert (
+            "config.train.schedule.peak was 0.001, is 0.5" in told
+            and "set aside as cpt.replaced until the new one is done" in told
+        )
         assert (replaced / "manifest.json").read_text() == before
         config["train"]["schedule"] = {"peak": 0.25}
         with pytest.raises(KeyboardInterrupt):
@@ -174,9 +190,15 @@ def test_run_only_makes_what_is_named_and_what_that_needs(tiny_rows: Path, tmp_p
         jobs.run(small(), tmp_path / "road", ["result/cpt"])
 
 
-def test_every_path_of_the_config_is_looked_at_and_all_mistakes_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_path_of_the_config_is_looked_at_and_all_mistakes_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = copy.deepcopy(small())
-    config["corpus"]["sources"][0] |= {"adapter": "table", "interactions": str(tmp_path / "a.tsv"), "items": str(tmp_path / "b.tsv")}
+    config["corpus"]["sources"][0] |= {
+        "adapter": "table",
+        "interactions": str(tmp_path / "a.tsv"),
+        "items": str(tmp_path / "b.tsv"),
+    }
     config["text"]["tokenizer"] = str(tmp_path / "no")
     config["pack"]["text"] = {"files": [str(tmp_path / "*.txt")]}
     (tmp_path / "model").mkdir()
@@ -204,7 +226,9 @@ def test_every_path_of_the_config_is_looked_at_and_all_mistakes_are_said(tmp_pat
         "gone.parquet",
     ):
         assert sum(part in line for line in lines) >= 1, part
-    assert any("names.elsewhere.path" in line for line in lines) and any("config.evaluate.general_text" in line for line in lines)
+    assert any("names.elsewhere.path" in line for line in lines) and any(
+        "config.evaluate.general_text" in line for line in lines
+    )
     with pytest.raises(UserError) as by_run:
         jobs.run(config, tmp_path / "new")
     assert str(by_run.value).splitlines() == lines and not (tmp_path / "new" / "corpus").exists()

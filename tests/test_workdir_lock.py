@@ -23,7 +23,11 @@ with hold(Path(sys.argv[1])):
 
 def test_a_second_process_gets_one_line_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     other = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLDER, str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert other.stdout is not None and other.stdout.readline() == "held\n"
     said = rf"process {other.pid} on .* \(since 20.*\) works in it; wait, stop that one, or choose another"

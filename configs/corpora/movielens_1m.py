@@ -1,9 +1,11 @@
-"""MovieLens-1M from GroupLens, as published: a downstream set split by leave-one-out, like most published figures on it.
+"""MovieLens-1M from GroupLens, as published: a downstream set split by leave-one-out, like most published figures on
+it.
 
-    python launch.py prepare --config=configs/corpora/movielens_1m.py --workdir=runs/movielens --config.corpus.download=true
+    python launch.py prepare --config=configs/corpora/movielens_1m.py --workdir=runs/movielens
+    --config.corpus.download=true
 
-fetches `ml-1m.zip` (6 MB) into `data/movielens` and checks it against the MD5 that GroupLens publishes beside it. The data may be used for
-research under the terms of its README, and may not be redistributed.
+fetches `ml-1m.zip` (6 MB) into `data/movielens` and checks it against the MD5 that GroupLens publishes beside it. The
+data may be used for research under the terms of its README, and may not be redistributed.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,8 @@
-"""What each setting affects: the leaves of a `Config`, each with the kinds of artefacts that are made anew when it changes.
+"""What each setting affects: the leaves of a `Config`, each with the kinds of artefacts that are made anew when it
+changes.
 
-Kinds are words such as `rows.cpt` or `results.model`. An artefact is of several kinds (`jobs/`), and every setting names those that it
-affects; a setting that names none affects the artefact of its own section (`OF_SECTION`).
+Kinds are words such as `rows.cpt` or `results.model`. An artefact is of several kinds (`jobs/`), and every setting
+names those that it affects; a setting that names none affects the artefact of its own section (`OF_SECTION`).
 """
 
 import dataclasses
@@ -31,7 +32,8 @@ OF_SECTION: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Leaf:
-    """One value of a config: its dotted key, its value and default as JSON (`MISSING`: has none), and the kinds of artefacts it affects.
+    """One value of a config: its dotted key, its value and default as JSON (`MISSING`: has none), and the kinds of
+    artefacts it affects.
 
     field: `Class.field`, where it is declared. content: it names files, which count by their content instead.
     """
@@ -63,13 +65,19 @@ def _leaves(section: Any, where: str, affects: tuple[str, ...], content: bool) -
         own = affects if field.metadata.get("affects") is None else field.metadata["affects"]
         by_content = content or bool(field.metadata.get("content"))
         if dataclasses.is_dataclass(value):
-            if section_class(hints[field.name]) is not hints[field.name]:  # it may be something else, so that it is one says something
+            if (
+                section_class(hints[field.name]) is not hints[field.name]
+            ):  # it may be something else, so that it is one says something
                 yield _leaf(section, field, key, "section", own, by_content)
             yield from _leaves(value, key, own, by_content)
         elif _named(value):
-            names = sorted(value) if isinstance(value, Mapping) else [entry.name for entry in value]  # of a list the order counts, too
+            names = (
+                sorted(value) if isinstance(value, Mapping) else [entry.name for entry in value]
+            )  # of a list the order counts, too
             yield dataclasses.replace(_leaf(section, field, key, names, own, by_content), default=[])
-            for name, entry in value.items() if isinstance(value, Mapping) else ((entry.name, entry) for entry in value):
+            for name, entry in (
+                value.items() if isinstance(value, Mapping) else ((entry.name, entry) for entry in value)
+            ):
                 yield from _leaves(entry, f"{key}.{name}", tuple(kind.format(key=name) for kind in own), by_content)
         else:
             yield _leaf(section, field, key, as_json(value), own, by_content)
@@ -80,7 +88,9 @@ def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
-def _leaf(section: Any, field: dataclasses.Field, key: str, value: Any, affects: tuple[str, ...], content: bool) -> Leaf:
+def _leaf(
+    section: Any, field: dataclasses.Field, key: str, value: Any, affects: tuple[str, ...], content: bool
+) -> Leaf:
     default = field.default if field.default_factory is MISSING else field.default_factory()
     if dataclasses.is_dataclass(default):
         default = "section"
@@ -115,11 +125,15 @@ class Settings:
     defaults: dict[str, Any]
 
     def differences(self, recorded: Mapping[str, Any]) -> list[str]:
-        """The keys whose value is another than what was `recorded`. One that the record lacks counts as equal while it has its default.
+        """The keys whose value is another than what was `recorded`. One that the record lacks counts as equal while it
+        has its default.
 
-        One that only the record has is of a section by name, whose names are a key of their own, or no longer affects the artefact.
+        One that only the record has is of a section by name, whose names are a key of their own, or no longer affects
+        the artefact.
         """
-        return [key for key, value in self.values.items() if recorded.get(key, self.defaults.get(key, MISSING)) != value]
+        return [
+            key for key, value in self.values.items() if recorded.get(key, self.defaults.get(key, MISSING)) != value
+        ]
 
     def where(self, chosen: Callable[[str], bool]) -> "Settings":
         """Those whose key is `chosen`."""
@@ -131,7 +145,8 @@ class Settings:
 
 
 def settings_of_section(section: Any, key: str, affects: tuple[str, ...]) -> Settings:
-    """The settings of one section, under the dotted name `key`; fields that name no artefacts affect those of `affects`."""
+    """The settings of one section, under the dotted name `key`; fields that name no artefacts affect those of
+    `affects`."""
     return _settings([leaf for leaf in _leaves(section, key, affects, False) if not leaf.content])
 
 

@@ -27,12 +27,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def build(cls: type[T], section: Mapping[str, Any], where: str) -> T:
     """Make the dataclass `cls` from a config section, recursively.
 
-    `where` is the dotted name of the section (for example ``config.train``) and starts every message. Nested dataclass fields are
-    built from nested mappings. Lists become tuples where the field says tuple; an int is accepted for a float; a `Written` value is read
-    by the field's type. A classmethod `complete` of `cls`, where there is one, puts another notation of the section into this one first.
+    `where` is the dotted name of the section (for example ``config.train``) and starts every message. Nested dataclass
+    fields are built from nested mappings. Lists become tuples where the field says tuple; an int is accepted for a
+    float; a `Written` value is read by the field's type. A classmethod `complete` of `cls`, where there is one, puts
+    another notation of the section into this one first.
 
-    Raises `UserError` for unknown keys (with the nearest one), missing keys, wrong types, and for whatever ``__post_init__`` of `cls`
-    refuses with `ValueError`: all mistakes of the section at once, one line each.
+    Raises `UserError` for unknown keys (with the nearest one), missing keys, wrong types, and for whatever
+    ``__post_init__`` of `cls` refuses with `ValueError`: all mistakes of the section at once, one line each.
     """
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # any dataclass: there is no type for that
@@ -45,7 +46,11 @@ def build(cls: type[T], section: Mapping[str, Any], where: str) -> T:
         except UserError as error:
             mistakes.append(str(error))
     for name, field in fields.items():
-        if name not in section and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+        if (
+            name not in section
+            and field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        ):
             mistakes.append(f"{where}.{name}: missing; add it to the config")
     if mistakes:
         raise UserError("\n".join(sorted(mistakes)))
@@ -71,7 +76,8 @@ def at_least_one(made: Any, *names: str) -> None:
 
 
 def within(made: Any, low: int, high: int, *names: str) -> None:
-    """For `__post_init__`: `ValueError` for the first of these fields that does not lie in low..high. None is left alone."""
+    """For `__post_init__`: `ValueError` for the first of these fields that does not lie in low..high. None is left
+    alone."""
     for name in names:
         value = getattr(made, name)
         if value is not None and not low <= value <= high:
@@ -92,7 +98,9 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(hint, value, where)  # type: ignore[arg-type]  # `is_dataclass` is true of instances, too, which no hint is
     if origin is tuple and isinstance(value, list | tuple):
-        return _each(((index, args[0], item, f"{where}{_place(index, item)}") for index, item in enumerate(value)), tuple)
+        return _each(
+            ((index, args[0], item, f"{where}{_place(index, item)}") for index, item in enumerate(value)), tuple
+        )
     if origin in (dict, Mapping) or getattr(hint, "__origin__", None) is Mapping:
         if isinstance(value, Mapping):
             inner = args[1] if len(args) == 2 else Any
@@ -134,7 +142,9 @@ def _one_choice(args: tuple[Any, ...], value: Any, where: str) -> Any:
     if type(None) in args and (value is None or (isinstance(value, Written) and value.lower() == "none")):
         return None
     choices = [arg for arg in args if arg is not type(None)]
-    words = tuple(word for choice in choices if typing.get_origin(choice) is typing.Literal for word in typing.get_args(choice))
+    words = tuple(
+        word for choice in choices if typing.get_origin(choice) is typing.Literal for word in typing.get_args(choice)
+    )
     if isinstance(value, Written) and str(value) in words:
         return str(value)
     choices = [choice for choice in choices if typing.get_origin(choice) is not typing.Literal]
@@ -161,7 +171,8 @@ def _one_of(words: tuple[Any, ...], value: Any, where: str, others: str = "") ->
 
 
 def _read(hint: Any, text: Written) -> Any:
-    """What a value of the command line is, for a field of this type: text stays text, all else is a Python literal (or true, false)."""
+    """What a value of the command line is, for a field of this type: text stays text, all else is a Python literal (or
+    true, false)."""
     if hint is str:
         return str(text)
     if typing.get_origin(hint) is typing.Literal and str(text) in typing.get_args(hint):

@@ -23,7 +23,8 @@ MOST_THREADS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnsSpec:
-    """Column names in the source files, or their places "1", "2", ... in a file without a header line (user, item, time; item, title)."""
+    """Column names in the source files, or their places "1", "2", ... in a file without a header line (user, item,
+    time; item, title)."""
 
     user: str | None = setting(None, "of the user (default user_id)")
     item: str | None = setting(None, "of the item (default item_id)")
@@ -36,7 +37,10 @@ class ColumnsSpec:
 
 
 COLUMN_NAMES = {"user": "user_id", "item": "item_id", "title": "title"}
-COLUMNS_OF = {"interactions": ("user", "item", "time"), "items": ("item", "title")}  # in the order of a file without a header line
+COLUMNS_OF = {
+    "interactions": ("user", "item", "time"),
+    "items": ("item", "title"),
+}  # in the order of a file without a header line
 
 
 def _check_dialect(made: "FileSpec | SourceSpec") -> None:
@@ -44,18 +48,24 @@ def _check_dialect(made: "FileSpec | SourceSpec") -> None:
         text = made.delimiter.replace("\\t", "\t")
         if not 1 <= len(text.encode()) <= 4 or any(c in "\r\n\0\"'" for c in text):
             raise ValueError(f"delimiter {made.delimiter!r}: one to four bytes are needed, no quote and no line break")
-    if made.quote not in (None, "auto", "none") and (len(made.quote) != 1 or not made.quote.isascii() or made.quote in "\r\n\0\t "):
+    if made.quote not in (None, "auto", "none") and (
+        len(made.quote) != 1 or not made.quote.isascii() or made.quote in "\r\n\0\t "
+    ):
         raise ValueError(f"quote {made.quote!r}: write 'auto', 'none' or one character such as '\"'")
     if made.encoding not in (None, "auto"):
         try:
             b"a\xff".decode(made.encoding, "replace")
             "a".encode(made.encoding)
         except (LookupError, ValueError):
-            raise ValueError(f"encoding {made.encoding!r}: not known; write 'auto', 'utf-8', 'utf-16', 'cp1252', 'latin-1', ...") from None
+            raise ValueError(
+                f"encoding {made.encoding!r}: not known; write 'auto', 'utf-8', 'utf-16', 'cp1252', 'latin-1', ..."
+            ) from None
     if made.format == "parquet":
         for name in ("delimiter", "quote", "header", "encoding"):
             if getattr(made, name) is not None:
-                raise ValueError(f"{name}: a Parquet file has none; leave it out, or set it under `files` for the other file")
+                raise ValueError(
+                    f"{name}: a Parquet file has none; leave it out, or set it under `files` for the other file"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +75,17 @@ class FileSpec:
     columns: ColumnsSpec = setting(ColumnsSpec(), "names of its columns")
     format: Literal["auto", "csv", "tsv", "parquet"] | None = setting(None, "csv, tsv or parquet (auto: by the name)")
     delimiter: str | None = setting(
-        None, 'between two fields, up to four bytes, "\\\\t" is a tab (auto: the one under which the header line has the columns)'
+        None,
+        'between two fields, up to four bytes, "\\\\t" is a tab (auto: the one under which the header line has the '
+        "columns)",
     )
-    quote: str | None = setting(None, "the character round fields that hold a delimiter, or none (auto: a double quote but for TSV)")
+    quote: str | None = setting(
+        None, "the character round fields that hold a delimiter, or none (auto: a double quote but for TSV)"
+    )
     header: bool | None = setting(None, "whether there is a header line (default true)")
-    encoding: str | None = setting(None, "such as cp1252 or latin-1 (auto: UTF-8, or UTF-16 or UTF-32 where the file says so)")
+    encoding: str | None = setting(
+        None, "such as cp1252 or latin-1 (auto: UTF-8, or UTF-16 or UTF-32 where the file says so)"
+    )
     member: str | None = setting(None, "which file of a zip archive")
 
     def __post_init__(self) -> None:
@@ -86,7 +102,8 @@ class FilesSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteSpec:
-    """Where a file can be had with `config.corpus.download=true`. Without a checksum it is taken as it comes, with its SHA-256 printed."""
+    """Where a file can be had with `config.corpus.download=true`. Without a checksum it is taken as it comes, with its
+    SHA-256 printed."""
 
     url: str = setting(help="address of the file or archive", affects=())
     sha256: str | None = setting(None, "of what lies at the address", affects=())
@@ -106,7 +123,8 @@ class RemoteSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceSpec:
-    """One domain: where its interactions and titles are, and what it is for. A key that the adapter does not read is refused."""
+    """One domain: where its interactions and titles are, and what it is for. A key that the adapter does not read is
+    refused."""
 
     name: str = setting(help="of the domain or set")
     role: Role = setting(help="pretrain (a domain) or downstream (an unseen set)")
@@ -117,7 +135,9 @@ class SourceSpec:
     )
     items: str | tuple[str, ...] | None = setting(None, "file of the titles, likewise", content=True)
     columns: ColumnsSpec = setting(ColumnsSpec(), "names of the columns in both files")
-    format: Literal["auto", "csv", "tsv", "parquet"] = setting("auto", "of both files: csv, tsv or parquet (auto: by the name)")
+    format: Literal["auto", "csv", "tsv", "parquet"] = setting(
+        "auto", "of both files: csv, tsv or parquet (auto: by the name)"
+    )
     delimiter: str | None = setting(None, "of both files, see files.*.delimiter")
     quote: str | None = setting(None, "of both files, see files.*.quote")
     header: bool | None = setting(None, "of both files, see files.*.header")
@@ -129,23 +149,32 @@ class SourceSpec:
     time_unit: Literal["s", "ms"] | None = setting(None, "of times that are numbers (default s)")
     split: Literal["auto", "time", "leave_one_out"] | None = setting(None, "overrides config.corpus.split")
     k_core: int | None = setting(None, "overrides config.corpus.k_core")
-    language: Literal["en", "zh"] | None = setting(None, "of the titles, where a platform publishes several (NineRec; default en)")
+    language: Literal["en", "zh"] | None = setting(
+        None, "of the titles, where a platform publishes several (NineRec; default en)"
+    )
     tfds_split: str | None = setting(None, "of a TFDS dataset whose interactions are read (default train)")
-    urls: dict[str, RemoteSpec] = setting(factory=dict, help="where the files can be had: {interactions: ..., items: ...}", affects=())
+    urls: dict[str, RemoteSpec] = setting(
+        factory=dict, help="where the files can be had: {interactions: ..., items: ...}", affects=()
+    )
 
     def __post_init__(self) -> None:
         for which in self.urls:
             if which not in FILES or not isinstance(getattr(self, which), str):
                 raise ValueError(
-                    f"urls.{which}: urls are for 'interactions' and 'items', where the source names such a file (one, no list)"
+                    f"urls.{which}: urls are for 'interactions' and 'items', where the source names such a file (one, "
+                    f"no list)"
                 )
         if not self.name or not all(c.isalnum() or c in "-_" for c in self.name):
             raise ValueError(f"name {self.name!r} becomes a file name: use letters, digits, '-' and '_'")
         if len(self.name.encode()) > MOST_OF_A_NAME:
-            raise ValueError(f"name {self.name[:20]!r}... becomes a file name: at most {MOST_OF_A_NAME} bytes are possible")
+            raise ValueError(
+                f"name {self.name[:20]!r}... becomes a file name: at most {MOST_OF_A_NAME} bytes are possible"
+            )
         within(self, 0, INTEGER, "k_core")
         if self.split == "time" and self.order == "position":
-            raise ValueError(f"source {self.name!r} has order 'position', which cannot be split by time; use split='leave_one_out'")
+            raise ValueError(
+                f"source {self.name!r} has order 'position', which cannot be split by time; use split='leave_one_out'"
+            )
         if self.order == "position" and self.time_unit is not None:
             raise ValueError(f"time_unit: source {self.name!r} has order 'position', which has no unit; leave it out")
         _check_dialect(self)
@@ -158,16 +187,19 @@ class SourceSpec:
             if key not in reads and key.partition(".")[0] not in reads:
                 others = ", ".join(sorted(reads - {"interactions", "items", "urls"}))
                 raise ValueError(
-                    f"{key}: source {self.name!r} has adapter {self.adapter!r}, which does not read this key; leave it out"
-                    + (f" (it reads {others})" if others else "")
+                    f"{key}: source {self.name!r} has adapter {self.adapter!r}, which does not read this key; leave "
+                    f"it out" + (f" (it reads {others})" if others else "")
                 )
         for which, needed in COLUMNS_OF.items():
             for name, value in vars(getattr(self.files, which).columns).items():
                 if value is not None and name not in needed:
-                    raise ValueError(f"files.{which}.columns.{name}: not read of this file, which gives {', '.join(needed)}")
+                    raise ValueError(
+                        f"files.{which}.columns.{name}: not read of this file, which gives {', '.join(needed)}"
+                    )
 
     def file(self, which: str) -> FileSpec:
-        """What holds for one of the files: its own settings, else the source's, else the defaults, with all columns but the time named."""
+        """What holds for one of the files: its own settings, else the source's, else the defaults, with all columns but
+        the time named."""
         own: FileSpec = getattr(self.files, which)
         chosen: dict[str, Any] = {
             key: next((v for v in (getattr(own, key), getattr(self, key)) if v is not None), "auto") for key in _DIALECT
@@ -176,9 +208,14 @@ class SourceSpec:
         header: bool | None = next((value for value in (own.header, self.header) if value is not None), True)
         if chosen["format"] == "parquet":
             header, chosen = None, {"format": "parquet"}
-        defaults = COLUMN_NAMES if header is not False else {name: str(n) for n, name in enumerate(COLUMNS_OF[which], 1)}
+        defaults = (
+            COLUMN_NAMES if header is not False else {name: str(n) for n, name in enumerate(COLUMNS_OF[which], 1)}
+        )
         names = {
-            name: next((v for v in (getattr(own.columns, name), getattr(self.columns, name)) if v is not None), defaults.get(name))
+            name: next(
+                (v for v in (getattr(own.columns, name), getattr(self.columns, name)) if v is not None),
+                defaults.get(name),
+            )
             for name in COLUMNS_OF[which]
         }
         return FileSpec(columns=ColumnsSpec(**names), header=header, member=own.member, **chosen)
@@ -239,7 +276,8 @@ def _unix_seconds(value: int | str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class KCoreSpec:
-    """Fewest training interactions a user and an item need to stay in the training sequences; 0 switches the filter off."""
+    """Fewest training interactions a user and an item need to stay in the training sequences; 0 switches the filter
+    off."""
 
     pretrain: int = setting(5, "of domains")
     downstream: int = setting(5, "of sets")
@@ -253,7 +291,8 @@ class TitlesSpec:
     """How titles are cleaned."""
 
     policy: Literal["merge", "distinguish"] = setting(
-        "merge", "merge: items of one domain with the same clean title become one; distinguish: their item id is appended"
+        "merge",
+        "merge: items of one domain with the same clean title become one; distinguish: their item id is appended",
     )
     max_length: int = setting(300, "characters; longer titles are cut")
     keep_null_words: bool = setting(False, "take nan, null, none, n/a and the like for titles; else they are none")
@@ -264,13 +303,18 @@ class TitlesSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CandidatesSpec:
-    protocols: tuple[str, ...] = setting(PROTOCOLS, "lists of candidates: u20 (uniform), p20 (popularity-matched), with any number")
+    protocols: tuple[str, ...] = setting(
+        PROTOCOLS, "lists of candidates: u20 (uniform), p20 (popularity-matched), with any number"
+    )
     seed: int = setting(0, "of the drawing")
 
     def __post_init__(self) -> None:
         for protocol in self.protocols:
             if protocol[:1] not in ("u", "p") or not protocol[1:].isdigit() or int(protocol[1:]) < 2:
-                raise ValueError(f"protocol {protocol!r}: write u20 (uniform) or p20 (popularity-matched), with any number of candidates")
+                raise ValueError(
+                    f"protocol {protocol!r}: write u20 (uniform) or p20 (popularity-matched), with any number of "
+                    f"candidates"
+                )
             if int(protocol[1:]) > INTEGER:
                 raise ValueError(f"protocol {protocol!r}: at most {INTEGER} candidates are possible")
             if self.protocols.count(protocol) > 1:
@@ -324,7 +368,9 @@ class SparkSpec:
 class CorpusSpec:
     """Sources, and how their interactions become sequences. See `docs/data-formats.md`."""
 
-    sources: tuple[SourceSpec, ...] = setting(help="one per domain or set: a list, or a mapping from the name to the rest")
+    sources: tuple[SourceSpec, ...] = setting(
+        help="one per domain or set: a list, or a mapping from the name to the rest"
+    )
     root: str = setting(".", "where paths of the sources begin", affects=())
     synthetic: SyntheticSpec = setting(SyntheticSpec(), "the generated world")
     split: Literal["auto", "time", "leave_one_out"] = setting(
@@ -332,7 +378,9 @@ class CorpusSpec:
     )
     quantiles: tuple[float, ...] = setting((0.8, 0.9), "of a platform's times, where `times` does not give them")
     times: dict[str, TimesSpec] = setting(factory=dict, help="split times per platform, {PLATFORM: {t1: ..., t2: ...}}")
-    k_core: int | KCoreSpec = setting(KCoreSpec(), "fewest training interactions of a user and an item, for all or by role; 0 is off")
+    k_core: int | KCoreSpec = setting(
+        KCoreSpec(), "fewest training interactions of a user and an item, for all or by role; 0 is off"
+    )
     min_history: int = setting(1, "items before a target")
     ties: Literal["hash", "file"] = setting(
         "hash", "order of interactions of one user at one time: by a seeded hash, or as in the file, which leaks"
@@ -344,14 +392,20 @@ class CorpusSpec:
     exclude_test_users: bool = setting(False, "test users are not trained on")
     max_bad_lines: int = setting(1000, "more lines of one file that cannot be read are an error", affects=())
     max_lost_share: float = setting(
-        0.5, "a larger refused share of a source's interactions or items is an error; above a tenth it is a warning", affects=()
+        0.5,
+        "a larger refused share of a source's interactions or items is an error; above a tenth it is a warning",
+        affects=(),
     )
     seed: int = setting(0, "of every choice")
     memory_limit: str = setting("4GB", "of the engine", affects=())
     threads: int | None = setting(None, "of the engine (None: all cores)", affects=())
     explain: bool = setting(False, "adds explain.md, a picture of the corpus", affects=())
-    download: bool = setting(False, "fetch missing files that have a URL; otherwise nothing touches the network", affects=())
-    engine: Literal["duckdb", "spark"] = setting("duckdb", "runs the relational steps, and changes nothing in the result", affects=())
+    download: bool = setting(
+        False, "fetch missing files that have a URL; otherwise nothing touches the network", affects=()
+    )
+    engine: Literal["duckdb", "spark"] = setting(
+        "duckdb", "runs the relational steps, and changes nothing in the result", affects=()
+    )
     spark: SparkSpec = setting(SparkSpec(), "where Spark runs", affects=())
 
     def __post_init__(self) -> None:
@@ -366,7 +420,9 @@ class CorpusSpec:
         platforms = {source.platform for source in self.sources}
         for platform in self.times:
             if platform not in platforms:
-                raise ValueError(f"times names platform {platform!r}, but the sources' platforms are {', '.join(sorted(platforms))}")
+                raise ValueError(
+                    f"times names platform {platform!r}, but the sources' platforms are {', '.join(sorted(platforms))}"
+                )
         within(self, 1, INTEGER, "min_history")  # a target needs a history
         within(self, -BIGINT, BIGINT, "seed")
         within(self, 0, BIGINT, "max_test_users", "max_valid_users", "max_bad_lines")
@@ -381,13 +437,15 @@ class CorpusSpec:
         return self.k_core if isinstance(self.k_core, int) else getattr(self.k_core, source.role)
 
     def split_of(self, source: SourceSpec, order: Order) -> Split:
-        """The split a source gets: its own choice, else the corpus's; "auto" is leave-one-out where there is only order."""
+        """The split a source gets: its own choice, else the corpus's; "auto" is leave-one-out where there is only
+        order."""
         wanted = source.split or self.split
         if wanted == "auto":
             return "leave_one_out" if order == "position" else "time"
         if wanted == "time" and order == "position":
             raise UserError(
-                f"config.corpus.sources.{source.name}.split: 'time' needs timestamps, but the file has only positions; use 'leave_one_out'"
+                f"config.corpus.sources.{source.name}.split: 'time' needs timestamps, but the file has only "
+                f"positions; use 'leave_one_out'"
             )
         return wanted
 
@@ -397,5 +455,7 @@ class CorpusSpec:
         section = dict(section)
         sources = section.get("sources", ())
         if isinstance(sources, Mapping):
-            sources = [{"name": name, **source} if isinstance(source, Mapping) else source for name, source in sources.items()]
+            sources = [
+                {"name": name, **source} if isinstance(source, Mapping) else source for name, source in sources.items()
+            ]
         return {**section, "sources": sources} if "sources" in section else section

@@ -43,14 +43,18 @@ VALIDATION: Literal["validation"] = "validation"  # the value of keys that valid
 class MethodSpec:
     """One row of the table; `kind` says what ranks."""
 
-    kind: Kind = setting(help="what ranks: a baseline, a language model (untrained, checkpoint, hf), an ensemble, or a file of scores")
+    kind: Kind = setting(
+        help="what ranks: a baseline, a language model (untrained, checkpoint, hf), an ensemble, or a file of scores"
+    )
     step: int | Literal["validation"] | None = setting(
-        None, "kind checkpoint: which, or validation: the one with the lowest NLL on validation users (None: the newest)"
+        None,
+        "kind checkpoint: which, or validation: the one with the lowest NLL on validation users (None: the newest)",
     )
     fraction: float | None = setting(None, "kind checkpoint: the one nearest to this fraction of the run")
     path: str | None = setting(
         None,
-        "hf: directory or hub id; scores: a file of user_id, item_id, score; checkpoint: another work directory, or a run in it",
+        "hf: directory or hub id; scores: a file of user_id, item_id, score; checkpoint: another work directory, or a "
+        "run in it",
         content=True,
     )
     run: str | None = setting(None, "untrained, checkpoint: which run (None: cpt, or the only one)")
@@ -60,7 +64,8 @@ class MethodSpec:
     )
     members: tuple[str, ...] = setting((), "ensemble: the names of two or three rows")
     init: str | None = setting(
-        None, "gru4rec, sasrec: item embeddings start from titles: 'titles' (TF-IDF, reduced), or a row of a language model"
+        None,
+        "gru4rec, sasrec: item embeddings start from titles: 'titles' (TF-IDF, reduced), or a row of a language model",
     )
 
     @classmethod
@@ -79,7 +84,9 @@ class MethodSpec:
             raise ValueError("init belongs to the kinds 'gru4rec' and 'sasrec'")
         if self.fit != "train" and self.kind not in COUNTED:
             raise ValueError(f"fit belongs to the kinds {', '.join(COUNTED)}")
-        if (self.kind in ("hf", "scores")) != (self.path is not None) and (self.kind != "checkpoint" or self.path == ""):
+        if (self.kind in ("hf", "scores")) != (self.path is not None) and (
+            self.kind != "checkpoint" or self.path == ""
+        ):
             raise ValueError("path belongs to the kinds 'hf' and 'scores', which need it, and to 'checkpoint'")
         if self.step is not None and self.fraction is not None:
             raise ValueError("give step or fraction, not both")
@@ -88,10 +95,13 @@ class MethodSpec:
 
 
 def parse_features(features: str) -> tuple[Unit, int, int]:
-    """`words 1-2` -> words, 1, 2: n-grams of one and two words. `characters 3` has one length. Anything else is a `ValueError`."""
+    """`words 1-2` -> words, 1, 2: n-grams of one and two words. `characters 3` has one length. Anything else is a
+    `ValueError`."""
     found = re.fullmatch(r"(words|characters) ([1-9])(?:-([1-9]))?", features)
     if found is None or int(found[3] or found[2]) < int(found[2]):
-        raise ValueError(f"features {features!r}: expected a unit and lengths of n-grams, such as 'words 1-2' or 'characters 3-5'")
+        raise ValueError(
+            f"features {features!r}: expected a unit and lengths of n-grams, such as 'words 1-2' or 'characters 3-5'"
+        )
     return ("words" if found[1] == "words" else "characters"), int(found[2]), int(found[3] or found[2])
 
 
@@ -100,12 +110,17 @@ class TextKNNSpec:
     """The grid of the kind `text_knn`; without validation users the first values are taken."""
 
     features: tuple[str, ...] = setting(
-        ("words 1", "words 1-2", "characters 3-5"), "n-grams of titles: words 1-2, characters 3-5 (scripts without spaces: characters 1-2)"
+        ("words 1", "words 1-2", "characters 3-5"),
+        "n-grams of titles: words 1-2, characters 3-5 (scripts without spaces: characters 1-2)",
     )
     weightings: tuple[Weighting, ...] = setting(("tfidf", "bm25"), "tfidf (cosine), bm25")
-    step_weights: tuple[float, ...] = setting((0.8, 1.0, 0.65, 0.5), "an item of the history counts with step_weight ** age")
+    step_weights: tuple[float, ...] = setting(
+        (0.8, 1.0, 0.65, 0.5), "an item of the history counts with step_weight ** age"
+    )
     last_items: tuple[int, ...] = setting((50, 10, 5), "how many of the newest items count")
-    own_items: bool = setting(True, "where histories are ranked, try whether items of the history are like themselves, too")
+    own_items: bool = setting(
+        True, "where histories are ranked, try whether items of the history are like themselves, too"
+    )
     validation_users: int = setting(2000, "of the set's validation users, a seeded choice")
 
     def __post_init__(self) -> None:
@@ -130,7 +145,9 @@ class EnsembleSpec:
         (0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0),
         "of the product; the one with the lowest NLL is taken",
     )
-    validation_users: int = setting(2000, "of the set's validation users, a seeded choice; every member ranks them, too")
+    validation_users: int = setting(
+        2000, "of the set's validation users, a seeded choice; every member ranks them, too"
+    )
 
     def __post_init__(self) -> None:
         at_least_one(self, "parts", "validation_users")
@@ -161,12 +178,14 @@ class EvaluateSpec:
     )
     rule: Rule | Literal["validation"] = setting(
         "trie",
-        "trie (exact over the catalogue), sum or mean (of the title's tokens), or validation: the best MRR among 99 negatives",
+        "trie (exact over the catalogue), sum or mean (of the title's tokens), or validation: the best MRR among 99 "
+        "negatives",
         affects=("results.model",),
     )
     temperature: float | Literal["validation"] = setting(
         "validation",
-        "a number, or validation: the one of `temperatures` with the lowest NLL on validation users, per set (rule trie)",
+        "a number, or validation: the one of `temperatures` with the lowest NLL on validation users, per set (rule "
+        "trie)",
         affects=("results.model",),
     )
     temperatures: tuple[float, ...] = setting(
@@ -176,7 +195,8 @@ class EvaluateSpec:
     )
     pmi: float | Literal["validation"] = setting(
         0.0,
-        "how much of a title's log-probability after an EMPTY history is taken off, or validation: the lowest NLL (trie)",
+        "how much of a title's log-probability after an EMPTY history is taken off, or validation: the lowest NLL "
+        "(trie)",
         affects=("results.model",),
     )
     pmi_weights: tuple[float, ...] = setting((0.0, 0.25, 0.5, 0.75, 1.0), "to choose from", affects=("results.model",))
@@ -186,7 +206,9 @@ class EvaluateSpec:
         affects=("results.model",),
     )
     beam: int | None = setting(
-        None, "measure, too, how much of the best 1, 10 and 100 a beam of so many nodes per level finds", affects=("results.model",)
+        None,
+        "measure, too, how much of the best 1, 10 and 100 a beam of so many nodes per level finds",
+        affects=("results.model",),
     )
     general_text: str | None = setting(
         None,
@@ -195,11 +217,15 @@ class EvaluateSpec:
         content=True,
     )
     leak_probe: int | None = setting(
-        None, "of so many titles and users per set, how many a language model continues verbatim", affects=("results.model",)
+        None,
+        "of so many titles and users per set, how many a language model continues verbatim",
+        affects=("results.model",),
     )
     max_users: int | None = setting(None, "per set, a seeded choice (None: all)")
     validation_users: int = setting(500, "per set, a seeded choice, for all that is chosen")
-    prompt_tokens: int = setting(256, "the most recent items that fit so many tokens make up a prompt", affects=("results.model",))
+    prompt_tokens: int = setting(
+        256, "the most recent items that fit so many tokens make up a prompt", affects=("results.model",)
+    )
     node_chunk: int = setting(1024, "nodes of the title trie that go through the model at a time", affects=())
     batch_users: int = setting(32, "users per device and batch, at most", affects=())
     batch_tokens: int | None = setting(
@@ -219,7 +245,9 @@ class EvaluateSpec:
     sequential: SequentialSpec = setting(
         factory=SequentialSpec, help="sizes and grid of GRU4Rec and SASRec", affects=("results.sequential",)
     )
-    text_knn: TextKNNSpec = setting(factory=TextKNNSpec, help="grid of the similarity of titles", affects=("results.text_knn",))
+    text_knn: TextKNNSpec = setting(
+        factory=TextKNNSpec, help="grid of the similarity of titles", affects=("results.text_knn",)
+    )
     ensemble: EnsembleSpec = setting(factory=EnsembleSpec, help="weights of ensembles", affects=("results.ensemble",))
 
     def grids(self, users: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -245,7 +273,8 @@ class EvaluateSpec:
         return any(self.names[row].kind in MODEL_KINDS for row in self.rows_of(name))
 
     def rule_chooser(self) -> str | None:
-        """The name on which validation chooses the rule of all language models: the first by the alphabet that is trained, else the first.
+        """The name on which validation chooses the rule of all language models: the first by the alphabet that is
+        trained, else the first.
 
         `ConfigDict` sorts names, so the order they are written in is lost.
         """
@@ -269,7 +298,10 @@ class EvaluateSpec:
                 if member not in self.names:
                     raise ValueError(f"names.{name}.members: no row {member!r}{nearest(member, self.names)}")
                 if self.names[member].kind in ("ensemble", "scores"):
-                    raise ValueError(f"names.{name}.members: {member!r} is of the kind {self.names[member].kind!r}, which takes no part")
+                    raise ValueError(
+                        f"names.{name}.members: {member!r} is of the kind {self.names[member].kind!r}, which takes no "
+                        f"part"
+                    )
         if not self.protocols or (self.rule in ("trie", VALIDATION) and "full" not in self.protocols):
             raise ValueError("protocols must contain 'full', the primary one (rules 'sum' and 'mean' can do without)")
         if self.temperature != VALIDATION and not 0 < self.temperature < math.inf:
@@ -284,19 +316,25 @@ class EvaluateSpec:
         if self.pmi != 0 and self.rule != "trie":
             raise ValueError(f"pmi {self.pmi} belongs to the rule 'trie'")
         if self.ranks_to is not None and (self.ranks_to < 100 or self.rule != "trie" or self.pmi != 0):
-            raise ValueError(f"ranks_to {self.ranks_to} must be at least 100 (for HR@100), and belongs to the rule 'trie' with pmi 0")
+            raise ValueError(
+                f"ranks_to {self.ranks_to} must be at least 100 (for HR@100), and belongs to the rule 'trie' with pmi 0"
+            )
         if self.beam is not None and (self.rule != "trie" or self.pmi != 0):
             raise ValueError(f"beam {self.beam} belongs to the rule 'trie' with pmi 0")
         if not self.pmi_weights:
             raise ValueError("pmi_weights is empty; give at least one")
-        at_least_one(self, *("validation_users", "prompt_tokens", "node_chunk", "batch_users", "batch_tokens", "devices", "max_users"))
+        at_least_one(
+            self,
+            *("validation_users", "prompt_tokens", "node_chunk", "batch_users", "batch_tokens", "devices", "max_users"),
+        )
         at_least_one(self, "seeds", "beam", "leak_probe")
 
     def _check_init(self, name: str, row: str) -> None:
         known = [other for other, method in self.names.items() if method.kind in MODEL_KINDS]
         if row not in known:
             raise ValueError(
-                f"names.{name}.init: {row!r} is neither {TITLES!r} nor a row of a language model{nearest(row, [TITLES, *known])}"
+                f"names.{name}.init: {row!r} is neither {TITLES!r} nor a row of a language "
+                f"model{nearest(row, [TITLES, *known])}"
             )
         if self.names[row].step == VALIDATION:
             raise ValueError(f"names.{name}.init: row {row!r} is of the step {VALIDATION!r}; name a row of a step")

@@ -12,12 +12,16 @@ class ExportSpec:
     """A checkpoint as a Hugging Face directory."""
 
     lora: tuple[Literal["merged", "adapter"], ...] = setting(
-        ("merged",), "of runs with an adapter: merged (a whole model, NAME), adapter (for PEFT, NAME.adapter), or both", affects=()
+        ("merged",),
+        "of runs with an adapter: merged (a whole model, NAME), adapter (for PEFT, NAME.adapter), or both",
+        affects=(),
     )
     runs: tuple[str, ...] | None = setting(None, "which runs (None: cpt, or the only one)", affects=())
     dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "of the stored weights")
     step: int | None = setting(None, "which checkpoint (None: the one that the run stands for)")
-    max_shard_size: str = setting("4GiB", "from this size of weights on ('500MB', '4GiB') there are several files and an index")
+    max_shard_size: str = setting(
+        "4GiB", "from this size of weights on ('500MB', '4GiB') there are several files and an index"
+    )
 
     def __post_init__(self) -> None:
         if not self.lora or len(set(self.lora)) < len(self.lora):

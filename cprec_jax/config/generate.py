@@ -12,13 +12,19 @@ class GenerateSpec:
     """What the job `generate` prints."""
 
     run: str | None = setting(None, "which run of the work directory (None: cpt, or the only one)")
-    output: Literal["text", "titles"] | None = setting(None, "text, or ranked titles (None: text for a prompt, else titles)")
+    output: Literal["text", "titles"] | None = setting(
+        None, "text, or ranked titles (None: text for a prompt, else titles)"
+    )
     new_tokens: int = setting(64, "the most that are written")
     temperature: float = setting(0.0, "0 takes the likeliest token each time, else tokens are drawn")
     seed: int = setting(0, "of the drawing")
     titles: int = setting(10, "how many of the ranking are shown")
-    title_temperature: float = setting(1.0, "of the title distribution (`evaluate` notes the fitted one in results.json)")
-    beam: int | None = setting(None, "nodes of the title trie per level, quicker and may miss titles (None: the whole catalogue, exactly)")
+    title_temperature: float = setting(
+        1.0, "of the title distribution (`evaluate` notes the fitted one in results.json)"
+    )
+    beam: int | None = setting(
+        None, "nodes of the title trie per level, quicker and may miss titles (None: the whole catalogue, exactly)"
+    )
     prompt_tokens: int = setting(256, "the most recent items that fit so many tokens make up a history's prompt")
     split: Literal["test", "valid"] = setting("test", "whose users --user names")
     batch: int = setting(8, "prompts that go together")

@@ -4,13 +4,11 @@ import dataclasses
 import itertools
 import typing
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cprec_jax.config.build import convert, nearest
+from cprec_jax.config.run import COMPUTES, RunSpec
 from cprec_jax.errors import UserError
-
-if TYPE_CHECKING:
-    from cprec_jax.config.runs import RunSpec
 
 SECTIONS = ("train", "model", "lora", "cpt", "sft")  # of a run: whose settings a grid may vary
 
@@ -20,13 +18,14 @@ class Point:
     """One combination: the values by dotted key, and the run that has them."""
 
     values: dict[str, Any]
-    run: "RunSpec"
+    run: RunSpec
 
 
-def grid_points(run: "RunSpec", where: str) -> list[Point]:
+def grid_points(run: RunSpec, where: str) -> list[Point]:
     """All combinations, the last key varying first; none without a grid. where: the run's dotted name, for messages.
 
-    Raises `UserError` with all mistakes: keys that are no settings, values of another type, combinations that do not fit.
+    Raises `UserError` with all mistakes: keys that are no settings, values of another type, combinations that do not
+    fit.
     """
     axes, mistakes = [], []
     for key, values in _leaves(run.grid, ""):
@@ -54,10 +53,8 @@ def _leaves(grid: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
             yield f"{before}{key}", value
 
 
-def _values(run: "RunSpec", key: str, values: Any, where: str) -> list[Any]:
+def _values(run: RunSpec, key: str, values: Any, where: str) -> list[Any]:
     """The values of one key, by the type of its field."""
-    from cprec_jax.config.runs import COMPUTES
-
     values = convert(Any, values, where)  # a value of the command line is text so far
     if not isinstance(values, list | tuple) or not values:
         raise UserError(f"{where}: expected a list of values to try, got {type(values).__name__} {values!r}")
@@ -83,7 +80,7 @@ def _values(run: "RunSpec", key: str, values: Any, where: str) -> list[Any]:
     return [convert(hints[path[-1]], value, where) for value in values]
 
 
-def _with_values(run: "RunSpec", combination: tuple[tuple[str, Any], ...]) -> "RunSpec":
+def _with_values(run: RunSpec, combination: tuple[tuple[str, Any], ...]) -> RunSpec:
     made: Any = dataclasses.replace(run, grid={})
     for key, value in combination:
         made = _replaced(made, key.split("."), value)

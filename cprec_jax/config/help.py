@@ -10,13 +10,16 @@ from cprec_jax.config.build import section_class
 
 
 def describe(cls: type, where: str, skip: Collection[str] = ()) -> str:
-    """Every key of `cls` in one line, `--config.KEY=DEFAULT` (`...`: has none) and what it is; nested sections below, but for `skip`."""
+    """Every key of `cls` in one line, `--config.KEY=DEFAULT` (`...`: has none) and what it is; nested sections below,
+    but for `skip`."""
     hints = typing.get_type_hints(cls)
     keys, nested = [], []
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]  # any dataclass: there is no type for that
         about = field.metadata.get("help", "")
         hint = hints[field.name]
-        inner = section_class(hint) or next((section for arg in typing.get_args(hint) if (section := section_class(arg))), None)
+        inner = section_class(hint) or next(
+            (section for arg in typing.get_args(hint) if (section := section_class(arg))), None
+        )
         if field.name in skip:
             continue
         if inner is not None:
@@ -27,7 +30,9 @@ def describe(cls: type, where: str, skip: Collection[str] = ()) -> str:
     width = min(max((len(key) for key, _ in keys), default=0), 60)
     lines = [f"{key.ljust(width)}  {about}".rstrip() for key, about in keys]
     about = inspect.getdoc(cls) if cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}(") else ""
-    return "\n".join([where, *([f"  {line}".rstrip() for line in about.splitlines()] if about else []), *lines, "", *nested])
+    return "\n".join(
+        [where, *([f"  {line}".rstrip() for line in about.splitlines()] if about else []), *lines, "", *nested]
+    )
 
 
 def _default(field: dataclasses.Field) -> str:

@@ -18,7 +18,8 @@ class LoraSpec:
     rslora: bool = setting(False, "the scale is alpha / sqrt(rank) instead (arXiv 2312.03732)")
     dropout: float = setting(0.0, "rate in [0, 1) on the input of A, in training alone")
     targets: tuple[str, ...] = setting(
-        ALL_LINEAR, "the linear layers with an adapter, as patterns of their names such as 'layers/mlp/*' (default: all)"
+        ALL_LINEAR,
+        "the linear layers with an adapter, as patterns of their names such as 'layers/mlp/*' (default: all)",
     )
 
     def __post_init__(self) -> None:
@@ -34,3 +35,8 @@ class LoraSpec:
     def scale(self) -> float:
         """What the product of B and A is multiplied by."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+
+def shown(lora: LoraSpec) -> str:
+    """The settings that make an adapter what it is, for messages."""
+    return ", ".join(f"{key}={getattr(lora, key)!r}" for key in ("rank", "alpha", "rslora", "targets"))

@@ -14,7 +14,8 @@ class ObjectiveSpec:
     """The loss of a run."""
 
     objective: Literal["language-model", "catalogue"] = setting(
-        "language-model", "the loss: nats per token, or catalogue: nats per item over the titles of its set alone, as `evaluate` ranks"
+        "language-model",
+        "the loss: nats per token, or catalogue: nats per item over the titles of its set alone, as `evaluate` ranks",
     )
     lm_weight: float = setting(0.0, "catalogue: how much of the language-model loss of the same documents is added")
     loss_temperature: float | tuple[float, ...] | Literal["adaptive"] = setting(
@@ -33,7 +34,8 @@ class ObjectiveSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class CptSpec(ObjectiveSpec):
-    """Continual pre-training. Under the objective `catalogue` rows without items (general text) count by `lm_weight` alone."""
+    """Continual pre-training. Under the objective `catalogue` rows without items (general text) count by `lm_weight`
+    alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,13 @@ class SftSpec(ObjectiveSpec):
     """Fine-tuning."""
 
     targets: Literal["all", "last"] = setting(
-        "all", "all: a sequence is one document, with a loss on every next item; last: a document per prefix, with a loss on its last item"
+        "all",
+        "all: a sequence is one document, with a loss on every next item; last: a document per prefix, with a loss on "
+        "its last item",
     )
-    users: float = setting(1.0, "share of the users, a choice by config.pack.seed; a smaller share is part of a larger one")
+    users: float = setting(
+        1.0, "share of the users, a choice by config.pack.seed; a smaller share is part of a larger one"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

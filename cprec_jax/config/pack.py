@@ -12,10 +12,14 @@ Stage = Literal["cpt", "sft"]
 class PlainTextSpec:
     """General text for replay, packed into the split `text`."""
 
-    files: tuple[str, ...] = setting(help="paths or patterns (`**` too) of .txt and .jsonl, gzipped or not, below root", content=True)
+    files: tuple[str, ...] = setting(
+        help="paths or patterns (`**` too) of .txt and .jsonl, gzipped or not, below root", content=True
+    )
     root: str = setting(".", "where the files are", content=True)
     field: str = setting("text", "the key of a JSON line that holds the text")
-    document: str = setting("file", "what one document of a .txt file is: the whole file, a paragraph (blank lines between), or a line")
+    document: str = setting(
+        "file", "what one document of a .txt file is: the whole file, a paragraph (blank lines between), or a line"
+    )
     max_tokens: int | None = setting(None, "stop after about so many (None: all)")
     max_bad_lines: int = setting(1000, "more of them in one file are an error")
 
@@ -42,7 +46,9 @@ class PackSpec:
     )
 
     def __post_init__(self) -> None:
-        if self.stages is not None and list(self.stages) != [stage for stage in get_args(Stage) if stage in self.stages]:
+        if self.stages is not None and list(self.stages) != [
+            stage for stage in get_args(Stage) if stage in self.stages
+        ]:
             raise ValueError(f"stages {self.stages!r}: give 'cpt', 'sft' or both, each once and in this order")
         if self.window < 1 or (self.workers is not None and self.workers < 1):
             raise ValueError(f"window {self.window} and workers {self.workers} must be at least 1")

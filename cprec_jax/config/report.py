@@ -22,16 +22,20 @@ class ReferenceRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSpec:
-    """What the report shows, in which order. `reference` holds, beside its sets or in a row, the texts `source` and `protocol`, so that
-    nobody compares unlike with unlike:
+    """What the report shows, in which order. `reference` holds, beside its sets or in a row, the texts `source` and
+    `protocol`, so that nobody compares unlike with unlike:
 
-        {"source": "README of the data", "protocol": "leave-one-out, history masked", "Beauty": {"popularity": {"hr@10": 0.0122}}}
+        {"source": "README of the data", "protocol": "leave-one-out, history masked", "Beauty": {"popularity": {"hr@10":
+        0.0122}}}
     """
 
     title: str = setting("CPRec report", "headline", affects=("report", "export"))
-    order: tuple[str, ...] = setting((), "names of results from top to bottom (empty: as in config.evaluate.names); others follow")
+    order: tuple[str, ...] = setting(
+        (), "names of results from top to bottom (empty: as in config.evaluate.names); others follow"
+    )
     reference: dict[str, Any] = setting(
-        factory=dict, help="figures from elsewhere, {SET: {ROW: {METRIC: value}}}, below the measured rows and never marked best"
+        factory=dict,
+        help="figures from elsewhere, {SET: {ROW: {METRIC: value}}}, below the measured rows and never marked best",
     )
 
     def __post_init__(self) -> None:
@@ -50,7 +54,10 @@ def reference_rows(reference: Mapping[str, Any]) -> list[ReferenceRow]:
             continue
         for method, values in _mapping(methods, f"reference.{set_name}").items():
             where = f"reference.{set_name}.{method}"
-            words = {**defaults, **{k: _text(v, f"{where}.{k}") for k, v in _mapping(values, where).items() if k in NOT_SETS}}
+            words = {
+                **defaults,
+                **{k: _text(v, f"{where}.{k}") for k, v in _mapping(values, where).items() if k in NOT_SETS},
+            }
             if not words.get("source"):
                 raise ValueError(f"{where}: no `source`; say in a text where these figures were taken from")
             numbers = {str(k).lower(): _number(v, f"{where}.{k}") for k, v in values.items() if k not in NOT_SETS}
@@ -71,7 +78,8 @@ def reference_rows(reference: Mapping[str, Any]) -> list[ReferenceRow]:
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(
-            f"{where}: expected a mapping, got {type(value).__name__} {value!r}; the shape is {{SET: {{ROW: {{METRIC: value}}}}}}"
+            f"{where}: expected a mapping, got {type(value).__name__} {value!r}; the shape is {{SET: {{ROW: {{METRIC: "
+            f"value}}}}}}"
         )
     return value
 

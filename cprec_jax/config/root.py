@@ -17,7 +17,8 @@ from cprec_jax.config.model import ModelSpec
 from cprec_jax.config.pack import PackSpec, Stage
 from cprec_jax.config.report import ReportSpec
 from cprec_jax.config.rows import RowsKind
-from cprec_jax.config.runs import CPT, LENGTHS, SFT, RunSpec, build_runs, rows_kind
+from cprec_jax.config.run import CPT, SFT, RunSpec, rows_kind
+from cprec_jax.config.runs import LENGTHS, build_runs
 from cprec_jax.config.setting import setting
 from cprec_jax.config.text import TRAIN, TextSpec
 from cprec_jax.config.train import TrainSpec
@@ -26,7 +27,8 @@ from cprec_jax.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All sections. Those that are None were not given, and their jobs are not part of the road: `corpus`, `train` and `export`."""
+    """All sections. Those that are None were not given, and their jobs are not part of the road: `corpus`, `train` and
+    `export`."""
 
     name: str = ""
     corpus: CorpusSpec | None = None
@@ -54,7 +56,8 @@ class Config:
         return run.seeds or run.train.seeds or self.evaluate.seeds
 
     def of_run(self, name: str, seed: int = 0, point: int | None = None) -> "Config":
-        """The config of one run: `train` and `model` are its own, for seed number `seed`, and number `point` of its grid."""
+        """The config of one run: `train` and `model` are its own, for seed number `seed`, and number `point` of its
+        grid."""
         run = self.runs[name] if point is None else grid_points(self.runs[name], f"config.runs.{name}")[point].run
         return dataclasses.replace(self, train=run.train.of_seed(seed), model=run.model, runs={name: run})
 
@@ -66,7 +69,10 @@ class Config:
         if run.sets is not None:
             return run.sets
         if self.corpus is None:
-            raise UserError(f"config.runs.{name}.sets: name the sets; the config has no section `corpus` that says which are downstream")
+            raise UserError(
+                f"config.runs.{name}.sets: name the sets; the config has no section `corpus` that says which are "
+                f"downstream"
+            )
         return tuple(source.name for source in self.corpus.sources if source.role == "downstream")
 
     def parts_of(self, name: str) -> tuple[str | None, ...]:
@@ -74,14 +80,16 @@ class Config:
         return (None,) if self.runs[name].together else self.sets_of(name) or (None,)
 
     def base_run_of(self, name: str) -> str | None:
-        """The run whose model the adapter of a run is added to: the last one before it that has no adapter. None: the base model."""
+        """The run whose model the adapter of a run is added to: the last one before it that has no adapter. None: the
+        base model."""
         parent = self.runs[name].parent
         while parent is not None and self.runs[parent].lora is not None:
             parent = self.runs[parent].parent
         return parent
 
     def seeds_of_row(self, row: MethodSpec) -> int:
-        """How many seeds a row of a language model has: those of its run; of a run that is not in this config, as many as are evaluated."""
+        """How many seeds a row of a language model has: those of its run; of a run that is not in this config, as many
+        as are evaluated."""
         if row.path is None and self.runs:
             return self.seeds_of(self.run_of_row(row))
         return (self.train.seeds if self.train is not None else None) or self.evaluate.seeds
@@ -94,7 +102,9 @@ class Config:
     def train_section(self) -> TrainSpec:
         """`train` of the config of one run."""
         if self.train is None:
-            raise UserError("config.train: missing; `train` needs a section that says how long (steps, epochs or tokens)")
+            raise UserError(
+                "config.train: missing; `train` needs a section that says how long (steps, epochs or tokens)"
+            )
         return self.train
 
     @property
@@ -109,18 +119,23 @@ class Config:
     @property
     def row_sources(self) -> tuple[str, ...]:
         """The optional row sources that the rows of pre-training must hold for its runs, in alphabetical order."""
-        return tuple(sorted({source for run in self.runs.values() if run.stage == CPT for source in run.train.row_sources}))
+        return tuple(
+            sorted({source for run in self.runs.values() if run.stage == CPT for source in run.train.row_sources})
+        )
 
     @property
     def rows_kinds(self) -> dict[RowsKind, tuple[str, ...]]:
-        """The rows that `config.pack.stages` and the runs need, those of pre-training first, each with the sets that it must hold.
+        """The rows that `config.pack.stages` and the runs need, those of pre-training first, each with the sets that it
+        must hold.
 
         Those of pre-training hold every domain, which is not said here.
         """
         stages: tuple[Stage, ...] = self.pack.stages or (() if self.runs else ("cpt",))
         found: dict[RowsKind, dict[str, None]] = {RowsKind(stage=stage): {} for stage in stages}
         if self.corpus is not None and RowsKind(stage="sft") in found:
-            found[RowsKind(stage="sft")] = {source.name: None for source in self.corpus.sources if source.role == "downstream"}
+            found[RowsKind(stage="sft")] = {
+                source.name: None for source in self.corpus.sources if source.role == "downstream"
+            }
         for name, run in self.runs.items():
             found.setdefault(rows_kind(run), {}).update(dict.fromkeys(self.sets_of(name)))
         ordered = sorted(found, key=lambda kind: (kind.stage != CPT, kind.name))
@@ -154,7 +169,9 @@ def make_config(raw: Mapping[str, Any]) -> Config:
                 raise UserError(f"config.{name}: expected a section, got {type(section).__name__} {section!r}")
             elif name == "train":
                 # Lengths may come with the runs; everything else is checked once, here, and not again in each of them.
-                length = {} if any(section.get(key) is not None for key in LENGTHS) or not raw.get("runs") else {"steps": 1}
+                length = (
+                    {} if any(section.get(key) is not None for key in LENGTHS) or not raw.get("runs") else {"steps": 1}
+                )
                 made[name] = build(TrainSpec, {**section, **length}, "config.train")
             elif name != "runs":
                 made[name] = build(classes[name], section, f"config.{name}")
@@ -189,7 +206,8 @@ def _with_rows(config: Config) -> Config:
 
 
 def check_runs(config: Config) -> None:
-    """`UserError` for seeds that do not fit those of the start, and for rows and exports that name no run, or one that is not there."""
+    """`UserError` for seeds that do not fit those of the start, and for rows and exports that name no run, or one that
+    is not there."""
     mistakes = []
     for name, run in config.runs.items():
         mistakes += _mistakes_of_sets(config, name)
@@ -198,7 +216,8 @@ def check_runs(config: Config) -> None:
         own, other = config.seeds_of(name), config.seeds_of(run.parent)
         if other != 1 and other < own:
             mistakes.append(
-                f"config.runs.{name}.seeds: {own}, but {run.parent!r}, from which it starts, has {other}; give both the same, or start "
+                f"config.runs.{name}.seeds: {own}, but {run.parent!r}, from which it starts, has {other}; give both "
+                f"the same, or start "
                 "from a run of one seed"
             )
     several = CPT not in config.runs and len(config.runs) > 1  # so that one must be named
@@ -226,7 +245,8 @@ def _mistakes_of_adapters(config: Config) -> list[str]:
     if "adapter" not in config.export.lora:
         return []
     return [
-        f"config.export.lora: the base of {name!r} is a new model that no one else has, so its adapter says nothing; export it merged, or "
+        f"config.export.lora: the base of {name!r} is a new model that no one else has, so its adapter says nothing; "
+        f"export it merged, or "
         "let it start from a run"
         for name in names
         if name in config.runs
@@ -247,21 +267,29 @@ def _mistakes_of_sets(config: Config, name: str) -> list[str]:
     if config.corpus is not None:
         known = [source.name for source in config.corpus.sources]
         found += [
-            f"{where}.sets: no source of config.corpus is called {one!r}{nearest(one, known)}" for one in run.sets or () if one not in known
+            f"{where}.sets: no source of config.corpus is called {one!r}{nearest(one, known)}"
+            for one in run.sets or ()
+            if one not in known
         ]
         if run.stage == SFT and not config.sets_of(name):
-            found.append(f"{where}.sets: the corpus has no downstream set; name the sets to fine-tune on, such as {known[0]!r}")
+            found.append(
+                f"{where}.sets: the corpus has no downstream set; name the sets to fine-tune on, such as {known[0]!r}"
+            )
     if run.parent is None:
         return found
     before = config.parts_of(run.parent)
     if before != (None,) and not set(parts) <= set(before):
         lacking = ", ".join("all sets together" if part is None else part for part in parts if part not in before)
-        found.append(f"{where}.start: {run.parent!r} is a run per set ({', '.join(map(str, before))}), which none is of {lacking}")
+        found.append(
+            f"{where}.start: {run.parent!r} is a run per set ({', '.join(map(str, before))}), which none is of "
+            f"{lacking}"
+        )
     return found
 
 
 def with_tokenizer(config: Config) -> Config:
-    """A config whose tokenizer is decided: where it names none, it is the base model's, and without a base model one is trained."""
+    """A config whose tokenizer is decided: where it names none, it is the base model's, and without a base model one is
+    trained."""
     if config.text.tokenizer is not None:
         return config
     return dataclasses.replace(config, text=dataclasses.replace(config.text, tokenizer=_base_model(config) or TRAIN))
@@ -269,4 +297,6 @@ def with_tokenizer(config: Config) -> Config:
 
 def _base_model(config: Config) -> str | None:
     """That of `config.model`, or of the first run that has another."""
-    return config.model.init_from or next((run.model.init_from for run in config.runs.values() if run.model.init_from), None)
+    return config.model.init_from or next(
+        (run.model.init_from for run in config.runs.values() if run.model.init_from), None
+    )

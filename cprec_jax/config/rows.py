@@ -15,7 +15,13 @@ class RowsKind:
     @property
     def name(self) -> str:
         """Its directory in WORKDIR/rows: `cpt`, `sft`, `sft-last`, `sft-0.1` (of the users), `sft-last-0.1`."""
-        return "-".join([self.stage, *(["last"] if self.targets == "last" else []), *([f"{self.users:g}"] if self.users < 1 else [])])
+        return "-".join(
+            [
+                self.stage,
+                *(["last"] if self.targets == "last" else []),
+                *([f"{self.users:g}"] if self.users < 1 else []),
+            ]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

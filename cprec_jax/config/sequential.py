@@ -8,7 +8,8 @@ from cprec_jax.config.setting import setting
 
 @dataclass(frozen=True, kw_only=True)
 class SequentialSpec:
-    """Every combination of `dropout` and `learning_rate` is trained with seed 0; the best by NDCG@10 on validation serves all seeds."""
+    """Every combination of `dropout` and `learning_rate` is trained with seed 0; the best by NDCG@10 on validation
+    serves all seeds."""
 
     hidden: int = setting(64, "width")
     layers: int = setting(2, "blocks of SASRec, layers of GRU4Rec")
@@ -27,6 +28,15 @@ class SequentialSpec:
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is not divisible by heads {self.heads}")
         if not 2 <= self.max_length <= self.batch_targets:
-            raise ValueError(f"max_length {self.max_length} must be at least 2 and at most batch_targets {self.batch_targets}")
-        if not self.dropout or not self.learning_rate or not all(0 <= rate < 1 for rate in self.dropout) or min(self.learning_rate) <= 0:
-            raise ValueError("dropout and learning_rate need at least one value each; dropout is in [0, 1), a learning rate above 0")
+            raise ValueError(
+                f"max_length {self.max_length} must be at least 2 and at most batch_targets {self.batch_targets}"
+            )
+        if (
+            not self.dropout
+            or not self.learning_rate
+            or not all(0 <= rate < 1 for rate in self.dropout)
+            or min(self.learning_rate) <= 0
+        ):
+            raise ValueError(
+                "dropout and learning_rate need at least one value each; dropout is in [0, 1), a learning rate above 0"
+            )

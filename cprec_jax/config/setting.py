@@ -19,8 +19,8 @@ def setting(
     Args:
       default: its value where the config leaves it out; without one (and without a `factory`) the key must be given.
       help: one line for `JOB --help`.
-      affects: the kinds of artefacts that are made anew when it changes (see `config/affects.py`). None: what the field around it affects,
-        and for a section of the config that section's own artefact.
+      affects: the kinds of artefacts that are made anew when it changes (see `config/affects.py`). None: what the field
+        around it affects, and for a section of the config that section's own artefact.
       content: it names files, which count by their content and not by their path.
     """
     metadata = {"help": help, "affects": affects, "content": content}

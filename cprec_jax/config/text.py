@@ -12,7 +12,8 @@ class TemplateSpec:
     """The words round titles. `{scope}` becomes the domain's name, or `all_domains` in mixed sequences."""
 
     header: str = setting(
-        "Items one user chose in {scope}, oldest first:\n", "before the first title; ends with white space that the tokenizer keeps apart"
+        "Items one user chose in {scope}, oldest first:\n",
+        "before the first title; ends with white space that the tokenizer keeps apart",
     )
     end_of_item: str = setting("\n", "after each title")
     all_domains: str = setting("all domains", "the scope of mixed sequences")
@@ -30,12 +31,18 @@ class TextSpec:
     """Which tokenizer and which words."""
 
     tokenizer: str | None = setting(
-        None, "'train', a Hugging Face directory, or a hub id owner/name[@revision] (None: the base model's, else 'train')", content=True
+        None,
+        "'train', a Hugging Face directory, or a hub id owner/name[@revision] (None: the base model's, else 'train')",
+        content=True,
     )
     vocab_size: int = setting(8192, "of a tokenizer that is trained")
     across_words: bool = setting(True, "a tokenizer that is trained may merge across words and line ends")
-    new_tokens: tuple[str, ...] = setting((), "texts that become one token each; {scope} in one stands for every scope of the template")
-    template: TemplateSpec = setting(factory=TemplateSpec, help="words of the documents", affects=("rows", "results.hf"))
+    new_tokens: tuple[str, ...] = setting(
+        (), "texts that become one token each; {scope} in one stands for every scope of the template"
+    )
+    template: TemplateSpec = setting(
+        factory=TemplateSpec, help="words of the documents", affects=("rows", "results.hf")
+    )
 
     def __post_init__(self) -> None:
         if any(not text.strip() for text in self.new_tokens):

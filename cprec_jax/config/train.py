@@ -28,7 +28,9 @@ class ScheduleSpec:
         if self.peak <= 0:
             raise ValueError(f"peak {self.peak} must be above 0")
         if not (self.warmup >= 0 and self.anneal >= 0 and self.warmup + self.anneal <= 1):
-            raise ValueError(f"warmup {self.warmup} and anneal {self.anneal} are fractions of the run and may sum to at most 1")
+            raise ValueError(
+                f"warmup {self.warmup} and anneal {self.anneal} are fractions of the run and may sum to at most 1"
+            )
         if not 0 <= self.end <= 1:
             raise ValueError(f"end {self.end} is a fraction of the peak, 0..1")
 
@@ -48,7 +50,8 @@ class OptimizerSpec:
     """How gradients become updates. A setting that the `kind` does not have is refused."""
 
     kind: Literal["adamw", "adafactor", "muon"] = setting(
-        "adamw", "adamw, adafactor, or muon, which gives Adam to what is no weight matrix (embedding, head, norms, biases)"
+        "adamw",
+        "adamw, adafactor, or muon, which gives Adam to what is no weight matrix (embedding, head, norms, biases)",
     )
     b1: float = setting(0.9, "decay of Adam's first moment")
     b2: float = setting(0.95, "decay of Adam's second moment")
@@ -58,7 +61,8 @@ class OptimizerSpec:
     factored_from: int = setting(128, "Adafactor factors matrices whose sides both have at least this size")
     weight_decay: float = setting(0.1, "of weight matrices, times the learning rate; norms and biases have none")
     decayed: tuple[str, ...] | None = setting(
-        None, "the parameters that decay, as patterns of their names such as 'layers/*/q' (None: all but norms and biases)"
+        None,
+        "the parameters that decay, as patterns of their names such as 'layers/*/q' (None: all but norms and biases)",
     )
     clip_norm: float = setting(1.0, "largest norm of the whole gradient")
 
@@ -92,10 +96,14 @@ class MixtureSpec:
     temperature: float = setting(1.0, "1 follows the sources' sizes, 0 makes the domains equal")
     mixed_share: float | None = setting(None, "share of the all-domain rows (None: by size)")
     text_share: float | None = setting(None, "share of general text (None: by size)")
-    weights: Mapping[str, float] = setting(factory=dict, help="factors of single sources; 0 leaves one out; asks for an optional source")
+    weights: Mapping[str, float] = setting(
+        factory=dict, help="factors of single sources; 0 leaves one out; asks for an optional source"
+    )
     shares: Mapping[str, float] = setting(factory=dict, help="shares of single sources; asks for an optional source")
     data_tokens: int | None = setting(
-        None, "the most DIFFERENT tokens of the whole run, each source its share; a larger limit holds the same rows and more (None: all)"
+        None,
+        "the most DIFFERENT tokens of the whole run, each source its share; a larger limit holds the same rows and "
+        "more (None: all)",
     )
 
     def __post_init__(self) -> None:
@@ -132,7 +140,9 @@ class MixtureSpec:
     @property
     def asked_sources(self) -> frozenset[str]:
         """The optional sources that get rows: those with a weight or a share above 0."""
-        return frozenset(name for name in OPTIONAL_SOURCES if self.weight(name) > 0 and self.fixed_shares.get(name) != 0)
+        return frozenset(
+            name for name in OPTIONAL_SOURCES if self.weight(name) > 0 and self.fixed_shares.get(name) != 0
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +151,9 @@ class TrainSpec:
 
     seed: int = setting(0, "of weights, rows and dropout")
     seeds: int | None = setting(
-        None, "how many runs, the first with `seed`, the next with `seed` + 1, ... (None: config.evaluate.seeds)", affects=("results.runs",)
+        None,
+        "how many runs, the first with `seed`, the next with `seed` + 1, ... (None: config.evaluate.seeds)",
+        affects=("results.runs",),
     )
     global_batch: int = setting(16, "rows per step")
     micro_batches: int = setting(1, "parts of a step that go through the model one after the other, to save memory")
@@ -152,21 +164,29 @@ class TrainSpec:
     log_every: int = setting(10, "steps between two lines of metrics", affects=())
     checkpoint_every: int = setting(200, "steps between two checkpoints", affects=())
     near: str | None = setting(
-        None, "a directory on a disk of each host, for checkpoints between those; the newest that is whole everywhere counts", affects=()
+        None,
+        "a directory on a disk of each host, for checkpoints between those; the newest that is whole everywhere counts",
+        affects=(),
     )
     near_every: int = setting(20, "steps between two checkpoints there", affects=())
     keep: int = setting(2, "newest checkpoints that stay, beside milestones", affects=())
     loggers: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = setting(
-        ("jsonl", "tensorboard"), "where metrics go: jsonl (metrics.jsonl, which the report reads), tensorboard, wandb", affects=()
+        ("jsonl", "tensorboard"),
+        "where metrics go: jsonl (metrics.jsonl, which the report reads), tensorboard, wandb",
+        affects=(),
     )
     profile: str | None = setting(
-        None, "'100:105' keeps a profiler trace from the end of step 100 to that of step 105 in the run's directory", affects=()
+        None,
+        "'100:105' keeps a profiler trace from the end of step 100 to that of step 105 in the run's directory",
+        affects=(),
     )
     milestones: tuple[float, ...] = setting((), "fractions of the run whose checkpoints stay", affects=())
     loader_workers: int = setting(0, "processes that read rows ahead (0: a thread)", affects=())
     schedule: ScheduleSpec = setting(factory=ScheduleSpec, help="learning rate")
     optimizer: OptimizerSpec = setting(factory=OptimizerSpec, help="how gradients become updates")
-    frozen: tuple[str, ...] = setting((), "the parameters that stay as they are, as patterns of their names such as 'embed*'")
+    frozen: tuple[str, ...] = setting(
+        (), "the parameters that stay as they are, as patterns of their names such as 'embed*'"
+    )
     mixture: MixtureSpec = setting(factory=MixtureSpec, help="how often each source's rows occur")
     anneal_mixture: MixtureSpec | None = setting(
         None, "the mixture of the annealing phase; what it leaves out is as in `mixture` (None: all of it)"
@@ -183,16 +203,30 @@ class TrainSpec:
     def __post_init__(self) -> None:
         given = [name for name in ("steps", "epochs", "tokens") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"set exactly one of steps, epochs, tokens (now: {', '.join(given) or 'none'}); set the others to None")
+            raise ValueError(
+                f"set exactly one of steps, epochs, tokens (now: {', '.join(given) or 'none'}); set the others to None"
+            )
         if self.global_batch % self.micro_batches:
-            raise ValueError(f"global_batch {self.global_batch} is not a multiple of micro_batches {self.micro_batches}")
+            raise ValueError(
+                f"global_batch {self.global_batch} is not a multiple of micro_batches {self.micro_batches}"
+            )
         if any(not 0 <= m <= 1 for m in self.milestones):
             raise ValueError(f"milestones {self.milestones} are fractions of the run, 0..1")
         if self.profile is not None and not re.fullmatch(r"\d+:\d+", self.profile):
             raise ValueError(f"profile {self.profile!r} must be two steps such as '100:105'")
         if (window := self.profile_window) is not None and window[0] >= window[1]:
             raise ValueError(f"profile {self.profile!r} must end after it begins")
-        at_least_one(self, "global_batch", "micro_batches", "loss_chunk", "log_every", "checkpoint_every", "near_every", "keep", "seeds")
+        at_least_one(
+            self,
+            "global_batch",
+            "micro_batches",
+            "loss_chunk",
+            "log_every",
+            "checkpoint_every",
+            "near_every",
+            "keep",
+            "seeds",
+        )
 
     @property
     def annealed_mixture(self) -> MixtureSpec:

@@ -9,10 +9,11 @@ import pyarrow as pa
 from scipy import stats
 
 from cprec_jax.config.evaluate import EvaluateSpec
-from cprec_jax.evaluate.methods import Method, Scored
+from cprec_jax.evaluate.eval_set import EvalSet
+from cprec_jax.evaluate.method import Method, Scored
 from cprec_jax.evaluate.metrics import per_user, summary
-from cprec_jax.evaluate.ranks import Ranks, check_finite, rank
-from cprec_jax.evaluate.sets import EvalSet
+from cprec_jax.evaluate.ranks import Ranks, rank
+from cprec_jax.inference.finite import check_finite
 
 TOP = 10
 EXAMPLES = 3  # users of a set that are kept with titles, for a person to look at
@@ -21,9 +22,9 @@ FULL, UNMASKED = "full", "full_unmasked"
 
 @dataclass(kw_only=True)
 class Collected:
-    """By protocol int64[n] each: better, tied and all candidates. `nll` float64[n] (NaN: the method has no probabilities). `top`
-    int64[n, 10]: the columns of the ten best visible items; `score_sum` float64[N]: over all users; `flat`: every score was alike;
-    `partial`: see `Scored`;
+    """By protocol int64[n] each: better, tied and all candidates. `nll` float64[n] (NaN: the method has no
+    probabilities). `top` int64[n, 10]: the columns of the ten best visible items; `score_sum` float64[N]: over all
+    users; `flat`: every score was alike; `partial`: see `Scored`;
     `examples`: the first users with their history, target and top ten."""
 
     n_better: dict[str, np.ndarray] = field(default_factory=dict)
@@ -37,11 +38,16 @@ class Collected:
     examples: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, protocol: str, users: np.ndarray, ranks: Ranks) -> None:
-        for columns, values in ((self.n_better, ranks.n_better), (self.n_tied, ranks.n_tied), (self.n_candidates, ranks.n_candidates)):
+        for columns, values in (
+            (self.n_better, ranks.n_better),
+            (self.n_tied, ranks.n_tied),
+            (self.n_candidates, ranks.n_candidates),
+        ):
             columns.setdefault(protocol, np.zeros(len(self.nll), np.int64))[users] = values
 
     def table(self, data: EvalSet, seed: int) -> pa.Table:
-        """`ranks.parquet` rows of this set, as in DESIGN section 2; `nll` is null where the method has no probabilities."""
+        """`ranks.parquet` rows of this set, as in DESIGN section 2; `nll` is null where the method has no
+        probabilities."""
         n = len(data)
         return pa.concat_tables(
             pa.table(
@@ -62,7 +68,8 @@ class Collected:
 
 
 def slice_table(data: EvalSet) -> pa.Table:
-    """`slices.parquet` rows of this set: one for each user of each slice, so that methods can be compared on a slice alone."""
+    """`slices.parquet` rows of this set: one for each user of each slice, so that methods can be compared on a slice
+    alone."""
     parts = data.slices()
     users = [data.targets.user[mask] for mask in parts.values()]
     lengths = [len(user) for user in users]
@@ -78,7 +85,11 @@ def slice_table(data: EvalSet) -> pa.Table:
 def collect(method: Method, data: EvalSet, name: str) -> Collected:
     """Rank every user of a set under every protocol. Scores that are not finite are a `UserError`."""
     n = len(data)
-    found = Collected(nll=np.full(n, np.nan), top=np.zeros((n, min(TOP, len(data.items))), np.int64), score_sum=np.zeros(len(data.items)))
+    found = Collected(
+        nll=np.full(n, np.nan),
+        top=np.zeros((n, min(TOP, len(data.items))), np.int64),
+        score_sum=np.zeros(len(data.items)),
+    )
     done = np.zeros(n, np.int64)
     for batch in method.score(data):
         done[batch.users] += 1
@@ -113,16 +124,23 @@ def _add_full(found: Collected, data: EvalSet, batch: Scored, scores: np.ndarray
     found.partial |= batch.partial
     found.flat &= bool((scores == scores[:, :1]).all())
     found.score_sum += scores.sum(axis=0, dtype=np.float64)
-    found.examples += [_example(found, data, batch, int(row), visible[row]) for row in np.flatnonzero(batch.users < EXAMPLES)]
+    found.examples += [
+        _example(found, data, batch, int(row), visible[row]) for row in np.flatnonzero(batch.users < EXAMPLES)
+    ]
 
 
 def _example(found: Collected, data: EvalSet, batch: Scored, row: int, visible_N: np.ndarray) -> dict[str, Any]:
-    """What a person needs to judge one user's recommendations: titles, with probabilities of the whole catalogue where there are some."""
+    """What a person needs to judge one user's recommendations: titles, with probabilities of the whole catalogue where
+    there are some."""
     user = int(batch.users[row])
     target = int(data.target[user])
     top = found.top[user][np.argsort(-visible_N[found.top[user]], kind="stable")]
-    history = np.searchsorted(data.items, data.targets.items[data.targets.offsets[user] : data.targets.offsets[user + 1]])
-    probability = {} if batch.log_probs is None else {i: float(np.exp(batch.log_probs[row, i])) for i in (*top.tolist(), target)}
+    history = np.searchsorted(
+        data.items, data.targets.items[data.targets.offsets[user] : data.targets.offsets[user + 1]]
+    )
+    probability = (
+        {} if batch.log_probs is None else {i: float(np.exp(batch.log_probs[row, i])) for i in (*top.tolist(), target)}
+    )
     return {
         "set": data.name,
         "user": int(data.targets.user[user]),
@@ -135,7 +153,8 @@ def _example(found: Collected, data: EvalSet, batch: Scored, row: int, visible_N
 
 
 def set_results(data: EvalSet, seeds: Sequence[Collected], facts: dict[str, Any], spec: EvaluateSpec) -> dict[str, Any]:
-    """The entry of one set in results.json, from what each seed of the method collected; what is no mean is that of the first seed.
+    """The entry of one set in results.json, from what each seed of the method collected; what is no mean is that of the
+    first seed.
 
     The NLL is over the whole unmasked catalogue, so it stands with `full` alone.
     """
@@ -185,5 +204,7 @@ def _top_facts(data: EvalSet, found: Collected) -> dict[str, float]:
         "popularity_percentile@10": float(percentile[found.top].mean()),
     }
     if not found.partial:
-        facts["score_length_correlation"] = 0.0 if constant else float(stats.spearmanr(found.score_sum, length).statistic)
+        facts["score_length_correlation"] = (
+            0.0 if constant else float(stats.spearmanr(found.score_sum, length).statistic)
+        )
     return facts

@@ -1,5 +1,5 @@
-"""What evaluation keeps beside its results: the ranks of each row, set and seed, and what it trained. Both are used while they would
-be made from the same again; what is damaged is made anew."""
+"""What evaluation keeps beside its results: the ranks of each row, set and seed, and what it trained. Both are used
+while they would be made from the same again; what is damaged is made anew."""
 
 import dataclasses
 import zipfile
@@ -24,7 +24,8 @@ BY_PROTOCOL = ("n_better", "n_tied", "n_candidates")
 class Cell:
     """One seed of a row on one set.
 
-    facts: of the method, for the set's entry in results.json. rule, step, general_text: of the seed, None where its method has none.
+    facts: of the method, for the set's entry in results.json. rule, step, general_text: of the seed, None where its
+    method has none.
     seconds: ranking took. environment: it was ranked in.
     """
 
@@ -68,7 +69,9 @@ class Store:
     def write_cell(self, name: str, one: str, seed: int, cell: Cell) -> Cell:
         """Gives back what was written, so that a cell is the same whether it was ranked now or before."""
         values = dict(vars(cell.collected))
-        arrays = {f"{column}/{protocol}": ranks for column in BY_PROTOCOL for protocol, ranks in values.pop(column).items()}
+        arrays = {
+            f"{column}/{protocol}": ranks for column in BY_PROTOCOL for protocol, ranks in values.pop(column).items()
+        }
         arrays |= {key: values.pop(key) for key, value in list(values.items()) if isinstance(value, np.ndarray)}
         facts = {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell)} | {"collected": values}
         self._write(self.cell(name, one, seed), arrays, facts)

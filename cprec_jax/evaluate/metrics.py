@@ -14,7 +14,8 @@ METRICS = (*(f"hr@{k}" for k in HIT_RATE_AT), *(f"ndcg@{k}" for k in NDCG_AT), "
 def per_user(n_better: np.ndarray, n_tied: np.ndarray) -> dict[str, np.ndarray]:
     """Each metric of each user, float64[n]. The target's rank is uniform over n_better + 1 .. n_better + n_tied + 1.
 
-    HR@K: is it among the first K. NDCG@K: 1 / log2(1 + rank) if it is (one relevant item, so the ideal is 1). MRR: 1 / rank.
+    HR@K: is it among the first K. NDCG@K: 1 / log2(1 + rank) if it is (one relevant item, so the ideal is 1). MRR: 1 /
+    rank.
     """
     first, last = np.asarray(n_better, np.int64), np.asarray(n_better, np.int64) + np.asarray(n_tied, np.int64) + 1
     width = last - first
@@ -31,7 +32,8 @@ def per_user(n_better: np.ndarray, n_tied: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def only_bounds(entry: Mapping[str, Any], protocol: str) -> tuple[str, ...]:
-    """The metrics of a set's entry in results.json that are lower bounds: with `ranks_exact_to` a target beyond counts as the last."""
+    """The metrics of a set's entry in results.json that are lower bounds: with `ranks_exact_to` a target beyond counts
+    as the last."""
     cut = entry.get("ranks_exact_to", math.inf) < entry.get("items", math.inf)
     return ("mrr",) if cut and protocol.startswith("full") else ()
 
@@ -45,16 +47,20 @@ def random_ranker(n: int) -> dict[str, float]:
 def summary(n_better: np.ndarray, n_tied: np.ndarray, nll: np.ndarray | None, samples: int, seed: int = 0) -> dict:
     """Means over users, and `ci95`: the 2.5 % and 97.5 % quantiles over `samples` bootstrap resamples of the users.
 
-    Ranks are [n], or [seeds, n] for a method trained with several seeds: then each user's mean over seeds is what is averaged, and
-    `by_seed` lists the means of the seeds. `nll` in nats, of the same shape, may be None (a method without probabilities); then there is
-    no `nll` entry.
+    Ranks are [n], or [seeds, n] for a method trained with several seeds: then each user's mean over seeds is what is
+    averaged, and `by_seed` lists the means of the seeds. `nll` in nats, of the same shape, may be None (a method
+    without probabilities); then there is no `nll` entry.
     """
     values = per_user(n_better, n_tied)
     if nll is not None:
         values["nll"] = np.asarray(nll, np.float64)
     by_seed = {}
     if np.ndim(n_better) == 2:
-        by_seed = {name: [float(mean) for mean in value.mean(axis=1)] for name, value in values.items()} if len(n_better) > 1 else {}
+        by_seed = (
+            {name: [float(mean) for mean in value.mean(axis=1)] for name, value in values.items()}
+            if len(n_better) > 1
+            else {}
+        )
         values = {name: value.mean(axis=0) for name, value in values.items()}
     names = list(values)
     matrix = np.stack([values[name] for name in names], axis=1)

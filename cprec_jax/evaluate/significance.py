@@ -1,6 +1,7 @@
 """Is one method better than another? Paired tests over users and seeds, corrected for the number of comparisons.
 
-Wilcoxon and sign tests have inflated error on such data (arXiv 2305.02461); the randomisation test has not, and needs no distribution.
+Wilcoxon and sign tests have inflated error on such data (arXiv 2305.02461); the randomisation test has not, and needs
+no distribution.
 """
 
 import dataclasses
@@ -18,9 +19,9 @@ DRAWN_AT_ONCE = 4_000_000  # users of all resamples together
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """`method` against `reference` on one set and metric: means over users, their difference with its 95 % bootstrap interval, the paired
-    randomisation test's p, p after Holm's correction over all comparisons of one call, the t-test over seeds (None with one seed), and
-    the effect size (mean difference over its standard deviation)."""
+    """`method` against `reference` on one set and metric: means over users, their difference with its 95 % bootstrap
+    interval, the paired randomisation test's p, p after Holm's correction over all comparisons of one call, the t-test
+    over seeds (None with one seed), and the effect size (mean difference over its standard deviation)."""
 
     method: str
     reference: str
@@ -41,11 +42,11 @@ class Comparison:
 class UserMetrics:
     """One results directory under one protocol. By set: users int64[n] ascending, and by metric float64[seeds, n].
 
-    `deterministic`: another seed could not have given anything else. `masked`: by set, whether items of the history were left out of the
-    ranking; a set is missing where nothing says so, or where the protocol's candidates do not depend on it. `rule`: how a language model
-    scored titles (other methods: empty). `bound`: the oracle, which is no method. `expected`: the metrics are the closed form of a random
-    ranking. `without_score`: by set, how many pairs of user and item a file of scores left out. `too_small`: the sets of which the corpus
-    has few users.
+    `deterministic`: another seed could not have given anything else. `masked`: by set, whether items of the history
+    were left out of the ranking; a set is missing where nothing says so, or where the protocol's candidates do not
+    depend on it. `rule`: how a language model scored titles (other methods: empty). `bound`: the oracle, which is no
+    method. `expected`: the metrics are the closed form of a random ranking. `without_score`: by set, how many pairs of
+    user and item a file of scores left out. `too_small`: the sets of which the corpus has few users.
     """
 
     name: str
@@ -90,10 +91,14 @@ def _rows_at_once(n: int, most: int) -> int:
 
 
 def t_test_over_seeds(a: np.ndarray, b: np.ndarray) -> float | None:
-    """Two-sided p of a paired t-test over seeds (float[seeds] means); None with fewer than two, or where every seed differs by the same."""
+    """Two-sided p of a paired t-test over seeds (float[seeds] means); None with fewer than two, or where every seed
+    differs by the same."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if len(a) != len(b):
-        raise UserError(f"a paired test needs the same seeds on both sides, got {len(a)} and {len(b)}; evaluate both with the same seeds")
+        raise UserError(
+            f"a paired test needs the same seeds on both sides, got {len(a)} and {len(b)}; evaluate both with the "
+            f"same seeds"
+        )
     if len(a) < 2:
         return None
     if np.ptp(a - b) == 0:  # no variance to test against: two seeds may agree by chance
@@ -102,7 +107,8 @@ def t_test_over_seeds(a: np.ndarray, b: np.ndarray) -> float | None:
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
-    """Holm's step-down correction: float64[m], in the order given; rejecting what is below alpha keeps the family-wise error below it."""
+    """Holm's step-down correction: float64[m], in the order given; rejecting what is below alpha keeps the family-wise
+    error below it."""
     values = np.asarray(p, np.float64)
     order = np.argsort(values, kind="stable")
     adjusted = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
@@ -119,7 +125,8 @@ def effect_size(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def on_common_users(results: Sequence[UserMetrics]) -> list[UserMetrics]:
-    """The results, cut to the users of each set that all results with that set have ranked; sets without such users are left out."""
+    """The results, cut to the users of each set that all results with that set have ranked; sets without such users are
+    left out."""
     common: dict[str, np.ndarray] = {}
     for result in results:
         for name, user in result.users.items():
@@ -127,7 +134,9 @@ def on_common_users(results: Sequence[UserMetrics]) -> list[UserMetrics]:
     cut = []
     for result in results:
         places = {name: np.searchsorted(user, common[name]) for name, user in result.users.items() if len(common[name])}
-        values = {name: {metric: v[:, place] for metric, v in result.values[name].items()} for name, place in places.items()}
+        values = {
+            name: {metric: v[:, place] for metric, v in result.values[name].items()} for name, place in places.items()
+        }
         cut.append(dataclasses.replace(result, users={name: common[name] for name in places}, values=values))
     return cut
 
@@ -139,11 +148,13 @@ def compare(
     samples: int = 10_000,
     seed: int = 0,
 ) -> list[Comparison]:
-    """`method` against every reference on every set that both have, Holm-corrected over all of them, a metric at a time.
+    """`method` against every reference on every set that both have, Holm-corrected over all of them, a metric at a
+    time.
 
-    Results of another corpus, split or protocol version, of other users, or with other items in the ranking, are a `UserError`: they
-    cannot be paired. So are language models of which any two have different scoring rules. A bound must fit as well, and is not tested;
-    nor is the closed form of random: an expectation does not vary as hits do, so that swapping the two would find chance significant.
+    Results of another corpus, split or protocol version, of other users, or with other items in the ranking, are a
+    `UserError`: they cannot be paired. So are language models of which any two have different scoring rules. A bound
+    must fit as well, and is not tested; nor is the closed form of random: an expectation does not vary as hits do, so
+    that swapping the two would find chance significant.
     """
     _check_rules([method, *references])
     rows: list[Comparison] = []
@@ -167,7 +178,10 @@ def _check_rules(results: Sequence[UserMetrics]) -> None:
     rules = {result.name: result.rule for result in results if result.rule}
     if len(set(rules.values())) > 1:
         found = ", ".join(f"{name}: {rule}" for name, rule in rules.items())
-        raise UserError(f"results of different scoring rules do not compare ({found}); evaluate again with --config.evaluate.rule=trie")
+        raise UserError(
+            f"results of different scoring rules do not compare ({found}); evaluate again with "
+            f"--config.evaluate.rule=trie"
+        )
 
 
 def _check_pair(a: UserMetrics, b: UserMetrics) -> None:
@@ -175,15 +189,21 @@ def _check_pair(a: UserMetrics, b: UserMetrics) -> None:
         raise UserError(f"results {a.name!r} and {b.name!r} are of different corpora; evaluate both on the same one")
     for what, one, other in (("split", a.split, b.split), ("protocol version", a.protocol_version, b.protocol_version)):
         if one != other:
-            raise UserError(f"results {a.name!r} and {b.name!r} are not of one {what} ({one} and {other}); evaluate both alike")
+            raise UserError(
+                f"results {a.name!r} and {b.name!r} are not of one {what} ({one} and {other}); evaluate both alike"
+            )
     for name in other_masks(a, b):
         raise UserError(
-            f"results {a.name!r} and {b.name!r}: set {name} was ranked without the items of the history in one and with them in the "
+            f"results {a.name!r} and {b.name!r}: set {name} was ranked without the items of the history in one and "
+            f"with them in the "
             "other; use the same config.evaluate.mask_history"
         )
     for name in a.users:
         if name in b.users and not np.array_equal(a.users[name], b.users[name]):
-            raise UserError(f"results {a.name!r} and {b.name!r} ranked different users of set {name}; use the same max_users and seed")
+            raise UserError(
+                f"results {a.name!r} and {b.name!r} ranked different users of set {name}; use the same max_users and "
+                f"seed"
+            )
 
 
 def other_masks(a: UserMetrics, b: UserMetrics) -> list[str]:
@@ -191,8 +211,11 @@ def other_masks(a: UserMetrics, b: UserMetrics) -> list[str]:
     return [name for name in a.values if name in b.values and {a.masked.get(name), b.masked.get(name)} == {True, False}]
 
 
-def _seeds(method: UserMetrics, reference: UserMetrics, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The means of the seeds of both, paired; None where they have different seeds. What has no seed is the same for all."""
+def _seeds(
+    method: UserMetrics, reference: UserMetrics, a: np.ndarray, b: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The means of the seeds of both, paired; None where they have different seeds. What has no seed is the same for
+    all."""
     seeds = max(len(a), len(b))
     means = []
     for result, values in ((method, a), (reference, b)):

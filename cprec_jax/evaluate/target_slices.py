@@ -1,16 +1,17 @@
 """Slices that ask what a hit shows: could the target be known by heart, or be found by copying words of the history?
 
-*Memorised*: the transition from the user's last item to the target occurs in the training sequences of the set; *generalised*: it does not.
-*Overlap*: the highest TF-IDF cosine of the target's title and a title of the history, in terciles over the users of the set.
+*Memorised*: the transition from the user's last item to the target occurs in the training sequences of the set;
+*generalised*: it does not. *Overlap*: the highest TF-IDF cosine of the target's title and a title of the history, in
+terciles over the users of the set.
 """
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from cprec_jax.baselines.interactions import histories, interactions
 from cprec_jax.corpus import Corpus
-from cprec_jax.evaluate.sets import EvalSet
+from cprec_jax.evaluate.eval_set import EvalSet
+from cprec_jax.evaluate.interactions import histories, interactions
 from cprec_jax.text.title_features import counts, tf_idf
 
 FEATURES = "words 1"
@@ -18,14 +19,16 @@ FEATURES = "words 1"
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSlices:
-    """Name -> bool[n]; the slices of one kind are disjoint and hold all users together. `overlap_terciles`: the two bounds."""
+    """Name -> bool[n]; the slices of one kind are disjoint and hold all users together. `overlap_terciles`: the two
+    bounds."""
 
     masks: dict[str, np.ndarray] = field(default_factory=dict)
     overlap_terciles: tuple[float, float] = (0.0, 0.0)
 
 
 def target_slices(corpus: Corpus, data: EvalSet) -> TargetSlices:
-    """The slices of a set. Where many users have the same overlap (none at all, say), terciles are of unequal size, or one is empty."""
+    """The slices of a set. Where many users have the same overlap (none at all, say), terciles are of unequal size, or
+    one is empty."""
     memorised, overlap = is_memorised(corpus, data), best_overlap(data)
     low, high = (float(bound) for bound in np.quantile(overlap, [1 / 3, 2 / 3]))
     masks = {

@@ -1,6 +1,8 @@
-"""A PEFT adapter (LoRA) read: the base model it belongs to, and the tensors of that model with what the adapter adds to them.
+"""A PEFT adapter (LoRA) read: the base model it belongs to, and the tensors of that model with what the adapter adds to
+them.
 
-What is not LoRA on linear layers (DoRA, biases, trained modules, ...) is refused by name. The format: docs/base-models.md.
+What is not LoRA on linear layers (DoRA, biases, trained modules, ...) is refused by name. The format:
+docs/base-models.md.
 """
 
 import math
@@ -24,18 +26,48 @@ from cprec_jax.text import tokenizer_files
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-BLOCK = 256  # rows of a product made at a time: always the same blocks, so that no bit depends on how a tensor is cut over devices
+# rows of a product made at a time: always the same blocks, so that no bit depends on how a tensor is cut over devices
+BLOCK = 256
 
 # Settings that are read, and those that say nothing about the sum of base and adapter. Any other must be off.
 _READ = {
-    *("peft_type", "task_type", "base_model_name_or_path", "revision", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern"),
+    *(
+        "peft_type",
+        "task_type",
+        "base_model_name_or_path",
+        "revision",
+        "r",
+        "lora_alpha",
+        "use_rslora",
+        "rank_pattern",
+        "alpha_pattern",
+    ),
     *("bias", "init_lora_weights"),
 }
 _MEANINGLESS = {
-    *("auto_mapping", "peft_version", "inference_mode", "lora_dropout", "target_modules", "exclude_modules", "runtime_config"),
-    *("layers_to_transform", "layers_pattern", "megatron_core", "qalora_group_size", "eva_config", "ensure_weight_tying"),
+    *(
+        "auto_mapping",
+        "peft_version",
+        "inference_mode",
+        "lora_dropout",
+        "target_modules",
+        "exclude_modules",
+        "runtime_config",
+    ),
+    *(
+        "layers_to_transform",
+        "layers_pattern",
+        "megatron_core",
+        "qalora_group_size",
+        "eva_config",
+        "ensure_weight_tying",
+    ),
 }
-_KNOWN = {"use_dora": "DoRA", "modules_to_save": "modules that were trained whole", "lora_bias": "biases of the adapter"}
+_KNOWN = {
+    "use_dora": "DoRA",
+    "modules_to_save": "modules that were trained whole",
+    "lora_bias": "biases of the adapter",
+}
 _INITIAL = (True, False, None, "gaussian", "eva", "orthogonal")  # others take something off the base model's weights
 
 
@@ -45,17 +77,23 @@ def is_adapter(directory: Path) -> bool:
 
 
 def model_directory(directory: Path) -> Path:
-    """Where config.json, licence and card of a model are: the directory itself, of an adapter that of its base model."""
+    """Where config.json, licence and card of a model are: the directory itself, of an adapter that of its base
+    model."""
     return base_of(directory) if is_adapter(directory) else directory
 
 
 def tokenizer_directory(directory: Path) -> Path:
     """Where the tokenizer of a model is: an adapter may have none of its own."""
-    return model_directory(directory) if is_adapter(directory) and not tokenizer_files.has_tokenizer(directory) else directory
+    return (
+        model_directory(directory)
+        if is_adapter(directory) and not tokenizer_files.has_tokenizer(directory)
+        else directory
+    )
 
 
 def base_of(directory: Path) -> Path:
-    """The directory of the model that an adapter belongs to. Absent, beside the adapter, or an adapter itself: `UserError`."""
+    """The directory of the model that an adapter belongs to. Absent, beside the adapter, or an adapter itself:
+    `UserError`."""
     for name in (SINGLE, INDEX):
         if (directory / name).exists():
             raise UserError(f"{directory}: holds both an adapter ({ADAPTER}) and a model ({name}); give one of them")
@@ -123,7 +161,8 @@ class _Sum(TensorFile):
 
 
 class AdaptedFiles(CheckpointFiles):
-    """The tensors of an adapter's base model with the adapter in them. Raises `UserError` for what is not LoRA or does not fit."""
+    """The tensors of an adapter's base model with the adapter in them. Raises `UserError` for what is not LoRA or does
+    not fit."""
 
     def __init__(self, directory: Path):
         self.adapter = directory
@@ -133,10 +172,14 @@ class AdaptedFiles(CheckpointFiles):
         self._factors = {f"{module}.weight": _factors(file, module, settings) for module in _modules(file)}
         homeless = self._factors.keys() - self.names
         if homeless:
-            raise UserError(f"{file.path}: adapts tensors that its base model {self.directory} has not: {few(homeless)}")
+            raise UserError(
+                f"{file.path}: adapts tensors that its base model {self.directory} has not: {few(homeless)}"
+            )
         for name, factors in self._factors.items():
             if self.shape(name) != factors.shape():
-                raise UserError(f"{file.path}: adapts {name} as {factors.shape()}, which is {self.shape(name)} in {self.directory}")
+                raise UserError(
+                    f"{file.path}: adapts {name} as {factors.shape()}, which is {self.shape(name)} in {self.directory}"
+                )
 
     def file(self, name: str) -> TensorFile:
         file = super().file(name)
@@ -147,14 +190,18 @@ class AdaptedFiles(CheckpointFiles):
         tied = self._factors.keys() & {HEAD, EMBEDDING}
         if config.tie_embeddings and tied:
             raise UserError(
-                f"{self.adapter / WEIGHTS}: adapts {few(tied)}, and head and embedding are one in its base model (tied): added to one it "
+                f"{self.adapter / WEIGHTS}: adapts {few(tied)}, and head and embedding are one in its base model "
+                f"(tied): added to one it "
                 "would change the other"
             )
 
 
 def _no_weights(directory: Path) -> TensorFile:
     if any(directory.glob("adapter_model.bin")):
-        raise UserError(f"{directory}: has only adapter_model.bin (a pickle, which can run code); save it as safetensors with PEFT first")
+        raise UserError(
+            f"{directory}: has only adapter_model.bin (a pickle, which can run code); save it as safetensors with "
+            f"PEFT first"
+        )
     raise UserError(f"{directory / WEIGHTS}: not found; an adapter needs it beside {ADAPTER}")
 
 
@@ -168,12 +215,15 @@ def _checked(settings: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
         raise UserError(f"{path}: bias {settings['bias']!r} (trained biases) is not supported; only 'none' is")
     if settings.get("init_lora_weights", True) not in _INITIAL:
         raise UserError(
-            f"{path}: init_lora_weights {settings['init_lora_weights']!r} changes the base model's weights, which is not supported; "
+            f"{path}: init_lora_weights {settings['init_lora_weights']!r} changes the base model's weights, which is "
+            f"not supported; "
             "convert it to plain LoRA with PEFT (path_initial_model_for_weight_conversion)"
         )
     for key in settings.keys() - (_READ | _MEANINGLESS):
         if settings[key]:
-            raise UserError(f"{path}: {key} {settings[key]!r} {f'({_KNOWN[key]}) ' if key in _KNOWN else ''}is not supported")
+            raise UserError(
+                f"{path}: {key} {settings[key]!r} {f'({_KNOWN[key]}) ' if key in _KNOWN else ''}is not supported"
+            )
     return settings
 
 
@@ -194,13 +244,16 @@ def _modules(file: TensorFile) -> list[str]:
 
 
 def _factors(file: TensorFile, module: str, settings: Mapping[str, Any]) -> _Factors:
-    """By the rank and alpha that PEFT would take: 8 where none is given, and the first pattern that the module's name ends in."""
+    """By the rank and alpha that PEFT would take: 8 where none is given, and the first pattern that the module's name
+    ends in."""
     path = file.path.with_name(ADAPTER)
     rank = _number(settings, "rank_pattern", "r", module, path)
     alpha = _number(settings, "alpha_pattern", "lora_alpha", module, path)
     a, b = (file.entries[PREFIX + module + part].shape for part in (A, B))
     if not a[0] == b[1] == rank:
-        raise UserError(f"{file.path}: the adapter of {module} has rank {a[0]} (A) and {b[1]} (B), and {rank:g} by {path.name}")
+        raise UserError(
+            f"{file.path}: the adapter of {module} has rank {a[0]} (A) and {b[1]} (B), and {rank:g} by {path.name}"
+        )
     return _Factors(file=file, module=module, scale=alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
 
 
@@ -209,7 +262,9 @@ def _number(settings: Mapping[str, Any], patterns: str, default: str, module: st
     if not isinstance(given, Mapping):
         raise UserError(f"{path}: {patterns} must be an object")
     try:
-        value = next((value for key, value in given.items() if re.match(rf"(.*\.)?({key})$", module)), settings.get(default, 8))
+        value = next(
+            (value for key, value in given.items() if re.match(rf"(.*\.)?({key})$", module)), settings.get(default, 8)
+        )
     except re.error as error:
         raise UserError(f"{path}: {patterns} holds a pattern that is none ({error})") from error
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:

@@ -18,7 +18,8 @@ GENERATION = ("config.json", "generation_config.json")  # token ids: they mean n
 
 
 def keep(init_from: str, tokenizer_dir: Path, target: Path) -> None:
-    """Copy card and licence of the base model to the directory `target`; with the base model's tokenizer also its token ids.
+    """Copy card and licence of the base model to the directory `target`; with the base model's tokenizer also its token
+    ids.
 
     `tokenizer_dir` holds the run's tokenizer: the base model's, perhaps with new tokens, or quite another.
     """
@@ -39,7 +40,8 @@ def hub_name(kept: Path) -> str | None:
 
 
 def extends(larger: Path, smaller: Path) -> bool:
-    """Whether every token of the tokenizer in `smaller` has the same id in `larger`; False where `smaller` holds none that loads."""
+    """Whether every token of the tokenizer in `smaller` has the same id in `larger`; False where `smaller` holds none
+    that loads."""
     smaller = tokenizer_directory(smaller)
     if not tokenizer_files.has_tokenizer(smaller):
         return False

@@ -1,4 +1,5 @@
-"""The tensors of a Hugging Face directory, wherever they lie: one safetensors file, or shards with an index. Never a pickle."""
+"""The tensors of a Hugging Face directory, wherever they lie: one safetensors file, or shards with an index. Never a
+pickle."""
 
 import json
 from pathlib import Path
@@ -31,10 +32,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def refuse_adapter(directory: Path) -> None:
-    """A PEFT adapter where a whole model is wanted is a `UserError`: its base model without it is another model (`hf/adapter.py`)."""
+    """A PEFT adapter where a whole model is wanted is a `UserError`: its base model without it is another model
+    (`hf/adapter.py`)."""
     if (directory / ADAPTER).exists():
         raise UserError(
-            f"{directory / ADAPTER}: a PEFT adapter, where the files of a whole model are wanted; merge it into its base model (PEFT's "
+            f"{directory / ADAPTER}: a PEFT adapter, where the files of a whole model are wanted; merge it into its "
+            f"base model (PEFT's "
             "merge_and_unload) and give that directory"
         )
 
@@ -50,9 +53,13 @@ class CheckpointFiles:
         for file in sorted(set(listed.values())) if listed is not None else [SINGLE]:
             self._open(file)
         if listed is not None:
-            wrong = {name for name in listed.keys() | self._file_of.keys() if listed.get(name) != self._file_of.get(name)}
+            wrong = {
+                name for name in listed.keys() | self._file_of.keys() if listed.get(name) != self._file_of.get(name)
+            }
             if wrong:
-                raise UserError(f"{directory / INDEX}: index and files disagree about {few(wrong)}; download the checkpoint again")
+                raise UserError(
+                    f"{directory / INDEX}: index and files disagree about {few(wrong)}; download the checkpoint again"
+                )
 
     def _listed(self) -> dict[str, str] | None:
         """Tensor -> file as the index says; None for a single file, which transformers prefers where there are both."""
@@ -64,26 +71,36 @@ class CheckpointFiles:
             weight_map = read_json(self.directory / INDEX).get("weight_map")
             if not isinstance(weight_map, dict) or not weight_map:
                 raise UserError(f"{self.directory / INDEX}: has no weight_map; download the checkpoint again")
-            outside = {str(file) for file in weight_map.values() if not isinstance(file, str) or Path(file).name != file}
+            outside = {
+                str(file) for file in weight_map.values() if not isinstance(file, str) or Path(file).name != file
+            }
             if outside:
                 raise UserError(f"{self.directory / INDEX}: names files outside its directory: {few(outside)}")
             return weight_map
         if not self.directory.is_dir():
             raise UserError(f"{self.directory}: no such directory; give a Hugging Face model directory")
         if any(self.directory.glob("pytorch_model*.bin")):
-            raise UserError(f"{self.directory}: has only pytorch_model.bin (a pickle, which can run code); convert it to safetensors first")
+            raise UserError(
+                f"{self.directory}: has only pytorch_model.bin (a pickle, which can run code); convert it to "
+                f"safetensors first"
+            )
         raise UserError(f"{self.directory}: has neither {SINGLE} nor {INDEX}")
 
     def _say_what_is_left_over(self) -> None:
         if (self.directory / INDEX).exists() and self.directory not in _said:
             _said.add(self.directory)
-            say(f"{self.directory}: {SINGLE} is read, as transformers does; {INDEX} and the files it names are passed over")
+            say(
+                f"{self.directory}: {SINGLE} is read, as transformers does; {INDEX} and the files it names are passed "
+                f"over"
+            )
 
     def _open(self, file: str) -> None:
         opened = TensorFile(self.directory / file)
         twice = self._file_of.keys() & opened.entries.keys()
         if twice:
-            raise UserError(f"{opened.path}: holds tensors that another file of the checkpoint holds, too: {few(twice)}")
+            raise UserError(
+                f"{opened.path}: holds tensors that another file of the checkpoint holds, too: {few(twice)}"
+            )
         self._files[file] = opened
         self._file_of |= dict.fromkeys(opened.entries, file)
 

@@ -1,7 +1,8 @@
 """`config.json` in and out, read as plain JSON: what a family does not support is refused by name, never approximated.
 
-Read as JSON and not through transformers: it moved `rope_theta` into `rope_parameters`, and asking its config objects for the old name
-silently gives a default. Both spellings are accepted and both are written. Defaults for absent keys are those of transformers 5.
+Read as JSON and not through transformers: it moved `rope_theta` into `rope_parameters`, and asking its config objects
+for the old name silently gives a default. Both spellings are accepted and both are written. Defaults for absent keys
+are those of transformers 5.
 """
 
 import dataclasses
@@ -21,7 +22,9 @@ class Family:
 
     architecture: str
     fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    biases: str = "none"  # what `attention_bias` means: "none" it must be false, "all" q, k, v and o; "qkv" always q, k and v
+    biases: str = (
+        "none"  # what `attention_bias` means: "none" it must be false, "all" q, k, v and o; "qkv" always q, k and v
+    )
     window: str = "none"  # "all" layers, from "max_window_layers" on, or by a "pattern"
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     activation_key: str = "hidden_act"
@@ -30,9 +33,16 @@ class Family:
 FAMILIES = {
     "llama": Family(architecture="LlamaForCausalLM", biases="all"),
     "mistral": Family(
-        architecture="MistralForCausalLM", window="all", defaults={"sliding_window": 4096, "max_position_embeddings": 131072}
+        architecture="MistralForCausalLM",
+        window="all",
+        defaults={"sliding_window": 4096, "max_position_embeddings": 131072},
     ),
-    "qwen2": Family(architecture="Qwen2ForCausalLM", biases="qkv", window="max_window_layers", defaults={"max_position_embeddings": 32768}),
+    "qwen2": Family(
+        architecture="Qwen2ForCausalLM",
+        biases="qkv",
+        window="max_window_layers",
+        defaults={"max_position_embeddings": 32768},
+    ),
     "qwen3": Family(
         architecture="Qwen3ForCausalLM",
         fixed={"qk_norm": "head"},
@@ -86,7 +96,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 def parse_config(raw: Mapping[str, Any], where: str) -> DecoderConfig:
-    """The `DecoderConfig` of a parsed `config.json`; `where` starts every message. Raises `UserError` for anything unsupported."""
+    """The `DecoderConfig` of a parsed `config.json`; `where` starts every message. Raises `UserError` for anything
+    unsupported."""
     model_type = raw.get("model_type")
     if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise UserError(f"{where}: model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
@@ -94,7 +105,10 @@ def parse_config(raw: Mapping[str, Any], where: str) -> DecoderConfig:
         if raw.get(key) not in neutral:
             raise UserError(f"{where}: {key} = {raw[key]!r} is not supported; use a checkpoint without it")
     if raw.get("dtype") is not None and raw.get("torch_dtype") not in (None, raw["dtype"]):
-        raise UserError(f"{where}: dtype = {raw['dtype']!r} and torch_dtype = {raw['torch_dtype']!r} contradict each other; keep one")
+        raise UserError(
+            f"{where}: dtype = {raw['dtype']!r} and torch_dtype = {raw['torch_dtype']!r} contradict each other; keep "
+            f"one"
+        )
     family = FAMILIES[model_type]
     get = Settings(raw, where, family.defaults)
     heads, hidden = get.integer("num_attention_heads"), get.integer("hidden_size")
@@ -133,7 +147,9 @@ def parse_config(raw: Mapping[str, Any], where: str) -> DecoderConfig:
 def _activation(get: Settings, family: Family) -> str:
     name = get.value(family.activation_key, str, "silu")
     if name not in ACTIVATIONS:
-        raise UserError(f"{get.where}: {family.activation_key} = {name!r} is not supported; supported: {', '.join(ACTIVATIONS)}")
+        raise UserError(
+            f"{get.where}: {family.activation_key} = {name!r} is not supported; supported: {', '.join(ACTIVATIONS)}"
+        )
     return ACTIVATIONS[name]
 
 
@@ -141,7 +157,9 @@ def _biases(get: Settings, family: Family) -> dict[str, bool]:
     biased, mlp = get.flag("attention_bias"), get.flag("mlp_bias")
     if mlp and get.raw["model_type"] != "llama":
         raise UserError(f"{get.where}: mlp_bias = true is not supported for model_type {get.raw['model_type']!r}")
-    if family.biases == "all":  # attention_bias adds o_proj.bias, too: overlooking it gives wrong logits without an error
+    if (
+        family.biases == "all"
+    ):  # attention_bias adds o_proj.bias, too: overlooking it gives wrong logits without an error
         return {"attention_bias": biased, "attention_out_bias": biased, "mlp_bias": mlp}
     if biased and family.biases == "none":
         raise UserError(f"{get.where}: attention_bias = true is not supported for model_type {get.raw['model_type']!r}")
@@ -153,7 +171,9 @@ def _window(get: Settings, family: Family) -> tuple[int | None, tuple[bool, ...]
     window, layers = get.raw.get("sliding_window"), get.integer("num_hidden_layers", most=MOST_LAYERS)
     if family.window == "none":
         if get.raw.get("use_sliding_window"):
-            raise UserError(f"{get.where}: use_sliding_window is not supported for model_type {get.raw['model_type']!r}")
+            raise UserError(
+                f"{get.where}: use_sliding_window is not supported for model_type {get.raw['model_type']!r}"
+            )
         return None, None
     if family.window == "max_window_layers" and not get.flag("use_sliding_window"):
         window = None
@@ -224,7 +244,8 @@ def unparse_config(config: DecoderConfig, dtype: str, token_ids: Mapping[str, An
         ours, read = getattr(config, field.name), getattr(again, field.name)
         if ours != read:
             raise UserError(
-                f"model.{field.name} = {ours!r} cannot be written as Hugging Face model_type {config.model_type!r} (it has {read!r})"
+                f"model.{field.name} = {ours!r} cannot be written as Hugging Face model_type {config.model_type!r} "
+                f"(it has {read!r})"
             )
     return raw
 
@@ -246,7 +267,10 @@ def _unparse_window(config: DecoderConfig, family: Family) -> dict[str, Any]:
     if config.rope_scaling is not None:
         full |= {"rope_type": config.rope_scaling.kind, "factor": config.rope_scaling.factor}
     raw["rope_local_base_freq"] = local_theta
-    raw["rope_parameters"] = {"full_attention": full, "sliding_attention": {"rope_type": "default", "rope_theta": local_theta}}
+    raw["rope_parameters"] = {
+        "full_attention": full,
+        "sliding_attention": {"rope_type": "default", "rope_theta": local_theta},
+    }
     scalar = config.query_scalar
     raw["query_pre_attn_scalar"] = int(scalar) if scalar is not None and scalar.is_integer() else scalar  # an int there
     return raw

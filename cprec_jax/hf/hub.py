@@ -1,4 +1,5 @@
-"""Where a model is: a local directory, or a hub id `owner/name[@revision]`, whose files go to the cache of huggingface_hub."""
+"""Where a model is: a local directory, or a hub id `owner/name[@revision]`, whose files go to the cache of
+huggingface_hub."""
 
 import functools
 import re
@@ -7,16 +8,27 @@ from pathlib import Path
 from cprec_jax.errors import UserError, one_line, shown
 from cprec_jax.paths import local_path
 
-# Data and text only. Weights are the files that transformers reads; repositories also hold pickles, code, and copies for other programs.
-PATTERNS = ("*.json", "model*.safetensors", "*.model", "vocab.txt", "merges.txt", "chat_template.jinja", "README.md", "LICENSE*")
+# Data and text only. Weights are the files that transformers reads; repositories also hold pickles, code, and copies
+# for other programs.
+PATTERNS = (
+    "*.json",
+    "model*.safetensors",
+    "*.model",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "README.md",
+    "LICENSE*",
+)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 
 def locate(source: str) -> Path:
     """A local directory as it is; for a hub id the local copy, downloaded if need be (`PATTERNS`: no pickle, no code).
 
-    `@revision` is a branch, tag or commit; default: the newest of the main branch. Without a network (or with HF_HUB_OFFLINE=1) what the
-    cache holds is used. Raises `UserError` when there is neither such a directory nor such a model.
+    `@revision` is a branch, tag or commit; default: the newest of the main branch. Without a network (or with
+    HF_HUB_OFFLINE=1) what the cache holds is used. Raises `UserError` when there is neither such a directory nor such a
+    model.
     """
     return local_path(source, "model or tokenizer") if is_directory(source) else _snapshot(source)
 
@@ -50,7 +62,8 @@ def config_file(source: str) -> Path:
 
 def _not_to_be_had(source: str, error: Exception) -> UserError:
     return UserError(
-        f"{source}: no such directory, and not to be had from the hub ({one_line(error)[:300]}); check the name and the network, "
+        f"{source}: no such directory, and not to be had from the hub ({one_line(error)[:300]}); check the name and "
+        f"the network, "
         "or download it elsewhere and give its directory"
     )
 
@@ -61,7 +74,9 @@ def _snapshot(source: str) -> Path:
 
     name, _, revision = source.partition("@")
     try:
-        path = snapshot_download(name, revision=revision or None, allow_patterns=list(PATTERNS), ignore_patterns=["*/*"])
+        path = snapshot_download(
+            name, revision=revision or None, allow_patterns=list(PATTERNS), ignore_patterns=["*/*"]
+        )
     except Exception as error:  # network, rights and missing repositories have a dozen types there
         raise _not_to_be_had(source, error) from error
     return Path(path)

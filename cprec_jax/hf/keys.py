@@ -1,6 +1,7 @@
 """Strict key maps: which Hugging Face tensor is which of our parameters, and how their axes correspond.
 
-Their layers are separate tensors and ours are stacked on a leading axis; their matrices are [out, in] with heads and head_dim merged.
+Their layers are separate tensors and ours are stacked on a leading axis; their matrices are [out, in] with heads and
+head_dim merged.
 """
 
 import dataclasses
@@ -20,7 +21,8 @@ Index = tuple[slice, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """`order`: our axes (one layer's) in their order. `merged`: the position in `order` whose axis is merged with the next, or -1."""
+    """`order`: our axes (one layer's) in their order. `merged`: the position in `order` whose axis is merged with the
+    next, or -1."""
 
     order: tuple[int, ...]
     merged: int = -1
@@ -32,7 +34,8 @@ class Layout:
         return tuple(sizes)
 
     def their_index(self, index: Index, ours: Sequence[int]) -> Index:
-        """The slice of their tensor that holds our slice `index`. The second of two merged axes (head_dim) is always whole."""
+        """The slice of their tensor that holds our slice `index`. The second of two merged axes (head_dim) is always
+        whole."""
         bounds = [index[axis].indices(ours[axis])[:2] for axis in self.order]
         if self.merged >= 0:
             inner = ours[self.order[self.merged + 1]]
@@ -129,7 +132,8 @@ def tensors(config: DecoderConfig) -> list[Tensor]:
 
 
 def adapter_tensors(config: DecoderConfig, weights: Collection[str]) -> list[Tensor]:
-    """Every tensor of a PEFT adapter of these weights (named as in `Adapters`), in the order of its file: A [r, in] and B [out, r]."""
+    """Every tensor of a PEFT adapter of these weights (named as in `Adapters`), in the order of its file: A [r, in] and
+    B [out, r]."""
     result = []
     for layer in range(config.num_layers):
         for name, (path, layout) in layer_table(config).items():

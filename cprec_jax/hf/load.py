@@ -1,4 +1,5 @@
-"""Hugging Face directory -> `DecoderConfig` and parameters: strict, and read slice by slice into the shards of each device.
+"""Hugging Face directory -> `DecoderConfig` and parameters: strict, and read slice by slice into the shards of each
+device.
 
 That of a PEFT adapter is read as its base model with the adapter in it.
 """
@@ -43,10 +44,11 @@ def source_dtype(directory: Path) -> str:
 
 
 def load_params(directory: Path, config: DecoderConfig, shardings: Any = None, named: Collection[str] = ()) -> Params:
-    """The parameters as float32 arrays, on the default device or spread as `shardings` (a pytree like the parameters) says.
+    """The parameters as float32 arrays, on the default device or spread as `shardings` (a pytree like the parameters)
+    says.
 
-    `config` is what `read_config` gave. Raises `UserError` for missing, unmapped or duplicate tensors, wrong shapes, a tokenizer
-    larger than the embedding (but for tokens `named` in config.text.new_tokens), damaged files.
+    `config` is what `read_config` gave. Raises `UserError` for missing, unmapped or duplicate tensors, wrong shapes, a
+    tokenizer larger than the embedding (but for tokens `named` in config.text.new_tokens), damaged files.
     """
     directory = Path(directory)
     files = check_model(directory, config, named)
@@ -63,7 +65,8 @@ def load_params(directory: Path, config: DecoderConfig, shardings: Any = None, n
 
 
 def check_model(directory: Path, config: DecoderConfig | None = None, named: Collection[str] = ()) -> CheckpointFiles:
-    """All that can be said of a base model before any tensor is read: its family, its tensors' names and shapes, its tokenizer's size.
+    """All that can be said of a base model before any tensor is read: its family, its tensors' names and shapes, its
+    tokenizer's size.
 
     `config` is what `read_config` gives (None: read here). Raises the `UserError` that `load_params` would.
     """
@@ -80,7 +83,8 @@ def check_model(directory: Path, config: DecoderConfig | None = None, named: Col
 def _load_one(
     files: CheckpointFiles, group: list[keys.Tensor], shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
 ) -> jax.Array:
-    """One parameter. A stacked one is filled on the device, layer by layer, so that the host never holds more than one tensor."""
+    """One parameter. A stacked one is filled on the device, layer by layer, so that the host never holds more than one
+    tensor."""
     if group[0].layer is None:
         array = _place(files, group[0], shape, sharding)
         return array if array.dtype == jnp.float32 else _float32(sharding)(array)
@@ -119,17 +123,24 @@ def _check_names(files: CheckpointFiles, config: DecoderConfig) -> None:
     expected = {tensor.name for tensor in keys.tensors(config)}
     missing = expected - files.names
     if missing:
-        raise UserError(f"{files.directory}: config.json asks for tensors that the checkpoint lacks: {keys.few(missing)}")
+        raise UserError(
+            f"{files.directory}: config.json asks for tensors that the checkpoint lacks: {keys.few(missing)}"
+        )
     unmapped = {name for name in files.names - expected if not keys.derived(name)}
     if unmapped:
-        raise UserError(f"{files.directory}: tensors that {config.model_type} with this config.json has no place for: {keys.few(unmapped)}")
+        raise UserError(
+            f"{files.directory}: tensors that {config.model_type} with this config.json has no place for: "
+            f"{keys.few(unmapped)}"
+        )
 
 
 def _check_shapes(files: CheckpointFiles, config: DecoderConfig, shapes: Params) -> None:
     for tensor in keys.tensors(config):
         want = tensor.their_shape(shapes)
         if files.shape(tensor.name) != want:
-            raise UserError(f"{files.directory}: tensor {tensor.name} has shape {files.shape(tensor.name)}, config.json says {want}")
+            raise UserError(
+                f"{files.directory}: tensor {tensor.name} has shape {files.shape(tensor.name)}, config.json says {want}"
+            )
         files.dtype(tensor.name)
 
 
@@ -139,7 +150,9 @@ def _check_tied(files: CheckpointFiles) -> None:
     for start in range(0, rows, step):
         part = (slice(start, min(start + step, rows)), slice(None))
         if not np.array_equal(files.read(HEAD, part), files.read(EMBEDDING, part)):
-            raise UserError(f"{files.directory}: tie_word_embeddings is true, but {HEAD} and {EMBEDDING} differ; set it to false")
+            raise UserError(
+                f"{files.directory}: tie_word_embeddings is true, but {HEAD} and {EMBEDDING} differ; set it to false"
+            )
 
 
 def _check_tokenizer(directory: Path, config: DecoderConfig, named: Collection[str]) -> None:
@@ -149,7 +162,9 @@ def _check_tokenizer(directory: Path, config: DecoderConfig, named: Collection[s
         check_fit(tokenizer_files.token_ids(directory), config.vocab_size, f"{path}: the tokenizer", named=named)
 
 
-def _place(files: CheckpointFiles, tensor: keys.Tensor, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None) -> jax.Array:
+def _place(
+    files: CheckpointFiles, tensor: keys.Tensor, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
+) -> jax.Array:
     """One tensor of theirs in our layout, on its devices, in the dtype it is stored in."""
     if sharding is None:
         return jax.device_put(_read(files, tensor, shape, (slice(None),) * len(shape)))
@@ -171,7 +186,9 @@ def _read(files: CheckpointFiles, tensor: keys.Tensor, shape: tuple[int, ...], i
     theirs = layout.their_index(index, shape)
     sizes = [stop - start for start, stop in (part.indices(size)[:2] for part, size in zip(index, shape, strict=True))]
     result = _aligned_empty(sizes, file.dtype(tensor.name))
-    axis = layout.order[0]  # ours, along which the rows of the file run; in whole heads where it is merged with head_dim
+    axis = layout.order[
+        0
+    ]  # ours, along which the rows of the file run; in whole heads where it is merged with head_dim
     inner = shape[layout.order[1]] if layout.merged == 0 else 1
     row_bytes = result.itemsize * int(np.prod(files.shape(tensor.name)[1:]))
     step = max(1, PIECE // (row_bytes * inner)) * inner

@@ -36,14 +36,16 @@ def save(
     base_dir: Path | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a directory that `transformers` loads: weights, config.json, generation_config.json, tokenizer files, README.md.
+    """Write a directory that `transformers` loads: weights, config.json, generation_config.json, tokenizer files,
+    README.md.
 
-    `params` as the decoder has them, sharded or not (every process of a run must call; process 0 writes). One tensor is on the host at a
-    time. dtype: float32, bfloat16 or
-    float16 of the stored weights. A file holds at most about `shard_bytes`; more than one get an index. tokenizer_dir: where tokenizer
-    files are copied from (None: a model without a tokenizer). base_dir: where generation_config.json, licence files and the token ids of
-    config.json come from, as far as it has them (default: tokenizer_dir). Raises `UserError` if the parameters do not
-    fit the config, the family cannot express the config, or float16 would overflow.
+    `params` as the decoder has them, sharded or not (every process of a run must call; process 0 writes). One tensor is
+    on the host at a time. dtype: float32, bfloat16 or
+    float16 of the stored weights. A file holds at most about `shard_bytes`; more than one get an index. tokenizer_dir:
+    where tokenizer files are copied from (None: a model without a tokenizer). base_dir: where generation_config.json,
+    licence files and the token ids of config.json come from, as far as it has them (default: tokenizer_dir). Raises
+    `UserError` if the parameters do not fit the config, the family cannot express the config, or float16 would
+    overflow.
     """
     directory = Path(directory)
     if dtype not in NUMPY_DTYPES:
@@ -88,7 +90,8 @@ def wait_for_all() -> None:
 
 
 def special_token_ids(tokenizer_dir: Path, base_dir: Path | None = None) -> dict[str, int]:
-    """bos_token_id, eos_token_id, pad_token_id: the base model's config.json first (Llama 3 has several end tokens), else the tokenizer."""
+    """bos_token_id, eos_token_id, pad_token_id: the base model's config.json first (Llama 3 has several end tokens),
+    else the tokenizer."""
     config = tokenizer_files.read_object((base_dir or tokenizer_dir) / "config.json")
     result = {f"{name}_id": config[f"{name}_id"] for name in tokenizer_files.SPECIAL if f"{name}_id" in config}
     missing = [name for name in tokenizer_files.SPECIAL if f"{name}_id" not in config]
@@ -105,7 +108,9 @@ def _check_params(params: Params, config: DecoderConfig) -> None:
     want = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
     have = {jax.tree_util.keystr(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     wrong = {
-        f"{name} {have.get(name)} instead of {want.get(name)}" for name in want.keys() | have.keys() if want.get(name) != have.get(name)
+        f"{name} {have.get(name)} instead of {want.get(name)}"
+        for name in want.keys() | have.keys()
+        if want.get(name) != have.get(name)
     }
     if wrong:
         raise UserError(f"the parameters do not fit the model config: {keys.few(wrong)}")
@@ -125,7 +130,9 @@ def _plan(config: DecoderConfig, shard_bytes: int, dtype: np.dtype) -> dict[str,
         size += bytes_
     if len(files) == 1:
         return {SINGLE: files[0]}
-    return {f"model-{number:05d}-of-{len(files):05d}.safetensors": tensors for number, tensors in enumerate(files, start=1)}
+    return {
+        f"model-{number:05d}-of-{len(files):05d}.safetensors": tensors for number, tensors in enumerate(files, start=1)
+    }
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
@@ -139,7 +146,10 @@ def gather(params: Params, tensor: keys.Tensor, dtype: np.dtype) -> np.ndarray:
     """One tensor, whole on this host, whatever devices and processes it is spread over. Every process must call it."""
     picked, finite = _pick(tensor.leaf(params), None if tensor.layer is None else np.int32(tensor.layer), dtype)
     if not finite:
-        raise UserError(f"tensor {tensor.name} has values that are not finite in {dtype}; export another dtype, or look for a diverged run")
+        raise UserError(
+            f"tensor {tensor.name} has values that are not finite in {dtype}; export another dtype, or look for a "
+            f"diverged run"
+        )
     if not picked.is_fully_addressable:
         from jax.experimental import multihost_utils
 

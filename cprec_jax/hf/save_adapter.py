@@ -1,4 +1,5 @@
-"""The adapter of a run -> a directory that PEFT loads: adapter_model.safetensors, and adapter_config.json written from the run."""
+"""The adapter of a run -> a directory that PEFT loads: adapter_model.safetensors, and adapter_config.json written from
+the run."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,13 @@ class BaseModel:
 
 
 def adapter_config(spec: LoraSpec, base: BaseModel, tensors: Sequence[keys.Tensor]) -> dict[str, Any]:
-    """Every setting that PEFT takes a default for where it is absent: a default would be another rank or scale, without an error."""
-    modules = {tensor.name.removesuffix(keys.LORA_A).rpartition(".")[2] for tensor in tensors if tensor.name.endswith(keys.LORA_A)}
+    """Every setting that PEFT takes a default for where it is absent: a default would be another rank or scale, without
+    an error."""
+    modules = {
+        tensor.name.removesuffix(keys.LORA_A).rpartition(".")[2]
+        for tensor in tensors
+        if tensor.name.endswith(keys.LORA_A)
+    }
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -9,7 +9,8 @@ from cprec_jax.hf.keys import few
 
 
 def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """An `object_pairs_hook` of `json` that raises `ValueError` for a key that stands twice, where `json` lets the last one win."""
+    """An `object_pairs_hook` of `json` that raises `ValueError` for a key that stands twice, where `json` lets the last
+    one win."""
     result = dict(pairs)
     if len(result) != len(pairs):
         keys = [key for key, _ in pairs]
@@ -25,7 +26,9 @@ class Settings:
         self.raw = {**self.defaults, **given}  # here a null in the file stays one
 
     def value(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-        value = next((found for found in (self.given.get(key), self.defaults.get(key), default) if found is not None), None)
+        value = next(
+            (found for found in (self.given.get(key), self.defaults.get(key), default) if found is not None), None
+        )
         if value is None:
             raise UserError(f"{self.where}: {key} is missing")
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
@@ -42,7 +45,9 @@ class Settings:
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.value(key, (int, float), default)
-        if not abs(value) <= sys.float_info.max:  # NaN, infinities (Python's JSON has both), and integers beyond a float
+        if (
+            not abs(value) <= sys.float_info.max
+        ):  # NaN, infinities (Python's JSON has both), and integers beyond a float
             raise UserError(f"{self.where}: {key} = {value!r} is not a finite number")
         return float(value)
 

@@ -1,8 +1,8 @@
 """One safetensors file, read and written piece by piece.
 
-The format is eight bytes of length, a JSON header, and the tensors' bytes one after another. The safetensors library checks every file
-that is opened here, but the bytes go through plain reads and writes: its memory map counts every page it touched as memory of the
-process until the file is closed, and its writer wants all tensors of a file at once.
+The format is eight bytes of length, a JSON header, and the tensors' bytes one after another. The safetensors library
+checks every file that is opened here, but the bytes go through plain reads and writes: its memory map counts every page
+it touched as memory of the process until the file is closed, and its writer wants all tensors of a file at once.
 """
 
 import json
@@ -43,11 +43,15 @@ class TensorFile:
                 pass
             with open(path, "rb") as stream:
                 length = int.from_bytes(stream.read(8), "little")
-                header = json.loads(stream.read(length), object_pairs_hook=once)  # safetensors takes a tensor's name twice
+                header = json.loads(
+                    stream.read(length), object_pairs_hook=once
+                )  # safetensors takes a tensor's name twice
         except FileNotFoundError:
             raise UserError(f"{path}: not found, but the index names it; download the checkpoint again") from None
         except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{path}: damaged or truncated ({one_line(error)}); download the checkpoint again") from error
+            raise UserError(
+                f"{path}: damaged or truncated ({one_line(error)}); download the checkpoint again"
+            ) from error
         self.entries = {
             name: Entry(kind=value["dtype"], shape=tuple(value["shape"]), start=8 + length + value["data_offsets"][0])
             for name, value in header.items()
@@ -78,7 +82,8 @@ class TensorFile:
 
 
 def write(path: Path, tensors: Sequence[tuple[str, np.dtype, tuple[int, ...]]], arrays: Iterable[np.ndarray]) -> None:
-    """Write a file of `tensors` (name, dtype, shape), whose `arrays` come one by one in the same order, and read it back.
+    """Write a file of `tensors` (name, dtype, shape), whose `arrays` come one by one in the same order, and read it
+    back.
 
     Raises `OSError` when what is on the disk afterwards is not what was written.
     """

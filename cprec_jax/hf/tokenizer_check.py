@@ -13,13 +13,15 @@ from cprec_jax.progress import say
 from cprec_jax.text import tokenizer_files
 from cprec_jax.text.tokenizer import Tokenizer
 
-# The class that takes tokenizer.json as it is, in transformers 4 and 5; most others build parts of their own and take only its vocabulary.
+# The class that takes tokenizer.json as it is, in transformers 4 and 5; most others build parts of their own and take
+# only its vocabulary.
 NEUTRAL_CLASS = "PreTrainedTokenizerFast"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerCheck:
-    """What an export must tokenise alike: the catalogue's titles, each with its end of item, and the header of every scope."""
+    """What an export must tokenise alike: the catalogue's titles, each with its end of item, and the header of every
+    scope."""
 
     tokenizer: Tokenizer
     template: TemplateSpec
@@ -27,7 +29,8 @@ class TokenizerCheck:
     scopes: Sequence[str]
 
     def titles_with_control_tokens(self) -> int:
-        """Titles that hold the text of a control token: of these transformers must be asked with `split_special_tokens=True`."""
+        """Titles that hold the text of a control token: of these transformers must be asked with
+        `split_special_tokens=True`."""
         control = self.tokenizer.control_tokens
         titles = [title for title in self.titles if any(text in title for text in control)]
         as_text = _split(*self.tokenizer.encode_items(titles, self.template.end_of_item))
@@ -37,7 +40,8 @@ class TokenizerCheck:
         )
 
     def run(self, directory: Path) -> None:
-        """Compare; a class in tokenizer_config.json that makes other tokens of tokenizer.json is replaced, and a line says so.
+        """Compare; a class in tokenizer_config.json that makes other tokens of tokenizer.json is replaced, and a line
+        says so.
 
         Raises `UserError` with the first text that differs, where no class gives the tokens of the training.
         """
@@ -49,11 +53,13 @@ class TokenizerCheck:
         again = self._difference(directory)
         if again is not None:
             raise UserError(
-                f"export: AutoTokenizer makes other tokens than the training had, {again}; transformers reads a tokenizer of this "
+                f"export: AutoTokenizer makes other tokens than the training had, {again}; transformers reads a "
+                f"tokenizer of this "
                 "model_type its own way: train with the base model's tokenizer"
             )
         say(
-            f"export: the class {named} of transformers makes other tokens of this tokenizer.json, {difference}; the export names "
+            f"export: the class {named} of transformers makes other tokens of this tokenizer.json, {difference}; the "
+            f"export names "
             f"{NEUTRAL_CLASS}, which takes it as it is"
         )
 
@@ -65,7 +71,9 @@ class TokenizerCheck:
         for scope in self.scopes:
             header = self.template.header.format(scope=scope)
             if theirs.encode(header, add_special_tokens=False) != self.tokenizer.encode(header).tolist():
-                return _words(header, theirs.encode(header, add_special_tokens=False), self.tokenizer.encode(header).tolist())
+                return _words(
+                    header, theirs.encode(header, add_special_tokens=False), self.tokenizer.encode(header).tolist()
+                )
         end = self.template.end_of_item
         ours = _split(*self.tokenizer.encode_items(self.titles, end))
         texts = [title + end for title in self.titles]

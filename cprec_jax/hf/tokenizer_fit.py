@@ -1,4 +1,5 @@
-"""Whether a tokenizer fits the embedding of a model: a token id beyond its rows would be clamped to the last one without an error."""
+"""Whether a tokenizer fits the embedding of a model: a token id beyond its rows would be clamped to the last one
+without an error."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -11,13 +12,16 @@ from cprec_jax.text import tokenizer
 FEW = 4  # so many tokens too many are named; more mean that tokenizer and model do not belong together
 
 
-def check_fit(ids: Mapping[str, int], rows: int, who: str, model: str | None = None, named: Collection[str] = ()) -> None:
+def check_fit(
+    ids: Mapping[str, int], rows: int, who: str, model: str | None = None, named: Collection[str] = ()
+) -> None:
     """That every token has a row of the embedding. `named` are those of `config.text.new_tokens`, which get new rows.
 
     Args:
       ids: token -> id, added tokens included.
       rows: of the embedding.
-      who, model: what the message calls the tokenizer and the model; the model is left out where the tokenizer's path names it.
+      who, model: what the message calls the tokenizer and the model; the model is left out where the tokenizer's path
+        names it.
 
     Raises `UserError`; where only a few tokens are too many, it names them and both ways out.
     """
@@ -42,4 +46,10 @@ def check_pair(tokenizer_dir: Path, model_dir: Path, named: Collection[str] = ()
     named: `config.text.new_tokens`, written out. Raises `UserError`, also where one of them cannot be read.
     """
     rows = parse_config(read_json(model_dir / "config.json"), str(model_dir / "config.json")).vocab_size
-    check_fit(tokenizer.load(tokenizer_dir).backend.get_vocab(with_added_tokens=True), rows, str(tokenizer_dir), str(model_dir), named)
+    check_fit(
+        tokenizer.load(tokenizer_dir).backend.get_vocab(with_added_tokens=True),
+        rows,
+        str(tokenizer_dir),
+        str(model_dir),
+        named,
+    )

@@ -1,9 +1,9 @@
 """Rows of the embedding (and of a head of its own) for tokens that a base model does not know.
 
-New tokens first take the spare rows that many checkpoints have after their tokenizer's last id; where these do not suffice the table grows
-to a multiple of 128. A new row starts as the mean of the rows of real tokens: a row drawn at random can get a far larger logit than every
-real token, and then the first steps of training undo what the model knew (Hewitt, "Initializing new word embeddings for pretrained
-language models", 2021).
+New tokens first take the spare rows that many checkpoints have after their tokenizer's last id; where these do not
+suffice the table grows to a multiple of 128. A new row starts as the mean of the rows of real tokens: a row drawn at
+random can get a far larger logit than every real token, and then the first steps of training undo what the model knew
+(Hewitt, "Initializing new word embeddings for pretrained language models", 2021).
 """
 
 import dataclasses
@@ -25,12 +25,18 @@ MULTIPLE = 128
 
 
 def with_room(
-    config: DecoderConfig, base_size: int, size: int, where: str, ids: Mapping[str, int] | None = None, named: Collection[str] = ()
+    config: DecoderConfig,
+    base_size: int,
+    size: int,
+    where: str,
+    ids: Mapping[str, int] | None = None,
+    named: Collection[str] = (),
 ) -> DecoderConfig:
     """The config with rows for `size` tokens, of which `base_size` are no new ones.
 
-    A table that is too small for its own tokenizer is a `UserError`: they do not belong together. With the tokenizer's `ids` the message
-    names a few tokens that are too many; those `named` in config.text.new_tokens get rows as new ones do.
+    A table that is too small for its own tokenizer is a `UserError`: they do not belong together. With the tokenizer's
+    `ids` the message names a few tokens that are too many; those `named` in config.text.new_tokens get rows as new ones
+    do.
     """
     ids = {f"token {index}": index for index in range(base_size)} if ids is None else ids
     base_ids = {text: index for text, index in ids.items() if index < base_size}
@@ -41,9 +47,15 @@ def with_room(
 
 
 def load_with_room(
-    directory: Path, config: DecoderConfig, base_size: int, size: int, shardings: Any = None, named: Collection[str] = ()
+    directory: Path,
+    config: DecoderConfig,
+    base_size: int,
+    size: int,
+    shardings: Any = None,
+    named: Collection[str] = (),
 ) -> Params:
-    """`load_params` for a `config` that `with_room` made; the rows of new tokens are the mean of the first `base_size` rows."""
+    """`load_params` for a `config` that `with_room` made; the rows of new tokens are the mean of the first `base_size`
+    rows."""
     stored = read_config(directory)
     base_size = min(base_size, stored.vocab_size)  # beyond it are only tokens of `named`
     if size == base_size:
@@ -54,7 +66,9 @@ def load_with_room(
     params = dict(load_params(directory, stored, before, named))
     for name in ("embed", "lm_head"):
         if name in params:
-            params[name] = _extended(config.vocab_size, base_size, size, None if shardings is None else shardings[name])(params[name])
+            params[name] = _extended(
+                config.vocab_size, base_size, size, None if shardings is None else shardings[name]
+            )(params[name])
     return params
 
 

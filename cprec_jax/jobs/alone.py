@@ -35,7 +35,8 @@ def run_alone(job: str, config: Config, workdir: Path, rows: Sequence[str] | Non
         (corpus,) = graph.of_job("prepare")
         if graph.state(corpus).changed:
             say(
-                f"evaluate: {corpus.path} was made with other settings than config.corpus has ({graph.state(corpus).reason}), and is taken "
+                f"evaluate: {corpus.path} was made with other settings than config.corpus has "
+                f"({graph.state(corpus).reason}), and is taken "
                 "as it is; `prepare` makes it anew"
             )
     processes.by_first(partial(check_paths, config, (job,)))

@@ -1,4 +1,5 @@
-"""Every path that a config names, looked at before anything is made: that it is there, of its kind, and that what belongs together fits."""
+"""Every path that a config names, looked at before anything is made: that it is there, of its kind, and that what
+belongs together fits."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -73,7 +74,9 @@ def _tokenizer(source: str) -> None:
         return
     directory = adapter.tokenizer_directory(hub.locate(source))
     if not tokenizer_files.has_tokenizer(directory):
-        raise UserError(f"config.text.tokenizer: {directory} holds no tokenizer; give a directory with tokenizer.json, or 'train'")
+        raise UserError(
+            f"config.text.tokenizer: {directory} holds no tokenizer; give a directory with tokenizer.json, or 'train'"
+        )
     tokenizer.load(directory)
 
 
@@ -104,7 +107,9 @@ def _base_model(config: Config) -> None:
     named = [text for text in config.text.new_tokens if "{scope}" not in text]
     _weights(directory, named)
     if config.text.source not in (TRAIN, source) and hub.is_directory(config.text.source):
-        check_pair(adapter.tokenizer_directory(hub.locate(config.text.source)), adapter.model_directory(directory), named)
+        check_pair(
+            adapter.tokenizer_directory(hub.locate(config.text.source)), adapter.model_directory(directory), named
+        )
 
 
 def _weights(directory: Path, named: Sequence[str] = ()) -> None:
@@ -125,7 +130,7 @@ def _hf_model(path: str) -> None:
 
 
 def _scores(text: str, where: str) -> None:
-    from cprec_jax.evaluate.score_file import check_header
+    from cprec_jax.methods.score_file import check_header
 
     check_header(local_path(text, where))
 

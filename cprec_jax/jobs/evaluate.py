@@ -8,12 +8,20 @@ from typing import Any
 from cprec_jax import workdir as paths
 from cprec_jax.artefact import read_manifest
 from cprec_jax.config.affects import Settings, settings_of
-from cprec_jax.config.evaluate import MODEL_KINDS, SEQUENTIAL_KINDS, TEXT_KINDS, TITLES, VALIDATION, EvaluateSpec, MethodSpec
+from cprec_jax.config.evaluate import (
+    MODEL_KINDS,
+    SEQUENTIAL_KINDS,
+    TEXT_KINDS,
+    TITLES,
+    VALIDATION,
+    EvaluateSpec,
+    MethodSpec,
+)
 from cprec_jax.config.root import Config
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.runs_of_rows import PATH, parts_of, runs_of, seeds_of, sets_of_row
 from cprec_jax.graph import Artefact, Graph
 from cprec_jax.jobs import train
+from cprec_jax.methods.runs_of_rows import PATH, parts_of, runs_of, seeds_of, sets_of_row
 from cprec_jax.parallel import processes
 from cprec_jax.paths import local_path
 from cprec_jax.run_key import RunKey
@@ -22,7 +30,11 @@ Seeds = Mapping[str, Sequence[int]]  # by row
 
 VERSION = 1
 VERSION_OF_TRAINED = 1
-NOT_OF_CELLS = ("evaluate.bootstrap", "evaluate.seeds", "train.seeds")  # what is made of ranks, and how many seeds there are
+NOT_OF_CELLS = (
+    "evaluate.bootstrap",
+    "evaluate.seeds",
+    "train.seeds",
+)  # what is made of ranks, and how many seeds there are
 
 
 def artefacts(config: Config, workdir: Path, corpus: Artefact, runs: Sequence[Artefact]) -> list[Artefact]:
@@ -34,7 +46,10 @@ def artefacts(config: Config, workdir: Path, corpus: Artefact, runs: Sequence[Ar
             path=paths.result_directory(workdir, split, name),
             job="evaluate",
             version=VERSION,
-            inputs=(corpus, *(run for run in runs if run.path in _runs(config, workdir, _seeds(config, name), _sets(config, name)))),
+            inputs=(
+                corpus,
+                *(run for run in runs if run.path in _runs(config, workdir, _seeds(config, name), _sets(config, name))),
+            ),
             settings=partial(_settings, config, name),
             files=partial(_files, config.evaluate, name),
             facts=partial(_facts_of_all_seeds, config, name),
@@ -45,7 +60,8 @@ def artefacts(config: Config, workdir: Path, corpus: Artefact, runs: Sequence[Ar
 
 
 def cell(config: Config, workdir: Path, graph: Graph, name: str, one: str, seed: int) -> Artefact:
-    """The ranks of one row, set and seed: no node of the graph, since which sets there are is known only when there is a corpus."""
+    """The ranks of one row, set and seed: no node of the graph, since which sets there are is known only when there is
+    a corpus."""
     behind = _seeds(config, name, seed)
     asked = _runs(config, workdir, behind, (one,))
     return Artefact(
@@ -77,7 +93,8 @@ def trained(config: Config, workdir: Path, graph: Graph, row: str, one: str, see
 
 
 def _settings_of_cell(config: Config, name: str) -> Settings:
-    """Those of the result that change ranks. All sets together choose a rule or a step; nothing else of a set depends on the others."""
+    """Those of the result that change ranks. All sets together choose a rule or a step; nothing else of a set depends
+    on the others."""
     spec, kinds = config.evaluate, kinds_of(config.evaluate, name)
     together = any(spec.names[row].step == VALIDATION for row in rows_behind(spec, name))
     together |= spec.rule == VALIDATION and "results.model" in kinds
@@ -86,13 +103,15 @@ def _settings_of_cell(config: Config, name: str) -> Settings:
 
 
 def _is_of_training(rows: Sequence[str], key: str) -> bool:
-    """Whether a setting changes what GRU4Rec and SASRec learn: the mask is that of the validation users they stop on."""
+    """Whether a setting changes what GRU4Rec and SASRec learn: the mask is that of the validation users they stop
+    on."""
     sections = ("evaluate.sequential.", "text.template.", *(f"evaluate.names.{row}." for row in rows))
     return key == "evaluate.mask_history" or key.startswith(sections)
 
 
 def rows_behind(spec: EvaluateSpec, name: str) -> list[str]:
-    """The rows whose settings decide a result: itself, members, the row that embeddings start from, the row that chooses the rule."""
+    """The rows whose settings decide a result: itself, members, the row that embeddings start from, the row that
+    chooses the rule."""
     return list(dict.fromkeys([*spec.rows_of(name), *_of_first_seed(spec, name)]))
 
 
@@ -135,7 +154,8 @@ def _facts_of_all_seeds(config: Config, name: str) -> dict[str, Any]:
 
 
 def _seeds(config: Config, name: str, seed: int | None = None) -> Seeds:
-    """The rows behind a result and which of their seeds decide it; seed: only those that decide this seed of the result."""
+    """The rows behind a result and which of their seeds decide it; seed: only those that decide this seed of the
+    result."""
     spec = config.evaluate
     if seed is None:
         return {row: list(range(seeds_of(config, row))) for row in rows_behind(spec, name)}
@@ -190,7 +210,9 @@ def _files_of(method: MethodSpec, row: str) -> list[Path]:
         return [local_path(method.path, f"{PATH}.{row}.path")]
     if not hub.is_directory(method.path):
         return []
-    return [p for p in sorted(hub.locate(method.path).iterdir()) if p.suffix in (".safetensors", ".json", ".model", ".txt")]
+    return [
+        p for p in sorted(hub.locate(method.path).iterdir()) if p.suffix in (".safetensors", ".json", ".model", ".txt")
+    ]
 
 
 def _facts(config: Config, behind: Seeds, sets: Sequence[str]) -> dict[str, Any]:
@@ -205,7 +227,9 @@ def _facts(config: Config, behind: Seeds, sets: Sequence[str]) -> dict[str, Any]
             found[key] = hub.identity(method.path)
         elif method.path is not None and method.kind == "checkpoint":
             found[key] = [
-                _parameters(runs_of(method, config, Path(), part)[seed]) for part in _parts(method, config, sets) for seed in seeds
+                _parameters(runs_of(method, config, Path(), part)[seed])
+                for part in _parts(method, config, sets)
+                for seed in seeds
             ]
     return found
 
@@ -231,8 +255,8 @@ def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph
 
 
 def _rank(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> None:
-    from cprec_jax.evaluate.harness import evaluate
     from cprec_jax.evaluate.kept import Store
+    from cprec_jax.jobs.making.evaluate import evaluate
 
     results = {result.path.name: result for result in wanted}
     store = Store(

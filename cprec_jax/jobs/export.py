@@ -1,4 +1,5 @@
-"""Job `export`: a checkpoint -> WORKDIR/export/cpt, a Hugging Face directory; the adapter of a run alone -> WORKDIR/export/cpt.adapter."""
+"""Job `export`: a checkpoint -> WORKDIR/export/cpt, a Hugging Face directory; the adapter of a run alone ->
+WORKDIR/export/cpt.adapter."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ VERSION = 1
 
 
 def artefacts(config: Config, workdir: Path, runs: Sequence[Artefact], results: Sequence[Artefact]) -> list[Artefact]:
-    """An export per run that `config.export.runs` names, of its first seed; none where the config has no section for it."""
+    """An export per run that `config.export.runs` names, of its first seed; none where the config has no section for
+    it."""
     return [] if config.export is None else exports(config, workdir, runs, results)
 
 
@@ -30,7 +32,11 @@ def exports(config: Config, workdir: Path, runs: Sequence[Artefact], results: Se
     """
     spec = config.export or ExportSpec()
     names = spec.runs or (config.only_run,)
-    keys = [RunKey(name=name, part=part) for name in names for part in (config.parts_of(name) if name in config.runs else (None,))]
+    keys = [
+        RunKey(name=name, part=part)
+        for name in names
+        for part in (config.parts_of(name) if name in config.runs else (None,))
+    ]
     made: dict[str, Artefact] = {}
 
     def add(key: RunKey, path: Path, *before: Artefact) -> Artefact:
@@ -62,7 +68,9 @@ def _weights(manifest: Mapping[str, Any]) -> Any:
     return [manifest["params_sha256"], manifest["step"], manifest["dtype"]]
 
 
-def _artefact(config: Config, workdir: Path, path: Path, inputs: tuple[Artefact, ...], results: Sequence[Artefact]) -> Artefact:
+def _artefact(
+    config: Config, workdir: Path, path: Path, inputs: tuple[Artefact, ...], results: Sequence[Artefact]
+) -> Artefact:
     return Artefact(
         name=f"export/{path.name}",
         path=path,
@@ -78,14 +86,15 @@ def _artefact(config: Config, workdir: Path, path: Path, inputs: tuple[Artefact,
 def _others(workdir: Path, named: set[str]) -> dict[str, str]:
     """Results that the config does not name, which the card shows, too, by content."""
     from cprec_jax.artefact import file_sha256
-    from cprec_jax.report.results import result_files
 
-    return {path.parent.name: file_sha256(path) for path in result_files(workdir) if path.parent.name not in named}
+    return {
+        path.parent.name: file_sha256(path) for path in paths.result_files(workdir) if path.parent.name not in named
+    }
 
 
 def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> None:
     """Write the directories. All processes read the models, since they may fit none of them; the first writes."""
-    from cprec_jax.hf.export import export, export_adapter
+    from cprec_jax.jobs.making.export import export, export_adapter
 
     for one in wanted:
         name, made_from = one.path.name, processes.from_first(partial(graph.made_from, one))

@@ -14,4 +14,6 @@ def graph_of(config: Config, workdir: Path) -> Graph:
     runs = train.artefacts(config, workdir, rows)
     results = evaluate.artefacts(config, workdir, corpus, runs)
     exports = export.artefacts(config, workdir, runs, results)
-    return Graph(workdir, [corpus, *rows.values(), *runs, *results, *exports, report.artefact(config, workdir, runs, results)])
+    return Graph(
+        workdir, [corpus, *rows.values(), *runs, *results, *exports, report.artefact(config, workdir, runs, results)]
+    )

@@ -32,10 +32,11 @@ def train_grid(
     train_one: TrainOne,
     select: Callable[[Path], dict[str, Any]],
 ) -> None:
-    """Train what is not there of all points, choose one by what its selected checkpoint is worth, and make it the run `target`.
+    """Train what is not there of all points, choose one by what its selected checkpoint is worth, and make it the run
+    `target`.
 
-    A run that was stopped goes on where it was. The manifest gets `chosen`, the number of the point, and `tried`, all of them with what
-    they are worth.
+    A run that was stopped goes on where it was. The manifest gets `chosen`, the number of the point, and `tried`, all
+    of them with what they are worth.
     """
     run = config.runs[key.name]
     points = grid_points(run, f"config.runs.{key.name}")
@@ -50,9 +51,14 @@ def train_grid(
             train_one(directory=directory, point=number)
             manifest = processes.from_first(partial(_with_selection, directory, select))
         by_step = manifest["ndcg@10_by_step" if run.select == "ndcg@10" else "nll_by_step"]
-        tried.append({"values": point.values, "selected": manifest["selected"], run.select: by_step[str(manifest["selected"])]})
+        tried.append(
+            {"values": point.values, "selected": manifest["selected"], run.select: by_step[str(manifest["selected"])]}
+        )
     best = (max if run.select == "ndcg@10" else min)(range(len(points)), key=lambda number: tried[number][run.select])
-    say(f"train: {key} is point {best + 1} of {len(points)}: {', '.join(f'{k} {v}' for k, v in points[best].values.items())}")
+    say(
+        f"train: {key} is point {best + 1} of {len(points)}: "
+        f"{', '.join(f'{k} {v}' for k, v in points[best].values.items())}"
+    )
     processes.by_first(partial(_become_run, target, best, tried))
 
 
@@ -74,7 +80,7 @@ def _become_run(target: Path, best: int, tried: Sequence[Mapping[str, Any]]) -> 
 
 def _remove_others(directory: Path, made_from: Mapping[str, Any]) -> None:
     """Remove what was begun with other inputs."""
-    from cprec_jax.train.run import made_from_of
+    from cprec_jax.train.description import made_from_of
 
     if directory.exists() and made_from_of(directory) != dict(made_from):
         shutil.rmtree(directory)

@@ -10,7 +10,7 @@ from cprec_jax import workdir as paths
 from cprec_jax.config.affects import settings_of
 from cprec_jax.config.root import Config
 from cprec_jax.config.rows import RowsKind
-from cprec_jax.config.runs import rows_kind
+from cprec_jax.config.run import rows_kind
 from cprec_jax.config.text import TRAIN
 from cprec_jax.graph import Artefact, Graph
 
@@ -21,10 +21,13 @@ PRETRAINING = RowsKind(stage="cpt")
 
 
 def artefacts(config: Config, workdir: Path, corpus: Artefact) -> dict[RowsKind, Artefact]:
-    """By kind. Rows for fine-tuning take the tokenizer that was trained for those of pre-training, where there are such."""
+    """By kind. Rows for fine-tuning take the tokenizer that was trained for those of pre-training, where there are
+    such."""
     made: dict[RowsKind, Artefact] = {}
     for kind in config.rows_kinds:
-        before = (made[PRETRAINING],) if kind != PRETRAINING and config.text.source == TRAIN and PRETRAINING in made else ()
+        before = (
+            (made[PRETRAINING],) if kind != PRETRAINING and config.text.source == TRAIN and PRETRAINING in made else ()
+        )
         made[kind] = Artefact(
             name=f"rows/{kind.name}",
             path=paths.rows_directory(workdir, kind.name),
@@ -40,13 +43,14 @@ def artefacts(config: Config, workdir: Path, corpus: Artefact) -> dict[RowsKind,
 
 
 def content(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the rows counts for whatever is made from them. Optional sources count for the runs that ask for them (`for_pretraining`)."""
+    """What of the rows counts for whatever is made from them. Optional sources count for the runs that ask for them
+    (`for_pretraining`)."""
     return {key: manifest.get(key) for key in ("rows_hash", "tokenizer_hash", "new_tokens")}
 
 
 def for_pretraining(rows: Artefact, sources: Sequence[str], catalogue: bool) -> Artefact:
-    """The rows as the input of a run that asks for these optional sources, which count for it, too; for a loss over the catalogue all
-    titles count."""
+    """The rows as the input of a run that asks for these optional sources, which count for it, too; for a loss over the
+    catalogue all titles count."""
     if not sources and not catalogue:
         return rows
 
@@ -59,7 +63,8 @@ def for_pretraining(rows: Artefact, sources: Sequence[str], catalogue: bool) -> 
 
 
 def for_fine_tuning(rows: Artefact, sets: Sequence[str], catalogue: bool) -> Artefact:
-    """The rows as the input of a run on these sets: their rows alone count, and for a loss over the catalogue all their titles, too."""
+    """The rows as the input of a run on these sets: their rows alone count, and for a loss over the catalogue all their
+    titles, too."""
 
     def of_sets(manifest: Mapping[str, Any]) -> dict[str, Any]:
         hashes, titles = manifest.get("source_hashes", {}), manifest.get("catalogue_hashes", {})
@@ -76,7 +81,9 @@ def _files(config: Config, kind: RowsKind) -> dict[str, Path]:
 
     found: dict[str, Path] = {}
     if config.text.source != TRAIN and hub.is_directory(config.text.source):
-        found |= {f"config.text.tokenizer: {p.name}": p for p in tokenizer_files.input_files(hub.locate(config.text.source))}
+        found |= {
+            f"config.text.tokenizer: {p.name}": p for p in tokenizer_files.input_files(hub.locate(config.text.source))
+        }
     if kind.stage == "cpt" and config.pack.text is not None:
         files = plain_text.find_files(config.pack.text)
         found |= {f"config.pack.text: file {number}": path for number, path in enumerate(files, start=1)}
@@ -84,7 +91,8 @@ def _files(config: Config, kind: RowsKind) -> dict[str, Path]:
 
 
 def _facts(config: Config, kind: RowsKind) -> dict[str, Any]:
-    """A tokenizer from the hub counts by its commit; whether one is trained; which optional row sources or sets there are."""
+    """A tokenizer from the hub counts by its commit; whether one is trained; which optional row sources or sets there
+    are."""
     from cprec_jax.hf import hub
 
     source = config.text.source
@@ -100,7 +108,7 @@ def _facts(config: Config, kind: RowsKind) -> dict[str, Any]:
 
 def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> None:
     """Write the rows of each stage."""
-    from cprec_jax.text.packing import pack
+    from cprec_jax.jobs.making.pack import pack
 
     kinds = {kind.name: kind for kind in config.rows_kinds}
     for rows in wanted:

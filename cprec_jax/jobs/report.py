@@ -29,7 +29,8 @@ def artefact(config: Config, workdir: Path, runs: Sequence[Artefact], results: S
 
 
 def _files(workdir: Path, split: str) -> dict[str, Path]:
-    """All results of the split, also those that the config does not name, the metrics of all runs, and the corpus manifest."""
+    """All results of the split, also those that the config does not name, the metrics of all runs, and the corpus
+    manifest."""
     found = [path for name in OF_RESULTS for path in paths.results_directory(workdir, split).glob(f"*/{name}")]
     found += [path for run in paths.run_directories(workdir) if (path := run / "metrics.jsonl").exists()]
     found += [path for path in (paths.corpus_directory(workdir) / MANIFEST,) if path.exists()]

@@ -14,7 +14,11 @@ from cprec_jax.parallel import processes
 from cprec_jax.progress import say
 
 Make = Callable[[Config, Path, Sequence[Artefact], Graph], None]
-BY_FIRST = ("prepare", "pack", "report")  # made by the first process, while the others wait; the other jobs say themselves who does what
+BY_FIRST = (
+    "prepare",
+    "pack",
+    "report",
+)  # made by the first process, while the others wait; the other jobs say themselves who does what
 MAKE: Mapping[str, Make] = {  # in the order of the road
     "prepare": prepare.make,
     "pack": pack.make,

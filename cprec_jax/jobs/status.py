@@ -21,7 +21,8 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One artefact as it is printed. size: bytes on disk; modified: unix seconds of its record, None where there is none."""
+    """One artefact as it is printed. size: bytes on disk; modified: unix seconds of its record, None where there is
+    none."""
 
     name: str
     job: str
@@ -34,13 +35,18 @@ class Line:
 
 
 def status(config: Config, workdir: Path, as_json: bool = False) -> None:
-    """Print it on standard output. Mistakes in the paths of the config are a `UserError`, after everything was printed."""
+    """Print it on standard output. Mistakes in the paths of the config are a `UserError`, after everything was
+    printed."""
     graph = graph_of(config, workdir)
     found = mistakes(config)
     made = {artefact.name for artefact in graph.to_make(graph.artefacts)}
     lines = [_line(artefact, graph, artefact.name in made) for artefact in graph.artefacts]
     if as_json:
-        record: dict[str, Any] = {"workdir": str(workdir), "artefacts": [vars(line) for line in lines], "mistakes": found}
+        record: dict[str, Any] = {
+            "workdir": str(workdir),
+            "artefacts": [vars(line) for line in lines],
+            "mistakes": found,
+        }
         record |= {"losses": _losses(workdir), "tokenizer_losses": _tokenizer_losses(workdir)}
         print(json.dumps(record, indent=1, ensure_ascii=False))
     else:
@@ -100,7 +106,10 @@ def _text(lines: Sequence[Line]) -> str:
         age = "" if line.modified is None else _age(time.time() - line.modified)
         cells.append((line.name, _bytes(line.size) if line.size else "", age, line.state, line.reason))
     widths = [max(len(row[column]) for row in cells) for column in range(4)]
-    table = ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip() for row in cells]
+    table = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip()
+        for row in cells
+    ]
     made = [line.name for line in lines if line.would_be_made and line.state != "current"]
     printed = [line.name for line in lines if line.would_be_made and line.state == "current"]
     doing = f"run would make {', '.join(made)}" if made else "run would make nothing"

@@ -17,7 +17,7 @@ from cprec_jax.config.lora import LoraSpec
 from cprec_jax.config.model import ModelSpec
 from cprec_jax.config.root import Config
 from cprec_jax.config.rows import Reads, RowsKind
-from cprec_jax.config.runs import RunSpec, StartSpec, rows_kind
+from cprec_jax.config.run import RunSpec, StartSpec, rows_kind
 from cprec_jax.errors import Preempted, UserError
 from cprec_jax.graph import Artefact, Graph
 from cprec_jax.jobs.grid import chosen_content, train_grid
@@ -32,7 +32,9 @@ VERSION = 2  # 2: rows from the sharding, strided micro-batches, a first step th
 def artefacts(config: Config, workdir: Path, rows: Mapping[RowsKind, Artefact]) -> list[Artefact]:
     """Every run, those that others start from first. Without `config.train`, or without rows, those that are there."""
     if not config.runs or not rows:
-        there = [path for path in paths.run_directories(workdir) if (path / MANIFEST).exists()] or [paths.run_directory(workdir)]
+        there = [path for path in paths.run_directories(workdir) if (path / MANIFEST).exists()] or [
+            paths.run_directory(workdir)
+        ]
         return [_given(path) for path in there]
     made: dict[RunKey, Artefact] = {}
     for name in config.runs:
@@ -43,7 +45,9 @@ def artefacts(config: Config, workdir: Path, rows: Mapping[RowsKind, Artefact]) 
     return list(made.values())
 
 
-def _artefact(config: Config, workdir: Path, key: RunKey, rows: Mapping[RowsKind, Artefact], made: Mapping[RunKey, Artefact]) -> Artefact:
+def _artefact(
+    config: Config, workdir: Path, key: RunKey, rows: Mapping[RowsKind, Artefact], made: Mapping[RunKey, Artefact]
+) -> Artefact:
     run = config.runs[key.name]
     path = key.directory(workdir)
     inputs = [_rows_of(config, key, rows[rows_kind(run)])]
@@ -68,7 +72,8 @@ def _artefact(config: Config, workdir: Path, key: RunKey, rows: Mapping[RowsKind
 
 
 def parent_of(config: Config, key: RunKey) -> RunKey | None:
-    """The run that a run starts from: of the same set where there is one per set, of the same seed where there are several."""
+    """The run that a run starts from: of the same set where there is one per set, of the same seed where there are
+    several."""
     parent = config.runs[key.name].parent
     if parent is None:
         return None
@@ -79,7 +84,9 @@ def parent_of(config: Config, key: RunKey) -> RunKey | None:
 def _rows_of(config: Config, key: RunKey, rows: Artefact) -> Artefact:
     """The rows as far as they count for a run."""
     run = config.runs[key.name]
-    catalogue = run.loss.objective == "catalogue" or any(point.run.loss.objective == "catalogue" for point in grid_points(run, key.name))
+    catalogue = run.loss.objective == "catalogue" or any(
+        point.run.loss.objective == "catalogue" for point in grid_points(run, key.name)
+    )
     if run.stage == "cpt":
         return for_pretraining(rows, run.train.row_sources, catalogue)
     return for_fine_tuning(rows, sets_of_run(config, key), catalogue)
@@ -93,7 +100,9 @@ def sets_of_run(config: Config, key: RunKey) -> tuple[str, ...]:
 def _given(path: Path) -> Artefact:
     """A run that the config does not describe."""
     nothing = Settings(values={}, defaults={})
-    return Artefact(name=f"runs/{path.name}", path=path, job="train", settings=lambda: nothing, content=_content, given=True)
+    return Artefact(
+        name=f"runs/{path.name}", path=path, job="train", settings=lambda: nothing, content=_content, given=True
+    )
 
 
 def _content(manifest: Mapping[str, Any]) -> Any:
@@ -115,7 +124,8 @@ def _lora_settings(lora: LoraSpec | None) -> Settings:
 
 
 def _files(model: ModelSpec) -> dict[str, Path]:
-    """The weights of a base model (of an adapter with its own base) in a directory. One from the hub counts by its commit (`_facts`)."""
+    """The weights of a base model (of an adapter with its own base) in a directory. One from the hub counts by its
+    commit (`_facts`)."""
     from cprec_jax.hf import adapter, hub
     from cprec_jax.hf.checkpoint_files import ADAPTER
 
@@ -133,7 +143,9 @@ def _facts(run: RunSpec) -> dict[str, Any]:
     from cprec_jax.hf import hub
 
     source = run.model.init_from
-    found: dict[str, Any] = {} if source is None or hub.is_directory(source) else {"config.model.init_from": hub.identity(source)}
+    found: dict[str, Any] = (
+        {} if source is None or hub.is_directory(source) else {"config.model.init_from": hub.identity(source)}
+    )
     if run.goes_on:
         assert isinstance(run.start, StartSpec)
         found["start"] = {key: value for key, value in vars(run.start).items() if value is not None}
@@ -157,7 +169,8 @@ def _progress(path: Path) -> str:
 
 
 def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> None:
-    """Train each to the end, or go on from its newest checkpoint. What others start from is saved on the way, or replayed."""
+    """Train each to the end, or go on from its newest checkpoint. What others start from is saved on the way, or
+    replayed."""
     from cprec_jax.train.trainer import sigterm_flag
 
     with sigterm_flag() as stop:
@@ -213,14 +226,18 @@ def _train_one(
         parent = next(one for one in graph.of_job("train") if one.path == before.directory(workdir))
         start = start_of(spec, parent.path, name)
         if processes.from_first(lambda: start.step not in paths.saved_steps(parent.path)):
-            say(f"train: {name} starts from step {start.step} of {parent.path.name}, which was not kept; it is replayed")
+            say(
+                f"train: {name} starts from step {start.step} of {parent.path.name}, which was not kept; it is replayed"
+            )
             _train_one(config, workdir, parent, graph, stop, [start.step], point=chosen_point(config, workdir, before))
     steps = sorted({*needed, *steps_needed(config, name)})
     fractions = fractions_needed(config, name)
     reads = Reads(kind=rows_kind(spec), sets=sets_of_run(config, key))
     of_run, directory = config.of_run(name, key.seed, point), directory or run.path
     made_from = processes.from_first(partial(graph.made_from, run))
-    train_until = partial(train, of_run, workdir, directory, made_from, stop, reads=reads, start=start, steps=steps, fractions=fractions)
+    train_until = partial(
+        train, of_run, workdir, directory, made_from, stop, reads=reads, start=start, steps=steps, fractions=fractions
+    )
     if spec.patience is None or processes.from_first((directory / MANIFEST).exists):
         train_until()
     else:
@@ -230,7 +247,8 @@ def _train_one(
 def _train_with_patience(
     config: Config, workdir: Path, key: RunKey, directory: Path, patience: int, train_until: Callable[..., int]
 ) -> None:
-    """Train from checkpoint to checkpoint of `select_from`, until `patience` of them in a row were no better than the best before."""
+    """Train from checkpoint to checkpoint of `select_from`, until `patience` of them in a row were no better than the
+    best before."""
     run = config.runs[key.name]
     best, worse, fraction = None, 0, 1.0
     for fraction in sorted({*run.select_from, 1.0}):
@@ -248,9 +266,11 @@ def _train_with_patience(
     train_until(until=fraction)
 
 
-def _values(config: Config, workdir: Path, key: RunKey, directory: Path, steps: Sequence[int] | None) -> dict[int, float]:
+def _values(
+    config: Config, workdir: Path, key: RunKey, directory: Path, steps: Sequence[int] | None
+) -> dict[int, float]:
     """What checkpoints are worth by validation users of the run's sets."""
-    from cprec_jax.evaluate.select import values_by_step
+    from cprec_jax.methods.select import values_by_step
 
     run = config.runs[key.name]
     assert run.select != "last"
@@ -258,9 +278,12 @@ def _values(config: Config, workdir: Path, key: RunKey, directory: Path, steps: 
 
 
 def fractions_needed(config: Config, name: str) -> list[float]:
-    """The fractions of a run at which others start, rows of the table are taken, or from which it is chosen what it stands for."""
+    """The fractions of a run at which others start, rows of the table are taken, or from which it is chosen what it
+    stands for."""
     own = config.runs[name]
-    found = [run.start.fraction for run in config.runs.values() if isinstance(run.start, StartSpec) and run.start.run == name]
+    found = [
+        run.start.fraction for run in config.runs.values() if isinstance(run.start, StartSpec) and run.start.run == name
+    ]
     found += [row.fraction for row in _rows_of_table(config, name)]
     found += own.select_from if own.select != "last" else ()
     return sorted({fraction for fraction in found if fraction is not None})
@@ -268,7 +291,9 @@ def fractions_needed(config: Config, name: str) -> list[float]:
 
 def steps_needed(config: Config, name: str) -> list[int]:
     """The steps of a run at which others start, or rows of the table are taken, as numbers."""
-    found = [run.start.step for run in config.runs.values() if isinstance(run.start, StartSpec) and run.start.run == name]
+    found = [
+        run.start.step for run in config.runs.values() if isinstance(run.start, StartSpec) and run.start.run == name
+    ]
     found += [row.step for row in _rows_of_table(config, name) if isinstance(row.step, int)]
     return sorted({step for step in found if step is not None})
 
@@ -282,7 +307,10 @@ def save_what_rows_need(config: Config, workdir: Path, results: Sequence[Artefac
         if missing := processes.from_first(partial(_missing_steps, config, run)):
             key = key_of(run.path)
             steps = ", ".join(map(str, missing))
-            say(f"train: rows of the table need steps {steps} of {run.path.name}, which were not kept; they are replayed")
+            say(
+                f"train: rows of the table need steps {steps} of {run.path.name}, which were not kept; they are "
+                f"replayed"
+            )
             with sigterm_flag() as stop:
                 _train_one(config, workdir, run, graph, stop, missing, point=chosen_point(config, workdir, key))
 
@@ -316,7 +344,8 @@ def _select(config: Config, workdir: Path, run: Artefact) -> None:
 
 
 def _selected(config: Config, workdir: Path, key: RunKey, directory: Path) -> dict[str, Any]:
-    """`selected`, the step that the run in `directory` stands for, and what each checkpoint that it was chosen from is worth."""
+    """`selected`, the step that the run in `directory` stands for, and what each checkpoint that it was chosen from is
+    worth."""
     run = config.runs[key.name]
     manifest = read_json(directory / MANIFEST, "train")
     last = int(manifest["step"])
@@ -335,7 +364,8 @@ def refuse_others(wanted: Sequence[Artefact], graph: Graph) -> None:
     for run in wanted:
         if changed := graph.state(run).changed:
             raise UserError(
-                f"{run.path}: was trained with other inputs ({'; '.join(changed[:4])}); choose another --workdir, delete that directory, "
+                f"{run.path}: was trained with other inputs ({'; '.join(changed[:4])}); choose another --workdir, "
+                f"delete that directory, "
                 "or use `launch.py run`, which sets it aside"
             )
 

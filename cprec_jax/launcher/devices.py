@@ -12,18 +12,22 @@ CUDA_PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
 
 
 def of_workers(processes: int, environment: Mapping[str, str], devices: Path = Path("/dev")) -> list[dict[str, str]]:
-    """What the environment of each worker has beside the parent's. Fewer GPUs than workers, or a TPU, is a `UserError`."""
+    """What the environment of each worker has beside the parent's. Fewer GPUs than workers, or a TPU, is a
+    `UserError`."""
     platforms = environment.get("JAX_PLATFORMS", "")
     if processes == 1 or platforms == "cpu":
         return [{} for _ in range(processes)]
     if _installed("libtpu") and any(devices.glob("accel[0-9]*")):
         raise UserError(
-            f"--processes={processes}: one process drives all TPU chips of a host; leave the option out, and on a pod start the command "
+            f"--processes={processes}: one process drives all TPU chips of a host; leave the option out, and on a pod "
+            f"start the command "
             "with --distributed on every host"
         )
     gpus = gpus_given(environment, devices) if any(map(_installed, CUDA_PLUGINS)) else []
     if gpus and len(gpus) < processes:
-        raise UserError(f"--processes={processes}: there are {len(gpus)} GPUs, and each process needs one; ask for as many or fewer")
+        raise UserError(
+            f"--processes={processes}: there are {len(gpus)} GPUs, and each process needs one; ask for as many or fewer"
+        )
     return [{"CUDA_VISIBLE_DEVICES": gpus[i]} if gpus else {} for i in range(processes)]
 
 

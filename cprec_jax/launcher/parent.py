@@ -1,4 +1,5 @@
-"""The parent: starts the workers of a job, shows what the first of them says, passes signals on, and ends all when one dies."""
+"""The parent: starts the workers of a job, shows what the first of them says, passes signals on, and ends all when one
+dies."""
 
 import contextlib
 import os
@@ -53,21 +54,30 @@ def run(argv: Sequence[str], options: Mapping[str, str], workdir: Path) -> int:
                 worker.end_group(signal.SIGKILL)
 
 
-def _commands(argv: Sequence[str], options: Mapping[str, str]) -> Iterator[tuple[list[str], dict[str, str], str, int | None, int | None]]:
+def _commands(
+    argv: Sequence[str], options: Mapping[str, str]
+) -> Iterator[tuple[list[str], dict[str, str], str, int | None, int | None]]:
     """Arguments, environment, name of the log, number and total of each worker of this host."""
     if "coordinator" in options or "distributed" in options or "process" in options:
         process, of = (_number(options.get(name)) for name in ("process", "processes"))
         return iter([(list(argv), {}, _log_name(process), process, of)])
     count = _number(options["processes"])
     if count is None or count < 1:
-        raise UserError(f"--processes={options['processes']}: expected the number of processes to start here, such as 2")
+        raise UserError(
+            f"--processes={options['processes']}: expected the number of processes to start here, such as 2"
+        )
     if note := devices.threads_note(count):
         say(f"warning: {note}")
     rest = [argument for argument in argv if not argument.startswith("--processes=")]
     address = f"--coordinator=127.0.0.1:{_free_port()}"
     several = [] if count == 1 else [address, f"--processes={count}"]
     given = enumerate(devices.of_workers(count, os.environ))
-    return iter([([*rest, *several, *([f"--process={i}"] if several else [])], more, f"process-{i + 1}", i, count) for i, more in given])
+    return iter(
+        [
+            ([*rest, *several, *([f"--process={i}"] if several else [])], more, f"process-{i + 1}", i, count)
+            for i, more in given
+        ]
+    )
 
 
 def _number(text: str | None) -> int | None:
@@ -77,7 +87,9 @@ def _number(text: str | None) -> int | None:
 def _log_name(process: int | None) -> str:
     """Of one worker of many hosts, which may write into the same directory."""
     if process is None:
-        process = next((_number(os.environ[name]) for name in ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK") if name in os.environ), None)
+        process = next(
+            (_number(os.environ[name]) for name in ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK") if name in os.environ), None
+        )
     return f"process-{process + 1}" if process is not None else f"host-{socket.gethostname()}"
 
 
@@ -108,7 +120,8 @@ def _signals() -> Iterator[list[signal.Signals]]:
 
 
 def _put(stream: TextIO, text: bytes) -> None:
-    """Write at once. Where nobody reads any more (a closed pipe, a terminal that is gone) the work goes on; the logs have it all."""
+    """Write at once. Where nobody reads any more (a closed pipe, a terminal that is gone) the work goes on; the logs
+    have it all."""
     with contextlib.suppress(OSError, ValueError):
         stream.buffer.write(text)
         stream.flush()
@@ -127,7 +140,9 @@ class _Watch:
         self._ended_by_us: list[Worker] = []
         self._silent: Worker | None = None  # the one that jax ended the others for
         self._shown: set[bytes] = set()
-        self._held: dict[Path, list[bytes]] = {}  # by log: tracebacks and stack traces, shown only where no line of ours says it all
+        self._held: dict[
+            Path, list[bytes]
+        ] = {}  # by log: tracebacks and stack traces, shown only where no line of ours says it all
         self._hang_said = False
 
     def to_the_end(self) -> int:
@@ -159,7 +174,8 @@ class _Watch:
             return
         dead = [worker for worker in self._workers if worker.code]
         if dead:
-            # A death makes those of others: of several that are seen at once the one that did not die by its peers' loss comes first.
+            # A death makes those of others: of several that are seen at once the one that did not die by its peers'
+            # loss comes first.
             self._dead = min(dead, key=lambda worker: (worker.lost_peer, worker.process or 0))
             self._died = time.monotonic()
             patience = PATIENCE_S.get(self._dead.code or 0, 0.0)
@@ -202,7 +218,10 @@ class _Watch:
         if quiet > HANG_S:
             self._hang_said = True
             at = ", ".join(f"{worker.name} at step {worker.progress.step}" for worker in training)
-            say(f"warning: no step for {quiet:.0f} s ({at}); SIGTERM ends the run, and the same command goes on from the last saved step")
+            say(
+                f"warning: no step for {quiet:.0f} s ({at}); SIGTERM ends the run, and the same command goes on from "
+                f"the last saved step"
+            )
 
     def _outcome(self) -> int:
         dead = self._dead
@@ -214,7 +233,11 @@ class _Watch:
         if not dead.lost_peer:
             _put(sys.stderr, b"".join(self._held.get(dead.log, [])))
         self._note_death(dead)
-        line = dead.ended_how() if self._silent is None else f"{self._silent.name} no longer answers, so {dead.ended_how()}"
+        line = (
+            dead.ended_how()
+            if self._silent is None
+            else f"{self._silent.name} no longer answers, so {dead.ended_how()}"
+        )
         if self._ended_by_us and len(self._workers) > 1:
             others = "the other was" if len(self._workers) == 2 else "the others were"
             line += f"; {others} ended after {time.monotonic() - self._died:.0f} s"
@@ -232,14 +255,19 @@ class _Watch:
             attempts.note_death(run, dead.ended_how().partition(" (its log")[0], dead.progress.step)
 
     def _saved_more(self) -> bool:
-        """Whether there is a step now that was not there before: without one, the same command would come to the same end."""
+        """Whether there is a step now that was not there before: without one, the same command would come to the same
+        end."""
         noted = [worker.progress for worker in self._workers]
-        if any(one.saved is not None and one.saved > (one.first or 0) for one in noted):  # perhaps on a disk of its host
+        if any(
+            one.saved is not None and one.saved > (one.first or 0) for one in noted
+        ):  # perhaps on a disk of its host
             return True
         return any(steps - self._before.get(run, set()) for run, steps in _saved(self._workdir).items())
 
     def _goes_on(self) -> str:
-        unfinished = {run: steps for run, steps in _saved(self._workdir).items() if steps and not (run / "manifest.json").exists()}
+        unfinished = {
+            run: steps for run, steps in _saved(self._workdir).items() if steps and not (run / "manifest.json").exists()
+        }
         if not unfinished:
             return "run the same command to go on"
         run = max(unfinished, key=lambda run: (run / "checkpoints").stat().st_mtime)

@@ -1,4 +1,5 @@
-"""One small file per worker that says which process it is and how far it has come, so that its parent can say so after any death."""
+"""One small file per worker that says which process it is and how far it has come, so that its parent can say so after
+any death."""
 
 import json
 import os

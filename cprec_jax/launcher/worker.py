@@ -1,4 +1,5 @@
-"""A worker process as its parent sees it: started in a process group of its own, its output in files, its end in words."""
+"""A worker process as its parent sees it: started in a process group of its own, its output in files, its end in
+words."""
 
 import contextlib
 import ctypes
@@ -17,7 +18,9 @@ from cprec_jax.launcher.step_file import Progress
 
 PARENT = "CPREC_PARENT"  # in the environment of a worker: the process id of its parent
 FAILS = "--- this process fails:"  # a worker prints it before the traceback of an error that is ours
-FATAL = re.compile(rb"F\d{4} |E\d{4} .*coordination|" + FAILS.encode())  # a line after which only a traceback or a stack trace comes
+FATAL = re.compile(
+    rb"F\d{4} |E\d{4} .*coordination|" + FAILS.encode()
+)  # a line after which only a traceback or a stack trace comes
 LOST_PEER = (  # how jax and its collectives say that another process is gone
     b"JAX distributed service detected fatal errors",
     b"CoordinationService",
@@ -73,7 +76,8 @@ class Worker:
         return "the process" if number is None else f"process {number[0] + 1} of {number[1]}"
 
     def new_lines(self, path: Path) -> list[bytes]:
-        """Whole lines of `log` or `out` that were not read yet; of a process that ended also the rest without an end of line."""
+        """Whole lines of `log` or `out` that were not read yet; of a process that ended also the rest without an end of
+        line."""
         with open(path, "rb") as file:
             return self._lines(file, path)
 
@@ -112,7 +116,12 @@ class Worker:
 
 
 def start(
-    arguments: Sequence[str], environment: Mapping[str, str], name: str, directory: Path, process: int | None, of: int | None
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    name: str,
+    directory: Path,
+    process: int | None,
+    of: int | None,
 ) -> Worker:
     """Start `launch.py` with these arguments; what it prints goes to DIRECTORY/NAME.log and NAME.out."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -123,9 +132,16 @@ def start(
     settings = {**environment, PARENT: str(os.getpid()), step_file.VARIABLE: str(steps.resolve())}
     with open(log, "ab") as errors, open(out, "ab") as output:
         running = subprocess.Popen(
-            [sys.executable, *arguments], env=settings, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, process_group=0
+            [sys.executable, *arguments],
+            env=settings,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+            process_group=0,
         )
-    return Worker(running=running, process=process, of=of, log=log, out=out, steps=steps, _read={log: begun}, _begun=begun)
+    return Worker(
+        running=running, process=process, of=of, log=log, out=out, steps=steps, _read={log: begun}, _begun=begun
+    )
 
 
 def is_worker() -> bool:
@@ -133,7 +149,8 @@ def is_worker() -> bool:
 
 
 def follow_parent() -> None:
-    """In a worker: get SIGTERM when the parent dies (Linux), so that no worker stays behind; it saves and ends as after any other."""
+    """In a worker: get SIGTERM when the parent dies (Linux), so that no worker stays behind; it saves and ends as after
+    any other."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
     if os.getppid() != int(os.environ[PARENT]):  # it died before

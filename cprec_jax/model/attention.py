@@ -21,10 +21,10 @@ from cprec_jax.parallel.rules import constrain
 AttendFn = Callable[..., jax.Array]
 """attend(q_BTHh, k_BTKh, v_BTKh, past_layer, context, **extra) -> o_BTHh.
 
-`q` is unscaled: the function multiplies scores by head_dim ** -0.5. `past_layer` is one layer's slice of the decoder's `past`,
-`context` goes unchanged from the caller of the decoder to every layer. `extra` has `window` (int, or a traced scalar where layers
-differ; a query sees keys less than `window` positions before it) and `softcap` ONLY for configs that have them, so that a function that
-does not know them fails instead of ignoring them.
+`q` is unscaled: the function multiplies scores by head_dim ** -0.5. `past_layer` is one layer's slice of the decoder's
+`past`, `context` goes unchanged from the caller of the decoder to every layer. `extra` has `window` (int, or a traced
+scalar where layers differ; a query sees keys less than `window` positions before it) and `softcap` ONLY for configs
+that have them, so that a function that does not know them fails instead of ignoring them.
 """
 
 NO_WINDOW = 2**30  # larger than any row
@@ -41,7 +41,8 @@ class PackedAttendFn(Protocol):
 
 
 def packed_attention() -> PackedAttendFn:
-    """The reference over packed rows, in plain XLA: causal inside each segment; `context` = (segment_ids_BT,), 0 = padding.
+    """The reference over packed rows, in plain XLA: causal inside each segment; `context` = (segment_ids_BT,), 0 =
+    padding.
 
     `model/backends.py` chooses between it and the fused kernels.
     """
@@ -50,7 +51,9 @@ def packed_attention() -> PackedAttendFn:
 
 @dataclass(frozen=True)
 class _Reference:
-    def __call__(self, q_BTHh: jax.Array, k_BTKh: jax.Array, v_BTKh: jax.Array, past: Any, context: Any, **extra: Any) -> jax.Array:
+    def __call__(
+        self, q_BTHh: jax.Array, k_BTKh: jax.Array, v_BTKh: jax.Array, past: Any, context: Any, **extra: Any
+    ) -> jax.Array:
         assert past is None, "packed rows have no past; evaluation and generation bring their own attend function"
         (segment_ids_BT,) = context
         return attention(q_BTHh, k_BTKh, v_BTKh, segment_ids_BT, **extra)
@@ -74,9 +77,9 @@ def attention(
 ) -> jax.Array:
     """Causal attention inside segments in plain XLA; softmax in float32; returns o_BTHh in the dtype of `q`.
 
-    Queries go in blocks that see only the keys up to their end, so nearly half of the scores are never computed, and the backward
-    pass computes the scores of a block again instead of keeping them: memory grows with T, not with its square, at no loss of
-    speed on a CPU (what is kept has to be written and read, too).
+    Queries go in blocks that see only the keys up to their end, so nearly half of the scores are never computed, and
+    the backward pass computes the scores of a block again instead of keeping them: memory grows with T, not with its
+    square, at no loss of speed on a CPU (what is kept has to be written and read, too).
     """
     T = q_BTHh.shape[1]
     q_BKGTh, k_BKSh, v_BKSh = _by_head(q_BTHh, k_BTKh, v_BTKh)
@@ -89,14 +92,17 @@ def attention(
         if window is not None:
             mask_TS &= index_T - index_S < window
         mask_BTS = mask_TS & (segment_ids_BT[:, start:stop, None] == segment_ids_BT[:, None, :stop])
-        outputs.append(attend(q_BKGTh[:, :, :, start:stop], k_BKSh[:, :, :stop], v_BKSh[:, :, :stop], mask_BTS, softcap))
+        outputs.append(
+            attend(q_BKGTh[:, :, :, start:stop], k_BKSh[:, :, :stop], v_BKSh[:, :, :stop], mask_BTS, softcap)
+        )
     return _by_position(jnp.concatenate(outputs, axis=3) if len(outputs) > 1 else outputs[0])
 
 
 def masked_attention(
     q_BTHh: jax.Array, k_BSKh: jax.Array, v_BSKh: jax.Array, mask_BTS: jax.Array, *, softcap: float | None = None
 ) -> jax.Array:
-    """Attention under a boolean mask (True = visible; every query must see a key). Key/value heads are grouped, never repeated."""
+    """Attention under a boolean mask (True = visible; every query must see a key). Key/value heads are grouped, never
+    repeated."""
     return _by_position(_attend_by_head(*_by_head(q_BTHh, k_BSKh, v_BSKh), mask_BTS, softcap))
 
 
@@ -113,8 +119,11 @@ def _by_position(o_BKGTh: jax.Array) -> jax.Array:
     return o_BKGTh.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, h)
 
 
-def _attend_by_head(q_BKGTh: jax.Array, k_BKSh: jax.Array, v_BKSh: jax.Array, mask_BTS: jax.Array, softcap: float | None) -> jax.Array:
-    """The heads of a group are rows of one product. Division by the softmax sum comes last, on h numbers a query instead of S."""
+def _attend_by_head(
+    q_BKGTh: jax.Array, k_BKSh: jax.Array, v_BKSh: jax.Array, mask_BTS: jax.Array, softcap: float | None
+) -> jax.Array:
+    """The heads of a group are rows of one product. Division by the softmax sum comes last, on h numbers a query
+    instead of S."""
     B, K, G, T, h = q_BKGTh.shape
     rows_BKRh = q_BKGTh.reshape(B, K, G * T, h)
     scores_BKRS = jnp.matmul(rows_BKRh, k_BKSh.swapaxes(2, 3), preferred_element_type=jnp.float32)
@@ -130,7 +139,8 @@ def _attend_by_head(q_BKGTh: jax.Array, k_BKSh: jax.Array, v_BKSh: jax.Array, ma
 
 
 class Attention(nn.Module):
-    """Projections, q/k norms and rotary embedding around `attend`. Returns (out_BTD, (k_BTKh, v_BTKh)), keys after rotation."""
+    """Projections, q/k norms and rotary embedding around `attend`. Returns (out_BTD, (k_BTKh, v_BTKh)), keys after
+    rotation."""
 
     config: DecoderConfig
     dtype: jnp.dtype
@@ -176,7 +186,9 @@ class Attention(nn.Module):
     def _add_adapter(
         self, name: str, y: jax.Array, x: jax.Array, axes: tuple[str, ...], shape: tuple[int, ...], contracted: int = 1
     ) -> jax.Array:
-        return add_adapter(self, self.adapters, name, y, x, axes, shape, contracted=contracted, deterministic=self.deterministic)
+        return add_adapter(
+            self, self.adapters, name, y, x, axes, shape, contracted=contracted, deterministic=self.deterministic
+        )
 
     def _qk_norm(self, name: str, x_BTHh: jax.Array) -> jax.Array:
         c = self.config

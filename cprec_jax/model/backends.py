@@ -1,4 +1,5 @@
-"""Which attention runs: chosen by device or by config, named in the log, checked against the reference, never silently replaced."""
+"""Which attention runs: chosen by device or by config, named in the log, checked against the reference, never silently
+replaced."""
 
 from typing import Any
 
@@ -14,25 +15,34 @@ from cprec_jax.progress import say
 
 BACKENDS = ("auto", "xla", "cudnn", "splash")
 SEGMENTS_MULTIPLE = 8  # more than the proof's rows have, and few different programs
-TOLERANCE = 0.03  # of the largest entry: bfloat16 and another order of sums; a mask that is ignored gives differences near 1
+TOLERANCE = (
+    0.03  # of the largest entry: bfloat16 and another order of sums; a mask that is ignored gives differences near 1
+)
 
 
 def attend_for(
-    name: str, config: DecoderConfig, dtype: Any, row_length: int, max_segments: int | None = None, most_segments: int | None = None
+    name: str,
+    config: DecoderConfig,
+    dtype: Any,
+    row_length: int,
+    max_segments: int | None = None,
+    most_segments: int | None = None,
 ) -> PackedAttendFn:
     """The attend function for packed rows of `row_length` on this process's devices.
 
-    most_segments: the most documents and padding that a row holds (None: unknown); max_segments: for how many cuDNN is compiled (None: for
-    as many as there are, or `cudnn.MAX_SEGMENTS` where that is unknown).
+    most_segments: the most documents and padding that a row holds (None: unknown); max_segments: for how many cuDNN is
+    compiled (None: for as many as there are, or `cudnn.MAX_SEGMENTS` where that is unknown).
 
-    name: one of `BACKENDS`; "auto" takes cuDNN on an NVIDIA GPU and splash on a TPU where they can do what the model needs, else `xla`,
-    and the line in the log says why. Asked for by name, a backend that cannot is a `UserError`. A fused backend first proves itself on
-    small packed rows against the reference, forward and backward.
+    name: one of `BACKENDS`; "auto" takes cuDNN on an NVIDIA GPU and splash on a TPU where they can do what the model
+    needs, else `xla`, and the line in the log says why. Asked for by name, a backend that cannot is a `UserError`. A
+    fused backend first proves itself on small packed rows against the reference, forward and backward.
     """
     limit = max_segments or most_segments or cudnn.MAX_SEGMENTS
     too_many = None
     if most_segments is not None and most_segments > limit:
-        too_many = f"a row holds up to {most_segments} documents and padding, config.model.attention_segments is {limit}"
+        too_many = (
+            f"a row holds up to {most_segments} documents and padding, config.model.attention_segments is {limit}"
+        )
     chosen, reason = choose(name, config, dtype, row_length, jax.local_devices()[0], too_many)
     say(f"attention: {chosen} ({reason})")
     attend = backend(chosen, config, -(-limit // SEGMENTS_MULTIPLE) * SEGMENTS_MULTIPLE)
@@ -41,7 +51,9 @@ def attend_for(
     return attend
 
 
-def choose(name: str, config: DecoderConfig, dtype: Any, row_length: int, device: Any, too_many: str | None = None) -> tuple[str, str]:
+def choose(
+    name: str, config: DecoderConfig, dtype: Any, row_length: int, device: Any, too_many: str | None = None
+) -> tuple[str, str]:
     """(backend, why it). too_many: why these rows have too many segments for cuDNN."""
     if name not in BACKENDS:
         raise UserError(f"config.model.attention: no backend {name!r}; choose one of: {', '.join(BACKENDS)}")
@@ -97,13 +109,18 @@ def backend(name: str, config: DecoderConfig, max_segments: int = cudnn.MAX_SEGM
 def prove(name: str, attend: AttendFn, config: DecoderConfig, dtype: Any, length: int = 256) -> None:
     """Compare `attend` with the reference on random packed rows: output and gradients, with every window the model has.
 
-    Raises `UserError` when it differs or does not run: a kernel that ignores segments once passed for faster training (maxtext#4476).
+    Raises `UserError` when it differs or does not run: a kernel that ignores segments once passed for faster training
+    (maxtext#4476).
     """
     rng = np.random.default_rng(0)
-    shapes = [(2, length, heads, config.head_dim) for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
+    shapes = [
+        (2, length, heads, config.head_dim) for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)
+    ]
     q, k, v = (jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
     weights = jnp.asarray(rng.normal(size=shapes[0]), jnp.float32)
-    segments = np.stack([np.repeat([1, 2, 3, 0], np.diff([0, a, b, c, length])) for a, b, c in ((100, 101, 230), (7, 128, 200))])
+    segments = np.stack(
+        [np.repeat([1, 2, 3, 0], np.diff([0, a, b, c, length])) for a, b, c in ((100, 101, 230), (7, 128, 200))]
+    )
     context = (jnp.asarray(segments, jnp.int32),)
     softcap: dict[str, Any] = {} if config.attention_softcap is None else {"softcap": config.attention_softcap}
     some: dict[str, Any] = {} if config.sliding_window is None else {"window": config.sliding_window}
@@ -121,13 +138,16 @@ def prove(name: str, attend: AttendFn, config: DecoderConfig, dtype: Any, length
         try:
             found = _output_and_gradients(measured, q, k, v)
         except Exception as error:  # kernels fail in many ways, most of them the device's
-            raise UserError(f"attention backend {name} does not run here ({one_line(error)[:300]}); set config.model.attention") from error
+            raise UserError(
+                f"attention backend {name} does not run here ({one_line(error)[:300]}); set config.model.attention"
+            ) from error
         wanted = _output_and_gradients(expected, q, k, v)
         for what, a, b in zip(("output", "dq", "dk", "dv"), found, wanted, strict=True):
             worst = float(np.abs(a - b).max() / np.abs(b).max())
             if not worst < TOLERANCE:  # NaN, too
                 raise UserError(
-                    f"attention backend {name} differs from the reference here ({what}: {worst:.3g} of the largest entry); "
+                    f"attention backend {name} differs from the reference here ({what}: {worst:.3g} of the largest "
+                    f"entry); "
                     "set config.model.attention='xla'"
                 )
 

@@ -9,7 +9,8 @@ class RopeScaling:
     """Rotary frequencies stretched beyond the original context.
 
     `linear` divides every frequency by `factor`. `llama3` divides only the slow ones (wavelength above
-    original_max_position_embeddings / low_freq_factor), keeps the fast ones and blends between (Llama 3.1 reference code).
+    original_max_position_embeddings / low_freq_factor), keeps the fast ones and blends between (Llama 3.1 reference
+    code).
     """
 
     kind: Literal["linear", "llama3"]
@@ -22,15 +23,18 @@ class RopeScaling:
         if self.factor < 1:
             raise ValueError(f"factor {self.factor} must be at least 1")
         if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
-            raise ValueError(f"low_freq_factor {self.low_freq_factor} must be below high_freq_factor {self.high_freq_factor}")
+            raise ValueError(
+                f"low_freq_factor {self.low_freq_factor} must be below high_freq_factor {self.high_freq_factor}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
     """Architecture of a decoder-only transformer; the defaults are Llama's.
 
-    The last group holds what other families do differently: Qwen 2 (biases), Qwen 3 (`qk_norm="head"`), Mistral (window),
-    OLMo 2 (`norm_placement="post"`, `qk_norm="full"`), Gemma 3 (most of them). Raises `ValueError` for impossible shapes.
+    The last group holds what other families do differently: Qwen 2 (biases), Qwen 3 (`qk_norm="head"`), Mistral
+    (window), OLMo 2 (`norm_placement="post"`, `qk_norm="full"`), Gemma 3 (most of them). Raises `ValueError` for
+    impossible shapes.
     """
 
     vocab_size: int
@@ -46,7 +50,9 @@ class DecoderConfig:
     rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
-    tied_tensor: Literal["embed_tokens", "lm_head", "both"] = "embed_tokens"  # what a tied Hugging Face checkpoint stores
+    tied_tensor: Literal["embed_tokens", "lm_head", "both"] = (
+        "embed_tokens"  # what a tied Hugging Face checkpoint stores
+    )
     initializer_range: float = 0.02
     activation: Literal["silu", "gelu_tanh"] = "silu"
 
@@ -64,7 +70,15 @@ class DecoderConfig:
     local_rope_theta: float | None = None  # theta of the layers with the window (never scaled), if it differs
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim")
+        sizes = (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+        )
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
@@ -78,6 +92,8 @@ class DecoderConfig:
             if self.sliding_window is None:
                 raise ValueError("sliding_layers needs sliding_window")
             if len(self.sliding_layers) != self.num_layers:
-                raise ValueError(f"sliding_layers has {len(self.sliding_layers)} entries for num_layers {self.num_layers}")
+                raise ValueError(
+                    f"sliding_layers has {len(self.sliding_layers)} entries for num_layers {self.num_layers}"
+                )
         if self.local_rope_theta is not None and self.sliding_layers is None:
             raise ValueError("local_rope_theta needs sliding_layers")

@@ -69,11 +69,13 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """A decoder-only transformer up to its final norm; `head_weight` and `logits` finish it.
 
-    config: the architecture. dtype: compute dtype (parameters are float32 and cast where they are used; norms and softmax run in
-    float32). remat: what a layer keeps for the backward pass: everything ("none"), only its input ("full"), or its projections ("dots").
-    unroll: unroll the loop over layers (longer compile). dropout: on the embedding and on what each sublayer adds to the residual
-    stream; active with deterministic=False and rng "dropout"; 0 adds no operation. attend: see `attention.AttendFn`. adapters: the
-    low-rank adapters of its linear layers, whose parameters stand beside these layers' own (`model/lora.py`).
+    config: the architecture. dtype: compute dtype (parameters are float32 and cast where they are used; norms and
+    softmax run in float32). remat: what a layer keeps for the backward pass: everything ("none"), only its input
+    ("full"), or its projections ("dots").
+    unroll: unroll the loop over layers (longer compile). dropout: on the embedding and on what each sublayer adds to
+    the residual stream; active with deterministic=False and rng "dropout"; 0 adds no operation. attend: see
+    `attention.AttendFn`. adapters: the low-rank adapters of its linear layers, whose parameters stand beside these
+    layers' own (`model/lora.py`).
     """
 
     config: DecoderConfig
@@ -95,10 +97,11 @@ class Decoder(nn.Module):
         return_kv: bool = False,
         deterministic: bool = True,
     ) -> Any:
-        """Hidden states x_BTD after the final norm, in `dtype`; with `return_kv` also (k_LBTKh, v_LBTKh), keys after rotation.
+        """Hidden states x_BTD after the final norm, in `dtype`; with `return_kv` also (k_LBTKh, v_LBTKh), keys after
+        rotation.
 
-        tokens_BT, positions_BT: int32. `context` goes to `attend` in every layer as it is; `past` is a pytree whose leaves have a
-        leading layer axis, one slice of which goes to `attend` in each layer.
+        tokens_BT, positions_BT: int32. `context` goes to `attend` in every layer as it is; `past` is a pytree whose
+        leaves have a leading layer axis, one slice of which goes to `attend` in each layer.
         """
         c = self.config
         embed_VD = self.param("embed", weight(c.initializer_range, "vocab", "embed"), (c.vocab_size, c.hidden_size))
@@ -109,9 +112,12 @@ class Decoder(nn.Module):
             x_BTD = nn.Dropout(self.dropout, deterministic=False)(x_BTD)
         x_BTD = constrain(x_BTD, "batch", "length", None)
 
-        # The barrier keeps XLA from working out the sines again for every head of every layer, which it does where layers are unrolled.
+        # The barrier keeps XLA from working out the sines again for every head of every layer, which it does where
+        # layers are unrolled.
         rope = jax.lax.optimization_barrier(self.rope(positions_BT))
-        layers = self._scanned()(c, self.dtype, self.attend, self.dropout, deterministic, return_kv, self.adapters, name="layers")
+        layers = self._scanned()(
+            c, self.dtype, self.attend, self.dropout, deterministic, return_kv, self.adapters, name="layers"
+        )
         layer_L = None if c.sliding_layers is None else np.asarray(c.sliding_layers)
         x_BTD, kv = layers(x_BTD, past, layer_L, rope, context)
 
@@ -162,7 +168,8 @@ def _boxed_init(decoder: Decoder, key: jax.Array) -> Any:
 
 
 def init_params(decoder: Decoder, key: jax.Array) -> Params:
-    """Fresh parameters: a nested dict of float32 arrays, layers stacked on a leading axis. Pure: jit it with `out_shardings`."""
+    """Fresh parameters: a nested dict of float32 arrays, layers stacked on a leading axis. Pure: jit it with
+    `out_shardings`."""
     return nn.unbox(_boxed_init(decoder, key))
 
 
@@ -185,4 +192,6 @@ def head_weight(params: Params, config: DecoderConfig) -> jax.Array:
 
 def logits(params: Params, config: DecoderConfig, x_BTD: jax.Array) -> jax.Array:
     """float32 [B, T, V] from final hidden states. For tests and generation: training applies the head in chunks."""
-    return jnp.einsum("BTD,VD->BTV", x_BTD, head_weight(params, config).astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+    return jnp.einsum(
+        "BTD,VD->BTV", x_BTD, head_weight(params, config).astype(x_BTD.dtype), preferred_element_type=jnp.float32
+    )

@@ -15,7 +15,8 @@ ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": lambda x: nn.gelu(x, approximate=Tr
 
 
 def weight(std: float, *axes: str) -> nn.initializers.Initializer:
-    """A normal initializer that also names the logical axes of the parameter (`parallel/rules.py` maps them to the mesh)."""
+    """A normal initializer that also names the logical axes of the parameter (`parallel/rules.py` maps them to the
+    mesh)."""
     return nn.with_logical_partitioning(nn.initializers.normal(std), axes)
 
 
@@ -32,8 +33,9 @@ def project(x: jax.Array, w: jax.Array, contracted: int = 1) -> jax.Array:
 def product(x: jax.Array, w: jax.Array, contracted: int = 1) -> jax.Array:
     """The product of x with weights, over the last `contracted` axes of x and the first of w.
 
-    In the backward pass the gradient of w is made with the narrower of the two operands first: a CPU turns the first one, and by
-    default that is the gradient of the output, at times with the activation's derivative worked out again element by element.
+    In the backward pass the gradient of w is made with the narrower of the two operands first: a CPU turns the first
+    one, and by default that is the gradient of the output, at times with the activation's derivative worked out again
+    element by element.
     """
     axes = (tuple(range(x.ndim - contracted, x.ndim)), tuple(range(contracted)))
     return jax.lax.dot_general(x, w, (axes, ((), ())))
@@ -43,7 +45,9 @@ def _product_forward(x: jax.Array, w: jax.Array, contracted: int) -> tuple[jax.A
     return product(x, w, contracted), (x, w)
 
 
-def _product_backward(contracted: int, operands: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _product_backward(
+    contracted: int, operands: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     x, w = operands
     free = x.ndim - contracted
     out_axes = (tuple(range(free, dy.ndim)), tuple(range(contracted, w.ndim)))
@@ -66,7 +70,8 @@ def norm_scale(config: DecoderConfig) -> nn.initializers.Initializer:
 
 
 def residual_std(config: DecoderConfig) -> float:
-    """Projections into the residual stream start smaller, so that its variance does not grow with depth (GPT-2, section 2.3)."""
+    """Projections into the residual stream start smaller, so that its variance does not grow with depth (GPT-2, section
+    2.3)."""
     return config.initializer_range / math.sqrt(2 * config.num_layers)
 
 

@@ -2,8 +2,9 @@
 
 L layers, D model, F feed-forward, H heads, h head dim, r rank.
 
-The adapter of a weight [in ..., out ...] is A [in ..., r] and B [r, out ...], parameters of the same module whose names end in `_lora_a`
-and `_lora_b`. A starts uniform within 1 / sqrt(in) (He), B as zeros, so that a fresh adapter changes nothing.
+The adapter of a weight [in ..., out ...] is A [in ..., r] and B [r, out ...], parameters of the same module whose names
+end in `_lora_a` and `_lora_b`. A starts uniform within 1 / sqrt(in) (He), B as zeros, so that a fresh adapter changes
+nothing.
 """
 
 import math
@@ -24,7 +25,8 @@ UNROLLED = 8  # products that are added up in one pass over a weight
 
 @dataclass(frozen=True, kw_only=True)
 class Adapters:
-    """Which weights of a layer have an adapter, by their names inside `layers`, such as `attention/q`; and what all adapters share."""
+    """Which weights of a layer have an adapter, by their names inside `layers`, such as `attention/q`; and what all
+    adapters share."""
 
     weights: tuple[str, ...]
     rank: int
@@ -44,7 +46,8 @@ def add_adapter(
     contracted: int = 1,
     deterministic: bool = True,
 ) -> jax.Array:
-    """y + scale * (x A) B, where the weight `name` of `module` has an adapter; else y as it is. To be called inside `nn.compact`.
+    """y + scale * (x A) B, where the weight `name` of `module` has an adapter; else y as it is. To be called inside
+    `nn.compact`.
 
     Args:
       y: the product of x with the weight.
@@ -92,7 +95,9 @@ def merged(params: Mapping[str, Any], scale: float) -> dict[str, Any]:
             if isinstance(leaf, Mapping):
                 found[name] = one(leaf)
             elif not is_adapter(name):
-                found[name] = _sum(leaf, tree[f"{name}{A}"], tree[f"{name}{B}"], scale) if f"{name}{A}" in tree else leaf
+                found[name] = (
+                    _sum(leaf, tree[f"{name}{A}"], tree[f"{name}{B}"], scale) if f"{name}{A}" in tree else leaf
+                )
         return found
 
     return one(params)
@@ -102,15 +107,18 @@ def merged(params: Mapping[str, Any], scale: float) -> dict[str, Any]:
 def _sum(w: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
     """A weight [L, in ..., out ...] with its adapter A [L, in ..., r] and B [L, r, out ...].
 
-    Product by product, not as a matrix product, whose order of summation depends on the sizes: so no bit depends on how arrays are cut over
-    devices.
+    Product by product, not as a matrix product, whose order of summation depends on the sizes: so no bit depends on how
+    arrays are cut over devices.
     """
     n_in, n_out = a.ndim - 2, b.ndim - 2
 
     def add(index: Any, total: jax.Array) -> jax.Array:
         left = jax.lax.dynamic_index_in_dim(a, index, a.ndim - 1, keepdims=False)
         right = jax.lax.dynamic_index_in_dim(b, index, 1, keepdims=False)
-        left, right = jnp.expand_dims(left, tuple(range(1 + n_in, 1 + n_in + n_out))), jnp.expand_dims(right, tuple(range(1, 1 + n_in)))
+        left, right = (
+            jnp.expand_dims(left, tuple(range(1 + n_in, 1 + n_in + n_out))),
+            jnp.expand_dims(right, tuple(range(1, 1 + n_in))),
+        )
         return total + left * right
 
     return w + scale * jax.lax.fori_loop(0, a.shape[-1], add, jnp.zeros_like(w), unroll=min(UNROLLED, a.shape[-1]))

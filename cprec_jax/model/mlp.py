@@ -26,7 +26,9 @@ class MLP(nn.Module):
             gate_BTF += self.param("gate_bias", bias("mlp"), gate_BTF.shape[-1:]).astype(self.dtype)
             up_BTF += self.param("up_bias", bias("mlp"), up_BTF.shape[-1:]).astype(self.dtype)
         hidden_BTF = constrain(ACTIVATIONS[c.activation](gate_BTF) * up_BTF, "batch", "length", "mlp")
-        out_BTD = self._project(hidden_BTF, "down", residual_std(c), ("mlp", "embed"), (c.intermediate_size, c.hidden_size))
+        out_BTD = self._project(
+            hidden_BTF, "down", residual_std(c), ("mlp", "embed"), (c.intermediate_size, c.hidden_size)
+        )
         if c.mlp_bias:
             out_BTD += self.param("down_bias", bias("norm"), out_BTD.shape[-1:]).astype(self.dtype)
         return out_BTD

@@ -16,12 +16,15 @@ SHUTDOWN_S = 60  # how long a process that is done waits for the others
 def start(coordinator: str | None, count: str | None, process: str | None) -> None:
     """Join the other processes. Call before any other use of jax.
 
-    Without arguments jax finds them itself (Cloud TPU, Slurm, Open MPI). By hand all three are needed: `coordinator` HOST:PORT of process
-    0, their `count`, and which `process` this is.
+    Without arguments jax finds them itself (Cloud TPU, Slurm, Open MPI). By hand all three are needed: `coordinator`
+    HOST:PORT of process 0, their `count`, and which `process` this is.
     """
     given = [value is not None for value in (coordinator, count, process)]
     if any(given) and not all(given):
-        raise UserError("--coordinator, --processes and --process belong together; give all three, or --processes or --distributed alone")
+        raise UserError(
+            "--coordinator, --processes and --process belong together; give all three, or --processes or "
+            "--distributed alone"
+        )
     try:
         if coordinator is None:
             jax.distributed.initialize(**_settings())
@@ -30,7 +33,8 @@ def start(coordinator: str | None, count: str | None, process: str | None) -> No
             jax.distributed.initialize(coordinator, int(count), int(process), **_settings(), **_local(coordinator))
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"the other processes cannot be joined ({one_line(error)[:200]}); check --coordinator, --processes, --process"
+            f"the other processes cannot be joined ({one_line(error)[:200]}); check --coordinator, --processes, "
+            f"--process"
         ) from error
     step_file.note(process=processes.index(), of=processes.count())
 

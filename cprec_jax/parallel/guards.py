@@ -1,4 +1,5 @@
-"""What processes that work together must have in common: work directory, config, rows, versions, and the devices given to them."""
+"""What processes that work together must have in common: work directory, config, rows, versions, and the devices given
+to them."""
 
 import json
 import os
@@ -24,7 +25,8 @@ LOOK_S = 30.0  # how long a file that another host has just written may take to 
 
 
 def check_together(config: Config, workdir: Path) -> None:
-    """`UserError` in every process for whatever they do not have in common, one line each. The first says how many came."""
+    """`UserError` in every process for whatever they do not have in common, one line each. The first says how many
+    came."""
     token = processes.from_first(lambda: _write_token(workdir))
     records = processes.of_all(_record(config, workdir, token))
     processes.by_first(lambda: _compare(records or [], workdir, os.environ))
@@ -52,7 +54,11 @@ def _plain(section: Any) -> Any:
     """A section of the config as JSON; runs and rows are mappings of such."""
     if isinstance(section, Mapping):
         return {str(name): _plain(one) for name, one in section.items()}
-    return json.loads(json.dumps(asdict(section), default=_in_order)) if hasattr(section, "__dataclass_fields__") else repr(section)
+    return (
+        json.loads(json.dumps(asdict(section), default=_in_order))
+        if hasattr(section, "__dataclass_fields__")
+        else repr(section)
+    )
 
 
 def _in_order(value: Any) -> Any:
@@ -90,7 +96,8 @@ def _compare(records: Sequence[Mapping[str, Any]], workdir: Path, environment: M
 
 
 def differences(records: Sequence[Mapping[str, Any]], workdir: Path) -> list[str]:
-    """What processes do not have in common with the first, one line each; of several that differ alike the first is named."""
+    """What processes do not have in common with the first, one line each; of several that differ alike the first is
+    named."""
     found: dict[str, str] = {}
     first = records[0]
     for number, record in enumerate(records):
@@ -98,23 +105,35 @@ def differences(records: Sequence[Mapping[str, Any]], workdir: Path) -> list[str
         if not record["sees_token"]:
             found.setdefault(
                 "token",
-                f"--workdir: {who} does not see what process 1 ({first['host']}) wrote into {workdir}; all processes need one and the same "
-                "directory, so give one on a disk that the hosts share (those of a Cloud TPU pod share none by themselves)",
+                f"--workdir: {who} does not see what process 1 ({first['host']}) wrote into {workdir}; all processes "
+                f"need one and the same "
+                "directory, so give one on a disk that the hosts share (those of a Cloud TPU pod share none by "
+                "themselves)",
             )
             continue  # its rows are others, too
         for name, hashed in record["sections"].items():
             if hashed != first["sections"].get(name):
-                found.setdefault(name, f"config.{name}: is another in {who} than in process 1; give all the same config and overrides")
+                found.setdefault(
+                    name,
+                    f"config.{name}: is another in {who} than in process 1; give all the same config and overrides",
+                )
         for name in sorted({*record["versions"], *first["versions"]}):
             mine, theirs = first["versions"].get(name, "absent"), record["versions"].get(name, "absent")
             if mine != theirs:
-                found.setdefault(f"version {name}", f"{name} is {theirs} in {who}, and {mine} in process 1; install the same on all hosts")
+                found.setdefault(
+                    f"version {name}",
+                    f"{name} is {theirs} in {who}, and {mine} in process 1; install the same on all hosts",
+                )
         if record["rows"] != first["rows"]:
             found.setdefault(
-                "rows", f"{paths.rows_directory(workdir)}: {who} sees other rows there than process 1; wait until it sees the same"
+                "rows",
+                f"{paths.rows_directory(workdir)}: {who} sees other rows there than process 1; wait until it sees the "
+                f"same",
             )
         if record["devices"] != first["devices"]:
-            found.setdefault("devices", f"{who} has {record['devices']} devices, process 1 has {first['devices']}; give each as many")
+            found.setdefault(
+                "devices", f"{who} has {record['devices']} devices, process 1 has {first['devices']}; give each as many"
+            )
     return list(found.values())
 
 

@@ -29,7 +29,9 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):
         raise UserError(
-            f"mesh {asked} does not fit {len(devices)} device(s); the product must be the number of devices, or set one axis to -1"
+            f"mesh {asked} does not fit {len(devices)} device(s); the product must be the number of devices, or set "
+            f"one axis to -1"
         )
-    # Auto axes: make_mesh's default became Explicit in jax 0.9. Shape and names by position: 0.10 and 0.11 name them differently.
+    # Auto axes: make_mesh's default became Explicit in jax 0.9. Shape and names by position: 0.10 and 0.11 name them
+    # differently.
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)

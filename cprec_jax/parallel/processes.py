@@ -1,7 +1,8 @@
-"""What the processes of a job do together, besides computing: one decides for all, all learn of its failure, a flag of any is seen by all.
+"""What the processes of a job do together, besides computing: one decides for all, all learn of its failure, a flag of
+any is seen by all.
 
-It goes through the key-value store of jax's coordinator, so that waiting for hours occupies no device and has no time limit of its own; a
-process that dies ends the others' waiting. With one process everything is a plain call.
+It goes through the key-value store of jax's coordinator, so that waiting for hours occupies no device and has no time
+limit of its own; a process that dies ends the others' waiting. With one process everything is a plain call.
 """
 
 import itertools
@@ -46,7 +47,8 @@ def is_alone() -> bool:
 
 
 def from_first(function: Callable[[], T]) -> T:
-    """What `function` gives in the first process; the others wait, and get it as JSON gives it back. What it raises is raised in all."""
+    """What `function` gives in the first process; the others wait, and get it as JSON gives it back. What it raises is
+    raised in all."""
     global _alone
     if count() == 1 or _alone:
         return function()

@@ -35,7 +35,8 @@ def _warn_once(logical: str, size: int, mesh_axis: str, mesh_size: int) -> None:
 
 
 def spec_for(logical_axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """The `PartitionSpec` of an array with these logical axes; a mesh axis that does not divide is dropped with one printed warning.
+    """The `PartitionSpec` of an array with these logical axes; a mesh axis that does not divide is dropped with one
+    printed warning.
 
     An unknown logical name or a mesh axis used twice is a bug of ours (assertion).
     """
@@ -60,17 +61,21 @@ def spec_for(logical_axes: Sequence[str | None], shape: Sequence[int], mesh: Mes
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     """Pin the sharding of an activation by its logical axes. No operation without `jax.set_mesh` or on one device.
 
-    Without it the compiler may gather whole activations: 23.8 instead of 2.1 GB of temporaries a device for a 1.2B step.
+    Without it the compiler may gather whole activations: 23.8 instead of 2.1 GB of temporaries a device for a 1.2B
+    step.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    names = [name if size > 1 else None for name, size in zip(logical_axes, x.shape, strict=True)]  # one row: nothing to warn of
+    names = [
+        name if size > 1 else None for name, size in zip(logical_axes, x.shape, strict=True)
+    ]  # one row: nothing to warn of
     return jax.lax.with_sharding_constraint(x, spec_for(names, x.shape, mesh))
 
 
 def param_shardings(mesh: Mesh, shapes: Any, logical_axes: Any) -> Any:
-    """`NamedSharding` for each parameter; `shapes` and `logical_axes` are the two results of `decoder.abstract_params`."""
+    """`NamedSharding` for each parameter; `shapes` and `logical_axes` are the two results of
+    `decoder.abstract_params`."""
     return jax.tree.map(lambda leaf, axes: NamedSharding(mesh, spec_for(axes, leaf.shape, mesh)), shapes, logical_axes)
 
 
@@ -81,7 +86,9 @@ def batch_sharding(mesh: Mesh, rows: int) -> NamedSharding:
 
 def batch_shardings(mesh: Mesh, batch: Any) -> Any:
     """`NamedSharding` for each array of a batch: the leading axis is the batch, the rest is whole on each device."""
-    return jax.tree.map(lambda x: NamedSharding(mesh, spec_for(("batch",) + (None,) * (x.ndim - 1), x.shape, mesh)), batch)
+    return jax.tree.map(
+        lambda x: NamedSharding(mesh, spec_for(("batch",) + (None,) * (x.ndim - 1), x.shape, mesh)), batch
+    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

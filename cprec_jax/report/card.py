@@ -1,4 +1,5 @@
-"""The reproducibility card: what somebody needs to make the figures of a report again, as card.md for people and card.json for programs.
+"""The reproducibility card: what somebody needs to make the figures of a report again, as card.md for people and
+card.json for programs.
 
 Everything is read from what the jobs recorded; what a job did not record is left out, never guessed.
 """
@@ -9,18 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from cprec_jax.artefact import MADE_FROM, MANIFEST, fingerprint, read_json
+from cprec_jax.evaluate.results import RESULTS_FILE, Result
 from cprec_jax.report.corpus_summary import corpus_tables
 from cprec_jax.report.render import markdown_table
-from cprec_jax.report.results import RESULTS_FILE, Result, read_metrics
 from cprec_jax.report.tables import NOTHING, Cell, Column, Row, Table, describe
+from cprec_jax.report.training_metrics import read_metrics
 from cprec_jax.workdir import DESCRIPTION, run_directories
 
-NOT_CHOSEN = ("users", "items", "too_small", "protocols", "slices", "history_masked", "uniform_nll", "overlap_terciles", "members")
+NOT_CHOSEN = (
+    "users",
+    "items",
+    "too_small",
+    "protocols",
+    "slices",
+    "history_masked",
+    "uniform_nll",
+    "overlap_terciles",
+    "members",
+)
 LONG = 12  # entries of a grid beyond which the card counts them; card.json has them all
 
 
 def card(manifest: Mapping[str, Any], results: Sequence[Result], workdir: Path) -> dict[str, Any]:
-    """Everything recorded: `data`, `runs`, `rows` (by name) and `environments` (each once, with the rows made there)."""
+    """Everything recorded: `data`, `runs`, `rows` (by name) and `environments` (each once, with the rows made
+    there)."""
     rows = {result.name: _row_of(result) for result in results if result.folder is not None}
     environments: dict[str, dict[str, Any]] = {}
     for name, row in rows.items():
@@ -81,7 +94,8 @@ def _chosen(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _runs(workdir: Path) -> dict[str, Any]:
-    """By run: parameters' hash, seed and settings of the training, tokens and hours as the last line of its metrics has them."""
+    """By run: parameters' hash, seed and settings of the training, tokens and hours as the last line of its metrics has
+    them."""
     metrics = read_metrics(workdir)
     found = {}
     for run in run_directories(workdir):
@@ -106,8 +120,8 @@ def _commands(found: Mapping[str, Any]) -> str:
     if not commands:
         return "Not recorded."
     return (
-        "Those that made the rows, with the same --config and --workdir after `prepare` (and `pack` and `train`, where there are runs):\n\n"
-        + ("```sh\n" + "\n".join(commands) + "\n```")
+        "Those that made the rows, with the same --config and --workdir after `prepare` (and `pack` and `train`, "
+        "where there are runs):\n\n" + ("```sh\n" + "\n".join(commands) + "\n```")
     )
 
 
@@ -118,7 +132,12 @@ def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> T
 
 def _environments(found: Mapping[str, Any]) -> Table:
     rows = [
-        (", ".join(place["rows"]), describe(place.get("machine")), describe(place.get("versions")), str(place.get("commit") or NOTHING))
+        (
+            ", ".join(place["rows"]),
+            describe(place.get("machine")),
+            describe(place.get("versions")),
+            str(place.get("commit") or NOTHING),
+        )
         for place in found["environments"]
     ]
     return _table("Where the rows were made", ("Rows", "Machine", "Versions", "Commit"), rows)
@@ -137,7 +156,9 @@ def _files(manifest: Mapping[str, Any]) -> Table:
 def _run_table(runs: Mapping[str, Any]) -> Table:
     keys = ("steps", "tokens", "hours", "params_sha256", "model", "train")
     rows = [(name, *(describe(run[key]) for key in keys)) for name, run in runs.items()]
-    return _table("What was trained", ("Run", "Steps", "Tokens", "Hours", "SHA-256 of parameters", "Model", "Training"), rows)
+    return _table(
+        "What was trained", ("Run", "Steps", "Tokens", "Hours", "SHA-256 of parameters", "Model", "Training"), rows
+    )
 
 
 def _row_table(rows: Mapping[str, Any]) -> Table:
@@ -159,7 +180,13 @@ def _choices(rows: Mapping[str, Any]) -> list[Table]:
             tried |= {"tried": chosen["tried"]} if chosen.get("tried") else {}
             plain = {key: value for key, value in chosen.items() if key not in tried}
             if plain:
-                lines.append((set_name, describe(plain), ", ".join(f"{len(value)} {key}" for key, value in tried.items()) or NOTHING))
+                lines.append(
+                    (
+                        set_name,
+                        describe(plain),
+                        ", ".join(f"{len(value)} {key}" for key, value in tried.items()) or NOTHING,
+                    )
+                )
         if lines:
             tables.append(_table(f"{name}: chosen and counted", ("Set", "Values", "Tried on validation"), lines))
     return tables

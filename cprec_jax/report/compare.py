@@ -11,10 +11,10 @@ from pathlib import Path
 from cprec_jax.config.build import nearest
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.metrics import METRICS
+from cprec_jax.evaluate.ranks_file import has_protocol, read_user_metrics
+from cprec_jax.evaluate.results import RESULTS_FILE, Measured, without_score_note
 from cprec_jax.evaluate.significance import Comparison, UserMetrics, compare, on_common_users
-from cprec_jax.report.ranks import has_protocol, read_user_metrics
 from cprec_jax.report.render import WIDTH, markdown_table, plain_text
-from cprec_jax.report.results import RESULTS_FILE, Measured, without_score_note
 from cprec_jax.report.tables import NOTHING, Cell, Column, Entry, Row, Table, metric_cells, number, small_words
 from cprec_jax.workdir import results_directory
 
@@ -22,17 +22,21 @@ ALPHA = 0.05
 BETTER, WORSE = "▲", "▼"
 TOO_FEW = "compare needs at least two results (beside the oracle and random); name more result directories"
 LEGEND = (
-    f"{BETTER} significantly better than {{method}}, {WORSE} significantly worse (paired randomisation test over users of seed-averaged "
-    f"metrics, p < {ALPHA} after Holm's correction over all sets and rows of a metric); no mark: no difference shown. The 95 % bootstrap "
-    "interval is that of the difference. p seeds: t-test over seeds, not corrected. Effect: mean difference over its standard deviation. "
+    f"{BETTER} significantly better than {{method}}, {WORSE} significantly worse (paired randomisation test over "
+    f"users of seed-averaged "
+    f"metrics, p < {ALPHA} after Holm's correction over all sets and rows of a metric); no mark: no difference shown. "
+    f"The 95 % bootstrap "
+    "interval is that of the difference. p seeds: t-test over seeds, not corrected. Effect: mean difference over its "
+    "standard deviation. "
     "random is a closed form, an expectation without draws, so nothing is tested against it."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """`paths`: result directories, their files, folders of them, or work directories. `method`: the one compared with all others (default:
-    the first). `slice_name`: only the users of that slice, such as `generalised`. `out`: a file to write, .md or .csv."""
+    """`paths`: result directories, their files, folders of them, or work directories. `method`: the one compared with
+    all others (default: the first). `slice_name`: only the users of that slice, such as `generalised`. `out`: a file to
+    write, .md or .csv."""
 
     paths: tuple[Path, ...]
     method: str | None = None
@@ -57,9 +61,14 @@ def run(request: Request) -> str:
     others = [result for result in results if result is not method]
     if all(other.bound or other.expected for other in others):
         raise UserError(TOO_FEW)
-    counted = {name: {result.name: len(result.users[name]) for result in results if name in result.users} for name in method.users}
+    counted = {
+        name: {result.name: len(result.users[name]) for result in results if name in result.users}
+        for name in method.users
+    }
     cut = on_common_users(results)
-    found = compare(cut[results.index(method)], [cut[results.index(other)] for other in others], request.metrics, request.samples)
+    found = compare(
+        cut[results.index(method)], [cut[results.index(other)] for other in others], request.metrics, request.samples
+    )
     if not found:
         raise UserError(f"{method.name} shares no set and metric with the others")
     pairs = dict.fromkeys((row.set_name, row.metric) for name in method.users for row in found if row.set_name == name)
@@ -78,20 +87,25 @@ def run(request: Request) -> str:
 
 
 def read(paths: Sequence[Path], protocol: str, slice_name: str | None = None) -> tuple[list[UserMetrics], list[str]]:
-    """Every result once, in the order given, and sentences on those left out. Equal names get as much of their directory in front as tells
-    them apart. A result without the protocol (a file of scores of some candidates) is left out where a folder of results was named, and
-    is a `UserError` where it was named itself."""
+    """Every result once, in the order given, and sentences on those left out. Equal names get as much of their
+    directory in front as tells them apart. A result without the protocol (a file of scores of some candidates) is left
+    out where a folder of results was named, and is a `UserError` where it was named itself."""
     named = {path.resolve() for path in paths} | {path.resolve().parent for path in paths if path.is_file()}
     found = list(dict.fromkeys(directory.resolve() for path in paths for directory in expand(path)))
     directories = [directory for directory in found if directory in named or has_protocol(directory, protocol)]
-    left_out = [f"{directory.name} has no ranks under {protocol} and is left out." for directory in found if directory not in directories]
+    left_out = [
+        f"{directory.name} has no ranks under {protocol} and is left out."
+        for directory in found
+        if directory not in directories
+    ]
     results = [read_user_metrics(directory, protocol, slice_name) for directory in directories or found]
     names = told_apart([result.name for result in results], directories)
     return [dataclasses.replace(result, name=name) for result, name in zip(results, names, strict=True)], left_out
 
 
 def told_apart(names: Sequence[str], directories: Sequence[Path]) -> list[str]:
-    """The names, all different: `workdir/name`, `folder/workdir/name` and so on; two of one work directory become their directories."""
+    """The names, all different: `workdir/name`, `folder/workdir/name` and so on; two of one work directory become their
+    directories."""
     found = list(names)
     for name in {name for name in names if names.count(name) > 1}:
         alike = [index for index, other in enumerate(names) if other == name]
@@ -126,7 +140,10 @@ def pick(results: Sequence[UserMetrics], name: str | None) -> UserMetrics:
             if result.bound:
                 raise UserError(f"--method={name}: the oracle is a bound, not a method; name another result")
             if result.expected:
-                raise UserError(f"--method={name}: random is a closed form without draws, which cannot be tested; name another result")
+                raise UserError(
+                    f"--method={name}: random is a closed form without draws, which cannot be tested; name another "
+                    f"result"
+                )
             return result
     if name is None:
         raise UserError(TOO_FEW)
@@ -142,8 +159,8 @@ def metric_table(
     protocol: str,
     counted: Mapping[str, int],
 ) -> Table:
-    """One set and metric, a row a result: its value (best and second marked), and how the method differs from it. `counted`: the users
-    that each result has ranked."""
+    """One set and metric, a row a result: its value (best and second marked), and how the method differs from it.
+    `counted`: the users that each result has ranked."""
     here = [result for result in results if metric in result.values.get(set_name, {})]
     users = len(here[0].users[set_name])
     entries = [
@@ -164,7 +181,11 @@ def metric_table(
         fewer = ", ".join(f"{name} has {n:,}" for name, n in counted.items() if n < most)
         why = f"{fewer}, others up to {most:,}" if fewer else f"each has {most:,}, but not the same"
         notes.append(f"Only the {users:,} users that all results have ranked ({why})")
-    notes += [without_score_note(one.name, set_name, one.without_score[set_name]) for one in here if set_name in one.without_score]
+    notes += [
+        without_score_note(one.name, set_name, one.without_score[set_name])
+        for one in here
+        if set_name in one.without_score
+    ]
     columns = ("Method", metric.upper(), f"{method} minus it", "95 % interval", "p", "p Holm", "p seeds", "effect")
     return Table(
         title=f"{set_name}, {metric.upper()}",
@@ -194,7 +215,10 @@ def _details(row: Comparison | None) -> list[Cell]:
     low, high = (number(row.metric, value) for value in row.ci95)
     sign = "+" if row.difference > 0 else ""
     tests = (_p(row.p), _p(row.p_holm), NOTHING if row.p_seeds is None else _p(row.p_seeds))
-    return [Cell(text=text) for text in (f"{sign}{number(row.metric, row.difference)}", f"{low} to {high}", *tests, f"{row.effect:+.3f}")]
+    return [
+        Cell(text=text)
+        for text in (f"{sign}{number(row.metric, row.difference)}", f"{low} to {high}", *tests, f"{row.effect:+.3f}")
+    ]
 
 
 def _p(p: float) -> str:
@@ -206,11 +230,22 @@ def csv_text(found: Sequence[Comparison], results: Sequence[UserMetrics], slice_
     stream = io.StringIO()
     fields = ("set_name", "metric", "method", "reference", "users", "value", "reference_value", "difference")
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([*fields, "ci_low", "ci_high", "p", "p_holm", "p_seeds", "effect", "reference_is", "too_small", "slice"])
+    writer.writerow(
+        [*fields, "ci_low", "ci_high", "p", "p_holm", "p_seeds", "effect", "reference_is", "too_small", "slice"]
+    )
     small = frozenset().union(*(result.too_small for result in results))
     words = {BETTER: "better", WORSE: "worse", "": ""}
     for row in found:
         p_seeds = "" if row.p_seeds is None else row.p_seeds
-        tests = (*row.ci95, row.p, row.p_holm, p_seeds, row.effect, words[verdict(row)], "yes" if row.set_name in small else "", slice_name)
+        tests = (
+            *row.ci95,
+            row.p,
+            row.p_holm,
+            p_seeds,
+            row.effect,
+            words[verdict(row)],
+            "yes" if row.set_name in small else "",
+            slice_name,
+        )
         writer.writerow([*(getattr(row, name) for name in fields), *tests])
     return stream.getvalue()

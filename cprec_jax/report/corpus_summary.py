@@ -13,7 +13,8 @@ WARNED = 0.1
 def loss_notes(manifest: Mapping[str, Any]) -> list[str]:
     """A sentence for every source that lost, or folded into something else, more than a hundredth of what was read.
 
-    It says what the line of `prepare` says: what was read and kept, then each such reason with its share, an example and the likely cause.
+    It says what the line of `prepare` says: what was read and kept, then each such reason with its share, an example
+    and the likely cause.
     """
     notes = []
     for name, losses in manifest.get("losses", {}).items():
@@ -39,7 +40,14 @@ def _reason(what: str, reason: str, entry: Mapping[str, Any]) -> str:
 
 def corpus_tables(manifest: Mapping[str, Any]) -> list[Table]:
     """Domains, interactions after each step, split times, rejected rows; tables with nothing to say are left out."""
-    tables = [_domains(manifest), _losses(manifest), _steps(manifest), _times(manifest), _rejected(manifest), _facts(manifest)]
+    tables = [
+        _domains(manifest),
+        _losses(manifest),
+        _steps(manifest),
+        _times(manifest),
+        _rejected(manifest),
+        _facts(manifest),
+    ]
     return [table for table in tables if table.rows]
 
 
@@ -62,12 +70,30 @@ def _domains(manifest: Mapping[str, Any]) -> Table:
         kept = (list(manifest.get("counts", {}).get(name, {}).values()) or [{}])[-1]
         split = str(info.get("split", NOTHING)).replace("_", " ")
         words = (name, str(info.get("role", NOTHING)), str(source.get("platform", NOTHING)), split)
-        figures = (info.get("n_items"), kept.get("users"), kept.get("interactions"), info.get("n_valid_users"), info.get("n_test_users"))
+        figures = (
+            info.get("n_items"),
+            kept.get("users"),
+            kept.get("interactions"),
+            info.get("n_valid_users"),
+            info.get("n_test_users"),
+        )
         rows.append(_row(*words, *map(_count, figures), _count(info.get("n_test_targets_never_trained"))))
     columns = _columns(
-        "Domain", "Role", "Platform", "Split", "Items", "Users", "Interactions", "Valid users", "Test users", "Never-seen targets"
+        "Domain",
+        "Role",
+        "Platform",
+        "Split",
+        "Items",
+        "Users",
+        "Interactions",
+        "Valid users",
+        "Test users",
+        "Never-seen targets",
     )
-    note = "Users and interactions are those left for training; never-seen targets are test targets without a training interaction."
+    note = (
+        "Users and interactions are those left for training; never-seen targets are test targets without a training "
+        "interaction."
+    )
     return Table(title="Domains", columns=columns, rows=tuple(rows), notes=(note,), text_columns=4)
 
 
@@ -75,7 +101,9 @@ def _losses(manifest: Mapping[str, Any]) -> Table:
     rows = []
     for name, losses in manifest.get("losses", {}).items():
         for what, one in losses.items():
-            reasons = "; ".join(f"{reason}: {entry['n']:,} ({entry['share']:.1%})" for reason, entry in one["reasons"].items())
+            reasons = "; ".join(
+                f"{reason}: {entry['n']:,} ({entry['share']:.1%})" for reason, entry in one["reasons"].items()
+            )
             rows.append(_row(name, what, reasons or NOTHING, _count(one["read"]), _count(one["kept"])))
     note = "Exact duplicates, repeats and items with another's title are kept but folded into others; all else is lost."
     columns = _columns("Domain", "What", "Reasons", "Read", "Kept")
@@ -85,12 +113,17 @@ def _losses(manifest: Mapping[str, Any]) -> Table:
 def _steps(manifest: Mapping[str, Any]) -> Table:
     counts = manifest.get("counts", {})
     steps = list(dict.fromkeys(step for by_step in counts.values() for step in by_step))
-    rows = [_row(name, *(_count(by_step.get(step, {}).get("interactions")) for step in steps)) for name, by_step in counts.items()]
+    rows = [
+        _row(name, *(_count(by_step.get(step, {}).get("interactions")) for step in steps))
+        for name, by_step in counts.items()
+    ]
     return Table(title="Interactions left after each step", columns=_columns("Domain", *steps), rows=tuple(rows))
 
 
 def _times(manifest: Mapping[str, Any]) -> Table:
-    rows = [_row(name, _time(times.get("t1")), _time(times.get("t2"))) for name, times in manifest.get("times", {}).items()]
+    rows = [
+        _row(name, _time(times.get("t1")), _time(times.get("t2"))) for name, times in manifest.get("times", {}).items()
+    ]
     columns = _columns("Platform", "t1: validation begins", "t2: test begins")
     return Table(title="Split times (UTC)", columns=columns, rows=tuple(rows), text_columns=3)
 
@@ -109,10 +142,19 @@ def _rejected(manifest: Mapping[str, Any]) -> Table:
     for reason, entry in manifest.get("rejected", {}).items():
         samples = [str(sample) for sample in entry.get("samples", [])][:1]
         rows.append(_row(reason, samples[0] if samples else NOTHING, _count(entry.get("n"))))
-    return Table(title="Rejected or changed", columns=_columns("Reason", "First example", "Number"), rows=tuple(rows), text_columns=2)
+    return Table(
+        title="Rejected or changed",
+        columns=_columns("Reason", "First example", "Number"),
+        rows=tuple(rows),
+        text_columns=2,
+    )
 
 
 def _facts(manifest: Mapping[str, Any]) -> Table:
-    parts = {"Filters": manifest.get("filters"), "Titles": manifest.get("titles"), "All-domain mixed sequences": manifest.get("mixed")}
+    parts = {
+        "Filters": manifest.get("filters"),
+        "Titles": manifest.get("titles"),
+        "All-domain mixed sequences": manifest.get("mixed"),
+    }
     rows = [_row(name, describe(value)) for name, value in parts.items() if value]
     return Table(title="Filters and titles", columns=_columns("What", "Value"), rows=tuple(rows), text_columns=2)

@@ -18,8 +18,10 @@ CAUSES = {  # as `attempts.Goodput` has them -> as tables say them
     "unknown": "unknown",
 }
 INTRO = (
-    "Goodput: the share of the time from the first attempt's begin to the last one's end that went into steps which count. The rest by "
-    "cause: building the model, reading checkpoints, compiling, steps that an earlier attempt had done and lost, saving, waiting for rows "
+    "Goodput: the share of the time from the first attempt's begin to the last one's end that went into steps which "
+    "count. The rest by "
+    "cause: building the model, reading checkpoints, compiling, steps that an earlier attempt had done and lost, "
+    "saving, waiting for rows "
     "(at most), the time between attempts with the start of the program, and what nobody could note before a death."
 )
 
@@ -38,7 +40,13 @@ def goodput_section(ledgers: Mapping[str, list[Attempt]]) -> Section:
     rows = []
     for name, attempts in ledgers.items():
         of_run = goodput(attempts)
-        words = (name, str(of_run.attempts), f"{of_run.total:.0f}", _percent(of_run.share), *(_share(of_run, cause) for cause in CAUSES))
+        words = (
+            name,
+            str(of_run.attempts),
+            f"{of_run.total:.0f}",
+            _percent(of_run.share),
+            *(_share(of_run, cause) for cause in CAUSES),
+        )
         rows.append(_row(words))
     runs = Table(title="Runs", columns=_columns(names), rows=tuple(rows))
     return Section(title="Where the time went", intro=INTRO, tables=(runs, _attempts_table(ledgers)), folded=True)
@@ -58,10 +66,15 @@ def _attempts_table(ledgers: Mapping[str, list[Attempt]]) -> Table:
 def goodput_line(name: str, attempts: list[Attempt]) -> str:
     """Of one run, in one line: the causes that cost something, the largest first."""
     of_run = goodput(attempts)
-    lost = sorted((cause for cause in CAUSES if of_run.seconds[cause] >= 0.005 * of_run.total), key=lambda cause: -of_run.seconds[cause])
+    lost = sorted(
+        (cause for cause in CAUSES if of_run.seconds[cause] >= 0.005 * of_run.total),
+        key=lambda cause: -of_run.seconds[cause],
+    )
     causes = ", ".join(f"{CAUSES[cause]} {_share(of_run, cause)}" for cause in lost)
     times = f"{of_run.attempts} attempt{'s' * (of_run.attempts > 1)}"
-    return f"{name}: goodput {_percent(of_run.share)} of {of_run.total:.0f} s in {times}" + (f"; {causes}" if causes else "")
+    return f"{name}: goodput {_percent(of_run.share)} of {of_run.total:.0f} s in {times}" + (
+        f"; {causes}" if causes else ""
+    )
 
 
 def _share(of_run: Goodput, cause: str) -> str:

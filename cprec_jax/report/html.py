@@ -73,7 +73,9 @@ summary { cursor: pointer; color: var(--accent); }
 """
 
 
-def html_page(title: str, intro: Sequence[str], sections: Sequence[Section], plots: Mapping[str, str], directory: Path) -> str:
+def html_page(
+    title: str, intro: Sequence[str], sections: Sequence[Section], plots: Mapping[str, str], directory: Path
+) -> str:
     """The whole page; `plots` maps files in `directory` to captions and is placed after the first section."""
     titles = [section.title for section in sections]
     if plots:
@@ -83,13 +85,17 @@ def html_page(title: str, intro: Sequence[str], sections: Sequence[Section], plo
     if plots:
         figures = "".join(_figure(directory / name, caption) for name, caption in plots.items())
         parts.insert(1, f'<section id="{_anchor("Curves")}"><h2>Curves</h2>{figures}</section>')
-    lines = "".join(f'<p class="{"warning" if line.startswith("Warning: ") else "soft"}">{_text(line)}</p>' for line in intro)
+    lines = "".join(
+        f'<p class="{"warning" if line.startswith("Warning: ") else "soft"}">{_text(line)}</p>' for line in intro
+    )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f"<title>{_text(title)}</title>\n<style>{CSS}</style>\n</head>\n<body>\n<main>\n"
-        f"<header><h1>{_text(title)}</h1>{lines}<nav>{links}</nav></header>\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
+        f"<header><h1>{_text(title)}</h1>{lines}<nav>{links}</nav></header>\n"
+        + "\n".join(parts)
+        + "\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -104,7 +110,10 @@ def _anchor(title: str) -> str:
 def _section(section: Section) -> str:
     tables = "".join(_table(table) for table in section.tables)
     if section.folded:
-        tables = f"<details><summary>Show {len(section.tables)} table{'s' * (len(section.tables) != 1)}</summary>{tables}</details>"
+        tables = (
+            f"<details><summary>Show {len(section.tables)} "
+            f"table{'s' * (len(section.tables) != 1)}</summary>{tables}</details>"
+        )
     intro = f"<p>{_text(section.intro)}</p>" if section.intro else ""
     return f'<section id="{_anchor(section.title)}"><h2>{_text(section.title)}</h2>{intro}{tables}</section>'
 
@@ -117,7 +126,8 @@ def _table(table: Table) -> str:
     grouped = ' class="grouped"' if any(column.group for column in table.columns) else ""
     return (
         f'<div class="block"><h3>{_text(table.title)}</h3>{subtitle}{warning}'
-        f'<div class="scroll"><table{grouped}><thead>{_head(table)}</thead><tbody>{rows}</tbody></table></div>{notes}</div>'
+        f'<div class="scroll"><table{grouped}><thead>{_head(table)}</thead><tbody>{rows}</tbody></table></div>'
+        f"{notes}</div>"
     )
 
 
@@ -125,9 +135,13 @@ def _head(table: Table) -> str:
     grouped = any(column.group for column in table.columns)
     lines = ""
     if grouped:
-        spans = [(group, len(list(columns))) for group, columns in groupby(table.columns, key=lambda column: column.group)]
+        spans = [
+            (group, len(list(columns))) for group, columns in groupby(table.columns, key=lambda column: column.group)
+        ]
         cells = "".join(
-            f'<th class="group" scope="colgroup" colspan="{n}">{_text(group)}</th>' if group else f'<th class="first" colspan="{n}"></th>'
+            f'<th class="group" scope="colgroup" colspan="{n}">{_text(group)}</th>'
+            if group
+            else f'<th class="first" colspan="{n}"></th>'
             for group, n in spans
         )
         lines += f"<tr>{cells}</tr>"
@@ -145,7 +159,9 @@ def _column_class(index: int, text_columns: int) -> str:
 def _row(row: Row, text_columns: int) -> str:
     first, *others = row.cells
     cells = f'<th scope="row" class="first">{_cell(first)}</th>'
-    cells += "".join(f'<td class="{_column_class(i, text_columns)}">{_cell(cell)}</td>' for i, cell in enumerate(others, start=1))
+    cells += "".join(
+        f'<td class="{_column_class(i, text_columns)}">{_cell(cell)}</td>' for i, cell in enumerate(others, start=1)
+    )
     return f'<tr class="{row.kind}">{cells}</tr>'
 
 

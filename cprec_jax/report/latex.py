@@ -35,7 +35,13 @@ def latex(tables: Sequence[Table]) -> str:
 def latex_table(table: Table) -> str:
     columns = "".join("l" if index < table.text_columns else "r" for index in range(len(table.columns)))
     caption = escape(f"{table.title}: {table.subtitle}" if table.subtitle else table.title)
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}.}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{caption}.}}",
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+    ]
     if any(column.group for column in table.columns):
         lines += _groups(table)
     lines += [_row([escape(column.name) for column in table.columns]), r"\midrule"]
@@ -46,7 +52,9 @@ def latex_table(table: Table) -> str:
         previous = row.kind
         lines.append(_row([_cell(cell) for cell in row.cells]))
     lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\footnotesize {escape(note)}" for note in (*([table.warning] if table.warning else []), *table.notes)]
+    lines += [
+        rf"\par\footnotesize {escape(note)}" for note in (*([table.warning] if table.warning else []), *table.notes)
+    ]
     return "\n".join([*lines, r"\end{table}", ""])
 
 

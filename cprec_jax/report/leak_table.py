@@ -2,13 +2,20 @@
 
 from collections.abc import Sequence
 
-from cprec_jax.report.results import Result
+from cprec_jax.evaluate.results import Result
 from cprec_jax.report.tables import Cell, Column, Row, Table
 
 
 def leak_table(results: Sequence[Result], sets: Sequence[str]) -> Table | None:
     """What language models write verbatim, a row a model and set; None where no result was asked."""
-    keys = ("titles", "titles_verbatim", "titles_tokens", "sequences", "sequences_verbatim", "sequences_verbatim_control")
+    keys = (
+        "titles",
+        "titles_verbatim",
+        "titles_tokens",
+        "sequences",
+        "sequences_verbatim",
+        "sequences_verbatim_control",
+    )
     rows = []
     for name in sets:
         for result in results:
@@ -16,9 +23,12 @@ def leak_table(results: Sequence[Result], sets: Sequence[str]) -> Table | None:
             found = [facts.get(f"leak_probe {key}") for key in keys]
             if None not in found:
                 figures = (
-                    f"{value:,.0f}" if key in ("titles", "sequences") else f"{value:.3f}" for key, value in zip(keys, found, strict=True)
+                    f"{value:,.0f}" if key in ("titles", "sequences") else f"{value:.3f}"
+                    for key, value in zip(keys, found, strict=True)
                 )
-                rows.append(Row(cells=(Cell(text=name), Cell(text=result.name), *(Cell(text=figure) for figure in figures))))
+                rows.append(
+                    Row(cells=(Cell(text=name), Cell(text=result.name), *(Cell(text=figure) for figure in figures)))
+                )
     names = ("Set", "Method", "Titles", "Verbatim", "Tokens right", "Users", "Target verbatim", "Another's target")
     columns = tuple(Column(name=name) for name in names)
     return Table(title="Greedy continuations", columns=columns, rows=tuple(rows), text_columns=2) if rows else None

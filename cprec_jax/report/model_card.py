@@ -7,9 +7,9 @@ from typing import Any
 
 from cprec_jax.artefact import MANIFEST
 from cprec_jax.config.root import Config
+from cprec_jax.evaluate.results import read_results, result_files
 from cprec_jax.report.render import escape_markdown, markdown_table, one_line
 from cprec_jax.report.report import one_protocol, read_manifest
-from cprec_jax.report.results import read_results, result_files
 from cprec_jax.report.tables import describe, main_table, ordered, set_names, with_random
 from cprec_jax.workdir import corpus_directory
 
@@ -20,28 +20,33 @@ def model_card(config: Config, workdir: Path, facts: Mapping[str, Any], base_dir
     """Markdown of the card.
 
     Args:
-      config: of the job; the title and the order of the results are taken from it. How the run was trained is in `facts`.
-      facts: what the export knows; all optional: `parameters`, `step`, `tokens`, `dtype`, `init_from`, `corpus_hash`, `rows_hash`,
-        `params_sha256`, `base_sha256`, `base_model` (its name on the hub), `template` (`header`, `end_of_item`, `all_domains`), `training`
-        (`train.run.training_facts`), `adapter_of` (of an adapter alone: its base model), `row_length`, `fine_tuned_on`
-        (sets), `run` (its directory's name).
+      config: of the job; the title and the order of the results are taken from it. How the run was trained is in
+        `facts`.
+      facts: what the export knows; all optional: `parameters`, `step`, `tokens`, `dtype`, `init_from`, `corpus_hash`,
+        `rows_hash`, `params_sha256`, `base_sha256`, `base_model` (its name on the hub), `template` (`header`,
+        `end_of_item`, `all_domains`), `training` (`train.run.training_facts`), `adapter_of` (of an adapter alone: its
+        base model), `row_length`, `fine_tuned_on` (sets), `run` (its directory's name).
       base_dir: where the base model's own card is; default: `init_from`.
 
-    The results table is left out where nothing was evaluated yet; a damaged results.json is a `UserError`, as in the report.
+    The results table is left out where nothing was evaluated yet; a damaged results.json is a `UserError`, as in the
+    report.
     """
     workdir = Path(workdir)
     base = Path(str(facts["init_from"])) if facts.get("init_from") else None
     licence = base_licence(base_dir or base) if base else ""
     manifest = read_manifest(workdir) if (corpus_directory(workdir) / MANIFEST).exists() else {}
     parts = [
-        _front_matter(licence, str(facts.get("adapter_of") or facts.get("base_model") or ""), bool(facts.get("adapter_of"))),
+        _front_matter(
+            licence, str(facts.get("adapter_of") or facts.get("base_model") or ""), bool(facts.get("adapter_of"))
+        ),
         f"# {escape_markdown(_title(config))}",
         _what(base, facts),
         "## Data\n\n" + _data(manifest, facts.get("fine_tuned_on") or ()),
         "## Template\n\n" + _template(facts.get("template") or {}),
         "## Training\n\n" + _training(facts),
         _results(config, workdir, manifest, facts.get("step")),
-        "## Use\n\n" + _use(facts.get("template") or {}, _first_domain(manifest), int(facts.get("titles_with_control_tokens") or 0)),
+        "## Use\n\n"
+        + _use(facts.get("template") or {}, _first_domain(manifest), int(facts.get("titles_with_control_tokens") or 0)),
         "## Limits\n\n" + _limits(base, licence),
         "## Hashes\n\n" + _hashes(facts),
     ]
@@ -87,7 +92,8 @@ def _what(base: Path | None, facts: Mapping[str, Any]) -> str:
     start = f"starting from `{_code(base.name)}`" if base else "trained from scratch"
     return (
         f"A causal language model{size}, {start}, {_trained_how(facts)}, written as text "
-        "(the recipe of CPRec, Ma et al., arXiv 2504.08949, in JAX/Flax with `cprec_jax`). It ranks the next item of a user by the "
+        "(the recipe of CPRec, Ma et al., arXiv 2504.08949, in JAX/Flax with `cprec_jax`). It ranks the next item of "
+        "a user by the "
         "likelihood of its title."
     )
 
@@ -107,12 +113,15 @@ def _data(manifest: Mapping[str, Any], fine_tuned_on: Sequence[str] = ()) -> str
     lines = ["| Domain | Role | Items | Interactions trained on |", "|---|---|---:|---:|"]
     for name, info in manifest["sets"].items():
         kept = (list(manifest.get("counts", {}).get(name, {}).values()) or [{}])[-1]
-        seen, trained_on = ("pre-training", kept.get("interactions")) if info.get("role") == "pretrain" else ("evaluation only", None)
+        seen, trained_on = (
+            ("pre-training", kept.get("interactions")) if info.get("role") == "pretrain" else ("evaluation only", None)
+        )
         if name in fine_tuned_on:
             seen, trained_on = "fine-tuning", kept.get("interactions") if trained_on is None else trained_on
         lines.append(f"| {escape_markdown(name)} | {seen} | {describe(info.get('n_items'))} | {describe(trained_on)} |")
     return "\n".join(lines) + (
-        "\n\nOnly interactions before the validation targets were trained on. User ids are never part of the text; titles are."
+        "\n\nOnly interactions before the validation targets were trained on. User ids are never part of the text; "
+        "titles are."
     )
 
 
@@ -122,8 +131,10 @@ def _template(template: Mapping[str, Any]) -> str:
     header, end = str(template.get("header", "")), str(template.get("end_of_item", ""))
     mixed = str(template.get("all_domains", ""))
     return (
-        f"A header, then the user's items, oldest first, each closed by the end of item.\n\n- header: `{_code(json.dumps(header))}`\n"
-        f"- end of item: `{_code(json.dumps(end))}`\n- `{{scope}}` is the name of a domain, or `{_code(json.dumps(mixed))}`"
+        f"A header, then the user's items, oldest first, each closed by the end of item.\n\n- header: "
+        f"`{_code(json.dumps(header))}`\n"
+        f"- end of item: `{_code(json.dumps(end))}`\n- `{{scope}}` is the name of a domain, or "
+        f"`{_code(json.dumps(mixed))}`"
     )
 
 
@@ -133,7 +144,11 @@ def _code(text: str) -> str:
 
 def _training(facts: Mapping[str, Any]) -> str:
     train = facts.get("training") or {}
-    lines = [f"- {label}: {describe(facts[key])}" for key, label in (("step", "steps"), ("tokens", "tokens")) if facts.get(key) is not None]
+    lines = [
+        f"- {label}: {describe(facts[key])}"
+        for key, label in (("step", "steps"), ("tokens", "tokens"))
+        if facts.get(key) is not None
+    ]
     labels = {
         "objective": "loss",
         "adapter": "trained as an adapter (LoRA)",
@@ -142,7 +157,11 @@ def _training(facts: Mapping[str, Any]) -> str:
         "global_batch": "global batch in rows",
         "seed": "seed",
     }
-    lines += [f"- {label}: {escape_markdown(describe(train[key]))}" for key, label in labels.items() if train.get(key) not in (None, {})]
+    lines += [
+        f"- {label}: {escape_markdown(describe(train[key]))}"
+        for key, label in labels.items()
+        if train.get(key) not in (None, {})
+    ]
     if facts.get("row_length"):
         lines.append(f"- row length: {describe(facts['row_length'])} tokens")
     if facts.get("dtype"):
@@ -158,11 +177,14 @@ def _results(config: Config, workdir: Path, manifest: Mapping[str, Any], step: A
         return ""
     results = with_random(ordered(fitting, list(config.evaluate.names)), manifest)
     this = [
-        f"`{_code(result.name)}`" for result in results if result.kind == "checkpoint" and result.step is not None and result.step == step
+        f"`{_code(result.name)}`"
+        for result in results
+        if result.kind == "checkpoint" and result.step is not None and result.step == step
     ]
     tables = [markdown_table(main_table(name, results, (), manifest)) for name in set_names(results, manifest)]
     intro = (
-        "Ranking of the whole catalogue, one test target a user. Bold: best measured method, underlined: second; NLL in nats, less is "
+        "Ranking of the whole catalogue, one test target a user. Bold: best measured method, underlined: second; NLL "
+        "in nats, less is "
         "better; 95 % intervals in brackets." + (f" This model is the row {', '.join(this)}." if this else "")
     )
     return "\n\n".join([f"## Results\n\n{intro}", *tables])
@@ -216,14 +238,16 @@ def _use(template: Mapping[str, Any], domain: str, control_titles: int = 0) -> s
     }
     fence = "```"
     control = (
-        f"\n\n{control_titles} of the titles hold the text of a control token of the tokenizer, which was read as text in training: give "
+        f"\n\n{control_titles} of the titles hold the text of a control token of the tokenizer, which was read as "
+        f"text in training: give "
         "`tokenizer.encode` the argument `split_special_tokens=True` for these."
         if control_titles
         else ""
     )
     return (
         f"{fence}python\n{USE.format(**values).replace(fence, '')}{fence}\n\n"
-        "This is the rule `sum`, which favours short titles. `launch.py evaluate` also has `mean` and `trie`, the latter an exact "
+        "This is the rule `sum`, which favours short titles. `launch.py evaluate` also has `mean` and `trie`, the "
+        "latter an exact "
         f"distribution over a whole catalogue, and is much faster.{control}"
     )
 
@@ -231,12 +255,18 @@ def _use(template: Mapping[str, Any], domain: str, control_titles: int = 0) -> s
 def _limits(base: Path | None, licence: str) -> str:
     lines = [
         "It ranks titles; it is no assistant, and text it writes freely is not to be relied on.",
-        "It reflects the taste, the gaps and the popularity bias of the people in its data, and of the time they come from.",
-        "Training titles may be reproduced word for word. Check the terms of the data before giving the model to others.",
+        "It reflects the taste, the gaps and the popularity bias of the people in its data, and of the time they come "
+        "from.",
+        "Training titles may be reproduced word for word. Check the terms of the data before giving the model to "
+        "others.",
         "Figures hold for the protocol named; sets with fewer than 500 test users are marked as too small.",
     ]
     if base:
-        whose = f"The base model's licence is `{_code(licence)}`." if licence else "The base model's card names no licence: look it up."
+        whose = (
+            f"The base model's licence is `{_code(licence)}`."
+            if licence
+            else "The base model's card names no licence: look it up."
+        )
         lines.append(whose)
     else:
         lines.append("No licence has been chosen for these weights.")

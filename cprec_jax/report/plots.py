@@ -1,4 +1,5 @@
-"""PNG plots of a work directory: training curves by step, and quality by checkpoint. Agg only, no global pyplot state."""
+"""PNG plots of a work directory: training curves by step, and quality by checkpoint. Agg only, no global pyplot
+state."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from cprec_jax.evaluate.results import ORACLE, POPULARITY, UNTRAINED, Result
 from cprec_jax.report.render import one_line
-from cprec_jax.report.results import ORACLE, POPULARITY, UNTRAINED, Result
 from cprec_jax.report.tables import PRIMARY
 
 Records = Mapping[str, Sequence[Mapping[str, float]]]
@@ -45,13 +46,29 @@ SMOOTH_FROM = 60  # logged steps from which a running mean is drawn over the raw
 POPULARITY_UP_TO = 4  # sets up to which the popularity row is drawn beside the checkpoints
 
 
-def write_plots(directory: Path, metrics: Records, results: Sequence[Result], set_order: Sequence[str]) -> dict[str, str]:
+def write_plots(
+    directory: Path, metrics: Records, results: Sequence[Result], set_order: Sequence[str]
+) -> dict[str, str]:
     """Write what the records allow; returns {file name: caption} in reading order."""
     captions = {}
     curves: tuple[tuple[str, str, str, str, str, Callable[[float], float]], ...] = (
         ("loss.png", TOKEN_LOSS, "Training loss", "nats per token", "Training loss by step, in nats per token", float),
-        ("item_loss.png", ITEM_LOSS, "Training loss", "nats per item", "Training loss over the catalogue by step, in nats per item", float),
-        ("learning_rate.png", "lr", "Learning rate", "learning rate (× 10⁻³)", "Learning rate by step", lambda value: value * 1e3),
+        (
+            "item_loss.png",
+            ITEM_LOSS,
+            "Training loss",
+            "nats per item",
+            "Training loss over the catalogue by step, in nats per item",
+            float,
+        ),
+        (
+            "learning_rate.png",
+            "lr",
+            "Learning rate",
+            "learning rate (× 10⁻³)",
+            "Learning rate by step",
+            lambda value: value * 1e3,
+        ),
         (
             "tokens_per_second.png",
             "tokens_per_second",
@@ -64,7 +81,8 @@ def write_plots(directory: Path, metrics: Records, results: Sequence[Result], se
     metrics = {run: [_by_unit(record) for record in records] for run, records in metrics.items()}
     for name, key, title, label, caption, scale in curves:
         lines = {
-            run: [(r["step"], scale(r[key])) for r in records if math.isfinite(r.get(key, math.nan))] for run, records in metrics.items()
+            run: [(r["step"], scale(r[key])) for r in records if math.isfinite(r.get(key, math.nan))]
+            for run, records in metrics.items()
         }
         lines = {run: line for run, line in lines.items() if line}
         if lines:
@@ -77,8 +95,12 @@ def write_plots(directory: Path, metrics: Records, results: Sequence[Result], se
 
 
 def _by_unit(record: Mapping[str, float]) -> dict[str, float]:
-    """A line of metrics whose loss is named by its unit: a run that counts items has nats per item, and beside them perhaps per token."""
-    return {(ITEM_LOSS if "items" in record else TOKEN_LOSS) if key == "loss" else key: value for key, value in record.items()}
+    """A line of metrics whose loss is named by its unit: a run that counts items has nats per item, and beside them
+    perhaps per token."""
+    return {
+        (ITEM_LOSS if "items" in record else TOKEN_LOSS) if key == "loss" else key: value
+        for key, value in record.items()
+    }
 
 
 def checkpoint_lines(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -98,15 +120,27 @@ def _step(result: Result) -> int:
     return 0 if result.kind == UNTRAINED or result.step is None else result.step
 
 
-def _curve(path: Path, lines: Mapping[str, list[tuple[float, float]]], title: str, label: str, from_zero: bool, smooth: bool) -> None:
+def _curve(
+    path: Path, lines: Mapping[str, list[tuple[float, float]]], title: str, label: str, from_zero: bool, smooth: bool
+) -> None:
     with rc_context(RC):
         figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
         axes = figure.subplots()
         for index, (run, points) in enumerate(lines.items()):
             x, y = [p[0] for p in points], [p[1] for p in points]
-            look: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index // len(COLOURS) % len(STYLES)]}
+            look: dict[str, Any] = {
+                "color": COLOURS[index % len(COLOURS)],
+                "linestyle": STYLES[index // len(COLOURS) % len(STYLES)],
+            }
             many = smooth and len(y) >= SMOOTH_FROM
-            axes.plot(x, y, linewidth=0.8 if many else 1.6, alpha=0.35 if many else 1.0, label=None if many else short_name(run), **look)
+            axes.plot(
+                x,
+                y,
+                linewidth=0.8 if many else 1.6,
+                alpha=0.35 if many else 1.0,
+                label=None if many else short_name(run),
+                **look,
+            )
             if many:
                 axes.plot(x, running_mean(y), linewidth=1.8, label=f"{short_name(run)} (running mean)", **look)
             if len(y) == 1:
@@ -120,13 +154,16 @@ def _curve(path: Path, lines: Mapping[str, list[tuple[float, float]]], title: st
 
 
 def running_mean(values: Sequence[float], share: float = 0.03) -> list[float]:
-    """The mean over a centred window of about `share` of the curve (shorter at the ends), so that it does not lag behind."""
+    """The mean over a centred window of about `share` of the curve (shorter at the ends), so that it does not lag
+    behind."""
     half = max(1, round(share * len(values) / 2))
     windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
 
 
-def _checkpoints(path: Path, run: str, line: Sequence[Result], results: Sequence[Result], set_order: Sequence[str]) -> str:
+def _checkpoints(
+    path: Path, run: str, line: Sequence[Result], results: Sequence[Result], set_order: Sequence[str]
+) -> str:
     sets = [name for name in set_order if sum(name in result.sets for result in line) > 1]
     warm = any(result.sets[name].slice_of("warm", PRIMARY) for result in line for name in sets if name in result.sets)
     popularity = next((r for r in results if r.kind == POPULARITY), None) if len(sets) <= POPULARITY_UP_TO else None
@@ -140,12 +177,26 @@ def _checkpoints(path: Path, run: str, line: Sequence[Result], results: Sequence
         for axes, (metric, part, title) in zip(panes, panels, strict=True):
             for index, name in enumerate(sets):
                 found = [(_step(r), value) for r in line if (value := _value(r, name, part, metric)) is not None]
-                look: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "linestyle": STYLES[index // len(COLOURS) % len(STYLES)]}
-                axes.plot([p[0] for p in found], [p[1] for p in found], marker="o", markersize=4, label=short_name(name), **look)
+                look: dict[str, Any] = {
+                    "color": COLOURS[index % len(COLOURS)],
+                    "linestyle": STYLES[index // len(COLOURS) % len(STYLES)],
+                }
+                axes.plot(
+                    [p[0] for p in found],
+                    [p[1] for p in found],
+                    marker="o",
+                    markersize=4,
+                    label=short_name(name),
+                    **look,
+                )
                 floor = _value(popularity, name, part, metric) if popularity else None
                 if floor is not None:
                     axes.axhline(floor, linewidth=1, linestyle=":", color=look["color"])
-            axes.set(title=title, xlabel="step", ylabel="nats, less is better" if metric == "nll" else "share of users, more is better")
+            axes.set(
+                title=title,
+                xlabel="step",
+                ylabel="nats, less is better" if metric == "nll" else "share of users, more is better",
+            )
             _steps_axis(axes)
         panes[1].set_ylim(bottom=0)
         if popularity is not None and sets:
@@ -164,7 +215,8 @@ def _value(result: Result, set_name: str, part: str, metric: str) -> float | Non
 
 
 def write_comparison(path: Path, results: Sequence[Result], set_order: Sequence[str]) -> str | None:
-    """HR@10 of every method with its 95 % interval, one panel a set; returns the caption, or None where there is nothing to draw."""
+    """HR@10 of every method with its 95 % interval, one panel a set; returns the caption, or None where there is
+    nothing to draw."""
     sets = [name for name in set_order if sum(_value(r, name, "", "hr@10") is not None for r in results) > 1]
     if not sets:
         return None
@@ -172,8 +224,12 @@ def write_comparison(path: Path, results: Sequence[Result], set_order: Sequence[
     across = 2 if len(sets) == 4 else min(len(sets), 3)
     down = -(-len(sets) // across)
     with rc_context(RC):
-        figure = Figure(figsize=(2.2 + 2.4 * across, 0.6 + (0.9 + 0.24 * len(methods)) * down), dpi=DPI, layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False, sharey=True, gridspec_kw={"hspace": 0.08, "wspace": 0.06}).ravel()
+        figure = Figure(
+            figsize=(2.2 + 2.4 * across, 0.6 + (0.9 + 0.24 * len(methods)) * down), dpi=DPI, layout="constrained"
+        )
+        grid = figure.subplots(
+            down, across, squeeze=False, sharey=True, gridspec_kw={"hspace": 0.08, "wspace": 0.06}
+        ).ravel()
         for axes, name in zip(grid, sets, strict=False):
             for place, result in enumerate(methods):
                 value = _value(result, name, "", "hr@10")

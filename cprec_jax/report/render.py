@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cprec_jax.config.report import ReferenceRow
-from cprec_jax.report.results import ORACLE, Measured, Result
-from cprec_jax.report.signs import SIGN
+from cprec_jax.evaluate.results import ORACLE, Measured, Result
+from cprec_jax.report.marks import SIGN
 from cprec_jax.report.tables import PRIMARY, Cell, Entry, Mark, Section, Signs, Table, entries, is_small, marks
 
 WIDTH = 120
@@ -27,12 +27,16 @@ def plain_text(tables: Sequence[Table]) -> str:
         head = one_line(f"{table.title}: {table.subtitle}" if table.subtitle else table.title)
         lines = textwrap.wrap(head, WIDTH)
         lines += textwrap.wrap(f"! {table.warning}", WIDTH) if table.warning else []
-        lines += _aligned([[Cell(text=column.name) for column in table.columns], *(row.cells for row in table.rows)], table.text_columns)
+        lines += _aligned(
+            [[Cell(text=column.name) for column in table.columns], *(row.cells for row in table.rows)],
+            table.text_columns,
+        )
         for note in table.notes:
             lines += textwrap.wrap(one_line(note), WIDTH, subsequent_indent="    ")
         blocks.append("\n".join(lines))
     legend = (
-        "* best, + second of the measured methods (the oracle and figures taken from elsewhere take no part); NLL in nats, less is better"
+        "* best, + second of the measured methods (the oracle and figures taken from elsewhere take no part); NLL in "
+        "nats, less is better"
     )
     if any(SIGN in cell.text for table in tables for row in table.rows for cell in row.cells):
         legend += f"; {SIGN} better than the second with p < 0.05 (paired randomisation over users, Holm over sets)"
@@ -49,7 +53,8 @@ def _aligned(rows: Sequence[Sequence[Cell]], text_columns: int) -> list[str]:
     widths = [max(len(line[i]) for line in texts) for i in range(len(texts[0]))]
     lines = [
         "  ".join(
-            text.ljust(w) if i < text_columns else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))
+            text.ljust(w) if i < text_columns else text.rjust(w)
+            for i, (text, w) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in texts
     ]
@@ -103,18 +108,28 @@ def markdown(title: str, intro: Sequence[str], sections: Sequence[Section], plot
     """The whole report; `plots` maps a file name beside the report to its caption."""
     parts = [f"# {escape_markdown(title)}\n", *(f"{escape_markdown(line)}\n" for line in intro)]
     for number, section in enumerate(sections):
-        parts += [f"## {escape_markdown(section.title)}\n", f"{escape_markdown(section.intro)}\n" if section.intro else ""]
+        parts += [
+            f"## {escape_markdown(section.title)}\n",
+            f"{escape_markdown(section.intro)}\n" if section.intro else "",
+        ]
         parts += [markdown_table(table) for table in section.tables]
         if number == 0 and plots:
             parts += ["## Curves\n", *(f"![{escape_markdown(caption)}]({name})\n" for name, caption in plots.items())]
     return "\n".join(part for part in parts if part)
 
 
-def csv_text(results: Sequence[Result], reference: Sequence[ReferenceRow], manifest: Mapping[str, Any], signs: Signs | None = None) -> str:
-    """Every figure as one line in full precision: results by set, protocol and slice, reference rows, and the corpus's counts.
+def csv_text(
+    results: Sequence[Result],
+    reference: Sequence[ReferenceRow],
+    manifest: Mapping[str, Any],
+    signs: Signs | None = None,
+) -> str:
+    """Every figure as one line in full precision: results by set, protocol and slice, reference rows, and the corpus's
+    counts.
 
-    `mark`: best or second among the measured methods, as in the tables; `sign`: that of a significant lead (`signs`, whole catalogue);
-    `too_small`: `yes` for a set of which the corpus has fewer than 500 users, however few were ranked.
+    `mark`: best or second among the measured methods, as in the tables; `sign`: that of a significant lead (`signs`,
+    whole catalogue); `too_small`: `yes` for a set of which the corpus has fewer than 500 users, however few were
+    ranked.
     """
     marked = {}
     stream = io.StringIO()
@@ -126,17 +141,29 @@ def csv_text(results: Sequence[Result], reference: Sequence[ReferenceRow], manif
             too_small = "yes" if is_small(set_name, results, manifest) else ""
             where = {"set": set_name, "method": result.name, "kind": kind, "too_small": too_small}
             parts = [(protocol, "", measured) for protocol, measured in here.protocols.items()]
-            parts += [(protocol, name, m) for name, by_protocol in here.slices.items() for protocol, m in by_protocol.items()]
+            parts += [
+                (protocol, name, m) for name, by_protocol in here.slices.items() for protocol, m in by_protocol.items()
+            ]
             for protocol, slice_name, measured in parts:
                 place = (set_name, protocol, slice_name)
                 if place not in marked:
                     marked[place] = _marks_of(entries(set_name, protocol, results, slice_name))
                 for line in _csv_lines(measured):
                     line["mark"] = marked[place][line["metric"], result.name]
-                    line["sign"] = (signs or {}).get((set_name, line["metric"], result.name), "") if place[1:] == (PRIMARY, "") else ""
+                    line["sign"] = (
+                        (signs or {}).get((set_name, line["metric"], result.name), "")
+                        if place[1:] == (PRIMARY, "")
+                        else ""
+                    )
                     writer.writerow({**where, "protocol": protocol, "slice": slice_name, **line})
     for row in reference:
-        where = {"set": row.set_name, "method": row.method, "kind": "reference", "protocol": row.protocol, "source": row.source}
+        where = {
+            "set": row.set_name,
+            "method": row.method,
+            "kind": "reference",
+            "protocol": row.protocol,
+            "source": row.source,
+        }
         writer.writerows({**where, **line} for line in _csv_lines(Measured(users=0, values=row.values)))
     for set_name, steps in manifest.get("counts", {}).items():
         for step, counts in steps.items():

@@ -9,6 +9,7 @@ from cprec_jax.artefact import MANIFEST, new_directory, read_json, write_json, w
 from cprec_jax.config.report import ReferenceRow
 from cprec_jax.config.root import Config
 from cprec_jax.errors import UserError
+from cprec_jax.evaluate.results import Result, read_results, without_score_note
 from cprec_jax.progress import say
 from cprec_jax.report.card import card, card_markdown
 from cprec_jax.report.corpus_summary import corpus_tables, loss_notes
@@ -16,9 +17,8 @@ from cprec_jax.report.goodput import goodput_line, goodput_section, read_ledgers
 from cprec_jax.report.html import html_page
 from cprec_jax.report.latex import latex
 from cprec_jax.report.leak_table import leak_table
+from cprec_jax.report.marks import best_signs
 from cprec_jax.report.render import csv_text, markdown, plain_text
-from cprec_jax.report.results import Result, read_metrics, read_results, without_score_note
-from cprec_jax.report.signs import best_signs
 from cprec_jax.report.tables import (
     PRIMARY,
     Section,
@@ -35,24 +35,32 @@ from cprec_jax.report.tables import (
     split_of,
     with_random,
 )
+from cprec_jax.report.training_metrics import read_metrics
 from cprec_jax.report.users import users_page
 from cprec_jax.workdir import corpus_directory, report_directory, results_directory, rows_directory
 
 LEGEND = (
-    "Bold (starred in plain text): best of the measured methods; underlined: second; compared as printed. The oracle knows the true "
-    "distribution of synthetic data and is an upper bound. † The best is better than the second with p < 0.05: paired randomisation test "
-    "over users, Holm's correction over sets. NLL: mean negative log-likelihood of the target in nats, less is better. A result with exact "
+    "Bold (starred in plain text): best of the measured methods; underlined: second; compared as printed. The oracle "
+    "knows the true "
+    "distribution of synthetic data and is an upper bound. † The best is better than the second with p < 0.05: paired "
+    "randomisation test "
+    "over users, Holm's correction over sets. NLL: mean negative log-likelihood of the target in nats, less is "
+    "better. A result with exact "
     "ranks to config.evaluate.ranks_to alone has no MRR. In small print, or in brackets: 95 % bootstrap intervals."
 )
 
 
 def report(config: Config, workdir: Path, made_from: Mapping[str, Any]) -> None:
-    """Write report.md, report.html, users.html, tables.csv, tables.tex, card.md, card.json and PNG plots; print the main table.
+    """Write report.md, report.html, users.html, tables.csv, tables.tex, card.md, card.json and PNG plots; print the
+    main table.
 
-    Of the results of `config.evaluate.split`. Those of another corpus or protocol version than the newest are left out and named. No
-    usable result at all, or a damaged one, is a `UserError`.
+    Of the results of `config.evaluate.split`. Those of another corpus or protocol version than the newest are left out
+    and named. No usable result at all, or a damaged one, is a `UserError`.
     """
-    from cprec_jax.report.plots import write_comparison, write_plots  # matplotlib: every job imports this module for its spec
+    from cprec_jax.report.plots import (  # matplotlib: every job imports this module for its spec
+        write_comparison,
+        write_plots,
+    )
     from cprec_jax.report.slice_plots import write_slice_plots
 
     spec, split = config.report, config.evaluate.split
@@ -62,7 +70,10 @@ def report(config: Config, workdir: Path, made_from: Mapping[str, Any]) -> None:
     results = [dataclasses.replace(result, name=labels.get(result.name, result.name)) for result in results]
     reference = spec.reference_rows()
     sets = set_names(results, manifest)
-    notes += [f"config.report.reference.{name}: no result has this set; its rows are left out" for name in _unknown_sets(reference, sets)]
+    notes += [
+        f"config.report.reference.{name}: no result has this set; its rows are left out"
+        for name in _unknown_sets(reference, sets)
+    ]
     notes += _tokenizer_notes(workdir)
     signs = best_signs(results, sets)
     main = [main_table(name, results, reference, manifest, signs) for name in sets]
@@ -100,7 +111,11 @@ def read_manifest(workdir: Path) -> dict[str, Any]:
     """The corpus manifest, with what the report cannot do without checked."""
     path = corpus_directory(workdir) / MANIFEST
     manifest = read_json(path, "prepare")
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("sets"), dict) or not isinstance(manifest.get("corpus_hash"), str):
+    if (
+        not isinstance(manifest, dict)
+        or not isinstance(manifest.get("sets"), dict)
+        or not isinstance(manifest.get("corpus_hash"), str)
+    ):
         raise UserError(f"{path}: damaged (no `sets` or no `corpus_hash`); run `launch.py prepare` again")
     return manifest
 
@@ -108,28 +123,43 @@ def read_manifest(workdir: Path) -> dict[str, Any]:
 def load_results(
     workdir: Path, manifest: Mapping[str, Any], order: Sequence[str], named: Sequence[str], split: str = "test"
 ) -> tuple[list[Result], list[str]]:
-    """Results that may stand in one table, the random row included, in the order given (those it leaves out as they are `named` in
-    `config.evaluate`); and notes on those that may not or are missing."""
+    """Results that may stand in one table, the random row included, in the order given (those it leaves out as they are
+    `named` in `config.evaluate`); and notes on those that may not or are missing."""
     found = read_results(workdir, split)
     usable, notes = one_protocol(found, manifest)
     if not usable:
-        raise UserError(f"{results_directory(workdir, split)}: all results were made from another corpus; run `launch.py evaluate` again")
+        raise UserError(
+            f"{results_directory(workdir, split)}: all results were made from another corpus; run `launch.py "
+            f"evaluate` again"
+        )
     known = {result.name for result in found}
     order = list(dict.fromkeys([*order, *named]))
     for name in order:
         if name not in known:
-            what = f"run `launch.py evaluate --only={name}`" if name in named else "config.evaluate.names has none of that name"
+            what = (
+                f"run `launch.py evaluate --only={name}`"
+                if name in named
+                else "config.evaluate.names has none of that name"
+            )
             notes.append(f"{name}: no result yet; {what}")
     return with_random(ordered(usable, order), manifest), notes + _mask_notes(usable) + _score_notes(usable)
 
 
 def one_protocol(found: Sequence[Result], manifest: Mapping[str, Any]) -> tuple[list[Result], list[str]]:
-    """Those of the manifest's corpus, the newest protocol version, one split (test where there is any) and one scoring rule of the language
-    models (the most frequent; of equals that of a trained one); a note on each other one."""
+    """Those of the manifest's corpus, the newest protocol version, one split (test where there is any) and one scoring
+    rule of the language models (the most frequent; of equals that of a trained one); a note on each other one."""
     fitting = [result for result in found if result.corpus_hash == manifest["corpus_hash"]]
-    newest = max((r.protocol_version for r in fitting), key=lambda version: (isinstance(version, int), str(version)), default=None)
+    newest = max(
+        (r.protocol_version for r in fitting),
+        key=lambda version: (isinstance(version, int), str(version)),
+        default=None,
+    )
     current = [result for result in fitting if result.protocol_version == newest]
-    split = "test" if any(result.split == "test" for result in current) else next((result.split for result in current), "test")
+    split = (
+        "test"
+        if any(result.split == "test" for result in current)
+        else next((result.split for result in current), "test")
+    )
     of_split = [result for result in current if result.split == split]
     rules = [result.rule for result in of_split if result.rule]
     trained = {result.rule for result in of_split if result.kind != "untrained"}
@@ -160,25 +190,37 @@ def _mask_notes(results: Sequence[Result]) -> list[str]:
         if len(set(masked.values())) > 1:
             ranked = ", ".join(result for result, mask in masked.items() if not mask)
             notes.append(
-                f"{name}: items of the history are ranked by {ranked} and by none of the others, so their figures do not compare; "
+                f"{name}: items of the history are ranked by {ranked} and by none of the others, so their figures do "
+                f"not compare; "
                 "evaluate all with one config.evaluate.mask_history"
             )
     return notes
 
 
 def _tokenizer_notes(workdir: Path) -> list[str]:
-    """What the tokenizer of the rows loses of the titles: it bounds what any model of the work directory can tell apart."""
-    manifests = {path.parent.name: read_json(path, "pack") for path in sorted(rows_directory(workdir).parent.glob(f"*/{MANIFEST}"))}
+    """What the tokenizer of the rows loses of the titles: it bounds what any model of the work directory can tell
+    apart."""
+    manifests = {
+        path.parent.name: read_json(path, "pack")
+        for path in sorted(rows_directory(workdir).parent.glob(f"*/{MANIFEST}"))
+    }
     losses = {stage: rows.get("tokenizer_losses") for stage, rows in manifests.items() if not stage.startswith(".")}
     return [f"rows of {stage}: the tokenizer loses parts of titles: {text}" for stage, text in losses.items() if text]
 
 
 def _score_notes(results: Sequence[Result]) -> list[str]:
-    notes = [without_score_note(result.name, name, pairs) for result in results for name, pairs in result.without_score.items()]
+    notes = [
+        without_score_note(result.name, name, pairs)
+        for result in results
+        for name, pairs in result.without_score.items()
+    ]
     for result in results:
         for name, one in result.sets.items():
             if scored := one.facts.get("scored_candidates_of"):
-                notes.append(f"{name}: {result.name} has scores for the candidates of {scored} alone, and stands in their tables alone")
+                notes.append(
+                    f"{name}: {result.name} has scores for the candidates of {scored} alone, and stands in their "
+                    f"tables alone"
+                )
     return notes
 
 
@@ -189,41 +231,52 @@ def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping
     whole = [p for p in protocols if p.startswith(PRIMARY) and p != PRIMARY]  # full_unmasked
     unmasked = [table for name in sets for p in whole if (table := protocol_table(name, p, results, manifest))]
     sampled = [
-        table for name in sets for p in protocols if not p.startswith(PRIMARY) and (table := protocol_table(name, p, results, manifest))
+        table
+        for name in sets
+        for p in protocols
+        if not p.startswith(PRIMARY) and (table := protocol_table(name, p, results, manifest))
     ]
     sliced = [table for name in sets for table in slice_tables(name, results, manifest)]
     found = [
         Section(title="Ranking the whole catalogue", intro=LEGEND, tables=tuple(main)),
         Section(
             title="By kind of target",
-            intro="Warm targets have at least 5 training interactions, cold ones 1 to 4, never seen ones none; untied targets share their "
-            "time with no other interaction of the user. Memorised: the transition from the last item to the target occurs in training; "
-            "generalised: it does not. Overlap: the best TF-IDF cosine of the target's title and a title of the history, in terciles. "
+            intro="Warm targets have at least 5 training interactions, cold ones 1 to 4, never seen ones none; "
+            "untied targets share their "
+            "time with no other interaction of the user. Memorised: the transition from the last item to the target "
+            "occurs in training; "
+            "generalised: it does not. Overlap: the best TF-IDF cosine of the target's title and a title of the "
+            "history, in terciles. "
             "Whole catalogue.",
             tables=tuple(sliced),
         ),
         Section(
             title="Sampled candidates",
-            intro="The target among random others: only for comparison with papers, since sampling can reverse the order of methods "
+            intro="The target among random others: only for comparison with papers, since sampling can reverse the "
+            "order of methods "
             "(Krichene and Rendle 2020). u: uniform, p: matched in popularity.",
             tables=tuple(sampled),
             folded=True,
         ),
         Section(
             title="History not masked",
-            intro="The whole catalogue again, items of the user's history included, for the sets where they were left out above.",
+            intro="The whole catalogue again, items of the user's history included, for the sets where they were "
+            "left out above.",
             tables=tuple(unmasked),
             folded=True,
         ),
         Section(
             title="Forgetting",
-            intro="How well each language model predicts a general text that no training saw. Bits a byte compare between tokenizers.",
+            intro="How well each language model predicts a general text that no training saw. Bits a byte compare "
+            "between tokenizers.",
             tables=tuple(table for table in (forgetting_table(results),) if table),
         ),
         Section(
             title="Leak probes",
-            intro="What a model writes greedily: the rest of a title after the first half of its tokens, and a user's target after the "
-            "prompt of the test, against another user's target after it. A base model that knows titles has met the data; whatever was "
+            intro="What a model writes greedily: the rest of a title after the first half of its tokens, and a "
+            "user's target after the "
+            "prompt of the test, against another user's target after it. A base model that knows titles has met the "
+            "data; whatever was "
             "trained on the catalogue should know them.",
             tables=tuple(table for table in (leak_table(results, sets),) if table),
         ),
@@ -231,7 +284,8 @@ def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping
         Section(
             title="What is recommended",
             intro="Coverage: share of the catalogue in anyone's top 10. Popularity: mean percentile of the top 10 by "
-            "training interactions. Title length: rank correlation of an item's mean score with the length of its title.",
+            "training interactions. Title length: rank correlation of an item's mean score with the length of its "
+            "title.",
             tables=tuple(table for name in sets if (table := facts_table(name, results))),
             folded=True,
         ),

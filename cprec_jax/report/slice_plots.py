@@ -14,9 +14,9 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from cprec_jax.artefact import MANIFEST
 from cprec_jax.corpus import Corpus
 from cprec_jax.evaluate.metrics import only_bounds, per_user
+from cprec_jax.evaluate.ranks_file import RANKS_FILE, read_ranks
+from cprec_jax.evaluate.results import ORACLE, RANDOM, Result
 from cprec_jax.report.plots import COLOURS, DPI, RC, SIZE, STYLES, short_name, write_figure
-from cprec_jax.report.ranks import RANKS_FILE, read_ranks
-from cprec_jax.report.results import ORACLE, RANDOM, Result
 from cprec_jax.report.tables import PRIMARY
 from cprec_jax.workdir import corpus_directory
 
@@ -25,13 +25,21 @@ ACROSS = 3  # panels side by side
 FEWEST = 20  # users a point of a curve stands for
 HISTORY = (("1–5", 1, 5), ("6–10", 6, 10), ("11–20", 11, 20), ("21–50", 21, 50), ("51+", 51, None))
 COUNTS = (("0", 0, 0), ("1–4", 1, 4), ("5–19", 5, 19), ("20–99", 20, 99), ("100+", 100, None))
-CHARACTERS = (("1–20", 1, 20), ("21–40", 21, 40), ("41–60", 41, 60), ("61–80", 61, 80), ("81–120", 81, 120), ("121+", 121, None))
+CHARACTERS = (
+    ("1–20", 1, 20),
+    ("21–40", 21, 40),
+    ("41–60", 41, 60),
+    ("61–80", 61, 80),
+    ("81–120", 81, 120),
+    ("121+", 121, None),
+)
 Bins = tuple[tuple[str, int, int | None], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """One method on one set: by user, HR@10, the share of the catalogue ranked above the target, and the three quantities of the target."""
+    """One method on one set: by user, HR@10, the share of the catalogue ranked above the target, and the three
+    quantities of the target."""
 
     hit: np.ndarray
     above: np.ndarray | None  # None: ranks beyond `ranks_exact_to` are not known
@@ -44,8 +52,18 @@ def write_slice_plots(directory: Path, workdir: Path, results: Sequence[Result],
     """Write the plots whose data are there (ranks of single users, the corpus, costs); {file name: caption}."""
     captions = {}
     ranked = read_ranked(workdir, results, sets)
-    plots: tuple[tuple[str, str, Bins, Callable[[Ranked], np.ndarray], Callable[[Ranked], np.ndarray | None], str, str], ...] = (
-        ("history.png", "HR@10 by length of the history", HISTORY, lambda r: r.history, lambda r: r.hit, "items in the history", "HR@10"),
+    plots: tuple[
+        tuple[str, str, Bins, Callable[[Ranked], np.ndarray], Callable[[Ranked], np.ndarray | None], str, str], ...
+    ] = (
+        (
+            "history.png",
+            "HR@10 by length of the history",
+            HISTORY,
+            lambda r: r.history,
+            lambda r: r.hit,
+            "items in the history",
+            "HR@10",
+        ),
         (
             "popularity.png",
             "HR@10 by popularity of the target",
@@ -69,13 +87,19 @@ def write_slice_plots(directory: Path, workdir: Path, results: Sequence[Result],
         if _by_bins(directory / name, ranked, bins, by, value, xlabel, ylabel):
             captions[name] = f"{caption}, whole catalogue; points of fewer than {FEWEST} users are left out"
     if _cost(directory / "cost.png", results, sets):
-        captions["cost.png"] = "Cost against quality: seconds a user (training of baselines included) and HR@10, whole catalogue"
+        captions["cost.png"] = (
+            "Cost against quality: seconds a user (training of baselines included) and HR@10, whole catalogue"
+        )
     return captions
 
 
 def read_ranked(workdir: Path, results: Sequence[Result], sets: Sequence[str]) -> dict[str, dict[str, Ranked]]:
     """Set -> method -> what is known of every user; empty where ranks or the corpus are absent."""
-    with_ranks = [r for r in results if r.folder is not None and (r.folder / RANKS_FILE).is_file() and r.kind not in (RANDOM, ORACLE)]
+    with_ranks = [
+        r
+        for r in results
+        if r.folder is not None and (r.folder / RANKS_FILE).is_file() and r.kind not in (RANDOM, ORACLE)
+    ]
     if not with_ranks or not (corpus_directory(workdir) / MANIFEST).is_file():
         return {}
     corpus = Corpus.open(corpus_directory(workdir))
@@ -88,7 +112,10 @@ def read_ranked(workdir: Path, results: Sequence[Result], sets: Sequence[str]) -
         for name in found:
             if name not in result.sets or name not in corpus.sets:
                 continue
-            here = {key: table[key].to_numpy()[names == name] for key in ("user", "target", "n_better", "n_tied", "n_candidates")}
+            here = {
+                key: table[key].to_numpy()[names == name]
+                for key in ("user", "target", "n_better", "n_tied", "n_candidates")
+            }
             targets = corpus.targets("valid" if result.split == "valid" else "test", name)
             above = (here["n_better"] + here["n_tied"] / 2) / np.maximum(here["n_candidates"] - 1, 1)
             length = np.diff(targets.offsets)[np.searchsorted(targets.user, here["user"])]
@@ -145,11 +172,19 @@ def _cost(path: Path, results: Sequence[Result], sets: Sequence[str]) -> bool:
     points: dict[str, dict[str, tuple[float, float]]] = {}
     for result in results:
         seconds = result.cost.get("seconds_by_set", {})
-        seeds = len(result.seeds) if isinstance(result.seeds, list) and result.seeds else 1  # the seconds are of all of them
+        seeds = (
+            len(result.seeds) if isinstance(result.seeds, list) and result.seeds else 1
+        )  # the seconds are of all of them
         for name in sets[:AT_MOST_SETS]:
             one = result.sets.get(name)
             hit = one.protocols[PRIMARY].values.get("hr@10") if one and PRIMARY in one.protocols else None
-            if hit is not None and one is not None and one.users and seconds.get(name, 0) > 0 and result.kind not in (ORACLE, RANDOM):
+            if (
+                hit is not None
+                and one is not None
+                and one.users
+                and seconds.get(name, 0) > 0
+                and result.kind not in (ORACLE, RANDOM)
+            ):
                 points.setdefault(name, {})[result.name] = (seconds[name] / (one.users * seeds), hit)
 
     def draw(axes: Axes, here: Mapping[str, Any], look: Callable[[str], dict[str, Any]]) -> None:
@@ -159,7 +194,9 @@ def _cost(path: Path, results: Sequence[Result], sets: Sequence[str]) -> bool:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
 
-    return _write_panels(path, {name: here for name, here in points.items() if len(here) > 1}, draw, "seconds a user", "HR@10")
+    return _write_panels(
+        path, {name: here for name, here in points.items() if len(here) > 1}, draw, "seconds a user", "HR@10"
+    )
 
 
 def _write_panels(
@@ -169,7 +206,8 @@ def _write_panels(
     xlabel: str,
     ylabel: str,
 ) -> bool:
-    """One panel a set, each of what `draw` makes of its methods; a method looks alike in all. Without panels nothing is written."""
+    """One panel a set, each of what `draw` makes of its methods; a method looks alike in all. Without panels nothing is
+    written."""
     if not panels:
         return False
     methods = list(dict.fromkeys(method for here in panels.values() for method in here))

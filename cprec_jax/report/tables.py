@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 from cprec_jax.config.report import ReferenceRow
 from cprec_jax.corpus import SMALL_SET
-from cprec_jax.report.ranks import random_of_ranked
-from cprec_jax.report.results import ORACLE, RANDOM, Measured, Result, SetResult, closed_form_random
+from cprec_jax.evaluate.metrics import random_ranker
+from cprec_jax.evaluate.ranks_file import random_of_ranked
+from cprec_jax.evaluate.results import ORACLE, RANDOM, Measured, Result, SetResult
 
 SMALL_SIGN = "‡"
 NOTHING = "–"
@@ -99,10 +100,17 @@ def with_random(results: Sequence[Result], manifest: Mapping[str, Any]) -> list[
     sets = {}
     for name in set_names(results, manifest):
         sizes = {PRIMARY: manifest["sets"].get(name, {}).get("n_items", 0)}
-        sizes |= {protocol: sampled.get("test", 0) for protocol, sampled in manifest.get("candidates", {}).get(name, {}).items()}
+        sizes |= {
+            protocol: sampled.get("test", 0)
+            for protocol, sampled in manifest.get("candidates", {}).get(name, {}).items()
+        }
         measured = {protocol for result in results if name in result.sets for protocol in result.sets[name].protocols}
         users = test_users(name, results)
-        rows = {p: Measured(users=users, values=_random(name, p, n, results)) for p, n in sizes.items() if n and p in measured}
+        rows = {
+            p: Measured(users=users, values=_random(name, p, n, results))
+            for p, n in sizes.items()
+            if n and p in measured
+        }
         if name not in covered and rows:
             sets[name] = SetResult(users=users, protocols=rows)
     if not sets:
@@ -113,8 +121,9 @@ def with_random(results: Sequence[Result], manifest: Mapping[str, Any]) -> list[
 
 
 def _random(set_name: str, protocol: str, n: int, results: Sequence[Result]) -> dict[str, float]:
-    """The closed form: of the n items, but without the history where that was not ranked, which a result's ranks say."""
-    values = closed_form_random(n)
+    """The closed form: of the n items, but without the history where that was not ranked, which a result's ranks
+    say."""
+    values = random_ranker(n)
     if protocol != PRIMARY:
         del values["nll"]  # it is over the whole catalogue, as that of all methods
     else:
@@ -132,9 +141,17 @@ def entries(set_name: str, protocol: str, results: Sequence[Result], slice_name:
     found = []
     for result in results:
         here = result.sets.get(set_name)
-        measured = None if here is None else here.slice_of(slice_name, protocol) if slice_name else here.protocols.get(protocol)
+        measured = (
+            None
+            if here is None
+            else here.slice_of(slice_name, protocol)
+            if slice_name
+            else here.protocols.get(protocol)
+        )
         if measured is not None:
-            found.append(Entry(name=result.name, kind="bound" if result.kind == ORACLE else "method", measured=measured))
+            found.append(
+                Entry(name=result.name, kind="bound" if result.kind == ORACLE else "method", measured=measured)
+            )
     return found
 
 
@@ -154,11 +171,13 @@ def reference_entries(set_name: str, rows: Sequence[ReferenceRow]) -> list[Entry
 def marks(metric: str, rows: Sequence[Entry]) -> list[Mark]:
     """Best and second of a column among measured methods; the oracle and references take no part.
 
-    Values are compared as printed: what reads alike is marked alike. Ranks are those of a competition, so two that share the best
-    leave no second.
+    Values are compared as printed: what reads alike is marked alike. Ranks are those of a competition, so two that
+    share the best leave no second.
     """
     sign = -1 if metric == "nll" else 1
-    values = [sign * float(number(metric, row.measured.values[metric])) if _competes(metric, row) else None for row in rows]
+    values = [
+        sign * float(number(metric, row.measured.values[metric])) if _competes(metric, row) else None for row in rows
+    ]
     present = [value for value in values if value is not None]
     result: list[Mark] = []
     for value in values:
@@ -178,7 +197,9 @@ def number(metric: str, value: float) -> str:
 def metric_cells(metrics: Sequence[tuple[str, str]], rows: Sequence[Entry]) -> list[list[Cell]]:
     """cells[row][column], marked column by column."""
     marked = {metric: marks(metric, rows) for metric, _ in metrics}
-    return [[_cell(metric, row.measured, marked[metric][index]) for metric, _ in metrics] for index, row in enumerate(rows)]
+    return [
+        [_cell(metric, row.measured, marked[metric][index]) for metric, _ in metrics] for index, row in enumerate(rows)
+    ]
 
 
 def _cell(metric: str, measured: Measured, mark: Mark) -> Cell:
@@ -234,7 +255,11 @@ def main_table(
 
 
 def signed(
-    set_name: str, metrics: Sequence[tuple[str, str]], rows: Sequence[Entry], cells: Sequence[Sequence[Cell]], signs: Signs
+    set_name: str,
+    metrics: Sequence[tuple[str, str]],
+    rows: Sequence[Entry],
+    cells: Sequence[Sequence[Cell]],
+    signs: Signs,
 ) -> list[list[Cell]]:
     """The cells, with the sign of (set, metric, method) behind the figure."""
     found = []
@@ -247,14 +272,16 @@ def signed(
 def overview_tables(
     sets: Sequence[str], results: Sequence[Result], manifest: Mapping[str, Any], signs: Signs, at_once: int = 4
 ) -> list[Table]:
-    """The paper's table: methods as rows, at most `at_once` sets side by side with the metrics of each; none for a single set. Small sets
-    have a sign behind their name."""
+    """The paper's table: methods as rows, at most `at_once` sets side by side with the metrics of each; none for a
+    single set. Small sets have a sign behind their name."""
     parts = [sets[start : start + at_once] for start in range(0, len(sets), at_once)] if len(sets) > 1 else []
     titles = ["All sets"] if len(parts) == 1 else [f"All sets ({n} of {len(parts)})" for n in range(1, len(parts) + 1)]
     return [_overview(part, results, manifest, signs, title) for part, title in zip(parts, titles, strict=True)]
 
 
-def _overview(sets: Sequence[str], results: Sequence[Result], manifest: Mapping[str, Any], signs: Signs, title: str) -> Table:
+def _overview(
+    sets: Sequence[str], results: Sequence[Result], manifest: Mapping[str, Any], signs: Signs, title: str
+) -> Table:
     columns, lines = [Column(name="Method")], {result.name: [Cell(text=result.name)] for result in results}
     for name in sets:
         rows = entries(name, PRIMARY, results)
@@ -279,7 +306,9 @@ def describe_set(set_name: str, results: Sequence[Result], manifest: Mapping[str
         words.append(f"{info['n_items']:,} items ranked")
     role = {"pretrain": "seen in pre-training", "downstream": "unseen in pre-training"}.get(info.get("role", ""))
     split = {"time": "global time split", "leave_one_out": "leave-one-out"}.get(info.get("split", ""))
-    masked = "items of the history not ranked" if any(r.sets[set_name].facts.get("history_masked") for r in here) else ""
+    masked = (
+        "items of the history not ranked" if any(r.sets[set_name].facts.get("history_masked") for r in here) else ""
+    )
     return ", ".join([*words, *(word for word in (role, split, masked) if word)])
 
 
@@ -295,7 +324,8 @@ def users_of(set_name: str, results: Sequence[Result], manifest: Mapping[str, An
 
 
 def is_small(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> bool:
-    """Whether the corpus has few users in a set: as `prepare` says for the test split. How many were ranked is another matter."""
+    """Whether the corpus has few users in a set: as `prepare` says for the test split. How many were ranked is another
+    matter."""
     info = manifest["sets"].get(set_name, {})
     if split_of(results) == "test" and "too_small" in info:
         return bool(info["too_small"])
@@ -315,7 +345,9 @@ def _ranked_of(set_name: str, results: Sequence[Result], manifest: Mapping[str, 
     return f"{ranked:,}{f' of {there:,}' if ranked < there else ''} {split_of(results)} users"
 
 
-def protocol_table(set_name: str, protocol: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> Table | None:
+def protocol_table(
+    set_name: str, protocol: str, results: Sequence[Result], manifest: Mapping[str, Any]
+) -> Table | None:
     """One protocol other than the primary one; None if nobody was evaluated under it."""
     rows = entries(set_name, protocol, results)
     if not rows:
@@ -330,8 +362,11 @@ def protocol_table(set_name: str, protocol: str, results: Sequence[Result], mani
     return Table(title=title, columns=columns, rows=lines, warning=small_warning(set_name, results, manifest))
 
 
-def slice_tables(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any], at_once: int = 4) -> list[Table]:
-    """Tables of slices side by side, each with a group of columns: those that ask one question, then the others, at most `at_once`."""
+def slice_tables(
+    set_name: str, results: Sequence[Result], manifest: Mapping[str, Any], at_once: int = 4
+) -> list[Table]:
+    """Tables of slices side by side, each with a group of columns: those that ask one question, then the others, at
+    most `at_once`."""
     found = list({name: None for result in results if set_name in result.sets for name in result.sets[set_name].slices})
     groups = [(title, [name for name in names if name in found]) for title, names in SLICE_GROUPS]
     rest = [name for name in found if not any(name in names for _, names in groups)]
@@ -339,9 +374,13 @@ def slice_tables(set_name: str, results: Sequence[Result], manifest: Mapping[str
     return [table for title, names in groups if (table := _slice_table(set_name, names, results, manifest, title))]
 
 
-def _slice_table(set_name: str, names: Sequence[str], results: Sequence[Result], manifest: Mapping[str, Any], title: str) -> Table | None:
+def _slice_table(
+    set_name: str, names: Sequence[str], results: Sequence[Result], manifest: Mapping[str, Any], title: str
+) -> Table | None:
     by_slice = {name: entries(set_name, PRIMARY, results, name) for name in names}
-    methods = [result for result in results if any(entry.name == result.name for rows in by_slice.values() for entry in rows)]
+    methods = [
+        result for result in results if any(entry.name == result.name for rows in by_slice.values() for entry in rows)
+    ]
     if not methods:
         return None
     columns, cells_of = [Column(name="Method")], {method.name: [Cell(text=method.name)] for method in methods}
@@ -353,7 +392,12 @@ def _slice_table(set_name: str, names: Sequence[str], results: Sequence[Result],
         for method in methods:
             cells_of[method.name] += found.get(method.name, [Cell(text=NOTHING)] * len(SLICED))
     lines = tuple(Row(cells=tuple(cells_of[m.name]), kind="bound" if m.kind == ORACLE else "method") for m in methods)
-    return Table(title=f"{set_name}, {title}", columns=tuple(columns), rows=lines, warning=small_warning(set_name, results, manifest))
+    return Table(
+        title=f"{set_name}, {title}",
+        columns=tuple(columns),
+        rows=lines,
+        warning=small_warning(set_name, results, manifest),
+    )
 
 
 def facts_table(set_name: str, results: Sequence[Result]) -> Table | None:
@@ -377,10 +421,22 @@ def methods_table(results: Sequence[Result]) -> Table:
     names = ("Result", "Kind", "Step", "Scoring rule", "Seeds", "Cost")
     lines = []
     for result in results:
-        cost = {key: value for key, value in result.cost.items() if not isinstance(value, Mapping)}  # totals, not set by set
+        cost = {
+            key: value for key, value in result.cost.items() if not isinstance(value, Mapping)
+        }  # totals, not set by set
         words = (result.name, result.kind, result.step, result.scoring_rule, result.seeds, cost)
-        lines.append(Row(cells=tuple(Cell(text=describe(word)) for word in words), kind="bound" if result.kind == ORACLE else "method"))
-    return Table(title="What the rows are", columns=tuple(Column(name=name) for name in names), rows=tuple(lines), text_columns=len(names))
+        lines.append(
+            Row(
+                cells=tuple(Cell(text=describe(word)) for word in words),
+                kind="bound" if result.kind == ORACLE else "method",
+            )
+        )
+    return Table(
+        title="What the rows are",
+        columns=tuple(Column(name=name) for name in names),
+        rows=tuple(lines),
+        text_columns=len(names),
+    )
 
 
 def forgetting_table(results: Sequence[Result]) -> Table | None:
@@ -392,7 +448,10 @@ def forgetting_table(results: Sequence[Result]) -> Table | None:
     return Table(
         title=f"Held-out general text: {describe(rows[0].general_text.get('file'))}",
         columns=(Column(name="Method"), *(Column(name=title) for _, title in keys)),
-        rows=tuple(Row(cells=(Cell(text=row.name), *(Cell(text=describe(row.general_text.get(key))) for key, _ in keys))) for row in rows),
+        rows=tuple(
+            Row(cells=(Cell(text=row.name), *(Cell(text=describe(row.general_text.get(key))) for key, _ in keys)))
+            for row in rows
+        ),
     )
 
 
@@ -402,7 +461,9 @@ def describe(value: Any, nested: bool = False) -> str:
         return NOTHING
     if isinstance(value, Mapping):
         # The keys inside may be names of sets, which stay as they are.
-        return ", ".join(f"{key if nested else str(key).replace('_', ' ')} {describe(inner, True)}" for key, inner in value.items())
+        return ", ".join(
+            f"{key if nested else str(key).replace('_', ' ')} {describe(inner, True)}" for key, inner in value.items()
+        )
     if isinstance(value, list | tuple):
         return ", ".join(describe(inner) for inner in value)
     if isinstance(value, float):

@@ -1,4 +1,5 @@
-"""users.html: a few users of each set as a person would look at them: what they did, what each method recommends, what came next."""
+"""users.html: a few users of each set as a person would look at them: what they did, what each method recommends, what
+came next."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -6,11 +7,10 @@ from typing import Any
 
 from cprec_jax.artefact import read_json
 from cprec_jax.errors import UserError
+from cprec_jax.evaluate.results import EXAMPLES_FILE, RANDOM, Result
 from cprec_jax.report.html import CSS, POLICY
 from cprec_jax.report.render import one_line
-from cprec_jax.report.results import RANDOM, Result
 
-EXAMPLES_FILE = "examples.json"
 HISTORY = 15  # newest items shown
 STYLE = """
 .users { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 14px; margin: 10px 0 26px; }
@@ -18,13 +18,16 @@ STYLE = """
 .card ol { margin: 6px 0; padding-left: 24px; font-size: 13px; }
 .card .p { color: var(--soft); font-size: 12px; white-space: nowrap; }
 .hit { background: #d9f2e4; font-weight: 600; }
-.target { background: var(--fill); border-left: 3px solid var(--accent); padding: 4px 10px; margin: 6px 0; overflow-wrap: anywhere; }
+.target { background: var(--fill); border-left: 3px solid var(--accent); padding: 4px 10px; margin: 6px 0;
+  overflow-wrap: anywhere; }
 """
 
 
 def users_page(title: str, results: Sequence[Result], sets: Sequence[str]) -> str:
     """One page for the users that results kept examples of; empty where none did. It loads nothing from anywhere."""
-    kept = {result.name: examples for result in results if result.kind != RANDOM and (examples := read_examples(result))}
+    kept = {
+        result.name: examples for result in results if result.kind != RANDOM and (examples := read_examples(result))
+    }
     if not kept:
         return ""
     sections: list[str] = []
@@ -33,12 +36,22 @@ def users_page(title: str, results: Sequence[Result], sets: Sequence[str]) -> st
         users = dict.fromkeys(user for examples in kept.values() for user in examples.get(name, {}))
         for number, user in enumerate(users, start=1):
             anchor = f"user-{len(links) + 1}"
-            by_method = {method: examples[name][user] for method, examples in kept.items() if user in examples.get(name, {})}
+            by_method = {
+                method: examples[name][user] for method, examples in kept.items() if user in examples.get(name, {})
+            }
             links.append(f'<a href="#{anchor}">{_text(name)} {number}</a>')
-            sections.append(f'<section id="{anchor}"><h2>{_text(name)}, user {_text(user)}</h2>{_user(by_method)}</section>')
+            sections.append(
+                f'<section id="{anchor}"><h2>{_text(name)}, user {_text(user)}</h2>{_user(by_method)}</section>'
+            )
     heading = f"{title}: users"
-    intro = "Some test users. Histories run from the oldest to the newest item; probabilities are those of the whole catalogue of the set. "
-    intro += "Lists are in the order of the scores; the probabilities of baselines are smoothed, so their order may be another."
+    intro = (
+        "Some test users. Histories run from the oldest to the newest item; probabilities are those of the whole "
+        "catalogue of the set. "
+    )
+    intro += (
+        "Lists are in the order of the scores; the probabilities of baselines are smoothed, so their order may be "
+        "another."
+    )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -73,7 +86,9 @@ def _user(by_method: Mapping[str, Mapping[str, Any]]) -> str:
     items = "".join(f"<li>{_text(title)}</li>" for title in history[-HISTORY:])
     past = f'<div class="card"><h3>History</h3>{earlier}<ol start="{dropped + 1}">{items}</ol></div>'
     cards = "".join(_method(name, example) for name, example in by_method.items())
-    return f'<p class="target">What came next: <b>{_text(first["target"])}</b></p><div class="users">{past}{cards}</div>'
+    return (
+        f'<p class="target">What came next: <b>{_text(first["target"])}</b></p><div class="users">{past}{cards}</div>'
+    )
 
 
 def _method(name: str, example: Mapping[str, Any]) -> str:

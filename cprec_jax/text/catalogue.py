@@ -17,10 +17,11 @@ MOST_CONFUSED = 0.5  # a ranking in which most titles are another's, too, says n
 class Catalogue:
     """Tokens of all items: item i is `tokens[offsets[i]:offsets[i + 1]]`, its end of item included.
 
-    Title and end-of-item text are encoded TOGETHER. Since no title holds the end-of-item text, no item's text is a prefix of
-    another's, so no token array is a strict prefix of another either. A tokenizer that drops or replaces characters could break that, so
-    `build` looks at the tokens: every item ends with its end of item, no item is a prefix of another, and most titles are told apart.
-    `confused_titles` of `distinct_titles` texts have the same tokens as another text; `unknown_tokens` of all tokens are the unknown one.
+    Title and end-of-item text are encoded TOGETHER. Since no title holds the end-of-item text, no item's text is a
+    prefix of another's, so no token array is a strict prefix of another either. A tokenizer that drops or replaces
+    characters could break that, so `build` looks at the tokens: every item ends with its end of item, no item is a
+    prefix of another, and most titles are told apart. `confused_titles` of `distinct_titles` texts have the same tokens
+    as another text; `unknown_tokens` of all tokens are the unknown one.
     """
 
     tokens: np.ndarray
@@ -30,8 +31,11 @@ class Catalogue:
     distinct_titles: int = 0
 
     @classmethod
-    def build(cls, tokenizer: Tokenizer, titles: Sequence[str], end_of_item: str, needed: np.ndarray | None = None) -> "Catalogue":
-        """Encode `titles` (cleaned: without the end-of-item text). Raises `UserError` when the tokenizer loses what tells items apart.
+    def build(
+        cls, tokenizer: Tokenizer, titles: Sequence[str], end_of_item: str, needed: np.ndarray | None = None
+    ) -> "Catalogue":
+        """Encode `titles` (cleaned: without the end-of-item text). Raises `UserError` when the tokenizer loses what
+        tells items apart.
 
         `needed` (ascending item numbers; None: all) leaves the others without tokens.
         """
@@ -39,7 +43,8 @@ class Catalogue:
         for index in numbers.tolist():
             if end_of_item in (title := titles[index]):
                 raise UserError(
-                    f"item {index}: title {title[:60]!r} holds the end-of-item text {end_of_item!r}; choose another in config.text"
+                    f"item {index}: title {title[:60]!r} holds the end-of-item text {end_of_item!r}; choose another "
+                    f"in config.text"
                 )
         encoded = [titles[index] for index in numbers.tolist()]
         tokens, ends = tokenizer.encode_items(encoded, end_of_item)
@@ -51,28 +56,37 @@ class Catalogue:
         if clash is not None:
             a, b = clash
             raise UserError(
-                f"the tokenizer makes item {a} ({titles[a][:40]!r}) a prefix of item {b} ({titles[b][:40]!r}): it loses the end of item "
+                f"the tokenizer makes item {a} ({titles[a][:40]!r}) a prefix of item {b} ({titles[b][:40]!r}): it "
+                f"loses the end of item "
                 f"{end_of_item!r}; set config.text.template.end_of_item to text that it keeps"
             )
         _check_ends(tokenizer, encoded, end_of_item, tokens, ends)
         confused, distinct = _confused(encoded, tokens, ends)
         if confused > MOST_CONFUSED * distinct:
             raise UserError(
-                f"the tokenizer makes the same tokens of different titles, in {confused} of {distinct} cases: it does not know their "
+                f"the tokenizer makes the same tokens of different titles, in {confused} of {distinct} cases: it does "
+                f"not know their "
                 "characters; set config.text.tokenizer to one that does, or to 'train'"
             )
-        return cls(tokens=tokens, offsets=offsets, unknown_tokens=unknown, confused_titles=confused, distinct_titles=distinct)
+        return cls(
+            tokens=tokens, offsets=offsets, unknown_tokens=unknown, confused_titles=confused, distinct_titles=distinct
+        )
 
     @property
     def losses(self) -> str:
-        """What the tokenizer loses of the titles, in words, with its share; empty where it keeps them all apart and knows all of them."""
+        """What the tokenizer loses of the titles, in words, with its share; empty where it keeps them all apart and
+        knows all of them."""
         parts = []
         if self.confused_titles:
             share = self.confused_titles / self.distinct_titles
-            parts.append(f"{share:.2%} of the titles ({self.confused_titles}) have the same tokens as another title and tie with it")
+            parts.append(
+                f"{share:.2%} of the titles ({self.confused_titles}) have the same tokens as another title and tie "
+                f"with it"
+            )
         if self.unknown_tokens:
             parts.append(
-                f"{self.unknown_tokens / len(self.tokens):.2%} of the titles' tokens ({self.unknown_tokens}) are the unknown token"
+                f"{self.unknown_tokens / len(self.tokens):.2%} of the titles' tokens ({self.unknown_tokens}) are the "
+                f"unknown token"
             )
         return ", ".join(parts)
 
@@ -99,7 +113,8 @@ class Catalogue:
             is_last[self.tokens[final]] = True
             if np.count_nonzero(is_last[self.tokens]) == len(final):
                 return None
-        # Big-endian bytes sort like the token arrays, and a strict prefix sorts directly before something it is a prefix of.
+        # Big-endian bytes sort like the token arrays, and a strict prefix sorts directly before something it is a
+        # prefix of.
         keys = self.tokens.astype(">u4").tobytes()
         bounds = self.offsets.tolist()
         order = sorted((keys[4 * bounds[i] : 4 * bounds[i + 1]], i) for i in numbers.tolist())
@@ -109,7 +124,9 @@ class Catalogue:
         return None
 
 
-def _check_ends(tokenizer: Tokenizer, titles: Sequence[str], end_of_item: str, tokens: np.ndarray, ends: np.ndarray) -> None:
+def _check_ends(
+    tokenizer: Tokenizer, titles: Sequence[str], end_of_item: str, tokens: np.ndarray, ends: np.ndarray
+) -> None:
     """That the end of item is among the tokens of every title, and not as the unknown token. Raises `UserError`."""
     if not len(titles):
         return
@@ -119,7 +136,9 @@ def _check_ends(tokenizer: Tokenizer, titles: Sequence[str], end_of_item: str, t
         unknown = np.flatnonzero((lengths > 0) & (last == tokenizer.unknown_id)).tolist()
     # A last token whose text ends as the end of item does is in order; all others are compared with the title alone.
     shown = {int(token): tokenizer.decode([token]).endswith(end_of_item[-1]) for token in np.unique(last)}
-    doubtful = np.flatnonzero([length == 0 or not shown[token] for length, token in zip(lengths.tolist(), last.tolist(), strict=True)])
+    doubtful = np.flatnonzero(
+        [length == 0 or not shown[token] for length, token in zip(lengths.tolist(), last.tolist(), strict=True)]
+    )
     alone, alone_ends = tokenizer.encode_all([titles[index] for index in doubtful.tolist()])
     lost = [
         index
@@ -129,7 +148,8 @@ def _check_ends(tokenizer: Tokenizer, titles: Sequence[str], end_of_item: str, t
     for indices, what in ((lost, "drops the end of item"), (unknown, "has only its unknown token for the end of item")):
         if len(indices):
             raise UserError(
-                f"the tokenizer {what} {end_of_item!r} of {len(indices)} of {len(titles)} titles (such as {titles[indices[0]][:40]!r}); "
+                f"the tokenizer {what} {end_of_item!r} of {len(indices)} of {len(titles)} titles (such as "
+                f"{titles[indices[0]][:40]!r}); "
                 "set config.text.template.end_of_item to text that it keeps"
             )
 

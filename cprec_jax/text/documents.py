@@ -1,4 +1,5 @@
-"""Behavioural sequences cut into documents that fit a row, as ragged lists of catalogue items; vectorised over all users."""
+"""Behavioural sequences cut into documents that fit a row, as ragged lists of catalogue items; vectorised over all
+users."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from cprec_jax.text.catalogue import Catalogue
 
 @dataclass(frozen=True, kw_only=True)
 class Documents:
-    """Documents as pieces of `piece_table`: `pieces` int32[total], `offsets` int64[n + 1] of each document's, `lengths` int64[n] tokens."""
+    """Documents as pieces of `piece_table`: `pieces` int32[total], `offsets` int64[n + 1] of each document's, `lengths`
+    int64[n] tokens."""
 
     pieces: np.ndarray
     offsets: np.ndarray
@@ -24,11 +26,18 @@ class Documents:
 def piece_table(catalogue: Catalogue, headers: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Flat tokens and offsets of all pieces: first the catalogue's items, then the headers."""
     header_ends = catalogue.offsets[-1] + np.cumsum([len(h) for h in headers])
-    return np.concatenate([catalogue.tokens, *headers]), np.concatenate([catalogue.offsets, header_ends]).astype(np.int64)
+    return np.concatenate([catalogue.tokens, *headers]), np.concatenate([catalogue.offsets, header_ends]).astype(
+        np.int64
+    )
 
 
 def cut(
-    items: np.ndarray, offsets: np.ndarray, header_of: np.ndarray, headers: Sequence[np.ndarray], catalogue: Catalogue, capacity: int
+    items: np.ndarray,
+    offsets: np.ndarray,
+    header_of: np.ndarray,
+    headers: Sequence[np.ndarray],
+    catalogue: Catalogue,
+    capacity: int,
 ) -> Documents:
     """Cut every sequence into consecutive documents of at most `capacity` tokens, each beginning with its header.
 
@@ -63,11 +72,18 @@ def cut(
 
 
 def prefixes(
-    items: np.ndarray, offsets: np.ndarray, header_of: np.ndarray, headers: Sequence[np.ndarray], catalogue: Catalogue, capacity: int
+    items: np.ndarray,
+    offsets: np.ndarray,
+    header_of: np.ndarray,
+    headers: Sequence[np.ndarray],
+    catalogue: Catalogue,
+    capacity: int,
 ) -> Documents:
-    """For every item but the first of its sequence a document: the header, the items before it, the item. Arguments are those of `cut`.
+    """For every item but the first of its sequence a document: the header, the items before it, the item. Arguments are
+    those of `cut`.
 
-    A document of more than `capacity` tokens loses its oldest items. An item that does not fit with at least one before it is left out.
+    A document of more than `capacity` tokens loses its oldest items. An item that does not fit with at least one before
+    it is left out.
     """
     ends = np.zeros(len(items) + 1, np.int64)
     np.cumsum(catalogue.lengths[items], out=ends[1:])

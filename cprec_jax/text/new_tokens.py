@@ -21,7 +21,8 @@ def texts(spec: Sequence[str], scopes: Sequence[str]) -> list[str]:
 def add(directory: Path, wanted: Sequence[str]) -> tuple[tokenizer.Tokenizer, dict[str, int]]:
     """Add tokens to the tokenizer in `directory`, in place. Returns it, and the ids of those that are really new.
 
-    What is one token already stays as it is. New ids follow the largest id there is. Raises `UserError` where they cannot.
+    What is one token already stays as it is. New ids follow the largest id there is. Raises `UserError` where they
+    cannot.
     """
     before = tokenizer.load(directory)
     size = before.size
@@ -38,7 +39,9 @@ def add(directory: Path, wanted: Sequence[str]) -> tuple[tokenizer.Tokenizer, di
     ids = {text: int(after.encode(text)[0]) for text in missing if len(after.encode(text)) == 1}
     new = {text: index for text, index in ids.items() if text not in known}
     if len(ids) != len(missing) or sorted(new.values()) != list(range(size, size + len(new))):
-        raise UserError(f"config.text.new_tokens: {', '.join(missing[:5])} cannot be added to this tokenizer (its ids have gaps?)")
+        raise UserError(
+            f"config.text.new_tokens: {', '.join(missing[:5])} cannot be added to this tokenizer (its ids have gaps?)"
+        )
     _register(directory, ids)
     return after, new
 
@@ -55,5 +58,6 @@ def _register(directory: Path, ids: dict[str, int]) -> None:
     path = directory / "added_tokens.json"
     if path.exists():
         path.write_text(
-            json.dumps(json.loads(path.read_text(encoding="utf-8")) | ids, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            json.dumps(json.loads(path.read_text(encoding="utf-8")) | ids, indent=2, ensure_ascii=False) + "\n",
+            encoding="utf-8",
         )

@@ -25,7 +25,8 @@ SUFFIXES = (".txt", ".jsonl")
 
 
 def find_files(spec: PlainTextSpec) -> list[Path]:
-    """The files of the patterns, each once, in the order of their paths. One that is not there, or of another kind, is a `UserError`."""
+    """The files of the patterns, each once, in the order of their paths. One that is not there, or of another kind, is
+    a `UserError`."""
     found: set[Path] = set()
     root = local_path(spec.root, "config.pack.text.root")
     for pattern in spec.files:
@@ -37,11 +38,17 @@ def find_files(spec: PlainTextSpec) -> list[Path]:
             paths = [Path(path) for path in glob.glob(_below(root, given), recursive=True)]
         files = [path for path in paths if path.is_file()]
         if not files:
-            raise UserError(f"config.pack.text.files: {pattern!r} matches no file below {spec.root!r}; check it and config.pack.text.root")
+            raise UserError(
+                f"config.pack.text.files: {pattern!r} matches no file below {spec.root!r}; check it and "
+                f"config.pack.text.root"
+            )
         found.update(files)
     for path in sorted(found):
         if _kind(path) not in SUFFIXES:
-            raise UserError(f"config.pack.text.files: {path}: cannot tell its format; names end in .txt or .jsonl, with or without .gz")
+            raise UserError(
+                f"config.pack.text.files: {path}: cannot tell its format; names end in .txt or .jsonl, with or "
+                f"without .gz"
+            )
     return sorted(found)
 
 
@@ -74,7 +81,8 @@ class PlainText:
         self._bad_in_file = 0
 
     def windows(self, tokenizer: Tokenizer) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Tokens int32[total] and offsets int64[n + 1] of texts, each begun with BOS where the tokenizer has one; a window at a time."""
+        """Tokens int32[total] and offsets int64[n + 1] of texts, each begun with BOS where the tokenizer has one; a
+        window at a time."""
         texts: list[str] = []
         tokens = held = 0
         for text in self._texts():
@@ -95,7 +103,8 @@ class PlainText:
             yield from (self._json_lines(path) if _kind(path) == ".jsonl" else self._plain(path))
             if self.counts.texts == before:
                 raise UserError(
-                    f"{path}: holds no text ({self.counts.bad_lines} bad lines, {self.counts.empty} empty so far); leave it out"
+                    f"{path}: holds no text ({self.counts.bad_lines} bad lines, {self.counts.empty} empty so far); "
+                    f"leave it out"
                 )
 
     def _lines(self, path: Path) -> Iterator[tuple[int, str]]:
@@ -117,7 +126,8 @@ class PlainText:
             self.counts.samples.append(f"{path}: line {number}: {what}")
         if self._bad_in_file > self.spec.max_bad_lines:
             raise UserError(
-                f"{path}: line {number}: {what}; more bad lines in it than config.pack.text.max_bad_lines ({self.spec.max_bad_lines})"
+                f"{path}: line {number}: {what}; more bad lines in it than config.pack.text.max_bad_lines "
+                f"({self.spec.max_bad_lines})"
             )
 
     def _kept(self, text: str) -> Iterator[str]:
@@ -176,7 +186,9 @@ def _field(line: str, key: str) -> tuple[str | None, str]:
         return None, f"no field {key!r}{nearest(key, record) if record else ''}"
     if not isinstance(record[key], str):
         return None, f"field {key!r} is {type(record[key]).__name__}, no text"
-    return record[key].encode("utf-8", "replace").decode("utf-8"), ""  # half a surrogate pair is no text for a tokenizer
+    return record[key].encode("utf-8", "replace").decode(
+        "utf-8"
+    ), ""  # half a surrogate pair is no text for a tokenizer
 
 
 def _encoded(texts: list[str], tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
@@ -195,5 +207,7 @@ def cut(offsets: np.ndarray, capacity: int) -> np.ndarray:
     """Offsets int64[m + 1] of consecutive documents of at most `capacity` tokens, none of which spans two texts."""
     lengths = np.diff(offsets)
     parts = -(-lengths // capacity)
-    starts = np.repeat(offsets[:-1], parts) + capacity * (np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts))
+    starts = np.repeat(offsets[:-1], parts) + capacity * (
+        np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    )
     return np.append(starts, offsets[-1]).astype(np.int64)

@@ -1,7 +1,7 @@
 """The unified, purely textual template: one for pre-training, fine-tuning and evaluation.
 
-The paper's own prompt words are not published; these are ours and sit in the config. A document is a header that names the scope (a
-domain, or all domains) and one line an item:
+The paper's own prompt words are not published; these are ours and sit in the config. A document is a header that names
+the scope (a domain, or all domains) and one line an item:
 
     Items one user chose in Beauty, oldest first:
     Prada Candy Eau De Parfum
@@ -34,7 +34,8 @@ class Template:
         self._headers: dict[str, np.ndarray] = {}
 
     def header(self, scope: str | None) -> np.ndarray:
-        """Header tokens int32[h] of a domain, or of the mixed sequences (None); begins with BOS where the tokenizer has one."""
+        """Header tokens int32[h] of a domain, or of the mixed sequences (None); begins with BOS where the tokenizer has
+        one."""
         scope = self.spec.all_domains if scope is None else scope
         if scope not in self._headers:
             text = self._tokenizer.encode(self.spec.header.format(scope=scope))
@@ -47,7 +48,8 @@ class Template:
         return np.asarray([] if self._tokenizer.bos_id is None else [self._tokenizer.bos_id], np.int32)
 
     def prompt(self, scope: str | None, items: np.ndarray, catalogue: Catalogue, max_tokens: int) -> Prompt:
-        """Header and the most recent of `items` (int32[n], oldest first) that fit whole into `max_tokens`; the next item follows it."""
+        """Header and the most recent of `items` (int32[n], oldest first) that fit whole into `max_tokens`; the next
+        item follows it."""
         header = self.header(scope)
         tokens, offsets = catalogue.gather(items)
         room = max_tokens - len(header)

@@ -1,7 +1,9 @@
-"""Titles as sparse vectors of word or character n-grams, weighted by TF-IDF or BM25, so that a product of two is a similarity.
+"""Titles as sparse vectors of word or character n-grams, weighted by TF-IDF or BM25, so that a product of two is a
+similarity.
 
-Everything is of the catalogue alone: no interaction and no training enters. N-grams and TF-IDF are those of scikit-learn's
-`TfidfVectorizer` (analyzers `word`, with every run of word characters a word, and `char_wb`); BM25 is Robertson and Zaragoza (2009).
+Everything is of the catalogue alone: no interaction and no training enters. N-grams and TF-IDF are those of
+scikit-learn's `TfidfVectorizer` (analyzers `word`, with every run of word characters a word, and `char_wb`); BM25 is
+Robertson and Zaragoza (2009).
 """
 
 import re
@@ -20,7 +22,8 @@ K1, B = 1.2, 0.75  # of BM25, the usual values: titles are short, and neither ma
 
 @dataclass(frozen=True, kw_only=True)
 class Similarity:
-    """`query_NF @ document_NF.T` holds the similarity of every title (row) to every other (column); with TF-IDF both are the same."""
+    """`query_NF @ document_NF.T` holds the similarity of every title (row) to every other (column); with TF-IDF both
+    are the same."""
 
     query_NF: sp.csr_matrix
     document_NF: sp.csr_matrix
@@ -32,7 +35,8 @@ class Similarity:
 
 
 def n_grams(title: str, unit: Unit, shortest: int, longest: int) -> Iterator[str]:
-    """The n-grams of one title in lower case. Characters: inside words, which white space parts and one space on either side closes."""
+    """The n-grams of one title in lower case. Characters: inside words, which white space parts and one space on either
+    side closes."""
     title = title.lower()
     if unit == "words":
         words = WORD.findall(title)
@@ -63,14 +67,16 @@ def counts(titles: Sequence[str], features: str) -> sp.csr_matrix:
     place = np.empty(len(vocabulary), np.int64)
     place[np.array([vocabulary[gram] for gram in sorted(vocabulary)], np.int64)] = np.arange(len(vocabulary))
     made = sp.csr_matrix(
-        (np.array(values, np.float64), place[np.array(columns, np.int64)], np.array(offsets)), shape=(len(titles), len(vocabulary))
+        (np.array(values, np.float64), place[np.array(columns, np.int64)], np.array(offsets)),
+        shape=(len(titles), len(vocabulary)),
     )
     made.sort_indices()
     return made
 
 
 def tf_idf(counts_NF: sp.csr_matrix) -> sp.csr_matrix:
-    """Counts times log((1 + N) / (1 + titles that have it)) + 1, each title of length 1; titles without any n-gram stay empty."""
+    """Counts times log((1 + N) / (1 + titles that have it)) + 1, each title of length 1; titles without any n-gram stay
+    empty."""
     n, held_F = counts_NF.shape[0], _titles_with(counts_NF)
     weighted = counts_NF @ sp.diags_array(np.log((1 + n) / (1 + held_F)) + 1)
     lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
@@ -78,7 +84,8 @@ def tf_idf(counts_NF: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def bm25(counts_NF: sp.csr_matrix) -> sp.csr_matrix:
-    """BM25 weights of every n-gram in every title taken as a document; idf is log(1 + (N - n + .5) / (n + .5)), which is never negative."""
+    """BM25 weights of every n-gram in every title taken as a document; idf is log(1 + (N - n + .5) / (n + .5)), which
+    is never negative."""
     n, held_F = counts_NF.shape[0], _titles_with(counts_NF)
     idf_F = np.log1p((n - held_F + 0.5) / (held_F + 0.5))
     length_N = np.asarray(counts_NF.sum(axis=1)).ravel()
@@ -90,8 +97,8 @@ def bm25(counts_NF: sp.csr_matrix) -> sp.csr_matrix:
 
 
 def similarity(titles: Sequence[str], features: str, weighting: Weighting) -> Similarity:
-    """TF-IDF: the cosine. BM25: the title in a history is the query; divided by what it scores against itself, so that long ones in a
-    history weigh as much as short ones."""
+    """TF-IDF: the cosine. BM25: the title in a history is the query; divided by what it scores against itself, so that
+    long ones in a history weigh as much as short ones."""
     counted = counts(titles, features)
     if weighting == "tfidf":
         query = document = tf_idf(counted)
@@ -99,7 +106,8 @@ def similarity(titles: Sequence[str], features: str, weighting: Weighting) -> Si
         query, document = counted, bm25(counted)
         own_N = Similarity(query_NF=query, document_NF=document).own_N
         query = sp.csr_matrix(sp.diags_array(1 / np.where(own_N > 0, own_N, 1)) @ query)
-    # What one title alone has makes it like no other: it counted in lengths, and to keep it would cost most of the memory.
+    # What one title alone has makes it like no other: it counted in lengths, and to keep it would cost most of the
+    # memory.
     shared = np.flatnonzero(_titles_with(counted) > 1)
     return Similarity(query_NF=query[:, shared], document_NF=document[:, shared])
 

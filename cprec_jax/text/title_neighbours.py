@@ -11,18 +11,24 @@ import scipy.sparse as sp
 from cprec_jax.text.title_features import similarity
 
 FEATURES = "words 1-2"
-MOST_TITLES = 10_000  # an n-gram of more titles relates nobody, and would make the time grow with the square of the catalogue
+MOST_TITLES = (
+    10_000  # an n-gram of more titles relates nobody, and would make the time grow with the square of the catalogue
+)
 BLOCK = 4_000_000  # products per block, about 12 bytes each
 DIGITS = 9  # similarities that agree so far are equal: sums in another order differ in the last digit
 
 
-def neighbour_lists(titles: Sequence[str], length: int, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For every title its number and those of its neighbours, the nearest first, `length` together; ties in an order drawn from `rng`.
+def neighbour_lists(
+    titles: Sequence[str], length: int, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For every title its number and those of its neighbours, the nearest first, `length` together; ties in an order
+    drawn from `rng`.
 
     Titles without anything in common are no neighbours, so that a list may be shorter, or the title alone.
 
     Yields:
-      (numbers int64[total], offsets int64[n + 1]) of consecutive titles: list i is `numbers[offsets[i]:offsets[i + 1]]`.
+      (numbers int64[total], offsets int64[n + 1]) of consecutive titles: list i is `numbers[offsets[i]:offsets[i +
+      1]]`.
     """
     vectors_NF = _vectors(titles)
     tie_N = rng.permutation(len(titles))

@@ -21,11 +21,13 @@ TEXTS_A_BATCH = 2_000  # an encoding takes many times the memory of its ids
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
-    """A fast tokenizer and the ids this project needs. Special tokens are never added by `encode`; the template adds BOS itself.
+    """A fast tokenizer and the ids this project needs. Special tokens are never added by `encode`; the template adds
+    BOS itself.
 
-    A control token (one that the tokenizer marks as special, such as `<|endoftext|>`) written in a template or a prompt is that token.
-    Written in a title or a document, which other people wrote, it is text: transformers' `split_special_tokens=True`. `unknown_id` is the
-    token that the vocabulary puts where it has none; None where bytes or nothing take its place.
+    A control token (one that the tokenizer marks as special, such as `<|endoftext|>`) written in a template or a prompt
+    is that token. Written in a title or a document, which other people wrote, it is text: transformers'
+    `split_special_tokens=True`. `unknown_id` is the token that the vocabulary puts where it has none; None where bytes
+    or nothing take its place.
     """
 
     backend: tokenizers.Tokenizer
@@ -43,7 +45,8 @@ class Tokenizer:
         return np.asarray(self.backend.encode(text, add_special_tokens=False).ids, np.int32)
 
     def encode_all(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Encode many documents or titles on all cores. Returns flat `tokens` int32 and `offsets` int64[len(texts) + 1]."""
+        """Encode many documents or titles on all cores. Returns flat `tokens` int32 and `offsets` int64[len(texts) +
+        1]."""
         with self._control_tokens_as_text():
             return self._encode_batch(texts)
 
@@ -53,21 +56,27 @@ class Tokenizer:
         tokens, offsets = self.encode_all([title + before for title in titles])
         if not control:
             return tokens, offsets
-        # Control tokens are cut out of a text before anything else is done with it, so what is before one can be encoded alone.
+        # Control tokens are cut out of a text before anything else is done with it, so what is before one can be
+        # encoded alone.
         end = self.encode(control)
         ends = np.tile(end, len(titles))
-        return np.insert(tokens, np.repeat(offsets[1:], len(end)), ends), offsets + len(end) * np.arange(len(titles) + 1)
+        return np.insert(tokens, np.repeat(offsets[1:], len(end)), ends), offsets + len(end) * np.arange(
+            len(titles) + 1
+        )
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.backend.decode(list(map(int, ids)), skip_special_tokens=False)
 
     def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         def encode(first: int) -> tuple[np.ndarray, np.ndarray]:
-            encodings = self.backend.encode_batch_fast(list(texts[first : first + TEXTS_A_BATCH]), add_special_tokens=False)
+            encodings = self.backend.encode_batch_fast(
+                list(texts[first : first + TEXTS_A_BATCH]), add_special_tokens=False
+            )
             ids = [encoding.ids for encoding in encodings]
             return np.fromiter(itertools.chain.from_iterable(ids), np.int32), np.fromiter(map(len, ids), np.int64)
 
-        # Two threads, so that one batch is encoded (on all cores, outside Python) while the ids of another one are collected.
+        # Two threads, so that one batch is encoded (on all cores, outside Python) while the ids of another one are
+        # collected.
         with ThreadPoolExecutor(2) as threads:
             parts = list(threads.map(encode, range(0, len(texts), TEXTS_A_BATCH)))
         offsets = np.zeros(len(texts) + 1, np.int64)
@@ -95,7 +104,8 @@ class Tokenizer:
 
 
 def load(directory: Path) -> Tokenizer:
-    """Load from a Hugging Face directory: `tokenizer.json`, or whatever files `AutoTokenizer` reads instead. No remote code."""
+    """Load from a Hugging Face directory: `tokenizer.json`, or whatever files `AutoTokenizer` reads instead. No remote
+    code."""
     directory = Path(directory)
     if not directory.is_dir():
         raise UserError(f"{directory}: no such tokenizer directory; set config.text.tokenizer to one, or to 'train'")
@@ -127,12 +137,15 @@ def _unknown_id(backend: tokenizers.Tokenizer) -> int | None:
     return None if text is None else backend.token_to_id(text)
 
 
-def train(texts: Sequence[str], weights: Sequence[int], vocab_size: int, directory: Path, across_words: bool = True) -> Tokenizer:
+def train(
+    texts: Sequence[str], weights: Sequence[int], vocab_size: int, directory: Path, across_words: bool = True
+) -> Tokenizer:
     """Train a byte-level BPE and write it as a Hugging Face directory.
 
-    `weights[i]` is how often `texts[i]` occurs in the training sequences, so that what is read often becomes few tokens. With
-    `across_words` merges may span spaces and the end of a line ("superword" BPE, as in arXiv 2503.13423): a frequent title becomes a
-    single token, which makes sequences several times shorter and costs nothing in generality, since bytes remain the fallback.
+    `weights[i]` is how often `texts[i]` occurs in the training sequences, so that what is read often becomes few
+    tokens. With `across_words` merges may span spaces and the end of a line ("superword" BPE, as in arXiv 2503.13423):
+    a frequent title becomes a single token, which makes sequences several times shorter and costs nothing in
+    generality, since bytes remain the fallback.
     """
     if vocab_size < 257 + 16:
         raise UserError(f"config.text.vocab_size: {vocab_size} is too small; a byte-level BPE needs at least 273")

@@ -1,7 +1,9 @@
-"""The files of a tokenizer as others publish them: read as transformers reads them, and copied so that the copy alone says everything.
+"""The files of a tokenizer as others publish them: read as transformers reads them, and copied so that the copy alone
+says everything.
 
-`tokenizer.json` is the whole tokenizer and is taken as it is. Every other form (`vocab.json` and `merges.txt`, `tokenizer.model`, ...)
-means something only together with the class that transformers chooses for it, so that class reads it, and it becomes a `tokenizer.json`.
+`tokenizer.json` is the whole tokenizer and is taken as it is. Every other form (`vocab.json` and `merges.txt`,
+`tokenizer.model`, ...) means something only together with the class that transformers chooses for it, so that class
+reads it, and it becomes a `tokenizer.json`.
 """
 
 import json
@@ -28,16 +30,21 @@ def has_tokenizer(directory: Path) -> bool:
 
 
 def input_files(directory: Path) -> list[Path]:
-    """The files that decide what the tokenizer of `directory` makes of a text: also config.json, where it names the class."""
-    names = FILES if (directory / WHOLE).exists() or _settings(directory).get("tokenizer_class") else (*FILES, "config.json")
+    """The files that decide what the tokenizer of `directory` makes of a text: also config.json, where it names the
+    class."""
+    names = (
+        FILES
+        if (directory / WHOLE).exists() or _settings(directory).get("tokenizer_class")
+        else (*FILES, "config.json")
+    )
     return [directory / name for name in names if (directory / name).exists()]
 
 
 def transformers_tokenizer(directory: Path) -> Any:
     """What `AutoTokenizer` makes of a directory. No remote code. Raises `UserError` where it makes nothing of it.
 
-    `vocab.json` and `merges.txt` of which neither a `tokenizer_class` nor a config.json says whose they are it refuses; they are read as
-    GPT-2's, which that pair of files was made for, and a line says so.
+    `vocab.json` and `merges.txt` of which neither a `tokenizer_class` nor a config.json says whose they are it refuses;
+    they are read as GPT-2's, which that pair of files was made for, and a line says so.
     """
     _quiet()
     from transformers import AutoTokenizer
@@ -49,14 +56,22 @@ def transformers_tokenizer(directory: Path) -> Any:
             raise UserError(f"{directory}: not a usable tokenizer ({_reason(directory, error)})") from error
     backend = getattr(found, "backend_tokenizer", None)
     if backend is None:
-        raise UserError(f"{directory}: {type(found).__name__} of transformers has no tokenizer.json form; use a tokenizer that has one")
-    if not set(backend.get_vocab(with_added_tokens=True)) - set(found.all_special_tokens):  # a class with none of its files
-        raise UserError(f"{directory}: {type(found).__name__} of transformers finds no vocabulary in it; are its files complete?")
+        raise UserError(
+            f"{directory}: {type(found).__name__} of transformers has no tokenizer.json form; use a tokenizer that "
+            f"has one"
+        )
+    if not set(backend.get_vocab(with_added_tokens=True)) - set(
+        found.all_special_tokens
+    ):  # a class with none of its files
+        raise UserError(
+            f"{directory}: {type(found).__name__} of transformers finds no vocabulary in it; are its files complete?"
+        )
     return found
 
 
 def special_tokens(directory: Path, names: Sequence[str] = SPECIAL) -> dict[str, str | None]:
-    """The texts of these special tokens (None: has none) as `AutoTokenizer` has them: by the files, else by the class it chooses."""
+    """The texts of these special tokens (None: has none) as `AutoTokenizer` has them: by the files, else by the class
+    it chooses."""
     known = _given(directory)
     if any(name not in known for name in names):
         try:
@@ -68,9 +83,11 @@ def special_tokens(directory: Path, names: Sequence[str] = SPECIAL) -> dict[str,
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy the tokenizer of a Hugging Face directory to another: `tokenizer.json` whatever it was, and special tokens by name.
+    """Copy the tokenizer of a Hugging Face directory to another: `tokenizer.json` whatever it was, and special tokens
+    by name.
 
-    What only config.json or the class that it names says would be lost in a directory without it, so it is written down.
+    What only config.json or the class that it names says would be lost in a directory without it, so it is written
+    down.
     """
     target.mkdir(parents=True, exist_ok=True)
     if not (source / WHOLE).exists():
@@ -95,7 +112,11 @@ def token_ids(directory: Path) -> dict[str, int]:
     whole = read_object(path)
     try:
         vocabulary = whole["model"].get("vocab", ())
-        ids = dict(vocabulary) if isinstance(vocabulary, dict) else {entry[0]: index for index, entry in enumerate(vocabulary)}
+        ids = (
+            dict(vocabulary)
+            if isinstance(vocabulary, dict)
+            else {entry[0]: index for index, entry in enumerate(vocabulary)}
+        )
         ids |= {token["content"]: token["id"] for token in whole.get("added_tokens") or ()}
         if wrong := [text for text, index in ids.items() if not isinstance(index, int)]:
             raise UserError(f"{path}: not a usable tokenizer (the id of {wrong[0]!r} is no number)")
@@ -105,17 +126,22 @@ def token_ids(directory: Path) -> dict[str, int]:
 
 
 def check_settings(directory: Path, tokens: Container[str]) -> None:
-    """What `AutoTokenizer` would make of the settings beside a tokenizer.json with these tokens, looked at before anything is trained.
+    """What `AutoTokenizer` would make of the settings beside a tokenizer.json with these tokens, looked at before
+    anything is trained.
 
-    A class that is no name, and a BOS that is no token, to which transformers gives an id of its own, are a `UserError`.
+    A class that is no name, and a BOS that is no token, to which transformers gives an id of its own, are a
+    `UserError`.
     """
     named = _settings(directory).get("tokenizer_class")
     if named is not None and not isinstance(named, str):
-        raise UserError(f"{directory / SETTINGS}: tokenizer_class = {named!r} is no name of a class; get the tokenizer again")
+        raise UserError(
+            f"{directory / SETTINGS}: tokenizer_class = {named!r} is no name of a class; get the tokenizer again"
+        )
     bos = _given(directory).get("bos_token")
     if bos is not None and bos not in tokens:
         raise UserError(
-            f"{directory}: its bos_token {bos!r} is no token of {WHOLE}, and transformers would add it with an id of its own; name one "
+            f"{directory}: its bos_token {bos!r} is no token of {WHOLE}, and transformers would add it with an id of "
+            f"its own; name one "
             f"that is, or none (null), in {SETTINGS}"
         )
 
@@ -144,11 +170,16 @@ def _settings(directory: Path) -> dict[str, Any]:
 
 
 def _given(directory: Path) -> dict[str, str | None]:
-    """The special tokens that the files name, in the order of transformers: without a list of added tokens special_tokens_map.json wins."""
+    """The special tokens that the files name, in the order of transformers: without a list of added tokens
+    special_tokens_map.json wins."""
     settings = _settings(directory)
     if "added_tokens_decoder" not in settings:
         settings = settings | read_object(directory / NAMES)
-    texts = {name: value.get("content") if isinstance(value := settings[name], dict) else value for name in SPECIAL if name in settings}
+    texts = {
+        name: value.get("content") if isinstance(value := settings[name], dict) else value
+        for name in SPECIAL
+        if name in settings
+    }
     return {name: text if isinstance(text, str) else None for name, text in texts.items()}
 
 
@@ -163,7 +194,9 @@ def _gpt2(directory: Path) -> Any:
     try:
         vocabulary = read_object(directory / "vocab.json")
         # the end token that the class assumes, but none that these files do not have
-        assumed: dict[str, Any] = {} if "<|endoftext|>" in vocabulary else dict.fromkeys(("bos_token", "eos_token", "unk_token"))
+        assumed: dict[str, Any] = (
+            {} if "<|endoftext|>" in vocabulary else dict.fromkeys(("bos_token", "eos_token", "unk_token"))
+        )
         found = GPT2Tokenizer.from_pretrained(str(directory.absolute()), local_files_only=True, **assumed)
     except UserError:
         raise
@@ -172,7 +205,8 @@ def _gpt2(directory: Path) -> Any:
     if directory not in _said:
         _said.add(directory)
         say(
-            f"{directory}: neither a tokenizer_class nor a config.json says whose vocab.json and merges.txt these are; they are read as "
+            f"{directory}: neither a tokenizer_class nor a config.json says whose vocab.json and merges.txt these "
+            f"are; they are read as "
             "GPT-2's (name the class in tokenizer_config.json if they are not)"
         )
     return found
@@ -188,7 +222,10 @@ def _reason(directory: Path, error: Exception) -> str:
     named = _settings(directory).get("tokenizer_class") or read_object(directory / "config.json").get("model_type")
     whose = f"as a tokenizer of {named!r}" if named else "without a class that names whose it is"
     model = " (damaged, or of tiktoken)" if any(name.endswith(".model") for name in held) else ""
-    return f"{' and '.join(held)} cannot be read {whose}{model}; write its tokenizer.json with transformers' save_pretrained"
+    return (
+        f"{' and '.join(held)} cannot be read {whose}{model}; write its tokenizer.json with transformers' "
+        f"save_pretrained"
+    )
 
 
 def _quiet() -> None:

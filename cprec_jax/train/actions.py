@@ -24,7 +24,8 @@ from cprec_jax.train.state import TrainState
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """A step that was dispatched: its number (the first is 1), its metrics, which may not be there yet, and its rows."""
+    """A step that was dispatched: its number (the first is 1), its metrics, which may not be there yet, and its
+    rows."""
 
     step: int
     metrics: Mapping[str, jax.Array]
@@ -43,10 +44,18 @@ class Clock:
 
 
 class Log:
-    """Checks every step, counts its tokens, and gives the metrics of each `every`-th and of the last one to the loggers."""
+    """Checks every step, counts its tokens, and gives the metrics of each `every`-th and of the last one to the
+    loggers."""
 
     def __init__(
-        self, loggers: Sequence[Logger], clock: Clock, every: int, first_step: int, total_steps: int, tokens: int, checkpoints: Path
+        self,
+        loggers: Sequence[Logger],
+        clock: Clock,
+        every: int,
+        first_step: int,
+        total_steps: int,
+        tokens: int,
+        checkpoints: Path,
     ):
         self.tokens = tokens  # without padding, since the first step of the run
         self._loggers, self._clock, self._every, self._total_steps = loggers, clock, every, total_steps
@@ -83,7 +92,8 @@ class Log:
         rows = zip(done.rows["source"].tolist(), done.rows["row"].tolist(), strict=True)
         raise Diverged(
             f"loss {values['loss']} and gradient norm {values['grad_norm']} at step {done.step}, rows (source:row) "
-            f"{', '.join(f'{source}:{row}' for source, row in rows)}; the last good checkpoint is the newest in {self._checkpoints}; "
+            f"{', '.join(f'{source}:{row}' for source, row in rows)}; the last good checkpoint is the newest in "
+            f"{self._checkpoints}; "
             "lower config.train.schedule.peak"
         )
 
@@ -94,7 +104,8 @@ class Log:
 
 
 class Save:
-    """Saves every `every`-th step, those of `steps`, and the last one; of the others every `near_every`-th into the near tier, if any."""
+    """Saves every `every`-th step, those of `steps`, and the last one; of the others every `near_every`-th into the
+    near tier, if any."""
 
     def __init__(
         self,
@@ -130,14 +141,17 @@ class Save:
         step_file.note(saved=step)
 
 
-STOPPING = "stopping"  # the column of a batch, and the metric: how many devices belong to a process that is asked to stop
+STOPPING = (
+    "stopping"  # the column of a batch, and the metric: how many devices belong to a process that is asked to stop
+)
 
 
 class Stop:
     """Ends the run when `flag` is set, before its last step.
 
-    Several processes must stop after the same step, wherever the signal came in. So each adds its flag to every batch, the step sums them,
-    and all look at the sum of the step before: the same number for all, for no transfer and no waiting of its own.
+    Several processes must stop after the same step, wherever the signal came in. So each adds its flag to every batch,
+    the step sums them, and all look at the sum of the step before: the same number for all, for no transfer and no
+    waiting of its own.
     """
 
     def __init__(self, flag: threading.Event, checkpoints: Checkpoints, total_steps: int):
@@ -169,7 +183,9 @@ class Stop:
             raise Preempted(f"SIGTERM: saved step {step} of {self._total_steps}; run the same command to go on")
 
 
-def with_flags(train_step: Callable[..., tuple[Any, dict[str, jax.Array]]]) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
+def with_flags(
+    train_step: Callable[..., tuple[Any, dict[str, jax.Array]]],
+) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
     """A step that also sums the flags that `Stop.arrays` adds to its batch."""
 
     def step(state: Any, frozen: Any, batch: Mapping[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
@@ -182,7 +198,8 @@ def with_flags(train_step: Callable[..., tuple[Any, dict[str, jax.Array]]]) -> C
 
 
 class Profile:
-    """Keeps a profiler trace in `directory`, from the end of the first step of `window` to that of the second. None: keeps none."""
+    """Keeps a profiler trace in `directory`, from the end of the first step of `window` to that of the second. None:
+    keeps none."""
 
     def __init__(self, window: tuple[int, int] | None, directory: Path):
         self._window, self._directory = window, directory

@@ -1,7 +1,8 @@
-"""The exact likelihood of titles among all titles of their catalogue: only branching nodes need the head, and only their children's rows.
+"""The exact likelihood of titles among all titles of their catalogue: only branching nodes need the head, and only
+their children's rows.
 
-B rows, T length, D model, V vocabulary, W wide decisions of a row, A wide nodes, U tokens below them, G blocks of Q narrow decisions with
-E children's tokens: see `catalogue_tables` and `catalogue_rows`.
+B rows, T length, D model, V vocabulary, W wide decisions of a row, A wide nodes, U tokens below them, G blocks of Q
+narrow decisions with E children's tokens: see `catalogue_tables` and `catalogue_rows`.
 """
 
 import functools
@@ -25,21 +26,28 @@ _NEVER = -1e30  # the logit of what is no child; finite, so that padding gives n
 def catalogue_nll_sum(
     x_BTD: jax.Array, w_VD: jax.Array, columns: _Columns, tables: CatalogueTables, temperature: Temperature = 1.0
 ) -> jax.Array:
-    """The sum over the rows' target items of -log p(title | catalogue) by the rule `trie`, in nats, as a float32 scalar.
+    """The sum over the rows' target items of -log p(title | catalogue) by the rule `trie`, in nats, as a float32
+    scalar.
 
     Titles that tokenise alike share their probability: that is the column `log_copies`, and part of the sum.
 
     Args:
       x_BTD: final hidden states. w_VD: the head, cast to their dtype; logits and sums are float32.
       columns: what `catalogue_rows.row_columns` gives, with a leading axis of rows.
-      temperature: logits are divided by it. A number; or one number per level (the first decision of a title is level 0; the last number
-        goes on); or "adaptive": one for all, from the rows at hand and without a gradient (see `_adaptive`), and what is decided is
-        multiplied by it, as in MSL (arXiv 2504.04178). MSL's moving average is left out: a step has no such state, and each micro-batch
-        has a temperature of its own.
+      temperature: logits are divided by it. A number; or one number per level (the first decision of a title is level
+        0; the last number goes on); or "adaptive": one for all, from the rows at hand and without a gradient (see
+        `_adaptive`), and what is decided is multiplied by it, as in MSL (arXiv 2504.04178). MSL's moving average is
+        left out: a step has no such state, and each micro-batch has a temperature of its own.
     """
     given = {name: columns[name] for name in columns if name.startswith(("wide", "narrow")) or name == "decision"}
     decided = _decided_sum(
-        x_BTD, w_VD, given, jnp.asarray(tables.union), jnp.asarray(tables.allowed), jnp.asarray(tables.is_first), temperature
+        x_BTD,
+        w_VD,
+        given,
+        jnp.asarray(tables.union),
+        jnp.asarray(tables.allowed),
+        jnp.asarray(tables.is_first),
+        temperature,
     )
     return decided + jnp.sum(columns["log_copies"])
 
@@ -66,7 +74,8 @@ def _with_gradient(
     is_first_A: jax.Array,
     temperature: Temperature,
 ) -> tuple[jax.Array, Any]:
-    """The sum, and as residuals the gradients of what was read: the states that decide, the rows of the union and those of the blocks."""
+    """The sum, and as residuals the gradients of what was read: the states that decide, the rows of the union and those
+    of the blocks."""
     B, _, D = x_BTD.shape
     # gathered over fsdp first, as for the embedding: rows of a table that is split along D would be replicated
     w_VD = constrain(w_VD, "vocab", None)
@@ -129,7 +138,8 @@ def _states(x_BTD: jax.Array, position_BN: jax.Array) -> jax.Array:
 def _softmax_loss(
     logits: jax.Array, is_child: jax.Array, target: jax.Array, tau: jax.Array, factor: jax.Array | float
 ) -> tuple[jax.Array, jax.Array]:
-    """factor * the sum of -log softmax(logits / tau)[target] over the last axis, among children only, and its gradient by the logits.
+    """factor * the sum of -log softmax(logits / tau)[target] over the last axis, among children only, and its gradient
+    by the logits.
 
     logits, is_child [..., n]; target, tau [...]. Where nothing is a child the loss is 0.
     """
@@ -152,12 +162,15 @@ def _of_level(temperature: float | tuple[float, ...], level: jax.Array) -> jax.A
     return jnp.asarray(temperature, jnp.float32)[jnp.minimum(level, len(temperature) - 1)]
 
 
-def _adaptive(logits_BWU: jax.Array, is_child_BWU: jax.Array, target_BW: jax.Array, is_first_BW: jax.Array) -> jax.Array:
+def _adaptive(
+    logits_BWU: jax.Array, is_child_BWU: jax.Array, target_BW: jax.Array, is_first_BW: jax.Array
+) -> jax.Array:
     """MSL's temperature, a float32 scalar, from the first decisions of the titles at hand.
 
-    With normal logits a target has the probability ETA, in the mean, at tau = (d + sqrt(max(0, d^2 - 2 C s^2))) / (2 C), where d is the
-    mean logit of targets less that of children, s^2 the variance of children's logits, and C = log(ETA * the mean number of children).
-    It is kept within LOWEST and HIGHEST, also where there are so few children (1 / ETA) that C is not above 0.
+    With normal logits a target has the probability ETA, in the mean, at tau = (d + sqrt(max(0, d^2 - 2 C s^2))) / (2
+    C), where d is the mean logit of targets less that of children, s^2 the variance of children's logits, and C =
+    log(ETA * the mean number of children). It is kept within LOWEST and HIGHEST, also where there are so few children
+    (1 / ETA) that C is not above 0.
     """
     used_BWU = is_child_BWU & is_first_BW[..., None]
     children, decisions = jnp.sum(used_BWU, dtype=jnp.float32), jnp.sum(is_first_BW, dtype=jnp.float32)

@@ -1,4 +1,5 @@
-"""The columns that the catalogue loss adds to a row: which hidden state decides among which tokens, in arrays of a fixed size."""
+"""The columns that the catalogue loss adds to a row: which hidden state decides among which tokens, in arrays of a
+fixed size."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ class Capacities:
 
 @dataclass(frozen=True, kw_only=True)
 class _Decisions:
-    """Of one row: its target items, and their decisions as the position that decides, the number in the tables, and the level."""
+    """Of one row: its target items, and their decisions as the position that decides, the number in the tables, and the
+    level."""
 
     items: np.ndarray
     position: np.ndarray
@@ -58,21 +60,27 @@ def capacities(tables: CatalogueTables, rows: Iterable[Mapping[str, Any]]) -> Ca
 
 
 def row_columns(tables: CatalogueTables, room: Capacities, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The columns of one stored row (`tokens`, `lengths`, `loss`, `items`: see `data.rows`). More than `room` is an AssertionError.
+    """The columns of one stored row (`tokens`, `lengths`, `loss`, `items`: see `data.rows`). More than `room` is an
+    AssertionError.
 
-    W wide decisions, G blocks of Q narrow decisions and E tokens; a level counts the decisions of a title, the first is 0.
+    W wide decisions, G blocks of Q narrow decisions and E tokens; a level counts the decisions of a title, the first is
+    0.
 
       wide_position, wide_node, wide_target, wide_level: int32[W]; the node is -1 where there is no decision.
-      narrow_position, narrow_first, narrow_end, narrow_target, narrow_level: int32[G, Q]; the children are first:end of the block's
+      narrow_position, narrow_first, narrow_end, narrow_target, narrow_level: int32[G, Q]; the children are first:end of
+      the block's
         tokens (none where there is no decision), the target is one of these places.
       narrow_tokens: int32[G, E], 0 behind the last.
       decision: int32[T], what a position decides: w < W, or W + place in [G * Q], or W + G * Q for nothing.
-      n_items: float32, the target items. log_copies: float32, the sum of the logs of how many titles tokenise just like them.
+      n_items: float32, the target items. log_copies: float32, the sum of the logs of how many titles tokenise just like
+      them.
     """
     found = _decisions(tables, row)
     is_wide = tables.step_node[found.step] >= 0
     decision = np.full(len(row["tokens"]), room.wide + room.blocks * DECISIONS, np.int32)
-    columns = _wide(tables, room.wide, found, is_wide) | _narrow(tables, room.blocks, found, ~is_wide, decision, room.wide)
+    columns = _wide(tables, room.wide, found, is_wide) | _narrow(
+        tables, room.blocks, found, ~is_wide, decision, room.wide
+    )
     decision[found.position[is_wide]] = np.arange(np.count_nonzero(is_wide))
     return {
         **columns,
@@ -140,18 +148,23 @@ def _decisions(tables: CatalogueTables, row: Mapping[str, Any]) -> _Decisions:
     count = tables.item_steps[item + 1] - first
     level = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     step = np.repeat(first, count) + level
-    return _Decisions(items=item, position=np.repeat(start, count) + tables.step_depth[step] - 1, step=step, level=level)
+    return _Decisions(
+        items=item, position=np.repeat(start, count) + tables.step_depth[step] - 1, step=step, level=level
+    )
 
 
 def _target_items(tables: CatalogueTables, row: Mapping[str, Any], pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the target items of a row, and where their tokens begin. An item with nothing before it is nobody's target."""
+    """The numbers of the target items of a row, and where their tokens begin. An item with nothing before it is
+    nobody's target."""
     if not len(pieces):
         return pieces, pieces
     lengths = np.asarray(row["lengths"], np.int64)
     is_header = pieces == 0
     document = np.cumsum(is_header) - 1
     size = np.where(is_header, 0, tables.item_length[pieces - 1])
-    assert is_header[0] and document[-1] + 1 == len(lengths), f"row {row.get('row')}: its items do not fit its documents"
+    assert is_header[0] and document[-1] + 1 == len(lengths), (
+        f"row {row.get('row')}: its items do not fit its documents"
+    )
     size[is_header] = lengths - np.bincount(document, size, len(lengths)).astype(np.int64)
     assert (size[is_header] >= 0).all(), f"row {row.get('row')}: its items are longer than its documents"
     end = np.cumsum(size)

@@ -1,8 +1,9 @@
 """What the catalogue loss knows of the catalogues: each title's decisions, by the number of choices that each has.
 
-A DECISION is a branching node of the title trie on a title's way: the model decides among the node's children. Where a node has one child
-there is nothing to decide. Wide nodes (the first branching node of each trie, and all with many children) share one list of tokens, whose
-rows of the head are read once per step; narrow nodes bring their children along with each row.
+A DECISION is a branching node of the title trie on a title's way: the model decides among the node's children. Where a
+node has one child there is nothing to decide. Wide nodes (the first branching node of each trie, and all with many
+children) share one list of tokens, whose rows of the head are read once per step; narrow nodes bring their children
+along with each row.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.title_trie import TitleTrie, build_trie
+from cprec_jax.inference.trie.trie import TitleTrie, build_trie
 from cprec_jax.text.catalogue import Catalogue
 
 NARROW = 64  # a node with more children is wide
@@ -19,15 +20,16 @@ NARROW = 64  # a node with more children is wide
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CatalogueTables:
-    """The tries of one or several sets; N items of the corpus, S decisions on the ways of their titles, A wide nodes, U tokens below them.
+    """The tries of one or several sets; N items of the corpus, S decisions on the ways of their titles, A wide nodes, U
+    tokens below them.
 
-    union int32[U]: the tokens below wide nodes, ascending. allowed bool[A, U]: which of them a wide node has as children.
-    is_first bool[A]: the node is the first branching node of a trie.
+    union int32[U]: the tokens below wide nodes, ascending. allowed bool[A, U]: which of them a wide node has as
+    children. is_first bool[A]: the node is the first branching node of a trie.
     edge_token int32[E]: tokens of the children of all nodes, siblings beside each other.
-    item_length int64[N]: tokens of an item. item_steps int64[N + 1]: item i has decisions item_steps[i]:item_steps[i + 1], first one first.
-    item_set int32[N]: the number of its set, -1 = of no set. log_copies float64[N]: log of how many titles tokenise alike.
-    step_depth int32[S]: tokens of the title before the decision. step_node int32[S]: the wide node, -1 where the node is narrow.
-    step_first, step_count int32[S]: the node's children in `edge_token`.
+    item_length int64[N]: tokens of an item. item_steps int64[N + 1]: item i has decisions item_steps[i]:item_steps[i +
+    1], first one first. item_set int32[N]: the number of its set, -1 = of no set. log_copies float64[N]: log of how
+    many titles tokenise alike. step_depth int32[S]: tokens of the title before the decision. step_node int32[S]: the
+    wide node, -1 where the node is narrow. step_first, step_count int32[S]: the node's children in `edge_token`.
     step_target int32[S]: the title's own child, as a place in `union` (wide) or among the node's children (narrow).
     """
 
@@ -99,13 +101,15 @@ def _trie_of(name: str, items: np.ndarray, catalogue: Catalogue) -> TitleTrie:
     if trie is None or not trie.edges:
         what = "has a catalogue of one title" if trie is None else f"has {len(items)} titles with the same tokens"
         raise UserError(
-            f"set {name} {what}: the objective 'catalogue' has nothing to choose from; leave the set out, or take the language-model loss"
+            f"set {name} {what}: the objective 'catalogue' has nothing to choose from; leave the set out, or take the "
+            f"language-model loss"
         )
     return trie
 
 
 def _branching_nodes(tries: list[TitleTrie]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of the branching nodes of all tries, in the order of their edges: first edge, number of children, and whether none is above."""
+    """Of the branching nodes of all tries, in the order of their edges: first edge, number of children, and whether
+    none is above."""
     first, count, is_first, edges = [], [], [], 0
     for trie in tries:
         _, begin, children = np.unique(trie.edge_parent, return_index=True, return_counts=True)
@@ -117,7 +121,8 @@ def _branching_nodes(tries: list[TitleTrie]) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _steps(tries: list[TitleTrie], sets: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(item, tokens before it, edge) of every decision on every title's way; items ascending, the first decision first."""
+    """(item, tokens before it, edge) of every decision on every title's way; items ascending, the first decision
+    first."""
     items, depths, edges, offset = [], [], [], 0
     for trie, own in zip(tries, sets, strict=True):
         depth = np.concatenate([[0], trie.node_depth])

@@ -1,4 +1,5 @@
-"""Checkpoints (with `read_back` the only importer of orbax): trained leaves, optimizer state and meta as separate items.
+"""Checkpoints (with `read_back` the only importer of orbax): trained leaves, optimizer state and meta as separate
+items.
 
 Frozen leaves are saved once. Damaged checkpoints are set aside.
 """
@@ -24,7 +25,9 @@ from cprec_jax.train.state import TrainState, abstract
 
 T = TypeVar("T")
 
-BASE = "base_sha256"  # in the meta of an adapter's checkpoints: of the leaves beside them, without which they say nothing
+BASE = (
+    "base_sha256"  # in the meta of an adapter's checkpoints: of the leaves beside them, without which they say nothing
+)
 FROZEN = "frozen"  # beside the steps: the leaves that no step changes, saved once
 DAMAGED = ".damaged"  # behind the step of a checkpoint that was set aside
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of what orbax has not renamed yet
@@ -36,8 +39,9 @@ class Checkpoints:
 
     `params` are the trained leaves; `restore_params` puts both together.
 
-    The newest `keep` and those at `milestones` stay. Saves are written under a temporary name and renamed by orbax; on accelerators
-    they run in the background, on the CPU (where the arrays to be saved would be donated to the next step) at once.
+    The newest `keep` and those at `milestones` stay. Saves are written under a temporary name and renamed by orbax; on
+    accelerators they run in the background, on the CPU (where the arrays to be saved would be donated to the next step)
+    at once.
     """
 
     def __init__(self, directory: Path, keep: int = 2, milestones: Sequence[int] = (), read_only: bool = False):
@@ -89,7 +93,8 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving(self, step: int | None) -> Iterator[None]:
-        """A full disk, one that became read-only, ...: one line, where orbax logs a traceback per thread and per array."""
+        """A full disk, one that became read-only, ...: one line, where orbax logs a traceback per thread and per
+        array."""
         from absl import logging as absl_logging
 
         before = absl_logging.get_verbosity()
@@ -100,14 +105,16 @@ class Checkpoints:
         except Exception as error:  # orbax and tensorstore raise many kinds for what the system refuses
             what = "a checkpoint" if step is None else f"step {step}"
             raise UserError(
-                f"{self.directory}: cannot save {what} ({_system_reason(error)}); free some space or mend the directory, then run again "
+                f"{self.directory}: cannot save {what} ({_system_reason(error)}); free some space or mend the "
+                f"directory, then run again "
                 "to go on"
             ) from error
         finally:
             absl_logging.set_verbosity(before)
 
     def verify(self, state: TrainState) -> None:
-        """Read the checkpoint of `state` back and compare every bit. One that differs from what was just saved is a `UserError`."""
+        """Read the checkpoint of `state` back and compare every bit. One that differs from what was just saved is a
+        `UserError`."""
         step = int(state.step)
         self.wait()
         try:
@@ -123,11 +130,13 @@ class Checkpoints:
         if in_any_process(bool(wrong)):
             wrong = wrong or [ELSEWHERE]
             raise UserError(
-                f"{self.directory / str(step)}: was saved, but cannot be read back as it was ({wrong[0]}); check the disk, then run again"
+                f"{self.directory / str(step)}: was saved, but cannot be read back as it was ({wrong[0]}); check the "
+                f"disk, then run again"
             )
 
     def keep_frozen(self, frozen: Leaves) -> Leaves:
-        """Save the leaves that no step changes, once; later, give back those that were saved, which the other leaves were trained with.
+        """Save the leaves that no step changes, once; later, give back those that were saved, which the other leaves
+        were trained with.
 
         Saved ones that cannot be read are set aside, and made again from `frozen`, what the run starts from.
         """
@@ -138,7 +147,10 @@ class Checkpoints:
             found = self._tried(lambda: self._restore_frozen(abstract(frozen)))
             if not isinstance(found, str):
                 return found
-            say(f"warning: {self.directory / FROZEN} is damaged ({found}); it is made again from what the run starts from")
+            say(
+                f"warning: {self.directory / FROZEN} is damaged ({found}); it is made again from what the run starts "
+                f"from"
+            )
             self._rename(FROZEN)
         checkpointer = ocp.StandardCheckpointer(multiprocessing_options=_who_calls())
         with self._saving(None):
@@ -148,7 +160,8 @@ class Checkpoints:
         leaf = differing_leaf(path, frozen)
         if in_any_process(leaf is not None):
             raise UserError(
-                f"{self.directory / FROZEN}: was saved, but cannot be read back as it was ({leaf or ELSEWHERE}); check the disk, then run "
+                f"{self.directory / FROZEN}: was saved, but cannot be read back as it was ({leaf or ELSEWHERE}); "
+                f"check the disk, then run "
                 "again"
             )
         return frozen
@@ -177,7 +190,10 @@ class Checkpoints:
         """Rename a checkpoint, so that its step is made again; nothing is deleted. All processes must call."""
         target = self._rename(str(step))
         self._manager.reload()
-        say(f"warning: checkpoint {self.directory / str(step)} is damaged; it was renamed to {target}, and its step is made again")
+        say(
+            f"warning: checkpoint {self.directory / str(step)} is damaged; it was renamed to {target}, and its step "
+            f"is made again"
+        )
 
     def _rename(self, name: str) -> str:
         source = self.directory / name
@@ -198,11 +214,14 @@ class Checkpoints:
     def _item(self, step: int, item: str) -> Path:
         return self.directory.resolve() / str(step) / item
 
-    def restore_newest(self, abstract: TrainState, at_most: int | None = None) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint (of a step `at_most`) that can be read whole, sharded like `abstract`, and its meta; None: there is none.
+    def restore_newest(
+        self, abstract: TrainState, at_most: int | None = None
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest checkpoint (of a step `at_most`) that can be read whole, sharded like `abstract`, and its meta;
+        None: there is none.
 
-        Damaged ones after it are set aside. Raises `UserError` for one of another model (paths, shapes, dtypes), and where checkpoints
-        exist and none can be read: training anew would not be what was asked for.
+        Damaged ones after it are set aside. Raises `UserError` for one of another model (paths, shapes, dtypes), and
+        where checkpoints exist and none can be read: training anew would not be what was asked for.
         """
         steps = [step for step in self.steps() if at_most is None or step <= at_most]
         damaged: dict[int, str] = {}
@@ -218,16 +237,20 @@ class Checkpoints:
         aside = [path.name for path in self.directory.glob(f"*{DAMAGED}*")]
         if damaged or (aside and not steps and at_most is None):
             raise UserError(
-                f"{self.directory}: none of its checkpoints can be read ({', '.join(sorted([*map(str, damaged), *aside]))}); restore one "
+                f"{self.directory}: none of its checkpoints can be read "
+                f"({', '.join(sorted([*map(str, damaged), *aside]))}); restore one "
                 "from a copy, or delete the run's directory to train anew"
             )
         return None
 
     def restore_step(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The whole state of one step, sharded like `abstract`, and its meta. Absent or damaged: `DamagedCheckpoint`."""
+        """The whole state of one step, sharded like `abstract`, and its meta. Absent or damaged:
+        `DamagedCheckpoint`."""
         found = self._restore(step, abstract) if step in self.steps() else "it is missing"
         if isinstance(found, str):
-            raise DamagedCheckpoint(f"{self.directory / str(step)}: cannot be read ({found}); `launch.py train` makes it again")
+            raise DamagedCheckpoint(
+                f"{self.directory / str(step)}: cannot be read ({found}); `launch.py train` makes it again"
+            )
         return found
 
     def set_aside_damaged(self, abstract: TrainState) -> None:
@@ -258,8 +281,8 @@ class Checkpoints:
     def restore_params(self, abstract_params: Any, step: int | None = None) -> tuple[Any, int, dict[str, Any]]:
         """Parameters alone (for evaluation and export) of `step`, or of the newest, that step, and its meta.
 
-        Raises `UserError` when it is absent or does not fit, `DamagedCheckpoint` when it cannot be read: no table shows another step than
-        it says.
+        Raises `UserError` when it is absent or does not fit, `DamagedCheckpoint` when it cannot be read: no table shows
+        another step than it says.
         """
         steps = self.steps()
         if not steps or (step is not None and step not in steps):
@@ -268,9 +291,14 @@ class Checkpoints:
         step = steps[-1] if step is None else step
         found = self._restore_params(step, abstract_params)
         if isinstance(found, str):
-            whole = [other for other in steps if other != step and not isinstance(self._restore_params(other, abstract_params), str)]
+            whole = [
+                other
+                for other in steps
+                if other != step and not isinstance(self._restore_params(other, abstract_params), str)
+            ]
             raise DamagedCheckpoint(
-                f"{self.directory / str(step)}: is damaged ({found}); whole are the steps {', '.join(map(str, whole)) or '(none)'}, and "
+                f"{self.directory / str(step)}: is damaged ({found}); whole are the steps "
+                f"{', '.join(map(str, whole)) or '(none)'}, and "
                 "`launch.py train` with the same --config and --workdir makes it again"
             )
         return found[0], step, found[1]
@@ -300,7 +328,8 @@ class Checkpoints:
         self._compare(f"{step}: {item}", self._manager.item_metadata(step)[item].tree, abstract)
 
     def _compare(self, item: str, metadata: Any, abstract: Any) -> None:
-        # orbax casts another dtype silently and reports another shape late, so the trees are compared before anything is read.
+        # orbax casts another dtype silently and reports another shape late, so the trees are compared before anything
+        # is read.
         found = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in by_name(metadata).items()}
         wanted = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in by_name(abstract).items()}
         for name in sorted(found.keys() | wanted.keys()):
@@ -323,10 +352,11 @@ def _make_clean(directory: Path) -> None:
 
 
 def _who_calls() -> ocp.options.MultiprocessingOptions:
-    """All processes call orbax together, which lets them wait for one another; or the first alone, while the others wait for it.
+    """All processes call orbax together, which lets them wait for one another; or the first alone, while the others
+    wait for it.
 
-    They are named, so that they wait at jax's coordinator: by default orbax lets them meet in a collective on their devices, which on CPUs
-    can meet that of a step.
+    They are named, so that they wait at jax's coordinator: by default orbax lets them meet in a collective on their
+    devices, which on CPUs can meet that of a step.
     """
     if processes.count() == 1:
         return ocp.options.MultiprocessingOptions()
@@ -334,14 +364,18 @@ def _who_calls() -> ocp.options.MultiprocessingOptions:
         return ocp.options.MultiprocessingOptions(
             primary_host=processes.index(), active_processes={processes.index()}, barrier_sync_key_prefix="alone"
         )
-    return ocp.options.MultiprocessingOptions(active_processes=set(range(processes.count())), barrier_sync_key_prefix="all")
+    return ocp.options.MultiprocessingOptions(
+        active_processes=set(range(processes.count())), barrier_sync_key_prefix="all"
+    )
 
 
 def check_base(meta: Mapping[str, Any], base_sha256: str | None, where: str) -> None:
-    """`UserError` where the checkpoint of an adapter, whose `meta` this is, was trained on another base than the one at hand."""
+    """`UserError` where the checkpoint of an adapter, whose `meta` this is, was trained on another base than the one at
+    hand."""
     if meta.get(BASE) != base_sha256:
         raise UserError(
-            f"{where}: the adapter in it was trained on another base (sha256 {str(meta.get(BASE))[:16]}) than the one at hand "
+            f"{where}: the adapter in it was trained on another base (sha256 {str(meta.get(BASE))[:16]}) than the one "
+            f"at hand "
             f"({str(base_sha256)[:16]}); give it back its base, or delete the run's directory to train anew"
         )
 
@@ -351,7 +385,13 @@ def _system_reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = one_line(error)
-    known = ("No space left on device", "Read-only file system", "Permission denied", "Disk quota exceeded", "File too large")
+    known = (
+        "No space left on device",
+        "Read-only file system",
+        "Permission denied",
+        "Disk quota exceeded",
+        "File too large",
+    )
     return next((words for words in known if words.lower() in text.lower()), _reason(error))
 
 

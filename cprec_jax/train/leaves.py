@@ -23,7 +23,8 @@ def by_name(tree: Any, is_leaf: Any = None) -> dict[str, Any]:
 
 
 def matching(patterns: Collection[str], names: Collection[str], where: str) -> frozenset[str]:
-    """The names that a glob of `patterns` matches (`*` crosses `/`). A pattern that matches none is a `UserError`; `where`: its key."""
+    """The names that a glob of `patterns` matches (`*` crosses `/`). A pattern that matches none is a `UserError`;
+    `where`: its key."""
     for pattern in patterns:
         if not any(matches(pattern, name) for name in names):
             raise UserError(f"{where}: {pattern!r} matches no parameter; there are {', '.join(names)}")

@@ -1,7 +1,9 @@
-"""The near tier of checkpoints: every process writes its own shards to a disk of its own host, often and quickly, between the durable ones.
+"""The near tier of checkpoints: every process writes its own shards to a disk of its own host, often and quickly,
+between the durable ones.
 
-One file per process and step: a JSON header with the length of the line before it, the bytes of all shards, and their SHA-256. It is read
-back only into the same shardings and number of processes. What counts is the newest step that every process has whole.
+One file per process and step: a JSON header with the length of the line before it, the bytes of all shards, and their
+SHA-256. It is read back only into the same shardings and number of processes. What counts is the newest step that every
+process has whole.
 """
 
 import contextlib
@@ -33,7 +35,8 @@ class LocalTier:
     """Checkpoints of one run in DIRECTORY/RUN-HASH/STEP/process-I, of which the newest two stay."""
 
     def __init__(self, directory: Path, run: Path, inputs_hash: str):
-        """directory: on a disk of this host; the run's path and what it is made from say which of its checkpoints are meant."""
+        """directory: on a disk of this host; the run's path and what it is made from say which of its checkpoints are
+        meant."""
         self._inputs_hash = inputs_hash
         self._directory = directory / fingerprint([str(run.resolve()), inputs_hash])[:16]
         self._name = f"process-{processes.index()}-of-{processes.count()}"
@@ -53,7 +56,8 @@ class LocalTier:
             self._remove(old)
 
     def restore_newest(self, abstract: TrainState, above: int) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest step after `above` that all processes hold whole, sharded like `abstract`, and its meta; None: there is none."""
+        """The newest step after `above` that all processes hold whole, sharded like `abstract`, and its meta; None:
+        there is none."""
         held = processes.of_all([step for step in self._steps() if step > above])
         common = processes.from_first(lambda: sorted(set.intersection(*map(set, held or [[]])), reverse=True))
         for step in common:
@@ -114,7 +118,9 @@ def _shards(state: TrainState) -> dict[tuple[str, Index], np.ndarray]:
 
 
 def _write(file: BinaryIO, facts: Mapping[str, Any], blocks: Mapping[tuple[str, Index], np.ndarray]) -> None:
-    described = [{"name": name, "index": index, "shape": b.shape, "dtype": b.dtype.name} for (name, index), b in blocks.items()]
+    described = [
+        {"name": name, "index": index, "shape": b.shape, "dtype": b.dtype.name} for (name, index), b in blocks.items()
+    ]
     header = json.dumps({**facts, "blocks": described}).encode() + b"\n"
     digest = hashlib.sha256()
     parts: list[bytes | memoryview] = [b"%d\n" % len(header), header]

@@ -18,7 +18,8 @@ Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The rows of a step (the first is 1): this process's on the host, for messages, and the global arrays of all processes."""
+    """The rows of a step (the first is 1): this process's on the host, for messages, and the global arrays of all
+    processes."""
 
     step: int
     rows: Mapping[str, np.ndarray]
@@ -37,7 +38,8 @@ def train_loop(
     profile: Profile,
     ledger: Ledger | None = None,
 ) -> TrainState:
-    """Take a step per batch. From the second one on, nothing moves between host and device unless it is asked for by name."""
+    """Take a step per batch. From the second one on, nothing moves between host and device unless it is asked for by
+    name."""
     pending: Done | None = None  # a step that is not logged yet
     before: Done | None = None
     ledger = ledger or Ledger(None)
@@ -71,7 +73,9 @@ def train_loop(
                 if stopping:
                     stop(done.step)
     except Diverged:
-        jax.block_until_ready(state)  # the next step is in flight, and on CPUs its collectives could block whatever comes after
+        jax.block_until_ready(
+            state
+        )  # the next step is in flight, and on CPUs its collectives could block whatever comes after
         raise
     finally:
         profile.close(state)

@@ -36,7 +36,8 @@ def adapters_of(spec: LoraSpec, config: DecoderConfig, where: str = WHERE) -> Ad
 
 
 def linear_layers(config: DecoderConfig) -> list[str]:
-    """The names of the weights of linear layers: what is a matrix in each layer, on whatever side the residual stream is."""
+    """The names of the weights of linear layers: what is a matrix in each layer, on whatever side the residual stream
+    is."""
     axes = by_name(abstract_params(Decoder(config))[1], is_leaf=lambda one: isinstance(one, tuple))
     return [name for name, own in axes.items() if name.startswith(LAYERS) and "embed" in own]
 
@@ -46,7 +47,8 @@ def _why_nothing(pattern: str, config: DecoderConfig, linear: list[str]) -> str:
         return f"matches no linear layer{nearest(pattern, linear)}"
     if config.tie_embeddings:
         return (
-            "is the embedding, which is the head, too, in this model (tied): an adapter on one would change the other, or part the two; "
+            "is the embedding, which is the head, too, in this model (tied): an adapter on one would change the "
+            "other, or part the two; "
             "an adapter stands on linear layers alone"
         )
     return "is the embedding or the head; an adapter stands on the linear layers of `layers/` alone"
@@ -86,7 +88,8 @@ def as_read(frozen: Mapping[str, Any], dtype: jnp.dtype) -> Leaves:
 
 
 def dtype_as_read(name: str, stored: jnp.dtype, computed: jnp.dtype) -> jnp.dtype:
-    """The dtype of a leaf that no step changes: that of the computation, but for what is read in float32 (norms) and for adapters.
+    """The dtype of a leaf that no step changes: that of the computation, but for what is read in float32 (norms) and
+    for adapters.
 
     Every other parameter is cast to it where it is used, so that no bit of the computation changes.
     """

@@ -24,10 +24,11 @@ def is_stacked(axes: tuple[str, ...]) -> bool:
 
 
 def dimension_numbers(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
-    """Which axes of a weight matrix are its input and its output, None for a leaf that is none: embedding, head, norms, biases.
+    """Which axes of a weight matrix are its input and its output, None for a leaf that is none: embedding, head, norms,
+    biases.
 
-    One side of a weight matrix is the residual stream (`embed`), of an adapter's matrix its `rank`; the other is what a sublayer makes of
-    it, in one axis or two.
+    One side of a weight matrix is the residual stream (`embed`), of an adapter's matrix its `rank`; the other is what a
+    sublayer makes of it, in one axis or two.
     """
     inner = tuple(axis for axis in range(len(axes)) if axes[axis] != "layers")
     single = "rank" if "rank" in axes else "embed"
@@ -47,13 +48,16 @@ def as_matrices(tree: Any, axes: Axes) -> Any:
         if numbers is None:
             return leaf
         sides = (tuple(numbers.reduction_axis), tuple(numbers.output_axis))  # type: ignore[arg-type]  # made as tuples above
-        return leaf.reshape(*leaf.shape[: is_stacked(own)], *(math.prod(leaf.shape[axis] for axis in side) for side in sides))
+        return leaf.reshape(
+            *leaf.shape[: is_stacked(own)], *(math.prod(leaf.shape[axis] for axis in side) for side in sides)
+        )
 
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
 def per_layer(inner: optax.GradientTransformation, axes: Axes) -> optax.GradientTransformation:
-    """`inner` for each layer by itself, on matrices: what it factors or clips is then that of one matrix, not of the whole stack."""
+    """`inner` for each layer by itself, on matrices: what it factors or clips is then that of one matrix, not of the
+    whole stack."""
     labels = lambda tree: jax.tree_util.tree_map_with_path(  # noqa: E731
         lambda path, _: STACKED if is_stacked(axes[leaf_name(path)]) else SINGLE, tree
     )
@@ -75,6 +79,10 @@ def _over_layers(inner: optax.GradientTransformation) -> optax.GradientTransform
         return jax.vmap(inner.init)(params) if jax.tree.leaves(params) else inner.init(params)
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return jax.vmap(inner.update)(updates, state, params) if jax.tree.leaves(updates) else inner.update(updates, state, params)
+        return (
+            jax.vmap(inner.update)(updates, state, params)
+            if jax.tree.leaves(updates)
+            else inner.update(updates, state, params)
+        )
 
     return optax.GradientTransformation(init, update)

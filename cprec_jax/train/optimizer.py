@@ -1,4 +1,5 @@
-"""Optimizers by kind, of optax's parts: clipping by the global norm, the kind's own scaling, decoupled weight decay, the learning rate."""
+"""Optimizers by kind, of optax's parts: clipping by the global norm, the kind's own scaling, decoupled weight decay,
+the learning rate."""
 
 import functools
 from collections.abc import Callable, Collection
@@ -19,7 +20,8 @@ MUON, ADAM = "muon", "adam"
 
 
 def make_optimizer(spec: OptimizerSpec, schedule: optax.Schedule, axes: Axes) -> optax.GradientTransformation:
-    """The optimizer of the trained leaves, whose logical axes are `axes`. A pattern that matches none of them is a `UserError`."""
+    """The optimizer of the trained leaves, whose logical axes are `axes`. A pattern that matches none of them is a
+    `UserError`."""
     names = None if spec.decayed is None else matching(spec.decayed, axes, WHERE)
     mask = functools.partial(decayed, names=names)
     if spec.kind == "adamw":
@@ -45,7 +47,9 @@ def is_decayed(name: str, names: Collection[str] | None = None) -> bool:
     return name in names if names is not None else not name.endswith(("norm", "bias"))
 
 
-def adamw(spec: OptimizerSpec, schedule: optax.Schedule, mask: Callable[[Any], Any] = decayed) -> optax.GradientTransformation:
+def adamw(
+    spec: OptimizerSpec, schedule: optax.Schedule, mask: Callable[[Any], Any] = decayed
+) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(spec.clip_norm),
         optax.adamw(schedule, b1=spec.b1, b2=spec.b2, eps=spec.eps, weight_decay=spec.weight_decay, mask=mask),
@@ -55,7 +59,8 @@ def adamw(spec: OptimizerSpec, schedule: optax.Schedule, mask: Callable[[Any], A
 def _adafactor(spec: OptimizerSpec, axes: Axes) -> optax.GradientTransformation:
     """Second moments factored into rows and columns of each matrix, without momentum (arXiv 1804.04235).
 
-    Not `optax.adafactor`: that one's decay is not multiplied by the learning rate, and its learning rate is relative to the parameters.
+    Not `optax.adafactor`: that one's decay is not multiplied by the learning rate, and its learning rate is relative to
+    the parameters.
     """
     scale = optax.scale_by_factored_rms(decay_rate=spec.decay_rate, min_dim_size_to_factor=spec.factored_from)
     return per_layer(optax.chain(scale, optax.clip_by_block_rms(1.0)), axes)

@@ -14,10 +14,13 @@ def overview(shapes: Any, axes: Axes, frozen: frozenset[str], spec: OptimizerSpe
     """A line per leaf (name, shape, number of parameters, who updates it, whether it decays), and who updates how many.
 
     Args:
-      shapes: of all leaves (`jax.ShapeDtypeStruct`); axes: their logical axes by name; frozen: the names of those that stay.
+      shapes: of all leaves (`jax.ShapeDtypeStruct`); axes: their logical axes by name; frozen: the names of those that
+        stay.
     """
     sizes = {name: leaf.shape for name, leaf in by_name(shapes).items()}
-    chosen = None if spec.decayed is None else matching(spec.decayed, [name for name in sizes if name not in frozen], WHERE)
+    chosen = (
+        None if spec.decayed is None else matching(spec.decayed, [name for name in sizes if name not in frozen], WHERE)
+    )
     owners = {name: "frozen" if name in frozen else updater(spec, axes[name]) for name in sizes}
     rows = []
     for name, shape in sizes.items():

@@ -14,8 +14,8 @@ from cprec_jax.model.decoder import Decoder, abstract_params
 from cprec_jax.model.lora import merged
 from cprec_jax.parallel import rules
 from cprec_jax.parallel.mesh import make_mesh
-from cprec_jax.train import run
 from cprec_jax.train.checkpoint import Checkpoints
+from cprec_jax.train.description import adapters_of_run, make_decoder, read_description
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,8 @@ def restore_decoder(
     """Load the parameters of RUN `directory`; of one that trained an adapter, the float32 sum of its base and that.
 
     Args:
-      step: which checkpoint; None: the one that the run stands for, the last or the selected. Step 0 holds the parameters before training.
+      step: which checkpoint; None: the one that the run stands for, the last or the selected. Step 0 holds the
+        parameters before training.
       fraction: instead of `step`, the checkpoint nearest to this fraction of the newest one's steps.
       mesh: where the parameters go; default: whole on the first device.
     """
@@ -42,15 +43,17 @@ def restore_decoder(
     adapters = stored.decoder.adapters
     if adapters is None:
         return stored
-    return dataclasses.replace(stored, decoder=stored.decoder.clone(adapters=None), params=merged(stored.params, adapters.scale))
+    return dataclasses.replace(
+        stored, decoder=stored.decoder.clone(adapters=None), params=merged(stored.params, adapters.scale)
+    )
 
 
 def restore_stored(
     directory: Path, step: int | None = None, fraction: float | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> Restored:
     """`restore_decoder` without the sum: an adapter stands beside its base."""
-    description = run.read_description(directory)
-    decoder = run.make_decoder(ModelSpec(), description["decoder"], adapters=run.adapters_of_run(directory))
+    description = read_description(directory)
+    decoder = make_decoder(ModelSpec(), description["decoder"], adapters=adapters_of_run(directory))
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     steps = checkpoints.steps()
     manifest = read_json(directory / MANIFEST, "train") if (directory / MANIFEST).exists() else {}

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cprec_jax.artefact import MANIFEST, read_json
-from cprec_jax.config.runs import RunSpec, StartSpec
+from cprec_jax.config.run import RunSpec, StartSpec
 from cprec_jax.errors import UserError
-from cprec_jax.train import run
+from cprec_jax.train.description import read_description
 from cprec_jax.train.schedule import phases
 
 
@@ -20,7 +20,8 @@ class Start:
 
 
 def start_of(spec: RunSpec, parent: Path, name: str) -> Start:
-    """What a run starts from. A step outside the stable phase of the other, where there is nothing to go on with, is a `UserError`."""
+    """What a run starts from. A step outside the stable phase of the other, where there is nothing to go on with, is a
+    `UserError`."""
     manifest = read_json(parent / MANIFEST, "train")
     last = int(manifest["step"])
     if not spec.goes_on:
@@ -28,10 +29,11 @@ def start_of(spec: RunSpec, parent: Path, name: str) -> Start:
     assert isinstance(spec.start, StartSpec)
     step = spec.start.step if spec.start.step is not None else round((spec.start.fraction or 0.0) * last)
     first = int(manifest.get("first", 0))  # of a run that itself went on with another
-    begin, end = (first + boundary for boundary in phases(run.read_description(parent)["train"].schedule, last - first))
+    begin, end = (first + boundary for boundary in phases(read_description(parent)["train"].schedule, last - first))
     if not begin <= step <= end:
         raise UserError(
-            f"config.runs.{name}.start: step {step} of {parent.name} lies outside its stable phase, steps {begin} to {end}; "
+            f"config.runs.{name}.start: step {step} of {parent.name} lies outside its stable phase, steps {begin} to "
+            f"{end}; "
             "a run can only go on from there"
         )
     return Start(directory=parent, step=step, goes_on=True)

@@ -1,4 +1,5 @@
-"""What a run changes (`TrainState`) and what it does not (`frozen`): two trees, of which the first alone is donated and saved."""
+"""What a run changes (`TrainState`) and what it does not (`frozen`): two trees, of which the first alone is donated and
+saved."""
 
 from typing import Any
 
@@ -12,7 +13,8 @@ from cprec_jax.parallel import rules
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that steps change: how many are done, the trained leaves (float32), and the optimizer's state over them."""
+    """Everything that steps change: how many are done, the trained leaves (float32), and the optimizer's state over
+    them."""
 
     step: jax.Array
     trained: Any
@@ -20,14 +22,18 @@ class TrainState:
 
 
 def new_state(trained: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
-    """A state at step 0; moments are sharded like the leaf that they belong to, everything else of the optimizer is replicated."""
+    """A state at step 0; moments are sharded like the leaf that they belong to, everything else of the optimizer is
+    replicated."""
     opt_shardings = _like_leaves(jax.eval_shape(optimizer.init, trained), trained, rules.replicated(mesh))
     opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(trained)
-    return TrainState(step=jax.device_put(jnp.zeros((), jnp.int32), rules.replicated(mesh)), trained=trained, opt_state=opt_state)
+    return TrainState(
+        step=jax.device_put(jnp.zeros((), jnp.int32), rules.replicated(mesh)), trained=trained, opt_state=opt_state
+    )
 
 
 def _like_leaves(opt_shapes: Any, trained: Any, otherwise: jax.sharding.NamedSharding) -> Any:
-    """Shardings for the optimizer's state: an array at the end of the same path and of the same shape as a leaf is a moment of it.
+    """Shardings for the optimizer's state: an array at the end of the same path and of the same shape as a leaf is a
+    moment of it.
 
     `optax.tree_map_params` finds the moments by their tree and cannot tell the factored ones, which have another shape.
     """

@@ -26,13 +26,15 @@ def train_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One optimizer step on one global batch, of the leaves of `state`; those of `frozen` are only read.
 
-    Sums of losses are accumulated over `micro_batches` and divided once by the weight of the global batch, so uneven masks do not bias
-    the gradient. Micro-batch i holds rows i, i + `micro_batches`, ... of the batch.
+    Sums of losses are accumulated over `micro_batches` and divided once by the weight of the global batch, so uneven
+    masks do not bias the gradient. Micro-batch i holds rows i, i + `micro_batches`, ... of the batch.
     Metrics: loss, of several terms each by its name, lr, grad_norm, and what the objective counts.
     """
     key = None if dropout_seed is None else jax.random.fold_in(jax.random.key(dropout_seed), state.step)
     weights = {name: jnp.maximum(weight, 1.0) for name, weight in objective.weights(batch).items()}
-    grad = jax.value_and_grad(functools.partial(_loss, frozen=frozen, objective=objective, weights=weights), has_aux=True)
+    grad = jax.value_and_grad(
+        functools.partial(_loss, frozen=frozen, objective=objective, weights=weights), has_aux=True
+    )
     if micro_batches == 1:
         (loss, sums), grads = grad(state.trained, batch=batch, key=key)
     else:
@@ -57,15 +59,24 @@ def train_step(
         "lr": schedule(state.step),
         "grad_norm": optax.global_norm(grads),
     }
-    return TrainState(step=state.step + 1, trained=optax.apply_updates(state.trained, updates), opt_state=opt_state), metrics
+    return TrainState(
+        step=state.step + 1, trained=optax.apply_updates(state.trained, updates), opt_state=opt_state
+    ), metrics
 
 
 def _loss(
-    trained: Any, *, frozen: Any, objective: Objective, weights: Mapping[str, jax.Array], batch: Mapping[str, jax.Array], key: Any
+    trained: Any,
+    *,
+    frozen: Any,
+    objective: Objective,
+    weights: Mapping[str, jax.Array],
+    batch: Mapping[str, jax.Array],
+    key: Any,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss of some rows times the weight of its first term, and what they add to each of the objective's sums.
 
-    Sums, not means, are what gradients are taken of: numbers of the size of a token's loss stay apart from the size of the batch.
+    Sums, not means, are what gradients are taken of: numbers of the size of a token's loss stay apart from the size of
+    the batch.
     """
     sums = objective.sums(merge(trained, frozen), batch, key)
     assert sums.keys() == weights.keys() >= set(objective.terms), (sums.keys(), weights.keys(), objective.terms)
@@ -77,6 +88,6 @@ def _loss(
 
 
 def _micro_batches(rows: jax.Array, count: int) -> jax.Array:
-    """[B, ...] -> [count, B / count, ...]. Strided, because each device holds a block of rows: a contiguous micro-batch would be the rows
-    of some devices only, to be sent to the others at every one."""
+    """[B, ...] -> [count, B / count, ...]. Strided, because each device holds a block of rows: a contiguous micro-batch
+    would be the rows of some devices only, to be sent to the others at every one."""
     return jnp.moveaxis(rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]), 1, 0)

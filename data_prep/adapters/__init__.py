@@ -17,11 +17,13 @@ class Adapter(Protocol):
     """Made once a corpus; asked once for every source that names it."""
 
     def files(self, source: SourceSpec) -> dict[str, Path]:
-        """The files the source is read from, by what they are ("interactions", "items"); they are hashed into the manifest."""
+        """The files the source is read from, by what they are ("interactions", "items"); they are hashed into the
+        manifest."""
         ...
 
     def load(self, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> Order:
-        """Append to `raw_interactions` (domain, user_id, item_id, time, place) and `raw_items` (domain, item_id, title).
+        """Append to `raw_interactions` (domain, user_id, item_id, time, place) and `raw_items` (domain, item_id,
+        title).
 
         Returns what `time` is. `place` is the row in the file; NULL where there is none.
         """
@@ -33,9 +35,15 @@ class KnowsTruth(Protocol):
     """What an adapter has besides where its data were made, and so the best possible ranking is known."""
 
     def oracle(
-        self, source: SourceSpec, user: np.ndarray, offsets: np.ndarray, item_ids: Sequence[str], catalogue: Sequence[str]
+        self,
+        source: SourceSpec,
+        user: np.ndarray,
+        offsets: np.ndarray,
+        item_ids: Sequence[str],
+        catalogue: Sequence[str],
     ) -> np.ndarray:
-        """Next-item probabilities [n, len(catalogue)] of users with these histories (flat `item_ids`, cut by `offsets`)."""
+        """Next-item probabilities [n, len(catalogue)] of users with these histories (flat `item_ids`, cut by
+        `offsets`)."""
         ...
 
 
@@ -60,7 +68,8 @@ def make_adapters(spec: CorpusSpec) -> dict[str, Adapter]:
     for source in spec.sources:
         if source.adapter not in known:
             raise UserError(
-                f"config.corpus.sources.{source.name}.adapter: unknown adapter {source.adapter!r}{nearest(source.adapter, known)}"
+                f"config.corpus.sources.{source.name}.adapter: unknown adapter "
+                f"{source.adapter!r}{nearest(source.adapter, known)}"
             )
         adapters.setdefault(source.adapter, known[source.adapter](spec))
     return adapters

@@ -1,9 +1,11 @@
-"""Amazon reviews of the McAuley lab as published: 2014, 2018 and 2023; one category is a file of reviews and a file of metadata.
+"""Amazon reviews of the McAuley lab as published: 2014, 2018 and 2023; one category is a file of reviews and a file of
+metadata.
 
-2014 (http://jmcauley.ucsd.edu/data/amazon): `reviews_X_5.json.gz` (or without `_5`) and `meta_X.json.gz`, JSON or Python dicts a line.
-2018 (https://nijianmo.github.io/amazon): `X_5.json.gz` or `X.json.gz`, and `meta_X.json.gz`, where some titles hold code of the page.
-2023 (https://amazon-reviews-2023.github.io): `X.jsonl.gz` or the CSV `user_id,parent_asin,rating,timestamp`, and `meta_X.jsonl.gz`; time is
-in milliseconds, and the item is the `parent_asin`, which all colours and sizes of a product share.
+2014 (http://jmcauley.ucsd.edu/data/amazon): `reviews_X_5.json.gz` (or without `_5`) and `meta_X.json.gz`, JSON or
+Python dicts a line. 2018 (https://nijianmo.github.io/amazon): `X_5.json.gz` or `X.json.gz`, and `meta_X.json.gz`, where
+some titles hold code of the page. 2023 (https://amazon-reviews-2023.github.io): `X.jsonl.gz` or the CSV
+`user_id,parent_asin,rating,timestamp`, and `meta_X.jsonl.gz`; time is in milliseconds, and the item is the
+`parent_asin`, which all colours and sizes of a product share.
 """
 
 from collections.abc import Sequence
@@ -19,7 +21,8 @@ from data_prep.engine import Engine
 from data_prep.rejects import SAMPLES, Rejects
 from data_prep.source_files import source_path
 
-# Script that was taken for the title: "var aPageStart = (new Date()).getTime(); ...". Whole words, for there are "BudgetTime" planners.
+# Script that was taken for the title: "var aPageStart = (new Date()).getTime(); ...". Whole words, for there are
+# "BudgetTime" planners.
 PAGE_CODE = r"\bgetTime\b|\baPageStart\b|<script\b"
 
 
@@ -43,7 +46,10 @@ class AmazonAdapter:
         self.spec = spec
 
     def files(self, source: SourceSpec) -> dict[str, Path]:
-        return {"interactions": source_path(self.spec.root, source, "interactions"), "items": source_path(self.spec.root, source, "items")}
+        return {
+            "interactions": source_path(self.spec.root, source, "interactions"),
+            "items": source_path(self.spec.root, source, "items"),
+        }
 
     def load(self, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> Order:
         release, files = RELEASES[source.adapter], self.files(source)
@@ -66,7 +72,10 @@ def _load_metadata(path: Path, source: str, domain: int, release: Release, engin
         rejects.bad_lines("item without id", n, str(path), file.of(engine, "item_id IS NULL"), "items")
     is_code = f"coalesce(regexp_matches(title, '{PAGE_CODE}'), false)"
     coded = f"FROM parsed WHERE item_id IS NOT NULL AND {is_code}"
-    shown = [f"{source} {item}: {title}" for item, title in engine.rows(f"SELECT item_id, title {coded} ORDER BY ALL LIMIT {SAMPLES}")]
+    shown = [
+        f"{source} {item}: {title}"
+        for item, title in engine.rows(f"SELECT item_id, title {coded} ORDER BY ALL LIMIT {SAMPLES}")
+    ]
     rejects.count("title that holds code of the page", engine.value(f"SELECT count(*) {coded}"), shown)
     # The item stays without a title, and so its interactions are counted as those of an item that has none.
     title = f"CASE WHEN {is_code} THEN NULL ELSE title END"
@@ -87,7 +96,10 @@ def _load_reviews(path: Path, domain: int, release: Release, engine: Engine, rej
 
 def _load_csv(path: Path, source: SourceSpec, domain: int, release: Release, engine: Engine, rejects: Rejects) -> None:
     if release is not NEW:
-        raise UserError(f"{path}: {source.adapter} reads reviews as JSON lines (.json.gz); only amazon2023 has a CSV with a header line")
+        raise UserError(
+            f"{path}: {source.adapter} reads reviews as JSON lines (.json.gz); only amazon2023 has a CSV with a "
+            f"header line"
+        )
     columns = ColumnsSpec(user=release.user, item=release.item, time=release.times[0])
     where = f"config.corpus.sources.{source.name}"
     file = TableFile(path, "interactions", where, FileSpec(columns=columns, format="csv", delimiter=","), fixed=True)

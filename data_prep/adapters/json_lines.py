@@ -1,7 +1,8 @@
 """Files with one record a line, JSON or a Python literal (old Amazon dumps print Python dicts), gzipped or not.
 
-DuckDB reads the lines and takes the fields out of whatever is JSON. Only the lines that are not pass through Python, a few thousand at a
-time, where `ast.literal_eval` reads them: it knows literals and nothing else, so a file cannot run code.
+DuckDB reads the lines and takes the fields out of whatever is JSON. Only the lines that are not pass through Python, a
+few thousand at a time, where `ast.literal_eval` reads them: it knows literals and nothing else, so a file cannot run
+code.
 """
 
 import ast
@@ -41,24 +42,36 @@ class JsonLines:
         self._refused_lines: list[int] = []
 
     def stage(self, engine: Engine, rejects: Rejects) -> str:
-        """Read the file into `staged`; returns a query for the usable records: place, then our columns as text (NULL where absent).
+        """Read the file into `staged`; returns a query for the usable records: place, then our columns as text (NULL
+        where absent).
 
-        `place` is for `line_number`. Lines that are no record, and records with a field of the wrong type, go to `rejects`.
+        `place` is for `line_number`. Lines that are no record, and records with a field of the wrong type, go to
+        `rejects`.
         """
         self._refuse_other_text()
         readable = self.file.readable(engine)
         check_lines(readable.path)
         try:
-            malformed, self._refused_lines = engine.stage_lines(readable.link, self._select(), self._values(), readable.gzipped)
+            malformed, self._refused_lines = engine.stage_lines(
+                readable.link, self._select(), self._values(), readable.gzipped
+            )
         except EngineError as error:
-            raise UserError(f"{shown(self.path)}: cannot be read; truncated or not text? ({one_line(error)[:200]})") from error
+            raise UserError(
+                f"{shown(self.path)}: cannot be read; truncated or not text? ({one_line(error)[:200]})"
+            ) from error
         for what, n, samples in malformed:
             rejects.bad_lines(f"malformed line: {what}", n, str(self.path), samples, self.which)
         self._read_the_rest(engine, rejects)
         for wrong, n in engine.rows("SELECT wrong, count(*) FROM staged WHERE wrong IS NOT NULL GROUP BY 1 ORDER BY 1"):
-            query = f"SELECT coalesce(place, rowid) FROM staged WHERE wrong = {quoted(wrong)} ORDER BY 1 LIMIT {SAMPLES}"
+            query = (
+                f"SELECT coalesce(place, rowid) FROM staged WHERE wrong = {quoted(wrong)} ORDER BY 1 LIMIT {SAMPLES}"
+            )
             rejects.bad_lines(
-                f"wrong type: {wrong}", n, str(self.path), self._shown([place for (place,) in engine.rows(query)]), self.which
+                f"wrong type: {wrong}",
+                n,
+                str(self.path),
+                self._shown([place for (place,) in engine.rows(query)]),
+                self.which,
             )
         usable = "FROM staged WHERE rest IS NULL AND wrong IS NULL"
         if not engine.value(f"SELECT count(*) {usable}"):
@@ -75,7 +88,12 @@ class JsonLines:
     def of(self, engine: Engine, condition: str) -> list[str]:
         """As `adapters.table.Examples`: the first few rows of `parsed` that meet `condition`."""
         return self._shown(
-            [place for (place,) in engine.rows(f"SELECT place FROM parsed WHERE {condition} ORDER BY place LIMIT {SAMPLES}")]
+            [
+                place
+                for (place,) in engine.rows(
+                    f"SELECT place FROM parsed WHERE {condition} ORDER BY place LIMIT {SAMPLES}"
+                )
+            ]
         )
 
     def _refuse_other_text(self) -> None:
@@ -89,9 +107,13 @@ class JsonLines:
         if not first:
             return
         if first[0] == "{" or first[0].startswith("["):
-            raise UserError(f"{shown(self.path)}: one JSON value over the whole file; write one record a line (`jq -c '.[]' FILE`)")
+            raise UserError(
+                f"{shown(self.path)}: one JSON value over the whole file; write one record a line (`jq -c '.[]' FILE`)"
+            )
         if not any(line.startswith("{") for line in first):
-            raise UserError(f"{shown(self.path)}: no JSON records but {first[0][:60]!r}; adapter 'table' reads CSV, TSV and Parquet")
+            raise UserError(
+                f"{shown(self.path)}: no JSON records but {first[0][:60]!r}; adapter 'table' reads CSV, TSV and Parquet"
+            )
 
     def _values(self) -> str:
         """The column `v`: a list of the fields' JSON texts, NULL if the line is no JSON."""
@@ -99,7 +121,8 @@ class JsonLines:
         return f"CASE WHEN json_valid(line) THEN CAST(json_extract(line, [{paths}]) AS VARCHAR[]) END AS v"
 
     def _select(self) -> str:
-        """What is kept of a line: our columns, `wrong` (what has the wrong type), `rest` (the line if it is no JSON, '' if blank)."""
+        """What is kept of a line: our columns, `wrong` (what has the wrong type), `rest` (the line if it is no JSON, ''
+        if blank)."""
         columns, wrong, place = [], [], 1
         for ours, (kind, names) in self.fields.items():
             given = [f"nullif(v[{n}], 'null')" for n in range(place, place + len(names))]
@@ -110,7 +133,9 @@ class JsonLines:
             place += len(names)
         blank = "line IS NULL OR trim(line, ' ' || chr(9) || chr(13)) = ''"
         rest = f"CASE WHEN {blank} THEN '' WHEN NOT json_valid(line) THEN line END"
-        return f"{', '.join(columns)}, CASE {' '.join(wrong)} END AS wrong, {rest} AS rest, CAST(NULL AS BIGINT) AS place"
+        return (
+            f"{', '.join(columns)}, CASE {' '.join(wrong)} END AS wrong, {rest} AS rest, CAST(NULL AS BIGINT) AS place"
+        )
 
     def _read_the_rest(self, engine: Engine, rejects: Rejects) -> None:
         columns = [*self.fields, "wrong", "place"]
@@ -137,7 +162,9 @@ class JsonLines:
         for ours, (kind, names) in self.fields.items():
             value = next((values[name] for name in names if values.get(name) is not None), None)
             try:
-                record[ours] = str(value) if isinstance(value, str) or (kind == "time" and type(value) in (int, float)) else None
+                record[ours] = (
+                    str(value) if isinstance(value, str) or (kind == "time" and type(value) in (int, float)) else None
+                )
             except ValueError:  # more digits than Python writes, out of a number that was given in hexadecimal
                 record[ours] = None
             if record[ours] is None:
@@ -153,15 +180,20 @@ class JsonLines:
 
     def _lines(self, wanted: set[int]) -> Iterator[tuple[int, str]]:
         with self.file.open() as stream:
-            text = io.TextIOWrapper(stream, encoding={"utf-8": "utf-8-sig"}.get(self.file.encoding, self.file.encoding), errors="replace")
+            text = io.TextIOWrapper(
+                stream, encoding={"utf-8": "utf-8-sig"}.get(self.file.encoding, self.file.encoding), errors="replace"
+            )
             for n, line in enumerate(itertools.islice(text, max(wanted, default=0)), 1):
                 if n in wanted:
                     yield n, line.strip()
 
 
 def read_record(line: str) -> dict[str, Any] | None:
-    """The dict that a line of JSON (also with NaN) or a Python literal holds; None if it is neither, or holds text that is no Unicode."""
-    if any(c < " " and c != "\t" for c in line.strip()):  # JSON and Python literals write control characters escaped: this is damage
+    """The dict that a line of JSON (also with NaN) or a Python literal holds; None if it is neither, or holds text that
+    is no Unicode."""
+    if any(
+        c < " " and c != "\t" for c in line.strip()
+    ):  # JSON and Python literals write control characters escaped: this is damage
         return None
     try:
         value = json.loads(line)

@@ -1,7 +1,9 @@
-"""MovieLens of GroupLens (https://grouplens.org/datasets/movielens) as published; the name's ending tells which release.
+"""MovieLens of GroupLens (https://grouplens.org/datasets/movielens) as published; the name's ending tells which
+release.
 
-100k: `u.data` (tabs) and `u.item` (24 fields between pipes, Latin-1).  1M and 10M: `ratings.dat` and `movies.dat` (fields between `::`;
-Latin-1 in 1M, UTF-8 in 10M).  20M, 25M, 32M and latest: `ratings.csv` and `movies.csv`.  Any of them may be gzipped.
+100k: `u.data` (tabs) and `u.item` (24 fields between pipes, Latin-1).  1M and 10M: `ratings.dat` and `movies.dat`
+(fields between `::`; Latin-1 in 1M, UTF-8 in 10M).  20M, 25M, 32M and latest: `ratings.csv` and `movies.csv`.  Any of
+them may be gzipped.
 """
 
 import dataclasses
@@ -20,7 +22,11 @@ from data_prep.source_files import source_path
 USER, ITEM, TIME, TITLE = "userId", "movieId", "timestamp", "title"
 _RATING = (USER, ITEM, "rating", TIME)
 _GENRES = tuple(f"genre {n}" for n in range(19))
-INTERACTIONS = {"data": Layout(columns=_RATING, delimiter="\t"), "dat": Layout(columns=_RATING, delimiter="::"), "csv": None}
+INTERACTIONS = {
+    "data": Layout(columns=_RATING, delimiter="\t"),
+    "dat": Layout(columns=_RATING, delimiter="::"),
+    "csv": None,
+}
 ITEMS = {
     "item": Layout(columns=(ITEM, TITLE, "release date", "video release date", "url", *_GENRES), delimiter="|"),
     "dat": Layout(columns=(ITEM, TITLE, "genres"), delimiter="::"),
@@ -34,7 +40,10 @@ class MovieLensAdapter:
         self.spec = spec
 
     def files(self, source: SourceSpec) -> dict[str, Path]:
-        return {"interactions": source_path(self.spec.root, source, "interactions"), "items": source_path(self.spec.root, source, "items")}
+        return {
+            "interactions": source_path(self.spec.root, source, "interactions"),
+            "items": source_path(self.spec.root, source, "items"),
+        }
 
     def load(self, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> Order:
         files, where = self.files(source), f"config.corpus.sources.{source.name}"
@@ -58,7 +67,9 @@ class MovieLensAdapter:
 def _layout(path: Path, layouts: dict[str, Layout | None]) -> Layout | None:
     ending = path.name.removesuffix(".gz").removesuffix(".zip").rpartition(".")[2].lower()
     if ending not in layouts:
-        raise UserError(f"{path}: MovieLens files end in {', '.join('.' + known for known in layouts)}, with or without .gz")
+        raise UserError(
+            f"{path}: MovieLens files end in {', '.join('.' + known for known in layouts)}, with or without .gz"
+        )
     return layouts[ending]
 
 

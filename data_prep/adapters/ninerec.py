@@ -1,9 +1,10 @@
 """NineRec (https://github.com/westlake-repl/NineRec) as published: CSV without a header line.
 
-`X_pair.csv` holds user, item and time, or item, user and time: the README says the one, the authors' `get_behaviour.py` reads the other.
-So the column whose values are ids of `X_item.csv` is the item; `columns = {"user": "2", "item": "1"}` says it by hand. QB and TN have no
-times: the order of the lines counts, as does the order of the items in `QB_behaviour.tsv` (user, tab, items with blanks between).
-`X_item.csv` holds item, Chinese title, English title; `language` chooses ("en" if it is not set).
+`X_pair.csv` holds user, item and time, or item, user and time: the README says the one, the authors' `get_behaviour.py`
+reads the other. So the column whose values are ids of `X_item.csv` is the item; `columns = {"user": "2", "item": "1"}`
+says it by hand. QB and TN have no
+times: the order of the lines counts, as does the order of the items in `QB_behaviour.tsv` (user, tab, items with blanks
+between). `X_item.csv` holds item, Chinese title, English title; `language` chooses ("en" if it is not set).
 """
 
 import csv
@@ -31,7 +32,10 @@ class NineRecAdapter:
         self.spec = spec
 
     def files(self, source: SourceSpec) -> dict[str, Path]:
-        return {"interactions": source_path(self.spec.root, source, "interactions"), "items": source_path(self.spec.root, source, "items")}
+        return {
+            "interactions": source_path(self.spec.root, source, "interactions"),
+            "items": source_path(self.spec.root, source, "items"),
+        }
 
     def load(self, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> Order:
         files = self.files(source)
@@ -45,7 +49,8 @@ class NineRecAdapter:
 
 
 def _open(path: Path, source: SourceSpec, which: str) -> TableFile:
-    """The file with columns "1", "2", ...: as many as most of its first lines have. If it has a header line after all, with its names."""
+    """The file with columns "1", "2", ...: as many as most of its first lines have. If it has a header line after all,
+    with its names."""
     where = f"config.corpus.sources.{source.name}"
     probe = TableFile(path, which, where, FileSpec(), Layout(columns=(), delimiter=",", quote='"'))
     try:
@@ -57,7 +62,13 @@ def _open(path: Path, source: SourceSpec, which: str) -> TableFile:
     if any(field.strip().lower() in _HEADER_WORDS for field in first[0]):
         return TableFile(path, which, where, FileSpec(format="csv", delimiter=","), fixed=True)
     n_columns = Counter(map(len, first)).most_common(1)[0][0]
-    return TableFile(path, which, where, FileSpec(), Layout(columns=tuple(str(n + 1) for n in range(n_columns)), delimiter=",", quote='"'))
+    return TableFile(
+        path,
+        which,
+        where,
+        FileSpec(),
+        Layout(columns=tuple(str(n + 1) for n in range(n_columns)), delimiter=",", quote='"'),
+    )
 
 
 def _load_titles(path: Path, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> None:
@@ -65,7 +76,9 @@ def _load_titles(path: Path, source: SourceSpec, domain: int, engine: Engine, re
     place = 1 + LANGUAGES.index(source.language or "en")
     if len(file.columns) <= place:
         hint = "set language = 'zh'" if len(file.columns) == 2 else "is it the file of items?"
-        raise UserError(f"{path}: lines of {len(file.columns)} fields; expected item, Chinese title, English title; {hint}")
+        raise UserError(
+            f"{path}: lines of {len(file.columns)} fields; expected item, Chinese title, English title; {hint}"
+        )
     file.stage({"item_id": file.columns[0], "title": file.columns[place]}, engine, rejects)
     load_items(file, domain, file.columns[0], engine, rejects)
 
@@ -96,12 +109,17 @@ def _user_and_item(file: TableFile, source: SourceSpec, domain: int, engine: Eng
     if {given["user"], given["item"]} == set(pair):
         return pair.index(given["user"]), pair.index(given["item"])
     if source.columns.named():
-        raise UserError(f"{file.where}.columns: user and item are the first two columns, {pair[0]!r} and {pair[1]!r}, in either order")
+        raise UserError(
+            f"{file.where}.columns: user and item are the first two columns, {pair[0]!r} and {pair[1]!r}, in either "
+            f"order"
+        )
     known = f"SELECT item_id FROM raw_items WHERE domain = {domain}"
     counts = ", ".join(f"count(*) FILTER (WHERE {identifier(f'field{n}')} IN ({known}))" for n in range(2))
     found = engine.rows(f"SELECT {counts} FROM staged")[0]
     if not any(found):
-        raise UserError(f"{file.path}: no id of the file of items occurs in its first two columns; do both files belong together?")
+        raise UserError(
+            f"{file.path}: no id of the file of items occurs in its first two columns; do both files belong together?"
+        )
     if min(found) > _CLEAR * max(found):
         raise UserError(
             f"{file.path}: both columns hold ids of the file of items, so it cannot tell users from items; "
@@ -125,7 +143,9 @@ def _load_sequences(path: Path, source: SourceSpec, domain: int, engine: Engine,
     where = f"config.corpus.sources.{source.name}"
     for key in ("user", "item"):
         if getattr(source.columns, key) is not None:
-            raise UserError(f"{where}.columns.{key}: {shown(path)} has a user and all its items on a line; leave the key out")
+            raise UserError(
+                f"{where}.columns.{key}: {shown(path)} has a user and all its items on a line; leave the key out"
+            )
     file = TableFile(path, "interactions", where, FileSpec(), Layout(columns=("user", "items"), delimiter="\t"))
     file.stage({"user_id": "user", "items": "items"}, engine, rejects)
     # A user of two lines goes on where the first one ended.
@@ -134,5 +154,7 @@ def _load_sequences(path: Path, source: SourceSpec, domain: int, engine: Engine,
         "SELECT rowid AS place, user_id, unnest(split) AS item_id, unnest(range(len(split))) AS step FROM ("
         "SELECT rowid, user_id, string_split(coalesce(items, ''), ' ') AS split FROM staged) AS lines) AS steps"
     )
-    load_interactions(TableExamples(file, {"user_id": "user"}), domain, "position", source.time_unit, engine, rejects, rows)
+    load_interactions(
+        TableExamples(file, {"user_id": "user"}), domain, "position", source.time_unit, engine, rejects, rows
+    )
     return "position"

@@ -1,7 +1,7 @@
 """A raw file as bytes: what DuckDB passes over without a word is looked for here, before it reads the lines.
 
-DuckDB drops a line that fills its buffer of 32 MB, reads on where a gzip file is damaged, and where one line ends otherwise than the others
-it stops without saying which.
+DuckDB drops a line that fills its buffer of 32 MB, reads on where a gzip file is damaged, and where one line ends
+otherwise than the others it stops without saying which.
 """
 
 import gzip
@@ -43,7 +43,10 @@ def check_lines(path: Path) -> None:
         if first < 0:  # old Macs ended lines so
             first, last = content.find(b"\r", start, stop), content.rfind(b"\r", start, stop)
         if (offset + (stop if first < 0 else first)) - last_end > LONGEST_LINE:
-            raise UserError(f"{path}: the line from byte {last_end + 1:,} on is longer than {LONGEST_LINE >> 20} MB; is it a text file?")
+            raise UserError(
+                f"{path}: the line from byte {last_end + 1:,} on is longer than {LONGEST_LINE >> 20} MB; is it a text "
+                f"file?"
+            )
         last_end = last_end if last < 0 else offset + last
 
 
@@ -67,7 +70,8 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes | mmap.mmap, int, int]]:
 
 
 def line_of_byte(path: Path, place: int) -> int:
-    """The line, counted from 1, that holds the byte `place`, counted from 0 in the unpacked file. For messages: it reads the file."""
+    """The line, counted from 1, that holds the byte `place`, counted from 0 in the unpacked file. For messages: it
+    reads the file."""
     line = 1
     with open_bytes(path) as stream:
         while place > 0 and (block := stream.read(min(_BLOCK, place))):
@@ -77,7 +81,8 @@ def line_of_byte(path: Path, place: int) -> int:
 
 
 def mixed_line_ends(path: Path) -> str | None:
-    """Where the first line is that ends otherwise than those before it, in words; None without one. For messages: it reads the file."""
+    """Where the first line is that ends otherwise than those before it, in words; None without one. For messages: it
+    reads the file."""
     names, usual = {b"\n": "LF", b"\r\n": "CR LF", b"\r": "CR"}, None
     n = 0
     with open_bytes(path) as stream:

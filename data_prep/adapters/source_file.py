@@ -1,7 +1,7 @@
 """What a file of a source really is, by its first bytes, and a form of it that DuckDB reads.
 
-DuckDB reads UTF-8 and Latin-1, plain or gzipped. What comes as a zip archive, xz, bzip2 or in another encoding is unpacked to plain UTF-8
-beside the engine's own files; everything else that is no text is named for what it is.
+DuckDB reads UTF-8 and Latin-1, plain or gzipped. What comes as a zip archive, xz, bzip2 or in another encoding is
+unpacked to plain UTF-8 beside the engine's own files; everything else that is no text is named for what it is.
 """
 
 import bz2
@@ -51,13 +51,15 @@ _MARKS = (  # the longer ones first
 )
 _DUCKDB_READS = ("utf-8", "latin-1")
 _INVALID = "cprec_jax.invalid"
-# What is no text in the given encoding becomes a byte that is none in UTF-8, either: so the line is counted as any such line.
+# What is no text in the given encoding becomes a byte that is none in UTF-8, either: so the line is counted as any such
+# line.
 codecs.register_error(_INVALID, lambda error: ("\udcff", cast(UnicodeDecodeError, error).end))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Readable:
-    """What DuckDB and the checks of lines read: `path` is plain or gzipped text in `encoding`; `link` leads there, without patterns."""
+    """What DuckDB and the checks of lines read: `path` is plain or gzipped text in `encoding`; `link` leads there,
+    without patterns."""
 
     path: Path
     link: Path
@@ -66,8 +68,8 @@ class Readable:
 
 
 class SourceFile:
-    """One file as it lies on disk. `encoding` "auto" is UTF-8 unless the file says otherwise; `member` is one of a zip archive; `where` is
-    the dotted name of the file's settings, empty where it has none.
+    """One file as it lies on disk. `encoding` "auto" is UTF-8 unless the file says otherwise; `member` is one of a zip
+    archive; `where` is the dotted name of the file's settings, empty where it has none.
 
     What cannot be opened, and what is no text, is a `UserError`.
     """
@@ -88,7 +90,9 @@ class SourceFile:
         self.is_parquet = self.head.startswith(PARQUET)
         if not self.is_parquet:
             self._refuse_foreign()
-        self.encoding = _encoding(self.head) if encoding == "auto" else codecs.lookup(encoding).name.replace("iso8859-1", "latin-1")
+        self.encoding = (
+            _encoding(self.head) if encoding == "auto" else codecs.lookup(encoding).name.replace("iso8859-1", "latin-1")
+        )
 
     def open(self) -> BinaryIO:
         """The unpacked bytes."""
@@ -100,7 +104,9 @@ class SourceFile:
     def readable(self, engine: Engine) -> Readable:
         """The file itself where DuckDB reads it, else an unpacked copy, which is gone with the engine."""
         if self.packing in (None, "gzip") and self.encoding in _DUCKDB_READS:
-            return Readable(path=self.path, link=engine.link(self.path), gzipped=self.packing == "gzip", encoding=self.encoding)
+            return Readable(
+                path=self.path, link=engine.link(self.path), gzipped=self.packing == "gzip", encoding=self.encoding
+            )
         copy = engine.new_file()
         decode = codecs.getincrementaldecoder(self.encoding)(_INVALID)
         with open(copy, "wb") as target:
@@ -126,7 +132,9 @@ class SourceFile:
             with self.open() as stream:
                 return stream.read(_HEAD)
         except _DAMAGE as error:
-            raise UserError(f"{shown(self.path)}: damaged ({one_line(error)}) or no {self.packing} file; fetch the file again") from error
+            raise UserError(
+                f"{shown(self.path)}: damaged ({one_line(error)}) or no {self.packing} file; fetch the file again"
+            ) from error
 
     def _member(self, wanted: str | None) -> str:
         """The file of a zip archive to read: the one that is named, or the only one."""
@@ -142,7 +150,9 @@ class SourceFile:
                 raise UserError(f"{self.where}.member: {shown(self.path)} has no {wanted!r}{nearest(wanted, names)}")
             return wanted
         # what a desktop leaves beside the files that it packs
-        names = [name for name in names if not name.startswith("__MACOSX/") and not name.rpartition("/")[2].startswith(".")] or names
+        names = [
+            name for name in names if not name.startswith("__MACOSX/") and not name.rpartition("/")[2].startswith(".")
+        ] or names
         if len(names) != 1:
             inside = ", ".join(map(shown, sorted(names)[:5])) or "nothing"
             todo = f"set {self.where}.member to one of them" if self.where else "unpack it first"
@@ -150,7 +160,9 @@ class SourceFile:
         return names[0]
 
     def _refuse_foreign(self) -> None:
-        if inner := next((name for begin, name in _PACKED.items() if self.packing and self.head.startswith(begin)), None):
+        if inner := next(
+            (name for begin, name in _PACKED.items() if self.packing and self.head.startswith(begin)), None
+        ):
             raise UserError(f"{shown(self.path)}: a {self.packing} file that holds a {inner} file; unpack it first")
         for begin, what in _FOREIGN.items():
             if self.head.startswith(begin):
@@ -166,7 +178,8 @@ _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, No
 
 
 def _encoding(head: bytes) -> str:
-    """UTF-8 unless there is a byte order mark, or every second byte is zero, as UTF-16 without one has it for most scripts of Europe."""
+    """UTF-8 unless there is a byte order mark, or every second byte is zero, as UTF-16 without one has it for most
+    scripts of Europe."""
     for mark, name in _MARKS:
         if head.startswith(mark):
             return name

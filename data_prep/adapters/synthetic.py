@@ -1,15 +1,17 @@
 """A world whose best possible ranking is known, for the quickstart and for tests. numpy only, seeded.
 
-Items of a domain belong to tastes, the same tastes in every domain, and a title says so: "<taste> <style> <noun>". The taste word is shared
-by all domains (so what is learnt in one carries to an unseen one), the style word sets how popular an item is (the same everywhere), the
-noun names the domain. A user has a few favourite tastes, the same in every domain. The next item of user u in a domain, after item j and
-with the items S of that domain already seen, is drawn from
+Items of a domain belong to tastes, the same tastes in every domain, and a title says so: "<taste> <style> <noun>". The
+taste word is shared by all domains (so what is learnt in one carries to an unseen one), the style word sets how popular
+an item is (the same everywhere), the noun names the domain. A user has a few favourite tastes, the same in every
+domain. The next item of user u in a domain, after item j and with the items S of that domain already seen, is drawn
+from
 
-    p(i | u, j, S)  ~  ( stay * 1[taste(i) = taste(j)] + (1 - stay) * favour(u, taste(i)) ) * share(i)   for i not in S,   0 for i in S
+    p(i | u, j, S)  ~  ( stay * 1[taste(i) = taste(j)] + (1 - stay) * favour(u, taste(i)) ) * share(i)   for i not in S,
+      0 for i in S
 
 where share(i) is the item's popularity within its taste (sums to 1 there); at the first item of a domain the bracket is
-favour(u, taste(i)). So a reader of the history's taste words knows nearly all there is to know, popularity alone knows little, and the
-oracle is exact.
+favour(u, taste(i)). So a reader of the history's taste words knows nearly all there is to know, popularity alone knows
+little, and the oracle is exact.
 """
 
 import functools
@@ -27,13 +29,14 @@ from data_prep.engine import Engine
 from data_prep.rejects import Rejects
 
 _TASTE_WORDS = """
-coastal gothic rustic nordic retro cosmic tropical urban vintage royal arctic desert alpine floral industrial minimal baroque pastel tribal
-lunar pirate samurai steampunk bohemian zen galactic medieval jungle prairie aztec noir neon viking celtic victorian atomic oceanic volcanic
-mystic sporty
+coastal gothic rustic nordic retro cosmic tropical urban vintage royal arctic desert alpine floral industrial
+minimal baroque pastel tribal lunar pirate samurai steampunk bohemian zen galactic medieval jungle prairie aztec
+noir neon viking celtic victorian atomic oceanic volcanic mystic sporty
 """
 _STYLE_WORDS = """
-velvet amber silver cotton ivory copper crimson maple linen golden bamboo marble indigo leather emerald walnut cobalt scarlet cedar pearl
-slate coral bronze olive wool ruby birch teal granite satin azure brass hazel lilac onyx quartz rosewood saffron topaz umber
+velvet amber silver cotton ivory copper crimson maple linen golden bamboo marble indigo leather emerald walnut
+cobalt scarlet cedar pearl slate coral bronze olive wool ruby birch teal granite satin azure brass hazel lilac onyx
+quartz rosewood saffron topaz umber
 """
 TASTES, STYLES = _TASTE_WORDS.split(), _STYLE_WORDS.split()
 NOUNS = {
@@ -92,11 +95,21 @@ def make_world(spec: SyntheticSpec, domains: Sequence[str], seed: int) -> World:
     n_events_U = np.clip(rng.poisson(spec.interactions, spec.users), 2, int(LONGEST * spec.interactions))
     user, time = _clock(spec, n_events_U, rng)
     taste_for_domains_UM = rng.dirichlet(np.full(len(domains), 3.0), spec.users)
-    domain = (rng.random(len(user))[:, None] > np.cumsum(taste_for_domains_UM, axis=1)[user, :-1]).sum(axis=1).astype(np.int16)
+    domain = (
+        (rng.random(len(user))[:, None] > np.cumsum(taste_for_domains_UM, axis=1)[user, :-1])
+        .sum(axis=1)
+        .astype(np.int16)
+    )
     item = _draw_items(spec, favour_UK, share_MN, user, domain, n_events_U, rng)
     kept = item >= 0
     return World(
-        favour_UK=favour_UK, share_MN=share_MN, titles=list(titles), user=user[kept], domain=domain[kept], item=item[kept], time=time[kept]
+        favour_UK=favour_UK,
+        share_MN=share_MN,
+        titles=list(titles),
+        user=user[kept],
+        domain=domain[kept],
+        item=item[kept],
+        time=time[kept],
     )
 
 
@@ -115,14 +128,17 @@ def _catalogue(spec: SyntheticSpec, name: str, rng: np.random.Generator) -> tupl
     styles_KS = np.argsort(rng.random((spec.tastes, len(STYLES))), axis=1)
     n_N = np.arange(spec.items)
     style_N = styles_KS[n_N % spec.tastes, n_N // spec.tastes]
-    titles = [f"{TASTES[taste]} {STYLES[style]} {noun}" for taste, style in zip(n_N % spec.tastes, style_N, strict=True)]
+    titles = [
+        f"{TASTES[taste]} {STYLES[style]} {noun}" for taste, style in zip(n_N % spec.tastes, style_N, strict=True)
+    ]
     popularity_N = (1.0 + style_N) ** -spec.popularity
     share_N = popularity_N / np.bincount(n_N % spec.tastes, popularity_N, spec.tastes)[n_N % spec.tastes]
     return titles, share_N
 
 
 def _clock(spec: SyntheticSpec, n_events_U: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(user, time) of every event, sorted by both; times are uniform over the span and pushed apart to differ within a user."""
+    """(user, time) of every event, sorted by both; times are uniform over the span and pushed apart to differ within a
+    user."""
     user = np.repeat(np.arange(spec.users), n_events_U)
     time = rng.integers(spec.start, spec.start + spec.days * 86_400, len(user))
     time = time[np.lexsort((time, user))]
@@ -170,7 +186,8 @@ class SyntheticAdapter:
         self.platforms = {source.name: source.platform for source in spec.sources}
         if self.spec.tastes > len(TASTES) or self.spec.items > self.spec.tastes * len(STYLES):
             raise UserError(
-                f"config.corpus.synthetic: at most {len(TASTES)} tastes and {len(STYLES)} items a taste can be told apart by their titles; "
+                f"config.corpus.synthetic: at most {len(TASTES)} tastes and {len(STYLES)} items a taste can be told "
+                f"apart by their titles; "
                 f"got {self.spec.tastes} tastes and {self.spec.items} items"
             )
 
@@ -195,14 +212,24 @@ class SyntheticAdapter:
             "time": pa.array(world.time[mine]),
         }
         engine.insert("raw_interactions", list(interactions), pa.table(interactions))
-        items = {"domain": pa.array(np.full(self.spec.items, domain, np.int16)), "item_id": ids, "title": pa.array(world.titles[m])}
+        items = {
+            "domain": pa.array(np.full(self.spec.items, domain, np.int16)),
+            "item_id": ids,
+            "title": pa.array(world.titles[m]),
+        }
         engine.insert("raw_items", list(items), pa.table(items))
         return "timestamp"
 
     def oracle(
-        self, source: SourceSpec, user: np.ndarray, offsets: np.ndarray, item_ids: Sequence[str], catalogue: Sequence[str]
+        self,
+        source: SourceSpec,
+        user: np.ndarray,
+        offsets: np.ndarray,
+        item_ids: Sequence[str],
+        catalogue: Sequence[str],
     ) -> np.ndarray:
-        """The exact next-item distribution [n, N] float32 of users with these histories (flat `item_ids`, cut by `offsets`)."""
+        """The exact next-item distribution [n, N] float32 of users with these histories (flat `item_ids`, cut by
+        `offsets`)."""
         number = {name: n for n, name in enumerate(_item_names(source.name, self.spec.items))}
         row_of = {user_key(source.platform, name): row for row, name in enumerate(_user_names(self.spec.users))}
         who = np.array([row_of[key] for key in user.tolist()], np.int64)

@@ -58,17 +58,20 @@ class TableAdapter:
             orders[order] = file.path
             if len(orders) > 1:
                 raise UserError(
-                    f"config.corpus.sources.{source.name}.interactions: {' and '.join(map(str, orders.values()))} differ: one has "
+                    f"config.corpus.sources.{source.name}.interactions: {' and '.join(map(str, orders.values()))} "
+                    f"differ: one has "
                     "times and one positions; set order and columns.time"
                 )
             if order == "position" and source.time_unit:
                 raise UserError(
-                    f"config.corpus.sources.{source.name}.time_unit: {file.shown} has positions, which have no unit; leave it out"
+                    f"config.corpus.sources.{source.name}.time_unit: {file.shown} has positions, which have no unit; "
+                    f"leave it out"
                 )
             names = {"user_id": columns["user"], "item_id": columns["item"], "time_text": time}
             if twice := [name for name in names.values() if list(names.values()).count(name) > 1]:
                 raise UserError(
-                    f"config.corpus.sources.{source.name}.columns: {twice[0]!r} is named for two of user, item and time; name three columns"
+                    f"config.corpus.sources.{source.name}.columns: {twice[0]!r} is named for two of user, item and "
+                    f"time; name three columns"
                 )
             file.stage(names, engine, rejects)
             examples = TableExamples(file, names, first_place)
@@ -91,14 +94,25 @@ class TableAdapter:
 
 
 def _refuse_no_rows(
-    source: SourceSpec, files: Mapping[str, list[TableFile]], n_interactions: int, domain: int, engine: Engine, rejects: Rejects
+    source: SourceSpec,
+    files: Mapping[str, list[TableFile]],
+    n_interactions: int,
+    domain: int,
+    engine: Engine,
+    rejects: Rejects,
 ) -> None:
     """Several files that together have no row: each of them may be empty, as parts that Spark writes are."""
-    numbers = {"interactions": n_interactions, "items": engine.value(f"SELECT count(*) FROM raw_items WHERE domain = {domain}")}
+    numbers = {
+        "interactions": n_interactions,
+        "items": engine.value(f"SELECT count(*) FROM raw_items WHERE domain = {domain}"),
+    }
     for which, n in numbers.items():
         if not n:
             paths = ", ".join(file.shown for file in files[which][:SAMPLES])
-            raise UserError(f"config.corpus.sources.{source.name}.{which}: no readable rows in {paths}; {rejects.why_nothing(which)}")
+            raise UserError(
+                f"config.corpus.sources.{source.name}.{which}: no readable rows in {paths}; "
+                f"{rejects.why_nothing(which)}"
+            )
 
 
 def _refuse_unused(source: SourceSpec, files: Mapping[str, list[TableFile]]) -> None:
@@ -108,7 +122,8 @@ def _refuse_unused(source: SourceSpec, files: Mapping[str, list[TableFile]]) -> 
         for which, is_text in text.items():
             if not is_text and getattr(getattr(source.files, which), key) is not None:
                 raise UserError(
-                    f"config.corpus.sources.{source.name}.files.{which}.{key}: {files[which][0].shown} is Parquet; leave it out"
+                    f"config.corpus.sources.{source.name}.files.{which}.{key}: {files[which][0].shown} is Parquet; "
+                    f"leave it out"
                 )
         if not any(text.values()) and getattr(source, key) is not None:
             raise UserError(f"config.corpus.sources.{source.name}.{key}: both files are Parquet; leave it out")
@@ -150,15 +165,19 @@ class TableExamples:
         ours = ", ".join(self.names)
         if self.file.format == "parquet":
             found = engine.rows(
-                f"SELECT place + 1 - {self.first_place}, {ours} FROM parsed WHERE {condition} ORDER BY place LIMIT {SAMPLES}"
+                f"SELECT place + 1 - {self.first_place}, {ours} FROM parsed WHERE {condition} ORDER BY place LIMIT "
+                f"{SAMPLES}"
             )
             return [f"row {row}: {dict(zip(self.names.values(), values, strict=True))}" for row, *values in found]
-        shown = engine.rows(f"SELECT {ours} FROM parsed WHERE {condition} GROUP BY {ours} ORDER BY min(place) LIMIT {SAMPLES}")
+        shown = engine.rows(
+            f"SELECT {ours} FROM parsed WHERE {condition} GROUP BY {ours} ORDER BY min(place) LIMIT {SAMPLES}"
+        )
         return self.file.lines_of(list(self.names.values()), shown)
 
 
 def time_column(columns: Collection[str], name: str | None, wanted: str) -> tuple[str, Order]:
-    """Which column holds the time, and whether it is a clock or only an order; `name` and `wanted` ("auto") are what the config says."""
+    """Which column holds the time, and whether it is a clock or only an order; `name` and `wanted` ("auto") are what
+    the config says."""
     if name is None:
         candidates = ("timestamp", "position") if wanted == "auto" else (wanted,)
         present = [candidate for candidate in candidates if candidate in columns]
@@ -178,7 +197,9 @@ def load_items(file: TableFile, domain: int, id_column: str, engine: Engine, rej
     if file.quote and (n := engine.value(f"SELECT {_lines('item_id', 'title')} FROM staged WHERE {broken}")):
         shown = engine.rows(f"SELECT item_id FROM staged WHERE {broken} LIMIT {SAMPLES}")
         rejects.bad_lines("line break in item", n, str(file.path), file.lines_of([id_column], shown), "items")
-    engine.execute(f"INSERT INTO raw_items SELECT {domain}, item_id, title FROM staged WHERE NOT ({without_id} OR {broken})")
+    engine.execute(
+        f"INSERT INTO raw_items SELECT {domain}, item_id, title FROM staged WHERE NOT ({without_id} OR {broken})"
+    )
 
 
 def _broken(column: str) -> str:
@@ -201,8 +222,8 @@ def load_interactions(
     rows: str | None = None,
     first_place: int = 0,
 ) -> None:
-    """Rows with text columns (place, user_id, item_id, time_text) -> `raw_interactions`; `rows` is a query, by default all of `staged`,
-    whose places begin at `first_place`."""
+    """Rows with text columns (place, user_id, item_id, time_text) -> `raw_interactions`; `rows` is a query, by default
+    all of `staged`, whose places begin at `first_place`."""
     # A query may be dear (JSON): its rows are kept. Columns of `staged` are looked at again where there are defects.
     kind = "TABLE" if rows else "VIEW"
     rows = rows or f"SELECT rowid + {first_place} AS place, user_id, item_id, time_text FROM staged"
@@ -223,11 +244,15 @@ def load_interactions(
             WHEN {order == "timestamp"} AND {is_date_and_clock("value")} THEN {quoted(DATE_AS_NUMBER)}
             WHEN {order == "timestamp"} AND value // {per_second} > {LATEST_SECONDS} THEN {quoted(AFTER_2100)}
         END AS defect
-        FROM (SELECT *, coalesce({number("time_text")}, {date} * {per_second}) AS value FROM ({rows}) AS given) AS timed""")
+        FROM (
+            SELECT *, coalesce({number("time_text")}, {date} * {per_second}) AS value FROM ({rows}) AS given
+        ) AS timed""")
     good = f"SELECT {domain}, user_id, item_id, time, place FROM parsed WHERE defect IS NULL"
     if engine.value(f"INSERT INTO raw_interactions {good}") < engine.value("SELECT count(*) FROM parsed"):
         n_lines = _lines("user_id", "item_id", "time_text") if examples.multiline else "count(*)"
-        for defect, n in engine.rows(f"SELECT defect, {n_lines} FROM parsed WHERE defect IS NOT NULL GROUP BY 1 ORDER BY 1"):
+        for defect, n in engine.rows(
+            f"SELECT defect, {n_lines} FROM parsed WHERE defect IS NOT NULL GROUP BY 1 ORDER BY 1"
+        ):
             rejects.bad_lines(defect, n, str(examples.path), examples.of(engine, f"defect = {quoted(defect)}"))
     if order == "timestamp":
         _refuse_other_units(examples, domain, "ms" if per_second > 1 else "s", engine, rejects, first_place)
@@ -235,10 +260,13 @@ def load_interactions(
     engine.execute(f"DROP {kind} parsed")
 
 
-def _refuse_other_units(examples: Examples, domain: int, unit: str, engine: Engine, rejects: Rejects, first_place: int) -> None:
+def _refuse_other_units(
+    examples: Examples, domain: int, unit: str, engine: Engine, rejects: Rejects, first_place: int
+) -> None:
     """Take numbers that are a time in no unit, such as 20140105, out of `raw_interactions` again.
 
-    A date of eight digits is none in any file; other numbers are where nearly all of the file are such, or most of it are real times.
+    A date of eight digits is none in any file; other numbers are where nearly all of the file are such, or most of it
+    are real times.
     """
     loaded = f"FROM raw_interactions WHERE domain = {domain} AND (place IS NULL OR place >= {first_place})"
     if not engine.value(f"SELECT count(*) {loaded} AND time < {EARLY}"):
@@ -251,18 +279,26 @@ def _refuse_other_units(examples: Examples, domain: int, unit: str, engine: Engi
         eight_digits = "19000101" in condition
         if n_such and (eight_digits or n_such >= NEARLY_ALL * n or n_real >= MOST * n):
             such = f"defect IS NULL AND {condition}"
-            engine.execute(f"DELETE FROM raw_interactions WHERE domain = {domain} AND place IN (SELECT place FROM parsed WHERE {such})")
+            engine.execute(
+                f"DELETE FROM raw_interactions WHERE domain = {domain} AND place IN (SELECT place FROM parsed WHERE "
+                f"{such})"
+            )
             rejects.bad_lines(reason, n_such, str(examples.path), examples.of(engine, such))
 
 
 def _refuse_cut_times(examples: Examples, domain: int, engine: Engine, rejects: Rejects, first_place: int) -> None:
-    """Take times such as 1.51E+09, what a spreadsheet leaves of a long number, out of `raw_interactions` again where most are such."""
+    """Take times such as 1.51E+09, what a spreadsheet leaves of a long number, out of `raw_interactions` again where
+    most are such."""
     loaded = f"FROM raw_interactions WHERE domain = {domain} AND (place IS NULL OR place >= {first_place})"
-    n, n_round = engine.rows(f"SELECT count(*), count(*) FILTER (WHERE time >= {EARLY} AND time % 10000 = 0) {loaded}")[0]
+    n, n_round = engine.rows(f"SELECT count(*), count(*) FILTER (WHERE time >= {EARLY} AND time % 10000 = 0) {loaded}")[
+        0
+    ]
     if n_round <= MOST * n:
         return
     such = f"defect IS NULL AND regexp_full_match(time_text, {quoted(CUT_NUMBER)})"
     n_such = engine.value(f"SELECT count(*) FROM parsed WHERE {such}")
     if n_such > MOST * n:
-        engine.execute(f"DELETE FROM raw_interactions WHERE domain = {domain} AND place IN (SELECT place FROM parsed WHERE {such})")
+        engine.execute(
+            f"DELETE FROM raw_interactions WHERE domain = {domain} AND place IN (SELECT place FROM parsed WHERE {such})"
+        )
         rejects.bad_lines("timestamp without its last digits", n_such, str(examples.path), examples.of(engine, such))

@@ -26,7 +26,16 @@ from data_prep.rejects import Rejects, shorten
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".txt": "tsv", ".parquet": "parquet"}
 _PACKED_SUFFIXES = {".gz", ".zip", ".xz", ".bz2"}
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
-_OTHER_DELIMITERS = (",", ";", "\t", "|", "::", "^", "\x01", " ")  # tried in turn where a header line has no column otherwise
+_OTHER_DELIMITERS = (
+    ",",
+    ";",
+    "\t",
+    "|",
+    "::",
+    "^",
+    "\x01",
+    " ",
+)  # tried in turn where a header line has no column otherwise
 _HEADER_NAMES = {"user_id", "userid", "item_id", "itemid", "title", "timestamp"}
 _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
 _PROBED = 100  # records
@@ -56,8 +65,9 @@ class Layout:
 class TableFile:
     """One delimited or Parquet file: its header (or the `layout` that stands for it), and how DuckDB reads it.
 
-    `settings` are the file's own (`SourceSpec.file`), `where` the dotted name of the source, `which` "interactions" or "items"; `fixed`
-    says that a platform, and no config, names the columns; `is_part`, that the table has more files, so that this one may have no row.
+    `settings` are the file's own (`SourceSpec.file`), `where` the dotted name of the source, `which` "interactions" or
+    "items"; `fixed` says that a platform, and no config, names the columns; `is_part`, that the table has more files,
+    so that this one may have no row.
     """
 
     def __init__(
@@ -81,7 +91,11 @@ class TableFile:
             self.format, self.delimiter, self.quote, self.has_header = "text", layout.delimiter, layout.quote, False
         else:
             self.format = self._format()
-            self.delimiter, self.quote, self.has_header = _DELIMITERS.get(self.format, ""), "", settings.header is not False
+            self.delimiter, self.quote, self.has_header = (
+                _DELIMITERS.get(self.format, ""),
+                "",
+                settings.header is not False,
+            )
         try:
             self.columns = self._columns()
         except (OSError, EOFError, zlib.error, csv.Error, ValueError) as error:
@@ -92,18 +106,24 @@ class TableFile:
     def _format(self) -> str:
         given: str = self.settings.format or "auto"
         if given == "auto":
-            suffixes = [suffix.lower() for suffix in Path(self.file.name).suffixes if suffix.lower() not in _PACKED_SUFFIXES]
+            suffixes = [
+                suffix.lower() for suffix in Path(self.file.name).suffixes if suffix.lower() not in _PACKED_SUFFIXES
+            ]
             given = "parquet" if self.file.is_parquet else _FORMATS.get(suffixes[-1] if suffixes else "", "")
         if not given:
             self._refuse_json(self._first_line())
-            raise UserError(f"{self.shown}: cannot tell its format by its name; set {self.where}.format to 'csv', 'tsv' or 'parquet'")
+            raise UserError(
+                f"{self.shown}: cannot tell its format by its name; set {self.where}.format to 'csv', 'tsv' or "
+                f"'parquet'"
+            )
         if given == "parquet" and self.file.packing:
             raise UserError(f"{self.shown}: a {self.file.packing} file that holds Parquet; unpack it first")
         if given != "parquet" and self.file.is_parquet:
             raise UserError(f"{self.shown}: a Parquet file; set {self.own}.format = 'parquet'")
         if given == "parquet" and not self.file.is_parquet and self.file.head:
             raise UserError(
-                f"{self.shown}: damaged or not a parquet file (it begins otherwise); if it is text, set {self.own}.format = 'csv'"
+                f"{self.shown}: damaged or not a parquet file (it begins otherwise); if it is text, set "
+                f"{self.own}.format = 'csv'"
             )
         return given
 
@@ -119,7 +139,13 @@ class TableFile:
                 next(lines, None)
             if len(self.delimiter) > 1:
                 for n, line in enumerate(lines, 1 + self.skip):
-                    yield n, [field.strip(self.quote) if self.quote else field for field in line.rstrip("\r\n").split(self.delimiter)]
+                    yield (
+                        n,
+                        [
+                            field.strip(self.quote) if self.quote else field
+                            for field in line.rstrip("\r\n").split(self.delimiter)
+                        ],
+                    )
                 return
             if self.quote:
                 reader = csv.reader(lines, delimiter=self.delimiter, quotechar=self.quote)
@@ -137,17 +163,24 @@ class TableFile:
             self._find_delimiter()
         if self.quote and self.quote in self.delimiter:
             raise UserError(
-                f"{self.own}.quote: {self.quote!r} stands between the fields of {self.shown}, too; set it to another, or to 'none'"
+                f"{self.own}.quote: {self.quote!r} stands between the fields of {self.shown}, too; set it to another, "
+                f"or to 'none'"
             )
         first = next(self.records(), None)
         if first is None:
             raise UserError(f"{self.shown}: the file is empty; expected {self._expected()}")
         if not any(first[1]):
-            raise UserError(f"{self.shown}: its first line is blank; expected {self._expected()}: take blank lines out of the beginning")
+            raise UserError(
+                f"{self.shown}: its first line is blank; expected {self._expected()}: take blank lines out of the "
+                f"beginning"
+            )
         if self.layout is not None:
             return list(self.layout.columns)
         if not self.has_header and (names := [field for field in first[1] if field.strip().lower() in _HEADER_NAMES]):
-            say(f"{self.shown}: its first line looks like a header ({', '.join(names)}), which header = False reads as data")
+            say(
+                f"{self.shown}: its first line looks like a header ({', '.join(names)}), which header = False reads "
+                f"as data"
+            )
         return first[1] if self.has_header else [str(n + 1) for n in range(self._n_fields())]
 
     def _expected(self) -> str:
@@ -189,7 +222,10 @@ class TableFile:
         if not looks_like_json(first_line):
             return
         if self.fixed:
-            raise UserError(f"{self.shown}: JSON and no CSV; if it is the platform's JSON, rename the file so that it ends in .jsonl")
+            raise UserError(
+                f"{self.shown}: JSON and no CSV; if it is the platform's JSON, rename the file so that it ends in "
+                f".jsonl"
+            )
         lines = "" if first_line.strip()[:1] == "[" or first_line.strip() == "{" else ", lines=True"
         raise UserError(
             f"{self.shown}: JSON and no delimited text; write it as CSV or Parquet "
@@ -198,7 +234,8 @@ class TableFile:
 
     def _take(self, delimiter: str) -> None:
         self.delimiter = delimiter
-        # TSV of the field holds raw quotes (24" TV) and no quoting; CSV quotes as RFC 4180 says. So does what is neither, but for `::`.
+        # TSV of the field holds raw quotes (24" TV) and no quoting; CSV quotes as RFC 4180 says. So does what is
+        # neither, but for `::`.
         raw = (self.format == "tsv" and delimiter == "\t") or len(delimiter) > 1
         given = self.settings.quote or "auto"
         self.quote = {"auto": "" if raw else '"', "none": ""}.get(given, given)
@@ -218,7 +255,11 @@ class TableFile:
         """Of the first lines, those that have as many fields as most, with text at these places."""
         records = [fields for _, fields in itertools.islice(self.records(), _PROBED) if fields]
         usual = Counter(map(len, records)).most_common(1)
-        filled = [fields for fields in records if len(fields) == usual[0][0] > max(places) and all(fields[place] for place in places)]
+        filled = [
+            fields
+            for fields in records
+            if len(fields) == usual[0][0] > max(places) and all(fields[place] for place in places)
+        ]
         return len(filled) / len(records) if records else 0.0
 
     def _n_fields(self) -> int:
@@ -227,7 +268,8 @@ class TableFile:
         return counts.most_common(1)[0][0] if counts else 0
 
     def stage(self, wanted: dict[str, str], engine: Engine, rejects: Rejects) -> None:
-        """Read the wanted columns (ours -> the file's) as text into the table `staged`; malformed lines go to `rejects`."""
+        """Read the wanted columns (ours -> the file's) as text into the table `staged`; malformed lines go to
+        `rejects`."""
         for ours, theirs in wanted.items():
             self._check_column(ours, theirs)
         readable: Readable | None = None
@@ -238,7 +280,8 @@ class TableFile:
             else:
                 readable = self.file.readable(engine)
                 check_lines(readable.path)
-                # By place: a header may hold columns without a name, or names that differ only in case, which are one to DuckDB.
+                # By place: a header may hold columns without a name, or names that differ only in case, which are one
+                # to DuckDB.
                 names = [f"column {n}" for n in range(len(self.columns))]
                 malformed = engine.stage_delimited(
                     readable.link,
@@ -255,7 +298,8 @@ class TableFile:
             assert readable is not None
             n, lost = line_of_byte(readable.path, error.place), error.n_lines
             raise UserError(
-                f"{self.shown}: line {n}: a quote opens a field there and is not closed as it should be, which would lose {lost:,} lines; "
+                f"{self.shown}: line {n}: a quote opens a field there and is not closed as it should be, which would "
+                f"lose {lost:,} lines; "
                 "mend the line (a quote within a quoted field is doubled)"
             ) from error
         except EngineError as error:
@@ -264,7 +308,9 @@ class TableFile:
             text = one_line(error)
             for path in (readable.link, readable.path) if readable else ():
                 text = text.replace(str(path), self.shown)
-            raise UserError(f"{self.shown}: cannot be read; truncated or not a {self.format} file? ({text[:200]})") from error
+            raise UserError(
+                f"{self.shown}: cannot be read; truncated or not a {self.format} file? ({text[:200]})"
+            ) from error
         for what, n, samples in malformed:
             rejects.bad_lines(f"malformed line: {what}", n, str(self.path), samples, self.which)
         if not self.is_part and not engine.value("SELECT count(*) FROM staged"):
@@ -282,7 +328,8 @@ class TableFile:
         n, n_rows = engine.rows(counts)[0]
         if n > _QUOTED_SHARE * n_rows:
             say(
-                f"{self.shown}: {n / n_rows:.1%} of its rows have a field that begins with a quote, which is read as part of the text; "
+                f"{self.shown}: {n / n_rows:.1%} of its rows have a field that begins with a quote, which is read as "
+                f"part of the text; "
                 f"if fields are quoted there (pandas writes TSV so), set {self.own}.quote = '\"'"
             )
 
@@ -294,7 +341,8 @@ class TableFile:
             key = f"{self.own if option == 'item' else self.where}.columns.{option}"
             if self.settings.header is False and self.layout is None and not self.fixed:
                 raise UserError(
-                    f"{self.shown}: no column {theirs!r}: it has no header line ({self.own}.header) and {len(self.columns)} columns; "
+                    f"{self.shown}: no column {theirs!r}: it has no header line ({self.own}.header) and "
+                    f"{len(self.columns)} columns; "
                     f"set {key} to a place from '1' to '{len(self.columns)}'"
                 )
             hint = f"{self._nearest(theirs)} (set {key} to the file's name for it)"
@@ -303,33 +351,51 @@ class TableFile:
             elif self.fixed:
                 hint = f"{self._nearest(theirs)} (the platform's files have it: is this the file as published?)"
             elif self.has_header and "\ufffd" in "".join(self.columns):
-                hint = f"; its first line is no text in {self.file.encoding}: if it is in another one, set {self.own}.encoding"
+                hint = (
+                    f"; its first line is no text in {self.file.encoding}: if it is in another one, set "
+                    f"{self.own}.encoding"
+                )
             elif self.has_header and self._begins_with_data():
                 example = self.delimiter.join(self.columns)[:60]
-                hint = f"; its first line looks like data, not names ({example}): if it has no header line, set {self.own}.header = False"
-            raise UserError(one_line(f"{self.shown}: no column {theirs!r}{hint}"))  # a damaged header may hold line breaks
+                hint = (
+                    f"; its first line looks like data, not names ({example}): if it has no header line, set "
+                    f"{self.own}.header = False"
+                )
+            raise UserError(
+                one_line(f"{self.shown}: no column {theirs!r}{hint}")
+            )  # a damaged header may hold line breaks
         if self.columns.count(theirs) > 1:
             raise UserError(f"{self.shown}: column {theirs!r} occurs twice in the header; rename one")
         if self.format == "parquet":
             self._check_type(ours, theirs)
 
     def _begins_with_data(self) -> bool:
-        """Whether the first line is a record and no header: it holds a number, or what is written as most of the column below is."""
+        """Whether the first line is a record and no header: it holds a number, or what is written as most of the column
+        below is."""
         if any(map(_NUMBER.fullmatch, self.columns)):
             return True
-        below = [fields for _, fields in itertools.islice(self.records(), 1, _PROBED) if len(fields) == len(self.columns)]
-        shapes = [(_shape(name), [_shape(fields[place]) for fields in below]) for place, name in enumerate(self.columns)]
+        below = [
+            fields for _, fields in itertools.islice(self.records(), 1, _PROBED) if len(fields) == len(self.columns)
+        ]
+        shapes = [
+            (_shape(name), [_shape(fields[place]) for fields in below]) for place, name in enumerate(self.columns)
+        ]
         return any("0" in shape and found.count(shape) > len(below) / 2 for shape, found in shapes)
 
     def _quoted_name(self, name: str) -> str:
-        """The mark that stands round the name of the column in the header line; "" where the file has no such column."""
+        """The mark that stands round the name of the column in the header line; "" where the file has no such
+        column."""
         return next((mark for mark in "\"'" if f"{mark}{name}{mark}" in self.columns), "")
 
     def _nearest(self, name: str) -> str:
         """A column of nearly this name that is not used for something else, or all of them."""
         others = [column for column in self.columns if column and column not in self.settings.columns.named().values()]
-        close = [other for other in others if other.lower() == name.lower()] or difflib.get_close_matches(name, others, n=1)
-        shown_names = shorten(", ".join(self.columns[:_SHOWN]) + (", ..." if len(self.columns) > _SHOWN else ""), _MOST_SHOWN)
+        close = [other for other in others if other.lower() == name.lower()] or difflib.get_close_matches(
+            name, others, n=1
+        )
+        shown_names = shorten(
+            ", ".join(self.columns[:_SHOWN]) + (", ..." if len(self.columns) > _SHOWN else ""), _MOST_SHOWN
+        )
         return f"; did you mean {close[0]!r}?" if close else f"; its columns: {shown_names}"
 
     def _check_type(self, ours: str, theirs: str) -> None:
@@ -337,7 +403,8 @@ class TableFile:
         same = [name for name in self.columns if name.lower() == theirs.lower()]
         if len(same) > 1:
             raise UserError(
-                f"{self.shown}: column {theirs!r} occurs twice (as {', '.join(map(repr, same))}; case does not count); rename one"
+                f"{self.shown}: column {theirs!r} occurs twice (as {', '.join(map(repr, same))}; case does not "
+                f"count); rename one"
             )
         kind = self.schema.field(theirs).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -350,11 +417,13 @@ class TableFile:
             raise UserError(f"{self.shown}: column {theirs!r} holds {kind}; expected text or numbers")
         if ours.endswith("_id") and pa.types.is_floating(kind):
             raise UserError(
-                f"{self.shown}: column {theirs!r} holds ids as {kind}, so that 1 becomes 1.0; write it as whole numbers or text"
+                f"{self.shown}: column {theirs!r} holds ids as {kind}, so that 1 becomes 1.0; write it as whole "
+                f"numbers or text"
             )
 
     def lines_of(self, columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> list[str]:
-        """For each row of texts the first record with these in `columns`, as "line 12: fields"; for messages: it scans the file, once."""
+        """For each row of texts the first record with these in `columns`, as "line 12: fields"; for messages: it scans
+        the file, once."""
         if self.format == "parquet":
             return [str(dict(zip(columns, row, strict=True))) for row in rows]
         places = [self.columns.index(name) for name in columns]
@@ -362,7 +431,11 @@ class TableFile:
         found: dict[tuple[str, ...], str] = {}
         try:
             for line, fields in self.records():
-                if len(fields) == len(self.columns) and (key := tuple(fields[place] for place in places)) in wanted and key not in found:
+                if (
+                    len(fields) == len(self.columns)
+                    and (key := tuple(fields[place] for place in places)) in wanted
+                    and key not in found
+                ):
                     found[key] = f"line {line}: {self.delimiter.join(fields)}"
                     if len(found) == len(set(wanted)):
                         break
@@ -370,4 +443,6 @@ class TableFile:
             pass
         except (OSError, EOFError, zlib.error) as error:  # DuckDB reads on where the bytes of a gzip file are damaged
             raise UserError(f"{self.shown}: damaged ({one_line(error)}); fetch the file again") from error
-        return [found.get(key, str(dict(zip(columns, row, strict=True)))) for key, row in zip(wanted, rows, strict=True)]
+        return [
+            found.get(key, str(dict(zip(columns, row, strict=True)))) for key, row in zip(wanted, rows, strict=True)
+        ]

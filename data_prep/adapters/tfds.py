@@ -1,13 +1,14 @@
 """Interactions from any prepared TFDS dataset with features for user, item, title and time, read without TensorFlow.
 
-`interactions` is the directory of the dataset, as `tfds.builder_from_directory` takes it, or a folder with its versions, of which the
-newest counts: with `root="~/tensorflow_datasets"` that is the dataset's name, such as `movielens/1m-ratings`. `columns` names the features
-("/" steps into nested ones), `tfds_split` the split of the interactions, also a slice such as `train[:10%]`. Titles are a feature of every
-interaction, or those of a dataset of their own under `items`, of which all splits are read. The dataset must be stored as array_record
-(`tfds build NAME --file_format=array_record`).
+`interactions` is the directory of the dataset, as `tfds.builder_from_directory` takes it, or a folder with its
+versions, of which the newest counts: with `root="~/tensorflow_datasets"` that is the dataset's name, such as
+`movielens/1m-ratings`. `columns` names the features ("/" steps into nested ones), `tfds_split` the split of the
+interactions, also a slice such as `train[:10%]`. Titles are a feature of every interaction, or those of a dataset of
+their own under `items`, of which all splits are read. The dataset must be stored as array_record (`tfds build NAME
+--file_format=array_record`).
 
-TFDS says what the dataset holds; the records themselves are read from the array_record files some thousand at a time, and only the wanted
-features are taken, which is much quicker than `as_data_source`.
+TFDS says what the dataset holds; the records themselves are read from the array_record files some thousand at a time,
+and only the wanted features are taken, which is much quicker than `as_data_source`.
 """
 
 import functools
@@ -50,7 +51,8 @@ class TfdsAdapter:
         time, order = time_column(dataset.features, columns.get("time"), source.order)
         if order == "position" and source.time_unit:
             raise UserError(
-                f"config.corpus.sources.{source.name}.time_unit: {dataset.path} has positions, which have no unit; leave it out"
+                f"config.corpus.sources.{source.name}.time_unit: {dataset.path} has positions, which have no unit; "
+                f"leave it out"
             )
         wanted = {"user_id": columns["user"], "item_id": columns["item"], "time_text": time}
         titles = {"item_id": columns["item"], "title": columns["title"]}
@@ -72,7 +74,9 @@ class TfdsAdapter:
 
     def _dataset(self, source: SourceSpec, which: str) -> "Dataset":
         where = f"config.corpus.sources.{source.name}"
-        split = ALL if which == "items" else source.tfds_split or "train"  # a slice of the interactions still needs all titles
+        split = (
+            ALL if which == "items" else source.tfds_split or "train"
+        )  # a slice of the interactions still needs all titles
         return self._opened(_directory(target_path(self.spec.root, source, which), f"{where}.{which}"), split, where)
 
 
@@ -91,23 +95,34 @@ class Dataset:
             raise UserError(f"{path}: no TFDS dataset that can be read ({one_line(error)[:160]})") from error
         kind = info.file_format.value if info.file_format else "unknown"
         if kind != "array_record":
-            raise UserError(f"{path}: stored as {kind}, which needs TensorFlow; build it with `tfds build ... --file_format=array_record`")
+            raise UserError(
+                f"{path}: stored as {kind}, which needs TensorFlow; build it with `tfds build ... "
+                f"--file_format=array_record`"
+            )
         self.features = dict(_flat(info.features.get_tensor_info()))
         try:
             self._pieces = list(info.splits["+".join(info.splits) if split == ALL else split].file_instructions)
         except Exception as error:
-            raise UserError(f"{where}.tfds_split: {path} has no split {split!r}{nearest(split, list(info.splits))}") from error
+            raise UserError(
+                f"{where}.tfds_split: {path} has no split {split!r}{nearest(split, list(info.splits))}"
+            ) from error
         self.shards = [Path(piece.filename) for piece in self._pieces]
 
     def stage(self, wanted: Mapping[str, str], engine: Engine, rejects: Rejects, which: str = "interactions") -> None:
-        """Read features (ours -> the dataset's) as text into the table `staged`, beside `place`, the record's number from 0."""
+        """Read features (ours -> the dataset's) as text into the table `staged`, beside `place`, the record's number
+        from 0."""
         for ours, theirs in wanted.items():
             option = "time" if ours == "time_text" else ours.removesuffix("_id")
             hint = f"set {self.where}.columns.{option}"
             if theirs not in self.features:
-                raise UserError(f"{self.path}: no feature {theirs!r}{nearest(theirs, self.features)} ({hint} to the dataset's name for it)")
+                raise UserError(
+                    f"{self.path}: no feature {theirs!r}{nearest(theirs, self.features)} ({hint} to the dataset's "
+                    f"name for it)"
+                )
             if self.features[theirs]:
-                raise UserError(f"{self.path}: feature {theirs!r} holds many values a record; {hint} to one with a single value")
+                raise UserError(
+                    f"{self.path}: feature {theirs!r} holds many values a record; {hint} to one with a single value"
+                )
         columns = ["place", *wanted]
         engine.execute("DROP TABLE IF EXISTS staged")
         engine.execute(f"CREATE TABLE staged (place BIGINT, {', '.join(f'{name} VARCHAR' for name in wanted)})")
@@ -132,8 +147,13 @@ class Dataset:
 
     def of(self, engine: Engine, condition: str) -> list[str]:
         """As `adapters.table.Examples`: the first few rows of `parsed` that meet `condition`."""
-        query = f"SELECT place, user_id, item_id, time_text FROM parsed WHERE {condition} ORDER BY place LIMIT {SAMPLES}"
-        return [f"record {place + 1}: user {user}, item {item}, time {time}" for place, user, item, time in engine.rows(query)]
+        query = (
+            f"SELECT place, user_id, item_id, time_text FROM parsed WHERE {condition} ORDER BY place LIMIT {SAMPLES}"
+        )
+        return [
+            f"record {place + 1}: user {user}, item {item}, time {time}"
+            for place, user, item, time in engine.rows(query)
+        ]
 
     def _batches(self) -> Iterator[list[Any]]:
         """The features of some thousand records at a time, in order. A damaged shard is a `UserError` that names it."""
@@ -145,7 +165,9 @@ class Dataset:
                 reader = ArrayRecordReader(piece.filename)
                 held, said = reader.num_records(), piece.examples_in_shard
                 if held != said:
-                    raise UserError(f"{piece.filename}: {held} records, but {INFO} says {said}; build the dataset again")
+                    raise UserError(
+                        f"{piece.filename}: {held} records, but {INFO} says {said}; build the dataset again"
+                    )
                 for start in range(piece.skip, piece.skip + piece.take, BATCH_RECORDS):
                     stop = min(start + BATCH_RECORDS, piece.skip + piece.take)
                     raw = reader.read(list(range(start, stop)))
@@ -154,7 +176,9 @@ class Dataset:
             except UserError:
                 raise
             except Exception as error:  # array_record's RuntimeError, protobuf's DecodeError
-                raise UserError(f"{piece.filename}: damaged or absent ({one_line(error)[:160]}); build the dataset again") from error
+                raise UserError(
+                    f"{piece.filename}: damaged or absent ({one_line(error)[:160]}); build the dataset again"
+                ) from error
 
 
 def _flat(features: Any, prefix: str = "") -> Iterator[tuple[str, tuple[int | None, ...]]]:
@@ -167,7 +191,8 @@ def _flat(features: Any, prefix: str = "") -> Iterator[tuple[str, tuple[int | No
 
 
 def _text(feature: Any) -> str | None:
-    """The single value of a feature as text; None if it has none. Bytes that are no UTF-8 raise `UnicodeDecodeError`."""
+    """The single value of a feature as text; None if it has none. Bytes that are no UTF-8 raise
+    `UnicodeDecodeError`."""
     kind = feature.WhichOneof("kind")
     values = getattr(feature, kind).value if kind else ()
     if not values:
@@ -182,5 +207,7 @@ def _directory(path: Path, where: str) -> Path:
         return path
     versions = [found.parent for found in path.glob(f"*/{INFO}")] if path.is_dir() else []
     if not versions:
-        raise UserError(f"{where}: {path} holds no prepared TFDS dataset ({INFO}); check the path and config.corpus.root")
+        raise UserError(
+            f"{where}: {path} holds no prepared TFDS dataset ({INFO}); check the path and config.corpus.root"
+        )
     return max(versions, key=lambda version: [int(part) if part.isdigit() else -1 for part in version.name.split(".")])

@@ -1,9 +1,9 @@
 """Times as files write them -> unix seconds, as SQL of DuckDB; and numbers that are a time in no unit.
 
 Read are whole numbers, numbers with a fraction (which is cut off), and ISO 8601: `2017-07-14`, `2017-07-14 13:40`,
-`2017-07-14T13:40:00.5`, each with `Z`, `UTC`, an offset (`+09:00`, `-0330`, `+09`, `UTC+9`) or a zone of the IANA database
-(` Europe/Berlin`, `+02:00[Europe/Berlin]`, where the offset counts) or without, which means UTC. Shorter names of zones are not read: EST
-and IST are several zones each.
+`2017-07-14T13:40:00.5`, each with `Z`, `UTC`, an offset (`+09:00`, `-0330`, `+09`, `UTC+9`) or a zone of the IANA
+database (` Europe/Berlin`, `+02:00[Europe/Berlin]`, where the offset counts) or without, which means UTC. Shorter names
+of zones are not read: EST and IST are several zones each.
 """
 
 from data_prep.engine import quoted
@@ -31,7 +31,8 @@ def number(text: str) -> str:
     whole = rf"TRY_CAST(nullif(regexp_extract({text}, '^\s*\+?(\d+)(?:\.\d*)?\s*$', 1), '') AS BIGINT)"
     given = rf"regexp_full_match({text}, '\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*')"
     other = f"CASE WHEN {given} THEN TRY_CAST(floor(TRY_CAST({text} AS DOUBLE)) AS BIGINT) END"
-    # Nearly all rows are plain numbers: the first look settles them. DuckDB would round 1.9, and take 1_000 and 0x10 for numbers.
+    # Nearly all rows are plain numbers: the first look settles them. DuckDB would round 1.9, and take 1_000 and 0x10
+    # for numbers.
     return f"coalesce(CASE WHEN CAST({plain} AS VARCHAR) = {text} THEN {plain} END, {whole}, {other})"
 
 
@@ -45,7 +46,10 @@ def iso_seconds(text: str) -> str:
         f"WHEN {zone} IS NULL OR contains({zone}, '/') THEN ' ' || coalesce({zone}, {area}) ELSE {offset} END"
     )
     # Without a match there is no date, and so nothing.
-    return f"TRY_CAST(floor(epoch(TRY_CAST({date} || ' ' || coalesce({clock}, '00:00') || {ending} AS TIMESTAMPTZ))) AS BIGINT)"
+    return (
+        f"TRY_CAST(floor(epoch(TRY_CAST({date} || ' ' || coalesce({clock}, '00:00') || {ending} AS TIMESTAMPTZ))) AS "
+        f"BIGINT)"
+    )
 
 
 def is_date_and_clock(value: str) -> str:
@@ -61,9 +65,13 @@ def is_date_and_clock(value: str) -> str:
 def no_unit(time_unit: str) -> dict[str, str]:
     """What a number is that is a time in no unit -> SQL over the column `value`: the number as the file has it."""
     found = {
-        DATE_AS_NUMBER: ("value BETWEEN 19000101 AND 21001231 AND (value // 100) % 100 BETWEEN 1 AND 12 AND value % 100 BETWEEN 1 AND 31"),
+        DATE_AS_NUMBER: (
+            "value BETWEEN 19000101 AND 21001231 AND (value // 100) % 100 BETWEEN 1 AND 12 AND value % 100 BETWEEN 1 "
+            "AND 31"
+        ),
         f"timestamp that is a year {WRONG_UNIT}": "value BETWEEN 1900 AND 2100",
-        f"timestamp that is a month written as a number {WRONG_UNIT}": "value BETWEEN 190001 AND 210012 AND value % 100 BETWEEN 1 AND 12",
+        f"timestamp that is a month written as a number {WRONG_UNIT}": "value BETWEEN 190001 AND 210012 AND value % "
+        "100 BETWEEN 1 AND 12",
     }
     if time_unit == "ms":
         found[f"timestamp in seconds, not milliseconds {WRONG_UNIT}"] = f"value BETWEEN 100000000 AND {LATEST_SECONDS}"

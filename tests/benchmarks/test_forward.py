@@ -22,7 +22,11 @@ def test_names_and_equality_on_a_small_model(tmp_path: Path, monkeypatch: pytest
         "head_dim": 16,
     }
     case = forward.CASES["llama25m"]
-    monkeypatch.setitem(forward.CASES, "llama25m", dataclasses.replace(case, config=dataclasses.replace(case.config, **sizes), length=32))
+    monkeypatch.setitem(
+        forward.CASES,
+        "llama25m",
+        dataclasses.replace(case, config=dataclasses.replace(case.config, **sizes), length=32),
+    )
     forward.main(["--quick", "--no-compile", "--device", "cpu", "--repeats", "2", "--json", str(tmp_path / "out.json")])
     rows = {row["name"]: row for row in json.loads((tmp_path / "out.json").read_text())}
     assert set(rows) == {

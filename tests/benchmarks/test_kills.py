@@ -23,11 +23,15 @@ def run_of(workdir: Path, parameters: str, losses: list[float]) -> Path:
     run = workdir / "runs/cpt"
     run.mkdir(parents=True)
     (run / "manifest.json").write_text(json.dumps({"params_sha256": parameters}))
-    (run / "metrics.jsonl").write_text("".join(json.dumps({"step": i, "loss": x, "tokens": i}) + "\n" for i, x in enumerate(losses, 1)))
+    (run / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": i, "loss": x, "tokens": i}) + "\n" for i, x in enumerate(losses, 1))
+    )
     return workdir
 
 
-@pytest.mark.parametrize(("parameters", "losses", "same"), [("a", [2.0, 1.0], True), ("b", [2.0, 1.0], False), ("a", [2.0, 1.1], False)])
+@pytest.mark.parametrize(
+    ("parameters", "losses", "same"), [("a", [2.0, 1.0], True), ("b", [2.0, 1.0], False), ("a", [2.0, 1.1], False)]
+)
 def test_other_bits_do_not_count_as_survived(tmp_path: Path, parameters: str, losses: list[float], same: bool) -> None:
     runs = kills.Runs(tmp_path)
     run_of(tmp_path / "alone-1", "a", [2.0, 1.0])

@@ -12,7 +12,18 @@ from benchmarks import pack
 def test_names_and_tokens_on_little_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("datasets")
     pack.main(
-        ["--interactions", "20000", "--repeats", "1", "--row-length", "256", "--work", str(tmp_path), "--json", str(tmp_path / "o.json")]
+        [
+            "--interactions",
+            "20000",
+            "--repeats",
+            "1",
+            "--row-length",
+            "256",
+            "--work",
+            str(tmp_path),
+            "--json",
+            str(tmp_path / "o.json"),
+        ]
     )
     rows = {row["name"]: row for row in json.loads((tmp_path / "o.json").read_text())}
     assert set(rows) == {"pack_speedup_vs_hf", "row_fill", "pack_tokens_per_second", "pack_peak_memory"}

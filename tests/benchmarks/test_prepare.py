@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import interactions, measure, prepare
 from benchmarks.prepare_equality import differences
-from tests.jobs import prepare as prepare_corpus
+from tests.run_jobs import prepare as prepare_corpus
 
 
 def test_generated_files_hold_what_was_asked_and_are_always_the_same(tmp_path: Path) -> None:
@@ -31,12 +31,15 @@ def test_a_failing_command_shows_what_it_printed(tmp_path: Path) -> None:
 
 
 def make_hard(folder: Path) -> None:
-    """200 users; times in years instead of seconds, so that many interactions tie and repeat; every third title is another item's, too."""
+    """200 users; times in years instead of seconds, so that many interactions tie and repeat; every third title is
+    another item's, too."""
     for name in interactions.ROLES:
         table = pa.csv.read_csv(folder / f"{name}.csv")
         users = [f"u{place % 200}" for place in range(len(table))]
         years = pa.array(table["timestamp"].to_numpy() // 31_536_000 * 31_536_000)
-        pa.csv.write_csv(table.set_column(0, "user_id", pa.array(users)).set_column(2, "timestamp", years), folder / f"{name}.csv")
+        pa.csv.write_csv(
+            table.set_column(0, "user_id", pa.array(users)).set_column(2, "timestamp", years), folder / f"{name}.csv"
+        )
         items = pa.csv.read_csv(folder / f"{name}_items.csv")
         titles = items["title"].to_pylist()
         titles[::3] = [f"{title} &amp;  co" for title in titles[1::3] + titles[:1]][: len(titles[::3])]
@@ -70,8 +73,15 @@ def test_the_pandas_script_makes_the_same_corpus(tmp_path: Path, monkeypatch: py
 @pytest.mark.slow
 def test_names_and_equality_on_little_data(tmp_path: Path) -> None:
     pytest.importorskip("pandas")
-    prepare.main(["--interactions", "200000", "--repeats", "1", "--work", str(tmp_path), "--json", str(tmp_path / "out.json")])
+    prepare.main(
+        ["--interactions", "200000", "--repeats", "1", "--work", str(tmp_path), "--json", str(tmp_path / "out.json")]
+    )
     rows = {row["name"]: row for row in json.loads((tmp_path / "out.json").read_text())}
-    named = {"prepare_speedup_vs_pandas", "prepare_core_seconds_vs_pandas", "prepare_memory_share_of_pandas", "prepare_rows_per_second"}
+    named = {
+        "prepare_speedup_vs_pandas",
+        "prepare_core_seconds_vs_pandas",
+        "prepare_memory_share_of_pandas",
+        "prepare_rows_per_second",
+    }
     assert named | {"prepare_peak_memory", "prepare_peak_disk"} == set(rows)
     assert all(row["value"] > 0 for row in rows.values())

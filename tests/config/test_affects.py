@@ -1,4 +1,5 @@
-"""What a field says that it affects is what is out of date when it changes: every field of every section, found by a walk."""
+"""What a field says that it affects is what is out of date when it changes: every field of every section, found by a
+walk."""
 
 import dataclasses
 import json
@@ -97,7 +98,12 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "corpus": {
             "sources": [
                 {"name": "Books", **table, "urls": {"interactions": remote}},
-                {"name": "Games", "role": "downstream", "adapter": "ninerec", **{k: table[k] for k in ("interactions", "items")}},
+                {
+                    "name": "Games",
+                    "role": "downstream",
+                    "adapter": "ninerec",
+                    **{k: table[k] for k in ("interactions", "items")},
+                },
             ],
             "times": {"default": {"t1": 4, "t2": 9}},
         },
@@ -203,7 +209,9 @@ def other_value(config: Config, leaf: Leaf, classes: Mapping[str, type]) -> Conf
         except (ValueError, TypeError):
             continue
         if any(one.key == leaf.key and one.value != leaf.value for one in leaves(made)):
-            runs = {name: dataclasses.replace(run, train=made.train, model=made.model) for name, run in made.runs.items()}
+            runs = {
+                name: dataclasses.replace(run, train=made.train, model=made.model) for name, run in made.runs.items()
+            }
             return dataclasses.replace(made, runs=runs)
     return None
 
@@ -256,7 +264,8 @@ def test_every_field_affects_what_it_says(raw: dict[str, Any], tmp_path: Path) -
         f"{cls.__name__}.{field.name}"
         for cls in classes.values()
         for field in dataclasses.fields(cls)
-        if section_class(typing.get_type_hints(cls)[field.name]) is typing.get_type_hints(cls)[field.name] or cls is Config
+        if section_class(typing.get_type_hints(cls)[field.name]) is typing.get_type_hints(cls)[field.name]
+        or cls is Config
     }
     tested: set[str] = set()
     for number, variant in enumerate(variants):
@@ -273,7 +282,12 @@ def test_every_field_affects_what_it_says(raw: dict[str, Any], tmp_path: Path) -
                 check(leaf, made, workdir, graph)
             if made is not None:
                 tested.add(leaf.field)
-    held = {"EvaluateSpec.names", "SourceSpec.urls", "CorpusSpec.sources", "CorpusSpec.times"}  # sections by name: their fields were tested
+    held = {
+        "EvaluateSpec.names",
+        "SourceSpec.urls",
+        "CorpusSpec.sources",
+        "CorpusSpec.times",
+    }  # sections by name: their fields were tested
     of_runs = ("RunSpec.", "StartSpec.", "CptSpec.", "SftSpec.", "LoraSpec.")  # below, and tests/config/test_runs.py
     in_runs = {field for field in fields if field.startswith(of_runs)}
     assert fields - tested - sections - held - in_runs - set(ELSEWHERE) == {"Config.name"} - tested
@@ -283,7 +297,13 @@ def test_every_field_affects_what_it_says(raw: dict[str, Any], tmp_path: Path) -
 def test_every_field_of_a_stage_affects_its_runs(stage: str, raw: dict[str, Any], tmp_path: Path) -> None:
     def config(**section: Any) -> dict[str, Any]:
         run = {"stage": stage, "select": "last", stage: {"objective": "catalogue", **section}}
-        return {**raw, "runs": {"cpt": {}, "one": run}, "evaluate": {"names": {"one": {"run": "one"}}}, "export": None, "pack": {}}
+        return {
+            **raw,
+            "runs": {"cpt": {}, "one": run},
+            "evaluate": {"names": {"one": {"run": "one"}}},
+            "export": None,
+            "pack": {},
+        }
 
     pretend(graph_of(make_config(config()), tmp_path))
     assert set(states(graph_of(make_config(config()), tmp_path)).values()) == {"current"}
@@ -300,7 +320,9 @@ def test_every_field_of_a_stage_affects_its_runs(stage: str, raw: dict[str, Any]
 def test_every_field_of_an_adapter_affects_its_runs_and_so_does_having_one(raw: dict[str, Any], tmp_path: Path) -> None:
     def config(lora: dict[str, Any] | None) -> Config:
         runs = {"cpt": {}, "one": {"lora": lora}}
-        return make_config({**raw, "runs": runs, "evaluate": {"names": {"one": {"run": "one"}}}, "export": None, "pack": {}})
+        return make_config(
+            {**raw, "runs": runs, "evaluate": {"names": {"one": {"run": "one"}}}, "export": None, "pack": {}}
+        )
 
     others = {"rank": 4, "alpha": 2.0, "rslora": True, "dropout": 0.5, "targets": ("layers/mlp/*",)}
     assert set(others) == {field.name for field in dataclasses.fields(section_classes()["LoraSpec"])}
@@ -308,7 +330,9 @@ def test_every_field_of_an_adapter_affects_its_runs_and_so_does_having_one(raw: 
     assert set(states(graph_of(config({}), tmp_path)).values()) == {"current"}
     for lora in (None, *({key: value} for key, value in others.items())):
         found = states(graph_of(config(lora), tmp_path))
-        assert found["runs/one"] == "out of date" and found["runs/cpt"] == "current" and found["results/one"] == "waits", lora
+        assert (
+            found["runs/one"] == "out of date" and found["runs/cpt"] == "current" and found["results/one"] == "waits"
+        ), lora
 
 
 def test_what_needs_a_value_of_its_own(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -320,8 +344,13 @@ def test_what_needs_a_value_of_its_own(raw: dict[str, Any], tmp_path: Path) -> N
     assert states(graph_of(make_config(renamed), tmp_path))["corpus"] == "out of date"
     longer = {**raw, "train": {**raw["train"], "steps": None, "epochs": 2.0}}
     assert states(graph_of(make_config(longer), tmp_path))["runs/cpt"] == "out of date"
-    kind = {**raw, "evaluate": {**raw["evaluate"], "names": {**raw["evaluate"]["names"], "popularity": {"kind": "markov"}}}}
-    assert [n for n, w in states(graph_of(make_config(kind), tmp_path)).items() if w == "out of date"] == ["results/popularity"]
+    kind = {
+        **raw,
+        "evaluate": {**raw["evaluate"], "names": {**raw["evaluate"]["names"], "popularity": {"kind": "markov"}}},
+    }
+    assert [n for n, w in states(graph_of(make_config(kind), tmp_path)).items() if w == "out of date"] == [
+        "results/popularity"
+    ]
     (tmp_path / "base").mkdir()
     for name in ("tokenizer.json", "model.safetensors", "config.json"):
         (tmp_path / "base" / name).write_text("{}")
@@ -355,7 +384,9 @@ def test_a_field_that_the_record_lacks_counts_as_equal_while_it_has_its_default(
     assert settings.differences(recorded) == []
     given = settings_of(make_config({**raw, "train": {**raw["train"], "optimizer": {"b2": 0.5}}}), {"runs"})
     assert given.differences(recorded) == ["train.optimizer.b2"]
-    assert settings.differences({**recorded, "train.optimizer.b2": 0.99}) == ["train.optimizer.b2"], "a changed default is a change"
+    assert settings.differences({**recorded, "train.optimizer.b2": 0.99}) == ["train.optimizer.b2"], (
+        "a changed default is a change"
+    )
     assert settings.differences({**recorded, "train.milestones": [0.5]}) == [], "what no longer affects it"
 
 

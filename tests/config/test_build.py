@@ -31,9 +31,19 @@ class Outer:
 
 
 def test_nested_sections_become_typed_values() -> None:
-    section = {"name": "x", "steps": 3, "sizes": [1, 2], "inner": {"rate": 1}, "weights": {"a": 2}, "limit": 2, "rule": "last"}
+    section = {
+        "name": "x",
+        "steps": 3,
+        "sizes": [1, 2],
+        "inner": {"rate": 1},
+        "weights": {"a": 2},
+        "limit": 2,
+        "rule": "last",
+    }
     made = build(Outer, section, "config.outer")
-    assert made == Outer(name="x", steps=3, sizes=(1, 2), inner=Inner(rate=1.0), weights={"a": 2.0}, limit=2.0, rule="last")
+    assert made == Outer(
+        name="x", steps=3, sizes=(1, 2), inner=Inner(rate=1.0), weights={"a": 2.0}, limit=2.0, rule="last"
+    )
     assert isinstance(made.inner.rate, float) and isinstance(made.limit, float)
     assert build(Outer, {"name": "x", "steps": None}, "c").limit == "auto"
 
@@ -50,7 +60,10 @@ def test_nested_sections_become_typed_values() -> None:
         ({"name": "x", "shuffle": 1}, "config.outer.shuffle: expected bool, got int 1"),
         ({"name": "x", "sizes": [1, "b"]}, r"config.outer.sizes\[1\]: expected int, got str 'b'"),
         ({"name": "x", "sizes": "1,2"}, "config.outer.sizes: expected a tuple such as"),
-        ({"name": "x", "inner": {"shape": "round"}}, "config.outer.inner.shape: 'round' is not one of 'linear', 'sqrt'"),
+        (
+            {"name": "x", "inner": {"shape": "round"}},
+            "config.outer.inner.shape: 'round' is not one of 'linear', 'sqrt'",
+        ),
         ({"name": "x", "inner": 3}, "config.outer.inner: expected a section with the keys rate, shape"),
         ({"name": "x", "weights": {"a": "b"}}, "config.outer.weights.a: expected float"),
         ({"name": "x", "limit": "none"}, "config.outer.limit: 'none' is not one of 'auto', nor float"),

@@ -4,7 +4,7 @@ import pytest
 
 from cprec_jax.errors import UserError
 from data_prep.source_files import source_path
-from tests.jobs import corpus_spec
+from tests.run_jobs import corpus_spec
 
 SOURCE = {"role": "pretrain", "interactions": "a.tsv", "items": "b.tsv"}
 
@@ -45,7 +45,10 @@ def test_sources_as_list_and_as_mapping_are_the_same():
         ({"threads": 0}, "threads 0 must lie in"),
         ({"times": {"default": {"t1": 1, "t2": 2**70}}}, "t2 = 1180591620717411303424 is no time"),
         ({"sources": {"a" * 300: SOURCE}}, "at most 100 bytes"),
-        ({"sources": {"a": {**SOURCE, "platform": "x\ud83d"}}}, "sources.a.platform: 'x\\ud83d' holds half a surrogate pair"),
+        (
+            {"sources": {"a": {**SOURCE, "platform": "x\ud83d"}}},
+            "sources.a.platform: 'x\\ud83d' holds half a surrogate pair",
+        ),
         ({"titles": {"max_length": 2**40}}, "max_length 1099511627776 must lie in"),
         ({"candidates": {"protocols": ["u20", "p20", "u20"]}}, "'u20' is listed twice"),
         ({"candidates": {"protocols": ["u99999999999"]}}, "at most 2147483647 candidates"),
@@ -55,20 +58,41 @@ def test_sources_as_list_and_as_mapping_are_the_same():
             {"sources": {"a": {**SOURCE, "adapter": "amazon2023", "columns": {"item": "asin"}}}},
             "columns.item: source 'a' has adapter 'amazon2023'",
         ),
-        ({"sources": {"a": {**SOURCE, "adapter": "amazon2023", "time_unit": "s"}}}, "time_unit: source 'a' has adapter 'amazon2023'"),
-        ({"sources": {"a": {**SOURCE, "adapter": "amazon2014", "format": "csv"}}}, "format: source 'a' has adapter 'amazon2014'"),
-        ({"sources": {"a": {**SOURCE, "adapter": "amazon2018", "order": "position"}}}, "order: source 'a' has adapter 'amazon2018'"),
-        ({"sources": {"a": {**SOURCE, "adapter": "movielens", "files": {"items": {"quote": '"'}}}}}, "files.items.quote: source 'a' has"),
+        (
+            {"sources": {"a": {**SOURCE, "adapter": "amazon2023", "time_unit": "s"}}},
+            "time_unit: source 'a' has adapter 'amazon2023'",
+        ),
+        (
+            {"sources": {"a": {**SOURCE, "adapter": "amazon2014", "format": "csv"}}},
+            "format: source 'a' has adapter 'amazon2014'",
+        ),
+        (
+            {"sources": {"a": {**SOURCE, "adapter": "amazon2018", "order": "position"}}},
+            "order: source 'a' has adapter 'amazon2018'",
+        ),
+        (
+            {"sources": {"a": {**SOURCE, "adapter": "movielens", "files": {"items": {"quote": '"'}}}}},
+            "files.items.quote: source 'a' has",
+        ),
         (
             {"sources": {"a": {**SOURCE, "adapter": "ninerec", "columns": {"title": "2"}}}},
             "columns.title: source 'a' has adapter 'ninerec'",
         ),
         ({"sources": {"a": {**SOURCE, "adapter": "tfds", "header": False}}}, "header: source 'a' has adapter 'tfds'"),
         ({"sources": {"a": {**SOURCE, "adapter": "synthetic"}}}, "interactions: source 'a' has adapter 'synthetic'"),
-        ({"sources": {"a": {**SOURCE, "language": "en"}}}, "language: source 'a' has adapter 'table', which does not read this key"),
+        (
+            {"sources": {"a": {**SOURCE, "language": "en"}}},
+            "language: source 'a' has adapter 'table', which does not read this key",
+        ),
         ({"sources": {"a": {**SOURCE, "tfds_split": "train"}}}, "tfds_split: source 'a' has adapter 'table'"),
-        ({"sources": {"a": {**SOURCE, "files": {"items": {"columns": {"user": "x"}}}}}}, "files.items.columns.user: not read of this file"),
-        ({"sources": {"a": {**SOURCE, "order": "position", "time_unit": "ms"}}}, "time_unit: source 'a' has order 'position'"),
+        (
+            {"sources": {"a": {**SOURCE, "files": {"items": {"columns": {"user": "x"}}}}}},
+            "files.items.columns.user: not read of this file",
+        ),
+        (
+            {"sources": {"a": {**SOURCE, "order": "position", "time_unit": "ms"}}},
+            "time_unit: source 'a' has order 'position'",
+        ),
         ({"sources": {"a": {**SOURCE, "format": "parquet", "quote": "none"}}}, "quote: a Parquet file has none"),
         ({"sources": {"a": {**SOURCE, "delimiter": "\n"}}}, "delimiter '\\n': one to four bytes are needed"),
         ({"sources": {"a": {**SOURCE, "quote": "yes"}}}, "quote 'yes': write 'auto', 'none' or one character"),
@@ -111,7 +135,10 @@ def test_split_auto_follows_the_order_and_a_source_may_differ():
 
 def test_a_file_has_its_own_settings_then_those_of_the_source_then_the_defaults():
     columns = {"user": "userId", "item": "movieId"}
-    files = {"items": {"columns": {"item": "id"}, "delimiter": "\\t", "encoding": "cp1252"}, "interactions": {"header": False}}
+    files = {
+        "items": {"columns": {"item": "id"}, "delimiter": "\\t", "encoding": "cp1252"},
+        "interactions": {"header": False},
+    }
     source = spec_of(sources={"a": {**SOURCE, "columns": columns, "delimiter": ";", "files": files}}).sources[0]
     items, interactions = source.file("items"), source.file("interactions")
     assert items.columns.named() == {"item": "id", "title": "title"} and items.header is True
@@ -126,5 +153,7 @@ def test_paths_are_checked(tmp_path: Path):
         source_path(".", spec.sources[0], "interactions")
     with pytest.raises(UserError, match=r"no.tsv is not a file"):
         source_path(".", spec.sources[0], "items")
-    with pytest.raises(UserError, match=r"config.corpus.sources.books.items: no such home directory in .* or root '~nosuchuser/x'"):
+    with pytest.raises(
+        UserError, match=r"config.corpus.sources.books.items: no such home directory in .* or root '~nosuchuser/x'"
+    ):
         source_path("~nosuchuser/x", spec.sources[0], "items")

@@ -12,11 +12,17 @@ from cprec_jax.errors import UserError
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ({"kind": "untrained", "step": "validation"}, "step and fraction belong to the kind 'checkpoint', not to 'untrained'"),
+        (
+            {"kind": "untrained", "step": "validation"},
+            "step and fraction belong to the kind 'checkpoint', not to 'untrained'",
+        ),
         ({"kind": "random", "fraction": 0.5}, "step and fraction belong to the kind 'checkpoint'"),
         ({"kind": "checkpoint", "step": 3, "fraction": 0.5}, "give step or fraction"),
         ({"kind": "hf"}, "path belongs to"),
-        ({"kind": "untrained", "path": "runs/other"}, "path belongs to the kinds 'hf' and 'scores', which need it, and to 'checkpoint'"),
+        (
+            {"kind": "untrained", "path": "runs/other"},
+            "path belongs to the kinds 'hf' and 'scores', which need it, and to 'checkpoint'",
+        ),
     ],
 )
 def test_mistakes_in_a_method(method: dict[str, Any], message: str) -> None:

@@ -12,7 +12,10 @@ def test_reference_rows_take_the_default_source_and_their_own():
         "reference": {
             "source": "README",
             "protocol": "leave-one-out",
-            "Books": {"popularity": {"HR@10": 0.0122}, "SASRec": {"hr@10": 0.06, "source": "a paper", "protocol": "time split"}},
+            "Books": {
+                "popularity": {"HR@10": 0.0122},
+                "SASRec": {"hr@10": 0.06, "source": "a paper", "protocol": "time split"},
+            },
         }
     }
     rows = build(ReportSpec, section, "config.report").reference_rows()

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-import launch
+from cprec_jax import cli
 from cprec_jax.config.root import Config, make_config
-from cprec_jax.config.runs import StartSpec
+from cprec_jax.config.run import StartSpec
 from cprec_jax.errors import UserError
 from tests import road
 
@@ -26,10 +26,17 @@ def test_without_runs_there_is_one_called_cpt() -> None:
 
 
 def test_a_run_inherits_key_by_key_and_its_length_replaces_the_inherited_one() -> None:
-    own = {"train": {"tokens": 5120, "schedule": {"shape": "cosine"}, "optimizer": {"b2": 0.5}}, "model": {"dropout": 0.0}}
-    made = config({"cpt": {}, "long": own}, train={"schedule": {"peak": 0.25, "anneal": 0.5}, "epochs": 2.0, "steps": None})
+    own = {
+        "train": {"tokens": 5120, "schedule": {"shape": "cosine"}, "optimizer": {"b2": 0.5}},
+        "model": {"dropout": 0.0},
+    }
+    made = config(
+        {"cpt": {}, "long": own}, train={"schedule": {"peak": 0.25, "anneal": 0.5}, "epochs": 2.0, "steps": None}
+    )
     long = made.runs["long"]
-    assert (long.train.tokens, long.train.epochs, long.train.steps) == (5120, None, None) and made.runs["cpt"].train.epochs == 2.0
+    assert (long.train.tokens, long.train.epochs, long.train.steps) == (5120, None, None) and made.runs[
+        "cpt"
+    ].train.epochs == 2.0
     assert (long.train.schedule.peak, long.train.schedule.anneal, long.train.schedule.shape) == (0.25, 0.5, "cosine")
     assert long.train.optimizer.b2 == 0.5 and long.train.optimizer.b1 == made.runs["cpt"].train.optimizer.b1
     assert long.model.dropout == 0.0 and long.model.hidden_size == made.model.hidden_size == 32
@@ -44,7 +51,9 @@ def test_lengths_may_come_with_the_runs_alone() -> None:
 
 def test_what_goes_on_has_no_warm_up_unless_it_asks_for_one() -> None:
     start = {"start": {"run": "cpt", "fraction": 0.5}}
-    made = config({"cpt": {}, "on": start, "asks": {**start, "train": {"schedule": {"warmup": 0.1}}}, "again": {"start": "cpt"}})
+    made = config(
+        {"cpt": {}, "on": start, "asks": {**start, "train": {"schedule": {"warmup": 0.1}}}, "again": {"start": "cpt"}}
+    )
     assert [made.runs[name].train.schedule.warmup for name in ("cpt", "on", "asks", "again")] == [0.03, 0.0, 0.1, 0.03]
     assert made.runs["on"].goes_on and not made.runs["again"].goes_on and made.runs["again"].parent == "cpt"
 
@@ -55,8 +64,14 @@ def test_those_that_others_start_from_come_first() -> None:
 
 
 def test_a_run_from_a_run_has_its_model() -> None:
-    made = config({"wide": {"model": {"hidden_size": 64}}, "next": {"start": "wide", "model": {"dropout": 0.5}}, "cpt": {}})
-    assert made.runs["next"].model.hidden_size == 64 and made.runs["next"].model.dropout == 0.5 and made.runs["cpt"].model.hidden_size == 32
+    made = config(
+        {"wide": {"model": {"hidden_size": 64}}, "next": {"start": "wide", "model": {"dropout": 0.5}}, "cpt": {}}
+    )
+    assert (
+        made.runs["next"].model.hidden_size == 64
+        and made.runs["next"].model.dropout == 0.5
+        and made.runs["cpt"].model.hidden_size == 32
+    )
     made = config({"cpt": {}, "other": {"start": {"hf": "some/model"}}})
     assert made.runs["other"].model.init_from == "some/model" and made.runs["other"].start == StartSpec(hf="some/model")
 
@@ -68,14 +83,26 @@ def test_a_run_from_a_run_has_its_model() -> None:
         ({"a.b": {}}, r"config.runs.a.b: the name becomes a directory"),
         ({"cpt": {"stage": "dpo"}}, r"config.runs.cpt.stage: 'dpo' is not there yet"),
         ({"cpt": {"stage": "sftt"}}, r"config.runs.cpt.stage: 'sftt' is not one of 'cpt', 'sft'"),
-        ({"cpt": {"sets": ("Garden",)}}, r"config.runs.cpt.sets: belongs to the stage 'sft', and the run is of the stage 'cpt'"),
+        (
+            {"cpt": {"sets": ("Garden",)}},
+            r"config.runs.cpt.sets: belongs to the stage 'sft', and the run is of the stage 'cpt'",
+        ),
         ({"cpt": {"sft": {}}}, r"config.runs.cpt.sft: belongs to the stage 'sft', and the run is of the stage 'cpt'"),
         ({"x": {"stage": "sft", "sets": ("G",), "cpt": {}}}, r"config.runs.x.cpt: belongs to the stage 'cpt'"),
         ({"x": {"stage": "sft", "sets": ()}}, r"config.runs.x: sets \(\): name at least one"),
-        ({"x": {"stage": "sft", "sets": ("G",), "train": {"mixture": {}}}}, r"config.runs.x.train.mixture: belongs to the stage 'cpt'"),
-        ({"x": {"stage": "sft", "sets": ("G",), "sft": {"users": 0.0}}}, r"config.runs.x.sft: users 0.0 must lie in \(0, 1\]"),
+        (
+            {"x": {"stage": "sft", "sets": ("G",), "train": {"mixture": {}}}},
+            r"config.runs.x.train.mixture: belongs to the stage 'cpt'",
+        ),
+        (
+            {"x": {"stage": "sft", "sets": ("G",), "sft": {"users": 0.0}}},
+            r"config.runs.x.sft: users 0.0 must lie in \(0, 1\]",
+        ),
         ({"x": {"stage": "sft", "sets": ("G",), "sft": {"lm_weight": 0.5}}}, r"belong to the objective 'catalogue'"),
-        ({"x": {"stage": "sft", "sets": ("G",), "sft": {"objective": "dpo"}}}, r"config.runs.x.sft.objective: 'dpo' is not one of"),
+        (
+            {"x": {"stage": "sft", "sets": ("G",), "sft": {"objective": "dpo"}}},
+            r"config.runs.x.sft.objective: 'dpo' is not one of",
+        ),
         ({"x": {"stage": "sft", "sets": ("G",), "select_from": (0.0, 1.0)}}, r"config.runs.x: select_from"),
         (
             {"x": {"stage": "sft", "sets": ("Garden",)}, "y": {"stage": "sft", "sets": ("Books",), "start": "x"}},
@@ -85,12 +112,27 @@ def test_a_run_from_a_run_has_its_model() -> None:
         ({"cpt": {}, "a": {"start": "ctp"}}, r"config.runs.a.start: no run 'ctp'; did you mean 'cpt'\?"),
         ({"a": {"start": "b"}, "b": {"start": "a"}}, r"config.runs.a.start: a ring: a starts from b starts from a"),
         ({"a": {"start": {"run": "a", "step": 3}}}, r"config.runs.a.start: a ring: a starts from a"),
-        ({"cpt": {}, "a": {"start": {"run": "cpt"}}}, r"config.runs.a.start: .*'run' needs either a fraction or a step"),
-        ({"cpt": {}, "a": {"start": {"run": "cpt", "fraction": 2.0}}}, r"config.runs.a.start: fraction 2.0 must lie in 0..1"),
-        ({"cpt": {}, "a": {"start": "cpt", "model": {"num_layers": 3}}}, r"config.runs.a.model.num_layers: the model is that of cpt"),
-        ({"a": {"start": {"hf": "x/y"}, "model": {"num_layers": 3}}}, r"config.runs.a.model.num_layers: the model is that of x/y"),
+        (
+            {"cpt": {}, "a": {"start": {"run": "cpt"}}},
+            r"config.runs.a.start: .*'run' needs either a fraction or a step",
+        ),
+        (
+            {"cpt": {}, "a": {"start": {"run": "cpt", "fraction": 2.0}}},
+            r"config.runs.a.start: fraction 2.0 must lie in 0..1",
+        ),
+        (
+            {"cpt": {}, "a": {"start": "cpt", "model": {"num_layers": 3}}},
+            r"config.runs.a.model.num_layers: the model is that of cpt",
+        ),
+        (
+            {"a": {"start": {"hf": "x/y"}, "model": {"num_layers": 3}}},
+            r"config.runs.a.model.num_layers: the model is that of x/y",
+        ),
         ({"cpt": {"train": {"sead": 3}}}, r"config.runs.cpt.train.sead: unknown key; did you mean 'seed'\?"),
-        ({"cpt": {"seeds": 2}, "a": {"start": "cpt", "seeds": 3}}, r"config.runs.a.seeds: 3, but 'cpt', from which it starts, has 2"),
+        (
+            {"cpt": {"seeds": 2}, "a": {"start": "cpt", "seeds": 3}},
+            r"config.runs.a.seeds: 3, but 'cpt', from which it starts, has 2",
+        ),
         ({"cpt": {"seeds": 0}}, r"config.runs.cpt: seeds 0 must be at least 1"),
         ({"cpt": 3}, r"config.runs: expected a mapping from names to sections"),
     ],
@@ -145,23 +187,33 @@ def test_with_several_runs_it_must_be_said_what_is_exported() -> None:
 def test_an_override_changes_what_the_config_names_and_adds_nothing(tmp_path) -> None:
     path = tmp_path / "config.py"
     path.write_text("def get_config():\n    return {'train': {'steps': 4}, 'runs': {'cpt': {}, 'long': {}}}\n")
-    made = make_config(launch.load_config(str(path), {"runs.long.train.steps": "9", "runs.cpt.seeds": "2"}))
+    made = make_config(cli.load_config(str(path), {"runs.long.train.steps": "9", "runs.cpt.seeds": "2"}))
     assert made.runs["long"].train.steps == 9 and made.seeds_of("cpt") == 2
-    with pytest.raises(UserError, match=r"--config.runs.lng.seeds: the config names no runs.lng; did you mean 'long'\?"):
-        launch.load_config(str(path), {"runs.lng.seeds": "2"})
+    with pytest.raises(
+        UserError, match=r"--config.runs.lng.seeds: the config names no runs.lng; did you mean 'long'\?"
+    ):
+        cli.load_config(str(path), {"runs.lng.seeds": "2"})
     with pytest.raises(UserError, match=r"--config.evaluate.names.x.kind: the config names no evaluate.names.x"):
-        launch.load_config(str(path), {"evaluate.names.x.kind": "random"})
-    plain = launch.load_config("configs/quickstart.py", {"runs.cpt.train.seed": "5"})
+        cli.load_config(str(path), {"evaluate.names.x.kind": "random"})
+    plain = cli.load_config("configs/quickstart.py", {"runs.cpt.train.seed": "5"})
     assert make_config(plain).runs["cpt"].train.seed == 5
 
 
-SOURCES = [{"name": name, "role": role, "adapter": "synthetic"} for name, role in (("Books", "pretrain"), ("Garden", "downstream"))]
+SOURCES = [
+    {"name": name, "role": role, "adapter": "synthetic"}
+    for name, role in (("Books", "pretrain"), ("Garden", "downstream"))
+]
 
 
 def test_fine_tuning_is_a_run_per_downstream_set_unless_sets_are_named_or_together() -> None:
-    raw = {"corpus": {"sources": [*SOURCES, {**SOURCES[1], "name": "Toys"}]}, "train": {"steps": 3, "mixture": {"temperature": 0.5}}}
+    raw = {
+        "corpus": {"sources": [*SOURCES, {**SOURCES[1], "name": "Toys"}]},
+        "train": {"steps": 3, "mixture": {"temperature": 0.5}},
+    }
     sft = {"stage": "sft", "start": "cpt"}
-    config = make_config({**raw, "runs": {"cpt": {}, "each": sft, "both": {**sft, "together": True}, "one": {**sft, "sets": ("Books",)}}})
+    config = make_config(
+        {**raw, "runs": {"cpt": {}, "each": sft, "both": {**sft, "together": True}, "one": {**sft, "sets": ("Books",)}}}
+    )
     assert {name: config.parts_of(name) for name in config.runs} == {
         "cpt": (None,),
         "each": ("Garden", "Toys"),
@@ -171,11 +223,16 @@ def test_fine_tuning_is_a_run_per_downstream_set_unless_sets_are_named_or_togeth
     assert config.sets_of("both") == ("Garden", "Toys") and config.sets_of("cpt") == ()
     assert config.runs["each"].select == "ndcg@10" and config.runs["cpt"].select == "last"
     assert config.runs["each"].train.mixture.temperature == 1.0, "pre-training alone has a mixture"
-    with pytest.raises(UserError, match=r"config.runs.x.sets: no source of config.corpus is called 'Gardn'; did you mean 'Garden'\?"):
+    with pytest.raises(
+        UserError, match=r"config.runs.x.sets: no source of config.corpus is called 'Gardn'; did you mean 'Garden'\?"
+    ):
         make_config({**raw, "runs": {"x": {"stage": "sft", "sets": ("Gardn",)}}})
     with pytest.raises(UserError, match=r"config.runs.x.sets: name the sets; the config has no section `corpus`"):
         make_config({"train": {"steps": 3}, "runs": {"x": {"stage": "sft"}}})
-    with pytest.raises(UserError, match=r"config.runs.x.sets: the corpus has no downstream set; name the sets to fine-tune on, such as 'B"):
+    with pytest.raises(
+        UserError,
+        match=r"config.runs.x.sets: the corpus has no downstream set; name the sets to fine-tune on, such as 'B",
+    ):
         make_config({**raw, "corpus": {"sources": SOURCES[:1]}, "runs": {"x": {"stage": "sft"}}})
 
 
@@ -188,7 +245,9 @@ def test_rows_are_packed_for_what_the_runs_read() -> None:
         return {kind.name: sets for kind, sets in make_config({**raw, **more}).rows_kinds.items()}
 
     assert rows() == {"cpt": ()}
-    assert rows(runs=runs) == {"sft": ("Garden", "Books"), "sft-last-0.1": ("Garden",)}, "nothing to pre-train on, no such rows"
+    assert rows(runs=runs) == {"sft": ("Garden", "Books"), "sft-last-0.1": ("Garden",)}, (
+        "nothing to pre-train on, no such rows"
+    )
     assert rows(runs={"cpt": {}, **runs}, pack={"stages": ("sft",)}) == {**rows(), **rows(runs=runs)}
     assert rows(pack={"stages": ("cpt", "sft")}) == {"cpt": (), "sft": ("Garden",)}
 
@@ -219,7 +278,8 @@ def test_settings_of_an_adapter_that_are_refused(lora: dict[str, Any], message: 
 def test_moments_belong_to_the_parameters_that_were_trained(before: Any, after: Any) -> None:
     on = {"start": {"run": "low", "fraction": 0.5}, "lora": after}
     with pytest.raises(
-        UserError, match=r"config.runs.on.lora: 'low' trains (no adapter|an adapter with rank=\d+, alpha=64.0, .*), and so must"
+        UserError,
+        match=r"config.runs.on.lora: 'low' trains (no adapter|an adapter with rank=\d+, alpha=64.0, .*), and so must",
     ):
         config({"low": {"lora": before}, "on": on})
     assert config({"low": {"lora": {}}, "on": {**on, "lora": {"dropout": 0.1}}}).runs["on"].goes_on

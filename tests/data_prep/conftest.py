@@ -3,14 +3,19 @@ from pathlib import Path
 import pytest
 
 from cprec_jax.corpus import Corpus
-from tests.jobs import prepare
+from tests.run_jobs import prepare
 
 
 @pytest.fixture(scope="session")
 def synthetic_config() -> dict:
     """The default world: three domains to pre-train on and one unseen."""
     roles = {"beauty": "pretrain", "toys": "pretrain", "kitchen": "pretrain", "garden": "downstream"}
-    return {"corpus": {"sources": {name: {"role": role, "adapter": "synthetic"} for name, role in roles.items()}, "k_core": 0}}
+    return {
+        "corpus": {
+            "sources": {name: {"role": role, "adapter": "synthetic"} for name, role in roles.items()},
+            "k_core": 0,
+        }
+    }
 
 
 @pytest.fixture(scope="session")

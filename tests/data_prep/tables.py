@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cprec_jax.corpus import Corpus, Sequences, Targets
-from tests.jobs import prepare
+from tests.run_jobs import prepare
 
 Interaction = tuple[str, str, int]
 
@@ -18,7 +18,12 @@ def write_lines(path: Path, lines: Iterable[Sequence[object]]) -> Path:
 
 
 def table_source(
-    folder: Path, interactions: Iterable[Interaction], titles: dict[str, str], role: str = "pretrain", time: str = "timestamp", **rest: Any
+    folder: Path,
+    interactions: Iterable[Interaction],
+    titles: dict[str, str],
+    role: str = "pretrain",
+    time: str = "timestamp",
+    **rest: Any,
 ) -> dict[str, Any]:
     """A source of the table adapter with its two files below `folder`."""
     return {
@@ -34,7 +39,9 @@ def corpus_of(workdir: Path, sources: dict[str, dict[str, Any]], **section: Any)
     return Corpus.open(workdir / "corpus")
 
 
-def random_interactions(seed: int, users: int = 60, items: int = 25, n: int = 900, span: int = 1000) -> list[Interaction]:
+def random_interactions(
+    seed: int, users: int = 60, items: int = 25, n: int = 900, span: int = 1000
+) -> list[Interaction]:
     rng = random.Random(seed)
     return [(f"u{rng.randrange(users)}", f"i{int(items * rng.random() ** 2)}", rng.randrange(span)) for _ in range(n)]
 

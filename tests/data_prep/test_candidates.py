@@ -59,7 +59,8 @@ def test_uniform_negatives_are_uniform(users):
     negatives = lists[lists != users["target"][:, None]]
     counts = np.bincount(negatives, minlength=800)
     expected = len(negatives) / 800
-    # Chi-square over 799 degrees of freedom: mean 799, standard deviation 40. Barring targets lowers popular items a little.
+    # Chi-square over 799 degrees of freedom: mean 799, standard deviation 40. Barring targets lowers popular items a
+    # little.
     assert ((counts - expected) ** 2 / expected).sum() < 799 + 6 * 40
 
 
@@ -81,7 +82,8 @@ def chi_square(counts: np.ndarray) -> float:
 def length_probe(lists: np.ndarray, target: np.ndarray, length: np.ndarray) -> float:
     """How many standard errors the rule "the longest title" is away from chance.
 
-    `length` is what the drawing could know. Targets of one item stand or fall together with its length, so the items are the sample.
+    `length` is what the drawing could know. Targets of one item stand or fall together with its length, so the items
+    are the sample.
     """
     hit = lists[np.arange(len(lists)), np.argmax(length[lists], axis=1)] == target
     by_item = np.bincount(target, weights=hit - 1 / lists.shape[1])
@@ -90,7 +92,8 @@ def length_probe(lists: np.ndarray, target: np.ndarray, length: np.ndarray) -> f
 
 @pytest.mark.parametrize("protocol", ["u20", "u100", "p20"])
 def test_title_length_probe(users, protocol):
-    """A rule that picks the longest title is at chance where length says nothing about popularity; the probe can tell."""
+    """A rule that picks the longest title is at chance where length says nothing about popularity; the probe can
+    tell."""
     length = title_lengths()
     assert abs(length_probe(draw(protocol, users), users["target"], length)) < 4
     # As if it drew only titles of the shorter half: the longer ones are barred as if everybody knew them.
@@ -106,7 +109,10 @@ def test_probes_on_the_files_of_a_corpus(synthetic_corpus, protocol):
     slots, found = [], []
     lengths = np.array([len(title) for title in synthetic_corpus.items.title]) + rng.random(len(synthetic_corpus.items))
     for name in synthetic_corpus.sets:
-        lists, target = synthetic_corpus.candidates("test", name, protocol), synthetic_corpus.targets("test", name).target
+        lists, target = (
+            synthetic_corpus.candidates("test", name, protocol),
+            synthetic_corpus.targets("test", name).target,
+        )
         assert lists.shape == (len(target), width)
         slots.append(np.argmax(lists == target[:, None], axis=1))
         found.append(length_probe(lists, target, lengths))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-import launch
+from cprec_jax import cli
 from tests.conftest import ROOT, shared_directory
 
 FILES = {
@@ -21,7 +21,10 @@ def shown() -> dict[str, list[str]]:
     """Heading -> the lines below it, of the block that begins with the first case."""
     text = (ROOT / "docs/data-formats.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```\n(# zeros\n.*?)```", text, re.DOTALL)
-    headings, *bodies = re.findall(r"^# (.*)$", block, re.MULTILINE), *re.split(r"^# .*\n", block, flags=re.MULTILINE)[1:]
+    headings, *bodies = (
+        re.findall(r"^# (.*)$", block, re.MULTILINE),
+        *re.split(r"^# .*\n", block, flags=re.MULTILINE)[1:],
+    )
     return dict(zip(headings, [body.splitlines() for body in bodies], strict=True))
 
 
@@ -52,6 +55,8 @@ def test_what_is_shown_is_what_is_printed(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     corpus = {"sources": {"shop": sources()[heading]}, "k_core": 0, "candidates": {"protocols": []}}
-    Path("config.py").write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps({'corpus': corpus}))})\n")
-    launch.main(["prepare", "--config=config.py", "--workdir=work"])
+    Path("config.py").write_text(
+        f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps({'corpus': corpus}))})\n"
+    )
+    cli.main(["prepare", "--config=config.py", "--workdir=work"])
     assert capsys.readouterr().err.splitlines() == shown()[heading]

@@ -18,13 +18,14 @@ from cprec_jax.errors import UserError
 from data_prep import download
 from data_prep.download import download_missing, fetch
 from tests.data_prep.tables import numbered_titles, random_interactions, table_source
-from tests.jobs import corpus_spec, prepare, state
+from tests.run_jobs import corpus_spec, prepare, state
 
 CONTENT = bytes(range(256)) * 400
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`; what goes wrong is set by the attributes below, `asked` holds every path with its Range header."""
+    """Serves `files`; what goes wrong is set by the attributes below, `asked` holds every path with its Range
+    header."""
 
     daemon_threads = True
 
@@ -88,7 +89,12 @@ def remote(server: Server, **rest) -> RemoteSpec:
 
 def test_files_without_a_url_are_named_before_anything_is_fetched(server: Server, tmp_path: Path):
     there = table_source(tmp_path / "there", random_interactions(1), numbered_titles())
-    fetched = {"role": "pretrain", "interactions": "a.gz", "items": "b.gz", "urls": {"interactions": {"url": server.url()}}}
+    fetched = {
+        "role": "pretrain",
+        "interactions": "a.gz",
+        "items": "b.gz",
+        "urls": {"interactions": {"url": server.url()}},
+    }
     by_hand = {"role": "downstream", "interactions": "pairs.csv", "items": "titles.csv"}
     spec = corpus_spec({"corpus": {"root": str(tmp_path), "sources": {"one": there, "two": fetched, "three": by_hand}}})
     with pytest.raises(UserError, match=r"have no URL; put them in place first: [^\n]*$") as caught:
@@ -147,7 +153,9 @@ def test_a_server_that_ignores_ranges(server: Server, tmp_path: Path):
 
 def test_a_server_that_never_gets_further(server: Server, tmp_path: Path):
     server.ranges, server.drop_after = False, 1000
-    with pytest.raises(UserError, match=r"urls: http.*the connection broke, 5 times in a row; 1,000 bytes are kept in .*a.gz.part"):
+    with pytest.raises(
+        UserError, match=r"urls: http.*the connection broke, 5 times in a row; 1,000 bytes are kept in .*a.gz.part"
+    ):
         fetch(remote(server), tmp_path / "a.gz", "urls")
     assert not (tmp_path / "a.gz").exists() and (tmp_path / "a.gz.part").stat().st_size == 1000
 
@@ -161,7 +169,8 @@ def test_neither_length_nor_version_nor_checksum(server: Server, tmp_path: Path,
 
 def test_a_wrong_checksum(server: Server, tmp_path: Path):
     with pytest.raises(
-        UserError, match=r"urls: the checksum of http.*/a.gz is wrong: md5 [0-9a-f]{32}, not 0{32}; it came damaged or is another"
+        UserError,
+        match=r"urls: the checksum of http.*/a.gz is wrong: md5 [0-9a-f]{32}, not 0{32}; it came damaged or is another",
     ):
         fetch(remote(server, sha256=None, md5="0" * 32), tmp_path / "a.gz", "urls")
     assert list(tmp_path.iterdir()) == [] and len(server.asked) == 1
@@ -188,7 +197,10 @@ def test_a_list_of_checksums_gives_the_one_of_the_line_that_names_the_file(serve
     server.files["/MD5SUMS"] = f"MD5 (a.gz) = {wrong}\nSHA256 (b.gz) = {'0' * 64}\nSHA256 (a.gz) = {sha256}\n".encode()
     fetch(listed, tmp_path / "again.gz", "urls")
     server.files["/MD5SUMS"] = f"{wrong}  b.gz\n{right}  c.gz\n".encode()
-    with pytest.raises(UserError, match=r"checksum_url: .*MD5SUMS holds 2 checksums, and none of them beside the name 'a.gz'; .*urls.md5$"):
+    with pytest.raises(
+        UserError,
+        match=r"checksum_url: .*MD5SUMS holds 2 checksums, and none of them beside the name 'a.gz'; .*urls.md5$",
+    ):
         fetch(listed, tmp_path / "b.gz", "urls")
     del server.files["/MD5SUMS"]
     with pytest.raises(UserError, match=r"urls.checksum_url: .*MD5SUMS cannot be had \(HTTP Error 404"):
@@ -231,7 +243,10 @@ def source_of(server: Server, folder: Path, **urls: dict) -> dict:
 
 def test_prepare_fetches_what_is_missing_and_only_when_it_may(server: Server, tmp_path: Path):
     corpus = {"sources": {"books": source_of(server, tmp_path)}, "candidates": {"protocols": ["u3"]}}
-    with pytest.raises(UserError, match=r"sources.books.interactions: .*inter.tsv is not a file; .*config.corpus.download=true from http"):
+    with pytest.raises(
+        UserError,
+        match=r"sources.books.interactions: .*inter.tsv is not a file; .*config.corpus.download=true from http",
+    ):
         prepare({"corpus": corpus}, tmp_path)
     assert server.asked == []
     asking = {"corpus": {**corpus, "download": True}}
@@ -257,7 +272,9 @@ def test_members_of_an_archive_that_is_fetched_once(server: Server, tmp_path: Pa
     assert Path(source["items"]).read_bytes() == server.files["/item.tsv"]
     Path(source["items"]).unlink()
     source["urls"]["items"]["member"] = "set/itme.tsv"
-    with pytest.raises(UserError, match=r"urls.items.member: .*set.zip has no 'set/itme.tsv'; did you mean 'set/item.tsv'"):
+    with pytest.raises(
+        UserError, match=r"urls.items.member: .*set.zip has no 'set/itme.tsv'; did you mean 'set/item.tsv'"
+    ):
         download_missing(corpus_spec({"corpus": {"sources": {"books": source}}}))
     (tmp_path / "raw" / "set.zip").write_bytes(b"no zip")
     with pytest.raises(UserError, match=r"set.zip: damaged or no zip archive"):
@@ -296,7 +313,9 @@ def test_a_full_disk_keeps_the_part(server: Server, tmp_path: Path, monkeypatch:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(download, "_receive", full)
-    with pytest.raises(UserError, match=r"inter.tsv: the disk is full; free some space and run again, the download goes on"):
+    with pytest.raises(
+        UserError, match=r"inter.tsv: the disk is full; free some space and run again, the download goes on"
+    ):
         download_missing(corpus_spec({"corpus": {"sources": {"books": source}}}))
 
 
@@ -306,7 +325,10 @@ def test_a_full_disk_keeps_the_part(server: Server, tmp_path: Path, monkeypatch:
         ({"interactions": {"url": "file:///etc/passwd"}}, "only http:// and https:// can be fetched"),
         ({"interactions": {"url": "http://x/a", "sha256": "abc"}}, "64 hexadecimal digits are needed"),
         ({"reviews": {"url": "http://x/a"}}, r"urls.reviews: urls are for 'interactions' and 'items'"),
-        ({"items": {"url": "http://x/a"}}, r"urls.items: urls are for 'interactions' and 'items', where the source names such a file"),
+        (
+            {"items": {"url": "http://x/a"}},
+            r"urls.items: urls are for 'interactions' and 'items', where the source names such a file",
+        ),
     ],
 )
 def test_mistakes_in_the_config(urls, message):

@@ -9,7 +9,7 @@ from cprec_jax.artefact import read_json
 from cprec_jax.corpus import Corpus
 from data_prep.explain import _histogram, _moment
 from tests.data_prep.tables import numbered_titles, random_interactions, table_source
-from tests.jobs import made_from, prepare
+from tests.run_jobs import made_from, prepare
 
 
 def config_of(folder: Path, **section) -> dict:
@@ -19,7 +19,12 @@ def config_of(folder: Path, **section) -> dict:
         "songs": table_source(folder / "songs", random_interactions(6), numbered_titles(), "downstream"),
         "plays": table_source(folder / "plays", random_interactions(7), numbered_titles(), "downstream", "position"),
     }
-    corpus = {"sources": sources, "candidates": {"protocols": ["u3"]}, "times": {"default": {"t1": 700, "t2": 850}}, **section}
+    corpus = {
+        "sources": sources,
+        "candidates": {"protocols": ["u3"]},
+        "times": {"default": {"t1": 700, "t2": 850}},
+        **section,
+    }
     return {"corpus": corpus, "text": {"template": {"header": "One read in {scope}:\n", "end_of_item": ";\n"}}}
 
 

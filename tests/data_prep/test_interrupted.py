@@ -11,21 +11,21 @@ from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.workdir import FILE_HASHES, LOCK
 from tests.data_prep.tables import corpus_of, numbered_titles, random_interactions, table_source
-from tests.jobs import prepare
+from tests.run_jobs import prepare
 
 ROOT = Path(__file__).parents[2]
 # Kills itself the hard way at the end of one step: nothing can be caught, closed or cleaned up.
 KILLED = """
 import os, signal, sys
-import data_prep.prepare, data_prep.steps, tests.jobs
+import data_prep.prepare, data_prep.steps, tests.run_jobs
 module, name = sys.argv[1].rsplit(".", 1)
 original = getattr(sys.modules[module], name)
 def last(*args):
     original(*args)
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(sys.modules[module], name, last)
-from launch import load_config
-tests.jobs.prepare(load_config(sys.argv[2], {}), sys.argv[3])
+from cprec_jax.cli import load_config
+tests.run_jobs.prepare(load_config(sys.argv[2], {}), sys.argv[3])
 """
 
 
@@ -37,7 +37,9 @@ def config_file(folder: Path, source: dict) -> Path:
 
 
 def child(*arguments: object, **rest) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False, **rest)
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False, **rest
+    )
 
 
 def left(workdir: Path) -> list[str]:
@@ -48,14 +50,18 @@ def test_killed(tmp_path: Path):
     """With all sequences written, with the manifest written but nothing renamed, and between the two renames."""
     source = table_source(tmp_path / "raw", random_interactions(1), numbered_titles())
     workdir = tmp_path / "work"
-    before = corpus_of(workdir, {"books": table_source(tmp_path / "old", random_interactions(2), numbered_titles())}, k_core=0).hash
+    before = corpus_of(
+        workdir, {"books": table_source(tmp_path / "old", random_interactions(2), numbered_titles())}, k_core=0
+    ).hash
     for step in ("data_prep.steps.write_sequences", "data_prep.prepare.write_manifest"):
         done = child("-c", KILLED, step, config_file(tmp_path, source), workdir)
         assert done.returncode == -9, done.stderr
         assert Corpus.open(workdir / "corpus").hash == before
         assert len(left(workdir)) == 2  # beside it what the dead process was writing
     done = child("-c", KILLED, "cprec_jax.artefact._move_away", config_file(tmp_path, source), workdir)
-    assert done.returncode == -9 and "corpus" not in left(workdir)  # the one before is moved away, the new one not yet there
+    assert done.returncode == -9 and "corpus" not in left(
+        workdir
+    )  # the one before is moved away, the new one not yet there
     with pytest.raises(UserError, match="no readable rows"):
         corpus_of(workdir, {"books": table_source(tmp_path / "empty", [], numbered_titles())})
     assert Corpus.open(workdir / "corpus").hash == before and left(workdir) == ["corpus"]
@@ -71,7 +77,9 @@ def test_a_full_disk(tmp_path: Path):
     workdir = tmp_path / "work"
     config = config_file(tmp_path, source)
     command = (ROOT / "launch.py", "prepare", f"--config={config}", f"--workdir={workdir}")
-    before = corpus_of(workdir, {"books": table_source(tmp_path / "old", random_interactions(2), numbered_titles())}).hash
+    before = corpus_of(
+        workdir, {"books": table_source(tmp_path / "old", random_interactions(2), numbered_titles())}
+    ).hash
     full = child(*command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
     assert full.returncode == 2, full.stderr
     assert full.stderr.splitlines()[-1].startswith("error: ") and "the disk is full" in full.stderr

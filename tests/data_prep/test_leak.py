@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from cprec_jax.data import rows
-from tests import jobs
+from cprec_jax.rows import dataset as rows
+from tests import run_jobs as jobs
 from tests.data_prep.tables import numbered_titles, random_interactions, table_source
 
 T1 = 700
@@ -14,18 +14,26 @@ PLANTED = "Zebra"  # the title of an item that is met after t1 only
 
 
 def config_of(folder: Path, planted: bool) -> dict[str, Any]:
-    """Two domains and a downstream set of one platform; `planted`: everybody meets everything, and the zebra, after t1."""
+    """Two domains and a downstream set of one platform; `planted`: everybody meets everything, and the zebra, after
+    t1."""
     titles = {**numbered_titles(), "i25": PLANTED}
     sources = {}
     for n, (name, role) in enumerate((("books", "pretrain"), ("films", "pretrain"), ("songs", "downstream"))):
         interactions = random_interactions(n)
         if planted:
-            interactions += [(f"u{user}", f"i{item}", T1 + (user * item) % 299) for user in range(60) for item in range(n, 26, 3)]
+            interactions += [
+                (f"u{user}", f"i{item}", T1 + (user * item) % 299) for user in range(60) for item in range(n, 26, 3)
+            ]
             interactions += [(f"u{user}", "i25", T1) for user in range(60)]
         sources[name] = table_source(folder / name, interactions, titles, role)
     return {
         "name": "leak",
-        "corpus": {"sources": sources, "times": {"default": {"t1": T1, "t2": 850}}, "k_core": 0, "candidates": {"protocols": ["u3"]}},
+        "corpus": {
+            "sources": sources,
+            "times": {"default": {"t1": T1, "t2": 850}},
+            "k_core": 0,
+            "candidates": {"protocols": ["u3"]},
+        },
         "text": {"tokenizer": "train", "vocab_size": 300, "template": {"header": "{scope}:\n"}},
         "pack": {"row_length": 64, "stages": ["cpt", "sft"]},
     }

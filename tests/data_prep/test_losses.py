@@ -12,7 +12,7 @@ from cprec_jax.artefact import read_json
 from cprec_jax.errors import UserError
 from cprec_jax.report.corpus_summary import loss_notes
 from tests.data_prep.fuzz import EXAMPLES
-from tests.jobs import prepare
+from tests.run_jobs import prepare
 
 N_ITEMS, N_USERS, EACH = 20, 12, 10
 Row = tuple[str, ...]
@@ -32,7 +32,9 @@ def world(seed: int = 0) -> tuple[list[Row], list[Row]]:
 def written(folder: Path, interactions: list[Row], items: list[Row]) -> dict:
     folder.mkdir(exist_ok=True)
     for name, header, rows in (("inter", "user_id,item_id,timestamp", interactions), ("items", "item_id,title", items)):
-        (folder / f"{name}.csv").write_text("".join(",".join(row) + "\n" for row in [(header,), *rows]), encoding="latin-1")
+        (folder / f"{name}.csv").write_text(
+            "".join(",".join(row) + "\n" for row in [(header,), *rows]), encoding="latin-1"
+        )
     paths = {"interactions": str(folder / "inter.csv"), "items": str(folder / "items.csv")}
     return {"role": "downstream", "split": "leave_one_out", **paths}
 
@@ -60,7 +62,11 @@ SPOILED_ITEMS = {
 
 
 @settings(max_examples=EXAMPLES)
-@given(kind=st.sampled_from(sorted(SPOILED_ROWS) + sorted(SPOILED_ITEMS)), seed=st.integers(0, 99), share=st.floats(0, 0.45))
+@given(
+    kind=st.sampled_from(sorted(SPOILED_ROWS) + sorted(SPOILED_ITEMS)),
+    seed=st.integers(0, 99),
+    share=st.floats(0, 0.45),
+)
 def test_the_count_on_the_console_is_the_truth(tmp_path: Path, capsys, kind, seed, share):
     interactions, items = world(seed)
     hit_items = kind in SPOILED_ITEMS
@@ -74,7 +80,10 @@ def test_the_count_on_the_console_is_the_truth(tmp_path: Path, capsys, kind, see
     manifest = run(tmp_path, *((interactions, spoiled) if hit_items else (spoiled, items)), max_lost_share=1.0)
     said = next(line for line in capsys.readouterr().err.splitlines() if "interactions read" in line)
     kept_items = N_ITEMS - len(hit) if hit_items else N_ITEMS
-    assert f"{len(interactions)} interactions read, {len(interactions) - n_lost} kept; {N_ITEMS} items read, {kept_items} kept" in said
+    assert (
+        f"{len(interactions)} interactions read, {len(interactions) - n_lost} kept; {N_ITEMS} items read, "
+        f"{kept_items} kept" in said
+    )
     for one in manifest["losses"]["shop"].values():
         for reason, entry in one["reasons"].items():
             assert entry["cause"] and (entry["example"] or entry["share"] <= 0.01), reason
@@ -87,19 +96,28 @@ def test_the_count_on_the_console_is_the_truth(tmp_path: Path, capsys, kind, see
     notes = loss_notes(manifest)
     assert bool(notes) == (max(shares) > 0.01)
     what = "items" if hit_items else "interactions"
-    kept = f"{len(interactions) - n_lost:,} of {len(interactions):,} interactions kept, {kept_items} of {N_ITEMS} items kept; "
-    assert all(kept in note and re.search(rf"lost {len(hit)} {what} \(.*\): {kind}.* \(first .*; ", note) for note in notes)
+    kept = (
+        f"{len(interactions) - n_lost:,} of {len(interactions):,} interactions kept, {kept_items} of {N_ITEMS} items "
+        f"kept; "
+    )
+    assert all(
+        kept in note and re.search(rf"lost {len(hit)} {what} \(.*\): {kind}.* \(first .*; ", note) for note in notes
+    )
 
 
 @pytest.mark.parametrize("limit", [0.1, 0.3])
 def test_more_than_max_lost_share_is_an_error_that_names_the_reason(tmp_path: Path, limit):
     interactions, items = world()
     n = int(limit * len(interactions))
-    spoiled = [(user, item, "soon") if place < n else (user, item, time) for place, (user, item, time) in enumerate(interactions)]
+    spoiled = [
+        (user, item, "soon") if place < n else (user, item, time)
+        for place, (user, item, time) in enumerate(interactions)
+    ]
     run(tmp_path, spoiled, items, max_lost_share=limit)
     spoiled[n] = (*spoiled[n][:2], "soon")
     with pytest.raises(
-        UserError, match=rf"of shop is lost, more than config.corpus.max_lost_share = {limit}: .*{n + 1} \(.*unparsable timestamp"
+        UserError,
+        match=rf"of shop is lost, more than config.corpus.max_lost_share = {limit}: .*{n + 1} \(.*unparsable timestamp",
     ) as caught:
         run(tmp_path, spoiled, items, max_lost_share=limit)
     assert "\n" not in str(caught.value) and "inter.csv: line 2: u0," in str(caught.value)
@@ -108,7 +126,9 @@ def test_more_than_max_lost_share_is_an_error_that_names_the_reason(tmp_path: Pa
 def test_one_source_is_one_line_and_nothing_lost_says_no_reason(tmp_path: Path, capsys):
     run(tmp_path, *world())
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("shop")]
-    assert said == ["shop (order by timestamp, split leave_one_out): 120 interactions read, 120 kept; 20 items read, 20 kept"]
+    assert said == [
+        "shop (order by timestamp, split leave_one_out): 120 interactions read, 120 kept; 20 items read, 20 kept"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -123,20 +143,26 @@ def test_one_source_is_one_line_and_nothing_lost_says_no_reason(tmp_path: Path, 
 )
 def test_why_no_id_agrees_is_told_by_a_look_at_the_ids(tmp_path: Path, change, cause):
     interactions, items = world()
-    with pytest.raises(UserError, match=rf"no interaction is left after cleaning; .*120 \(100.0%\) inter.* unknown item .*{cause}"):
+    with pytest.raises(
+        UserError, match=rf"no interaction is left after cleaning; .*120 \(100.0%\) inter.* unknown item .*{cause}"
+    ):
         run(tmp_path, interactions, [(change(item), title) for item, title in items], max_lost_share=1.0)
 
 
 def test_columns_of_users_and_items_that_are_swapped_are_told(tmp_path: Path):
     interactions, items = world()
-    with pytest.raises(UserError, match=r"user 00001 is an item of the file of items: are the columns of users and items swapped\?"):
+    with pytest.raises(
+        UserError, match=r"user 00001 is an item of the file of items: are the columns of users and items swapped\?"
+    ):
         run(tmp_path, [(item, user, time) for user, item, time in interactions], items)
 
 
 def test_commas_between_thousands_are_told(tmp_path: Path):
     interactions, items = world()
     quoted = [(user, f'"{1000 + int(item):,}"', time) for user, item, time in interactions]
-    with pytest.raises(UserError, match=r"1,001 is 1001 among the items: the ids agree without the commas between thousands"):
+    with pytest.raises(
+        UserError, match=r"1,001 is 1001 among the items: the ids agree without the commas between thousands"
+    ):
         run(tmp_path, quoted, [(str(1000 + int(item)), title) for item, title in items])
 
 
@@ -169,21 +195,30 @@ def test_words_for_nothing_are_no_titles_unless_they_are_kept(tmp_path: Path, wo
 def test_an_id_that_is_a_word_for_nothing_is_said(tmp_path: Path, capsys, what):
     interactions, items = world()
     changed = [
-        ("nan", item, time) if what == "user" and n < 30 else (user, item, time) for n, (user, item, time) in enumerate(interactions)
+        ("nan", item, time) if what == "user" and n < 30 else (user, item, time)
+        for n, (user, item, time) in enumerate(interactions)
     ]
     if what == "item":
         changed = [(user, "NaN" if item == "00003" else item, time) for user, item, time in changed]
     n = sum("nan" in (user.lower(), item.lower()) for user, item, _ in changed)
     run(tmp_path, changed, [*items, ("NaN", "Something")])
-    assert f"shop: {n} interactions have the {what} id '{'nan' if what == 'user' else 'NaN'}'" in capsys.readouterr().err
+    assert (
+        f"shop: {n} interactions have the {what} id '{'nan' if what == 'user' else 'NaN'}'" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("what", ["user", "item"])
 def test_ids_that_are_decimals_are_said(tmp_path: Path, capsys, what):
     interactions, items = world()
     decimal = {"user": lambda user, item: (user[1:] + ".0", item), "item": lambda user, item: (user, item + ".0")}[what]
-    run(tmp_path, [(*decimal(user, item), time) for user, item, time in interactions], [(decimal("u", item)[1], t) for item, t in items])
-    assert f"shop: {what} ids are such as 0" in (said := capsys.readouterr().err) and "write them as whole numbers" in said
+    run(
+        tmp_path,
+        [(*decimal(user, item), time) for user, item, time in interactions],
+        [(decimal("u", item)[1], t) for item, t in items],
+    )
+    assert (
+        f"shop: {what} ids are such as 0" in (said := capsys.readouterr().err) and "write them as whole numbers" in said
+    )
     run(tmp_path, interactions, items)
     assert "whole numbers" not in capsys.readouterr().err
 
@@ -191,8 +226,14 @@ def test_ids_that_are_decimals_are_said(tmp_path: Path, capsys, what):
 def test_ids_that_a_spreadsheet_cut_are_an_error(tmp_path: Path):
     interactions, items = world()
     cut = {item: f"9.7{int(item) % 4}E+12" for item, _ in items}
-    with pytest.raises(UserError, match=r"80.0% of shop is lost.*16 \(80.0%\) items listed again with .*E\+12 are what a spreadsheet"):
-        run(tmp_path, [(user, cut[item], time) for user, item, time in interactions], [(cut[item], title) for item, title in items])
+    with pytest.raises(
+        UserError, match=r"80.0% of shop is lost.*16 \(80.0%\) items listed again with .*E\+12 are what a spreadsheet"
+    ):
+        run(
+            tmp_path,
+            [(user, cut[item], time) for user, item, time in interactions],
+            [(cut[item], title) for item, title in items],
+        )
 
 
 def test_what_is_folded_is_said_and_is_no_loss(tmp_path: Path, capsys):
@@ -201,7 +242,9 @@ def test_what_is_folded_is_said_and_is_no_loss(tmp_path: Path, capsys):
     said = next(line for line in capsys.readouterr().err.splitlines() if "interactions read" in line)
     assert "240 interactions read, 240 kept; 40 items read, 40 kept" in said and not said.startswith("warning")
     assert re.search(
-        r"kept but folded: 120 \(50.0%\) exact duplicates \(first user u\d+, item \d{5}, 1500\d{6}; the same user, item and", said
+        r"kept but folded: 120 \(50.0%\) exact duplicates \(first user u\d+, item \d{5}, 1500\d{6}; the same user, "
+        r"item and",
+        said,
     )
     assert "kept but folded: 20 (50.0%) items listed again (first item 00001; the same id and title twice)" in said
     assert manifest["losses"]["shop"]["interactions"]["lost_share"] == 0

@@ -13,10 +13,12 @@ from cprec_jax.artefact import HOST
 from cprec_jax.corpus import Corpus, hash60, user_key
 from cprec_jax.errors import UserError
 from tests.data_prep.tables import Interaction, corpus_of, numbered_titles, random_interactions, records, table_source
-from tests.jobs import prepare, state
+from tests.run_jobs import prepare, state
 
 
-def ordered(interactions: list[Interaction], name: str, platform: str = "default", seed: int = 0) -> dict[str, list[tuple[str, int]]]:
+def ordered(
+    interactions: list[Interaction], name: str, platform: str = "default", seed: int = 0
+) -> dict[str, list[tuple[str, int]]]:
     """user -> [(item, time)]: exact duplicates once, ties by the seeded hash, consecutive repeats once."""
     by_user = defaultdict(set)
     for user, item, time in interactions:
@@ -48,7 +50,9 @@ def test_time_split_against_a_plain_reference(tmp_path: Path):
     corpus = corpus_of(tmp_path, {"books": source}, k_core=0, times={"default": {"t1": 70, "t2": 85}})
     expected = ordered(interactions, "books")
     training = {user_key("default", user): [item for item, time in row if time < 70] for user, row in expected.items()}
-    assert named(corpus, records(corpus.sequences("domain", "books"))) == {user: row for user, row in training.items() if row}
+    assert named(corpus, records(corpus.sequences("domain", "books"))) == {
+        user: row for user, row in training.items() if row
+    }
     for split, low, high in (("valid", 70, 85), ("test", 85, 100)):
         targets = corpus.targets(split, "books")
         wanted = {}
@@ -60,28 +64,42 @@ def test_time_split_against_a_plain_reference(tmp_path: Path):
         histories = named(corpus, records(targets))
         found = {
             int(user): (histories[int(user)], corpus.item_ids[item], int(time), bool(untied))
-            for user, item, time, untied in zip(targets.user, targets.target, targets.target_time, targets.untied, strict=True)
+            for user, item, time, untied in zip(
+                targets.user, targets.target, targets.target_time, targets.untied, strict=True
+            )
         }
         assert found == wanted
         assert not all(untied for *_, untied in wanted.values())
     counts = Counter(item for row in training.values() for item in row)
-    assert dict(zip(corpus.item_ids, corpus.items.train_count.tolist(), strict=True)) == {i: counts[i] for i in numbered_titles()}
+    assert dict(zip(corpus.item_ids, corpus.items.train_count.tolist(), strict=True)) == {
+        i: counts[i] for i in numbered_titles()
+    }
 
 
 def test_leave_one_out_against_a_plain_reference(tmp_path: Path):
     interactions = random_interactions(seed=2, users=300, n=900, span=12)
     corpus = corpus_of(
-        tmp_path, {"books": table_source(tmp_path / "raw", interactions, numbered_titles(), "downstream", "position")}, k_core=0
+        tmp_path,
+        {"books": table_source(tmp_path / "raw", interactions, numbered_titles(), "downstream", "position")},
+        k_core=0,
     )
     assert corpus.set_info("books").split == "leave_one_out"
-    rows = {user_key("default", user): [item for item, _ in row] for user, row in ordered(interactions, "books").items()}
+    rows = {
+        user_key("default", user): [item for item, _ in row] for user, row in ordered(interactions, "books").items()
+    }
     assert min(map(len, rows.values())) < 3
     assert named(corpus, records(corpus.sequences("sft", "books"))) == {
         user: row[:-2] if len(row) > 2 else row for user, row in rows.items()
     }
-    assert named(corpus, records(corpus.targets("test", "books"))) == {user: row[:-1] for user, row in rows.items() if len(row) > 2}
-    assert named(corpus, records(corpus.targets("valid", "books"))) == {user: row[:-2] for user, row in rows.items() if len(row) > 2}
-    assert corpus.manifest["sets"]["books"]["n_users_with_one_interaction"] == sum(len(row) == 1 for row in rows.values())
+    assert named(corpus, records(corpus.targets("test", "books"))) == {
+        user: row[:-1] for user, row in rows.items() if len(row) > 2
+    }
+    assert named(corpus, records(corpus.targets("valid", "books"))) == {
+        user: row[:-2] for user, row in rows.items() if len(row) > 2
+    }
+    assert corpus.manifest["sets"]["books"]["n_users_with_one_interaction"] == sum(
+        len(row) == 1 for row in rows.values()
+    )
 
 
 @pytest.mark.parametrize("k", [2, 3, 4])
@@ -92,7 +110,9 @@ def test_k_core_against_a_plain_reference(tmp_path: Path, k):
     pairs = [(user, item) for user, row in ordered(interactions, "books").items() for item, time in row if time < 700]
     kept = naive_k_core(pairs, k)
     found = named(corpus, records(corpus.sequences("domain", "books")))
-    assert Counter((user, item) for user, row in found.items() for item in row) == Counter((user_key("default", u), i) for u, i in kept)
+    assert Counter((user, item) for user, row in found.items() for item in row) == Counter(
+        (user_key("default", u), i) for u, i in kept
+    )
     assert 0 < len(kept) < len(pairs)
     assert len(corpus.items) == 60
     assert corpus.items.train_count.sum() == len(pairs)
@@ -148,7 +168,10 @@ def test_users_are_shared_within_a_platform_only(tmp_path: Path):
 def test_quantiles_come_from_the_downstream_sets_of_the_platform(tmp_path: Path):
     corpus = corpus_of(tmp_path, two_domains(tmp_path))
     times = sorted(time for row in ordered(random_interactions(6), "songs").values() for _, time in row)
-    assert corpus.manifest["times"]["default"] == {"t1": times[int(0.8 * len(times))], "t2": times[int(0.9 * len(times))]}
+    assert corpus.manifest["times"]["default"] == {
+        "t1": times[int(0.8 * len(times))],
+        "t2": times[int(0.9 * len(times))],
+    }
 
 
 def test_same_hash_twice_and_for_any_order_of_rows_and_memory(tmp_path: Path):
@@ -183,7 +206,14 @@ def test_test_users_can_be_kept_out_of_pre_training(tmp_path: Path):
     assert len(corpus.sequences("sft", "songs")) > 0
 
 
-ODD = {"i0": "Same &amp; title", "i1": "Same & title", "i2": "  ", "i3": "Tab\u00a0and 😀", "i4": "long " * 400, "i5": "Plain"}
+ODD = {
+    "i0": "Same &amp; title",
+    "i1": "Same & title",
+    "i2": "  ",
+    "i3": "Tab\u00a0and 😀",
+    "i4": "long " * 400,
+    "i5": "Plain",
+}
 ODD_INTERACTIONS = [
     *[("u1", f"i{item}", time) for time, item in enumerate([3, 0, 1, 4, 2, 5, 3, 9])],
     ("u1", "i3", 0),
@@ -229,7 +259,9 @@ LONG = {
 
 
 def test_titles_are_cut_for_the_item_id_that_is_appended(tmp_path: Path):
-    source = table_source(tmp_path / "raw", [("u", item, time) for time, item in enumerate(LONG)], LONG, split="leave_one_out")
+    source = table_source(
+        tmp_path / "raw", [("u", item, time) for time, item in enumerate(LONG)], LONG, split="leave_one_out"
+    )
     corpus = corpus_of(tmp_path, {"shop": source}, k_core=0, titles={"policy": "distinguish", "max_length": 26})
     assert dict(zip(corpus.item_ids, corpus.items.title, strict=True)) == {
         "i1": "a long title of many [i1]",  # "many " without its space
@@ -239,7 +271,9 @@ def test_titles_are_cut_for_the_item_id_that_is_appended(tmp_path: Path):
     }
     assert corpus.manifest["titles"]["cut for the item id"] == 3 and corpus.manifest["titles"]["cut"] == 0
     assert corpus.manifest["titles"]["appended"] == {"item_id": 3}
-    with pytest.raises(UserError, match=r"config.corpus.titles.max_length: 5 has no room for a title and the item id 'i"):
+    with pytest.raises(
+        UserError, match=r"config.corpus.titles.max_length: 5 has no room for a title and the item id 'i"
+    ):
         corpus_of(tmp_path, {"shop": source}, k_core=0, titles={"policy": "distinguish", "max_length": 5})
 
 
@@ -251,19 +285,27 @@ def test_item_listed_twice_keeps_one_title_whatever_the_order(tmp_path: Path):
         Path(source["items"]).write_text("\n".join(["item_id\ttitle", *rows[::order]]) + "\n")
         corpus = corpus_of(tmp_path, {"books": source})
         hashes.add(corpus.hash)
-        assert corpus.manifest["rejected"]["item listed more than once"] == {"n": 1, "samples": ["books i3 (3 times, 2 titles; one kept)"]}
+        assert corpus.manifest["rejected"]["item listed more than once"] == {
+            "n": 1,
+            "samples": ["books i3 (3 times, 2 titles; one kept)"],
+        }
     assert len(hashes) == 1
 
 
 def test_nothing_left_is_an_error(tmp_path: Path):
     source = table_source(tmp_path / "raw", [("u", "x", 1)], {"y": "Why"})
-    with pytest.raises(UserError, match=r"no interaction is left after cleaning; .*interaction with an unknown item \(1\)"):
+    with pytest.raises(
+        UserError, match=r"no interaction is left after cleaning; .*interaction with an unknown item \(1\)"
+    ):
         corpus_of(tmp_path, {"books": source})
     assert not (tmp_path / "corpus").exists()
 
 
 def test_neither_training_nor_targets_is_an_error(tmp_path: Path):
-    message = r"^config.corpus: neither a training interaction nor a target is left; check times .*films \(t1 = -5, t2 = 0, its [^\n]*$"
+    message = (
+        r"^config.corpus: neither a training interaction nor a target is left; check times .*films \(t1 = -5, t2 = 0, "
+        r"its [^\n]*$"
+    )
     with pytest.raises(UserError, match=message):
         corpus_of(tmp_path, two_domains(tmp_path), times={"default": {"t1": -5, "t2": 0}})
     assert not (tmp_path / "corpus").exists()
@@ -279,7 +321,11 @@ def test_sets_without_training_or_test_users_are_named(tmp_path: Path, capsys: p
     sources["films"]["split"] = "leave_one_out"
     corpus_of(tmp_path, sources, k_core=0)
     said = capsys.readouterr().err
-    assert "films: no training interactions (split leave_one_out)" in said and "no test users" not in said and "books: no" not in said
+    assert (
+        "films: no training interactions (split leave_one_out)" in said
+        and "no test users" not in said
+        and "books: no" not in said
+    )
 
 
 def test_a_failed_run_leaves_the_corpus_before_it_whole(tmp_path: Path):
@@ -309,7 +355,9 @@ def test_inputs_follow_content_not_place(tmp_path: Path):
 
 
 def test_unknown_adapter_names_the_nearest(tmp_path: Path):
-    with pytest.raises(UserError, match=r"config.corpus.sources.a.adapter: unknown adapter 'synthetik'; did you mean 'synthetic'"):
+    with pytest.raises(
+        UserError, match=r"config.corpus.sources.a.adapter: unknown adapter 'synthetik'; did you mean 'synthetic'"
+    ):
         corpus_of(tmp_path, {"a": {"role": "pretrain", "adapter": "synthetik"}})
 
 
@@ -317,7 +365,11 @@ def test_manifest_names_sources_with_their_hashes(tmp_path: Path):
     corpus = corpus_of(tmp_path, two_domains(tmp_path))
     manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_text())
     entry = manifest["sources"]["songs"]
-    assert (entry["role"], entry["order"], entry["rows"]) == ("downstream", "timestamp", {"interactions": 900, "items": 25})
+    assert (entry["role"], entry["order"], entry["rows"]) == (
+        "downstream",
+        "timestamp",
+        {"interactions": 900, "items": 25},
+    )
     content = (tmp_path / "songs" / "inter.tsv").read_bytes()
     assert entry["files"]["interactions"]["sha256"] == hashlib.sha256(content).hexdigest()
     assert corpus.domains == ["books", "films", "songs"]
@@ -344,20 +396,26 @@ def test_real_files(shared_data: Path, tmp_path: Path):
     info = corpus.manifest["sets"]["ml1m"]
     assert info["n_test_users_available"] == 6040 and info["n_test_users"] == 1000
     assert (
-        info["n_items"] + corpus.manifest["titles"]["items sharing another's title"] == corpus.manifest["sources"]["ml1m"]["rows"]["items"]
+        info["n_items"] + corpus.manifest["titles"]["items sharing another's title"]
+        == corpus.manifest["sources"]["ml1m"]["rows"]["items"]
     )
 
 
 def test_ties_in_the_order_of_the_file(tmp_path: Path):
     items = [f"i{i}" for i in range(25)]
     random.Random(3).shuffle(items)
-    interactions = [(user, item, 7) for user in ("ann", "bob") for item in items] + [("ann", items[4], 7)]  # an exact duplicate, too
+    interactions = [(user, item, 7) for user in ("ann", "bob") for item in items] + [
+        ("ann", items[4], 7)
+    ]  # an exact duplicate, too
     source = table_source(tmp_path / "raw", interactions, numbered_titles())
     by_file = corpus_of(tmp_path / "file", {"books": source}, k_core=0, split="leave_one_out", ties="file")
     by_hash = corpus_of(tmp_path / "hash", {"books": source}, k_core=0, split="leave_one_out")
     for corpus, order in ((by_file, {"ann": items, "bob": items}), (by_hash, ordered(interactions, "books"))):
         targets = corpus.targets("test", "books")
-        expected = {user_key("default", user): [row if isinstance(row, str) else row[0] for row in rows] for user, rows in order.items()}
+        expected = {
+            user_key("default", user): [row if isinstance(row, str) else row[0] for row in rows]
+            for user, rows in order.items()
+        }
         assert named(corpus, records(targets)) == {user: row[:-1] for user, row in expected.items()}
         ids = [corpus.item_ids[item] for item in targets.target]
         assert dict(zip(targets.user.tolist(), ids, strict=True)) == {user: row[-1] for user, row in expected.items()}

@@ -16,7 +16,9 @@ def test_limit_is_per_file_over_all_reasons_and_names_the_line():
     rejects = Rejects(max_bad_lines=3)
     rejects.bad_lines("short", 3, "a.tsv", ["line 2: x"])
     rejects.bad_lines("short", 3, "b.tsv", ["line 5: y"])
-    with pytest.raises(UserError, match=r"a.tsv: 4 bad lines, more than config.corpus.max_bad_lines = 3; negative, first line 9: z"):
+    with pytest.raises(
+        UserError, match=r"a.tsv: 4 bad lines, more than config.corpus.max_bad_lines = 3; negative, first line 9: z"
+    ):
         rejects.bad_lines("negative", 1, "a.tsv", ["line 9: z"])
 
 
@@ -38,5 +40,7 @@ def test_why_a_file_has_no_good_line():
     rejects.bad_lines("item without id", 1, "i.csv", ["line 2: ,A"], "items")
     rejects.bad_lines("malformed line: invalid encoding", 2, "i.csv", ["line 3: caf?"], "items")
     said = rejects.why_nothing("items")
-    assert said.startswith("malformed line: invalid encoding (2 times, first i.csv: line 3: caf?; the file is not UTF-8")
+    assert said.startswith(
+        "malformed line: invalid encoding (2 times, first i.csv: line 3: caf?; the file is not UTF-8"
+    )
     assert rejects.why_nothing("interactions") == "an empty interactions file makes no corpus"

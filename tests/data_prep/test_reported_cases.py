@@ -11,7 +11,7 @@ import pytest
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from tests.conftest import ROOT, shared_directory
-from tests.jobs import prepare
+from tests.run_jobs import prepare
 
 TMDB = {"user": "userId", "item": "movieId"}
 
@@ -21,14 +21,21 @@ def cases() -> Path:
     return shared_directory("cases")
 
 
-def made(workdir: Path, case: Path, inter: str = "inter.csv", items: str = "items.csv", titles: Any = None, **source) -> Corpus:
+def made(
+    workdir: Path, case: Path, inter: str = "inter.csv", items: str = "items.csv", titles: Any = None, **source
+) -> Corpus:
     given = {"role": "downstream", "interactions": str(case / inter), "items": str(case / items), **source}
-    prepare({"corpus": {"sources": {"shop": given}, "k_core": 0, "titles": titles or {}, "candidates": {"protocols": []}}}, workdir)
+    prepare(
+        {"corpus": {"sources": {"shop": given}, "k_core": 0, "titles": titles or {}, "candidates": {"protocols": []}}},
+        workdir,
+    )
     return Corpus.open(workdir / "corpus")
 
 
 def test_ids_that_lost_their_leading_zeros_are_an_error_that_says_so(cases: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"78.3% of shop is lost.*480 interactions read, 104 kept.*376 \(78.3%\).*their leading zeros"):
+    with pytest.raises(
+        UserError, match=r"78.3% of shop is lost.*480 interactions read, 104 kept.*376 \(78.3%\).*their leading zeros"
+    ):
         made(tmp_path, cases / "zeros")
 
 
@@ -36,7 +43,9 @@ def test_titles_of_windows_1252_are_counted_and_can_be_read(cases: Path, tmp_pat
     corpus = made(tmp_path, cases / "cp1252")
     assert len(corpus.items) == 20
     said = capsys.readouterr().err
-    assert said.startswith("warning: shop") and "30 items read, 20 kept" in said and "set its encoding to 'cp1252'" in said
+    assert (
+        said.startswith("warning: shop") and "30 items read, 20 kept" in said and "set its encoding to 'cp1252'" in said
+    )
     corpus = made(tmp_path, cases / "cp1252", files={"items": {"encoding": "cp1252"}})
     assert len(corpus.items) == 30 and "Red Castle 0 café" in corpus.items.title
 
@@ -49,7 +58,10 @@ def test_titles_nan_are_no_titles(cases: Path, tmp_path: Path, capsys):
 
 
 def test_ids_that_a_spreadsheet_cut_are_an_error(cases: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"30 items read, 5 kept.*25 \(83.3%\) items listed again with another title.*a spreadsheet leaves"):
+    with pytest.raises(
+        UserError,
+        match=r"30 items read, 5 kept.*25 \(83.3%\) items listed again with another title.*a spreadsheet leaves",
+    ):
         made(tmp_path, cases / "excel")
 
 
@@ -65,14 +77,19 @@ def test_the_item_may_have_another_name_in_each_file(cases: Path, tmp_path: Path
     ) as caught:
         made(tmp_path, cases / "tmdb", **paths, columns=TMDB)
     assert "did you mean" not in str(caught.value)
-    assert len(made(tmp_path, cases / "tmdb", **paths, columns=TMDB, files={"items": {"columns": {"item": "id"}}}).items) == 30
+    assert (
+        len(made(tmp_path, cases / "tmdb", **paths, columns=TMDB, files={"items": {"columns": {"item": "id"}}}).items)
+        == 30
+    )
 
 
 def test_tsv_as_pandas_writes_it_is_read_with_quotes(cases: Path, tmp_path: Path, capsys):
     made(tmp_path, cases / "pdtsv", "inter.tsv", "items.tsv")
     assert "set config.corpus.sources.shop.files.items.quote" in capsys.readouterr().err
     corpus = made(tmp_path, cases / "pdtsv", "inter.tsv", "items.tsv", quote='"')
-    assert {'Blue Bridge 1 12" vinyl', "Red Castle 0 second line"} <= set(corpus.items.title) and len(corpus.items) == 30
+    assert {'Blue Bridge 1 12" vinyl', "Red Castle 0 second line"} <= set(corpus.items.title) and len(
+        corpus.items
+    ) == 30
 
 
 def test_utf_16_is_read(cases: Path, tmp_path: Path):
@@ -82,7 +99,8 @@ def test_utf_16_is_read(cases: Path, tmp_path: Path):
 
 def test_dates_in_words_are_shown_with_file_line_value_and_what_is_read(cases: Path, tmp_path: Path):
     match = (
-        r"480 \(100.0%\) unparsable timestamp \(first .*dow/inter.csv: line 2: u0,0015,Fri Sep 15 00:02:01 -0700 2017; read are unix sec"
+        r"480 \(100.0%\) unparsable timestamp \(first .*dow/inter.csv: line 2: u0,0015,Fri Sep 15 00:02:01 -0700 "
+        r"2017; read are unix sec"
     )
     with pytest.raises(UserError, match=match):
         made(tmp_path, cases / "dow")
@@ -94,7 +112,7 @@ def test_control_tokens_and_bars_in_titles_are_kept(cases: Path, tmp_path: Path)
 
 SCRIPT = """
 import sys
-from tests.jobs import prepare
+from tests.run_jobs import prepare
 paths = dict(zip(("interactions", "items"), sys.argv[1:3]))
 prepare({"corpus": {"sources": {"shop": {"role": "downstream", **paths}}, "k_core": 0}}, sys.argv[3])
 """
@@ -103,13 +121,23 @@ prepare({"corpus": {"sources": {"shop": {"role": "downstream", **paths}}, "k_cor
 def test_no_environment_changes_the_corpus(cases: Path, tmp_path: Path):
     """Three time zones, three locales and three working directories, and Parquet times with a zone."""
     hashes = set()
-    for n, (zone, locale) in enumerate((("UTC", "C"), ("Asia/Tokyo", "C.UTF-8"), ("America/New_York", "de_DE.ISO-8859-1"))):
+    for n, (zone, locale) in enumerate(
+        (("UTC", "C"), ("Asia/Tokyo", "C.UTF-8"), ("America/New_York", "de_DE.ISO-8859-1"))
+    ):
         folder = tmp_path / f"from {n}"
         folder.mkdir()
         environment = {**os.environ, "TZ": zone, "LC_ALL": locale, "LANG": locale, "PYTHONPATH": str(ROOT)}
         case = cases / "pq"
-        arguments = [os.path.relpath(case / "tz.parquet", folder), os.path.relpath(case / "items_int.parquet", folder), "made"]
-        subprocess.run([sys.executable, "-c", SCRIPT, *arguments], cwd=folder, env=environment, check=True, capture_output=True)
+        arguments = [
+            os.path.relpath(case / "tz.parquet", folder),
+            os.path.relpath(case / "items_int.parquet", folder),
+            "made",
+        ]
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, *arguments], cwd=folder, env=environment, check=True, capture_output=True
+        )
         hashes.add(Corpus.open(folder / "made" / "corpus").hash)
     assert len(hashes) == 1
-    assert Corpus.open(tmp_path / "from 0" / "made" / "corpus").manifest["losses"]["shop"]["interactions"]["kept"] == 480
+    assert (
+        Corpus.open(tmp_path / "from 0" / "made" / "corpus").manifest["losses"]["shop"]["interactions"]["kept"] == 480
+    )

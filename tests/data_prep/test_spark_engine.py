@@ -14,7 +14,7 @@ from cprec_jax.corpus import Corpus, hash60
 from cprec_jax.errors import UserError
 from data_prep.spark_engine import SparkEngine, _heap, _plain_link
 from tests.data_prep.tables import numbered_titles, random_interactions, table_source
-from tests.jobs import made_from, prepare
+from tests.run_jobs import made_from, prepare
 
 TIMES = {"t1": 25, "t2": 33}
 CUT = {"policy": "distinguish", "max_length": 10}  # "Title 2 [i2]" is too long
@@ -41,7 +41,8 @@ def assert_alike(duckdb: Corpus, spark: Corpus) -> None:
 
 
 def generated(folder: Path) -> dict[str, dict]:
-    """Many ties in time, repeats, duplicates, unknown items, titles that agree after cleaning, an order-only domain, odd characters."""
+    """Many ties in time, repeats, duplicates, unknown items, titles that agree after cleaning, an order-only domain,
+    odd characters."""
     titles = {**numbered_titles(), "i3": "Title 2", "i4": "", "i5": "Café &amp; 😀", "ï6": "Žluťoučký"}
     odd = [("ü1", "ï6", 3), ("ü1", "i5", 3), ("u1", "nowhere", 5), ("u1", "i4", 6), ("ü1", "i5", 3)]
     return {
@@ -107,7 +108,11 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     master = [start, "org.apache.spark.deploy.master.Master", *address, "--port", port]
     worker = [start, "org.apache.spark.deploy.worker.Worker", *address, "--cores", "2", "--memory", "1g", url]
     worker += ["--work-dir", str(tmp_path / "worker")]
-    with log.open("w") as out, subprocess.Popen(master, stderr=out, stdout=out) as first, subprocess.Popen(worker, stderr=out) as second:
+    with (
+        log.open("w") as out,
+        subprocess.Popen(master, stderr=out, stdout=out) as first,
+        subprocess.Popen(worker, stderr=out) as second,
+    ):
         deadline = time.monotonic() + 120
         while "Registering worker" not in log.read_text():
             assert time.monotonic() < deadline, log.read_text()
@@ -135,7 +140,10 @@ def test_a_work_directory_may_have_any_name(tmp_path: Path):
 
 
 def test_a_cluster_needs_a_plain_name_of_the_work_directory(tmp_path: Path):
-    with pytest.raises(UserError, match=r"spark.master: on a cluster the work directory must be named with letters, .*not .*/a b; choose"):
+    with pytest.raises(
+        UserError,
+        match=r"spark.master: on a cluster the work directory must be named with letters, .*not .*/a b; choose",
+    ):
         _plain_link(tmp_path / "a b", SparkSpec(master="spark://host:7077"))
 
 
@@ -172,20 +180,32 @@ class NoSession:
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
-        ("[JAVA_GATEWAY_EXITED] Java gateway process exited", r"config.corpus.engine: Spark did not start; is Java 17 there"),
-        ("All masters are\nunresponsive", r"config.corpus.spark.master: no session on 'spark://x:7077' \(All masters are unresponsive"),
+        (
+            "[JAVA_GATEWAY_EXITED] Java gateway process exited",
+            r"config.corpus.engine: Spark did not start; is Java 17 there",
+        ),
+        (
+            "All masters are\nunresponsive",
+            r"config.corpus.spark.master: no session on 'spark://x:7077' \(All masters are unresponsive",
+        ),
     ],
 )
 def test_spark_that_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure, message):
     monkeypatch.setattr("data_prep.spark_engine._sessions", lambda: NoSession(failure))
     with pytest.raises(UserError, match=message):
-        prepare({"corpus": {"sources": generated(tmp_path), "engine": "spark", "spark": {"master": "spark://x:7077"}}}, tmp_path)
+        prepare(
+            {"corpus": {"sources": generated(tmp_path), "engine": "spark", "spark": {"master": "spark://x:7077"}}},
+            tmp_path,
+        )
     assert not list(tmp_path.glob("*corpus*"))
 
 
 def test_the_engine_is_no_input(tmp_path: Path):
     sources = generated(tmp_path)
-    inputs = [made_from({"corpus": {"sources": sources, "engine": engine}}, tmp_path, "corpus") for engine in ("duckdb", "spark")]
+    inputs = [
+        made_from({"corpus": {"sources": sources, "engine": engine}}, tmp_path, "corpus")
+        for engine in ("duckdb", "spark")
+    ]
     assert inputs[0] == inputs[1]
 
 
@@ -199,7 +219,9 @@ def test_without_pyspark_the_message_names_the_requirements(tmp_path: Path, monk
 
 
 def test_settings():
-    assert SparkSpec(conf=("spark.executor.extraJavaOptions=-Da=b",)).settings == {"spark.executor.extraJavaOptions": "-Da=b"}
+    assert SparkSpec(conf=("spark.executor.extraJavaOptions=-Da=b",)).settings == {
+        "spark.executor.extraJavaOptions": "-Da=b"
+    }
     with pytest.raises(ValueError, match=r"write 'spark.key=value'"):
         SparkSpec(conf=("executor.memory",))
     with pytest.raises(ValueError, match=r"write local\[\*\], spark://HOST:PORT"):

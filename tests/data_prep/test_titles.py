@@ -42,7 +42,14 @@ def test_cut_at_a_space_when_one_is_near():
 def test_counts():
     counts: Counter[str] = Counter()
     assert clean_titles(["a", " b ", None, "", "word " * 10], 12, counts) == ["a", "b", None, None, "word word"]
-    assert {key: n for key, n in counts.items() if n} == {"read": 5, "changed": 2, "cut": 1, "missing": 1, "empty": 1, "white space": 2}
+    assert {key: n for key, n in counts.items() if n} == {
+        "read": 5,
+        "changed": 2,
+        "cut": 1,
+        "missing": 1,
+        "empty": 1,
+        "white space": 2,
+    }
     clean_titles(["a &amp; b", "ﬁne", "a\x00b", "&lt;b&gt;\u200b c", "plain", "&nbsp;"], 50, counts := Counter())
     kinds = ("entities", "nfkc", "control characters", "white space", "empty", "missing", "changed")
     assert [counts[kind] for kind in kinds] == [3, 2, 2, 1, 1, 0, 4]

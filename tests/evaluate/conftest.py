@@ -10,13 +10,13 @@ import pytest
 
 from cprec_jax.config.text import TemplateSpec
 from cprec_jax.corpus import Corpus
-from cprec_jax.evaluate import harness
-from cprec_jax.evaluate.models import LoadedModel
+from cprec_jax.methods import registry
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.template import Template
+from cprec_jax.train.open import LoadedModel
 from cprec_jax.workdir import result_directory
-from tests import jobs
+from tests import run_jobs as jobs
 from tests.evaluate.world import EVALUATE
 from tests.model.tiny import tiny
 
@@ -32,7 +32,9 @@ def model(corpus: Corpus, tiny_rows: Path) -> LoadedModel:
     decoder, params = tiny(vocab_size=448, num_layers=2, max_position_embeddings=64)
     template = TemplateSpec(header="{scope}:\n")
     catalogue = Catalogue.build(words, corpus.items.title, template.end_of_item)
-    return LoadedModel(decoder=decoder, params=params, catalogue=catalogue, template=Template(template, words), step=7, words=words)
+    return LoadedModel(
+        decoder=decoder, params=params, catalogue=catalogue, template=Template(template, words), step=7, words=words
+    )
 
 
 @pytest.fixture
@@ -45,7 +47,7 @@ def evaluated(corpus: Corpus, model: LoadedModel, tmp_path: Path, monkeypatch: p
     def run(name: str = "model", using: Any = None, **changes: Any) -> tuple[dict[str, Any], Any]:
         for cells in tmp_path.glob("cells*"):  # whatever is changed here, it is ranked with the change
             shutil.rmtree(cells)
-        monkeypatch.setattr(harness, "load_model", using if callable(using) else lambda *_: using or model)
+        monkeypatch.setattr(registry, "load_model", using if callable(using) else lambda *_: using or model)
         jobs.evaluate({"evaluate": {**EVALUATE, **changes}}, tmp_path)
         directory = result_directory(tmp_path, changes.get("split", "test"), name)
         return json.loads((directory / "results.json").read_text()), pq.read_table(directory / "ranks.parquet")

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cprec_jax.baselines import sequential
-from cprec_jax.evaluate import harness
-from cprec_jax.evaluate.models import LoadedModel
+from cprec_jax.jobs.making import evaluate
+from cprec_jax.methods import registry, sequential
+from cprec_jax.train.open import LoadedModel
 from cprec_jax.workdir import cell_directory, trained_directory
-from tests import jobs
+from tests import run_jobs as jobs
 from tests.evaluate.world import EVALUATE, column
 
 SECTION: dict[str, Any] = {
@@ -37,7 +37,13 @@ SECTION: dict[str, Any] = {
         "learning_rate": [1e-2],
         "validation_users": 20,
     },
-    "text_knn": {"features": ["words 1"], "weightings": ["tfidf"], "step_weights": [1.0], "last_items": [5], "validation_users": 20},
+    "text_knn": {
+        "features": ["words 1"],
+        "weightings": ["tfidf"],
+        "step_weights": [1.0],
+        "last_items": [5],
+        "validation_users": 20,
+    },
     "ensemble": {"parts": 2, "temperatures": [1.0], "validation_users": 20},
 }
 ONE, TWO = {**SECTION, "seeds": 1}, {**SECTION, "seeds": 2}
@@ -48,8 +54,12 @@ def again(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[str], lis
     """Evaluates, and gives what was ranked (row, set) and the seeds of what was trained."""
     ranked: list[str] = []
     fitted: list[int] = []
-    collect, fit = harness.collect, sequential.fit
-    monkeypatch.setattr(harness, "collect", lambda method, data, name: ranked.append(f"{name} {data.name}") or collect(method, data, name))
+    collect, fit = evaluate.collect, sequential.fit
+    monkeypatch.setattr(
+        evaluate,
+        "collect",
+        lambda method, data, name: ranked.append(f"{name} {data.name}") or collect(method, data, name),
+    )
     monkeypatch.setattr(sequential, "fit", lambda *given: fitted.append(given[4]) or fit(*given))
 
     def run(workdir: Path, section: dict[str, Any], **changes: Any) -> tuple[list[str], list[int]]:
@@ -70,11 +80,16 @@ def found(workdir: Path, rows: Any = SECTION["names"]) -> dict[str, Any]:
         record = {key: value for key, value in record.items() if key not in ("cost", "environment")}
         text = json.dumps(record, sort_keys=True, indent=1)
         lines = [line for line in text.splitlines() if "train_seconds" not in line]
-        results[name] = [lines, *(pq.read_table(directory / f"{what}.parquet").to_pylist() for what in ("ranks", "slices"))]
+        results[name] = [
+            lines,
+            *(pq.read_table(directory / f"{what}.parquet").to_pylist() for what in ("ranks", "slices")),
+        ]
     return results
 
 
-def test_one_more_seed_or_set_is_all_that_is_ranked(workdir: Path, again: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_more_seed_or_set_is_all_that_is_ranked(
+    workdir: Path, again: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     one, two = ({**section, "sequential": {**SECTION["sequential"], "dropout": [0.1, 0.3]}} for section in (ONE, TWO))
     assert again(workdir, one) == (["both Books", "decayed Books", "gru Books", "text Books"], [0, 0])  # a grid of two
     single = found(workdir)
@@ -98,7 +113,10 @@ def test_what_changes_ranks_is_ranked_and_only_what_changes_training_is_trained(
     assert again(workdir, ONE, max_users=11) == (everything, [])
     assert again(workdir, ONE, temperatures=(1.0, 2.0), max_users=11) == (["both Books", "gru Books"], [])
     text = {**ONE["text_knn"], "last_items": [3]}
-    assert again(workdir, ONE, max_users=11, temperatures=(1.0, 2.0), text_knn=text) == (["both Books", "text Books"], [])
+    assert again(workdir, ONE, max_users=11, temperatures=(1.0, 2.0), text_knn=text) == (
+        ["both Books", "text Books"],
+        [],
+    )
     smaller = {**ONE["sequential"], "dropout": [0.2]}
     assert again(workdir, ONE, max_users=11, sequential=smaller) == (everything[:1] + everything[2:], [0])
     manifest = workdir / "corpus" / "manifest.json"
@@ -110,7 +128,10 @@ def test_what_changes_ranks_is_ranked_and_only_what_changes_training_is_trained(
 def test_what_is_damaged_is_made_again(workdir: Path, again: Any, damage: str) -> None:
     again(workdir, TWO, names={"gru": {"kind": "gru4rec"}})
     expected = found(workdir, ["gru"])
-    for directory in (cell_directory(workdir, "test", "gru", "Books", 1), trained_directory(workdir, "gru", "Books", 1)):
+    for directory in (
+        cell_directory(workdir, "test", "gru", "Books", 1),
+        trained_directory(workdir, "gru", "Books", 1),
+    ):
         arrays = directory / "arrays.npz"
         whole = arrays.read_bytes()
         if damage == "gone":
@@ -133,13 +154,16 @@ def test_a_seed_of_a_run_is_ranked_when_that_run_is_another(
     """The rule that the first seed chose is that of a seed which comes later, without loading the first."""
     (tmp_path / "runs" / "cpt.seed-1").mkdir()
     loaded = []
-    monkeypatch.setattr(harness, "load_model", lambda *given: loaded.append(given[-1].name) or model)
+    monkeypatch.setattr(registry, "load_model", lambda *given: loaded.append(given[-1].name) or model)
 
     def of_seeds(*parameters: str) -> list[str]:
         for seed, name in enumerate(("cpt", "cpt.seed-1")[: len(parameters)]):
             (tmp_path / "runs" / name / "manifest.json").write_text(json.dumps({"params_sha256": parameters[seed]}))
         loaded.clear()
-        again(tmp_path, {**EVALUATE, "max_users": 2, "validation_users": 2, "rule": "validation", "seeds": len(parameters)})
+        again(
+            tmp_path,
+            {**EVALUATE, "max_users": 2, "validation_users": 2, "rule": "validation", "seeds": len(parameters)},
+        )
         return list(loaded)
 
     assert of_seeds("a") == ["cpt"]

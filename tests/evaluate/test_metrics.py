@@ -21,9 +21,15 @@ def by_hand(place: int) -> dict[str, float]:
     return {**values, "mrr": 1 / place}
 
 
-def scores(seed: int, users: int = 40, candidates: int = 60, levels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def scores(
+    seed: int, users: int = 40, candidates: int = 60, levels: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    values = rng.normal(size=(users, candidates)) if levels is None else rng.integers(0, levels, (users, candidates)).astype(float)
+    values = (
+        rng.normal(size=(users, candidates))
+        if levels is None
+        else rng.integers(0, levels, (users, candidates)).astype(float)
+    )
     return values, rng.integers(0, candidates, users)
 
 
@@ -52,7 +58,9 @@ def test_every_order_of_a_small_tie() -> None:
 def test_without_ties_equal_to_ir_measures() -> None:
     values, target = scores(0)
     qrels = [ir_measures.Qrel(str(u), str(t), 1) for u, t in enumerate(target)]
-    run = [ir_measures.ScoredDoc(str(u), str(c), values[u, c]) for u in range(len(values)) for c in range(values.shape[1])]
+    run = [
+        ir_measures.ScoredDoc(str(u), str(c), values[u, c]) for u in range(len(values)) for c in range(values.shape[1])
+    ]
     ours = {Success @ k: f"hr@{k}" for k in HIT_RATE_AT} | {nDCG @ k: f"ndcg@{k}" for k in NDCG_AT} | {RR: "mrr"}
     ranks = rank(values, target)
     found = summary(ranks.n_better, ranks.n_tied, None, samples=0)
@@ -69,9 +77,13 @@ def test_without_ties_equal_to_rax() -> None:
     found = summary(ranks.n_better, ranks.n_tied, None, samples=0)
     assert found["mrr"] == pytest.approx(float(rax.mrr_metric(values, labels, where=where)), abs=1e-6)
     for k in NDCG_AT:
-        assert found[f"ndcg@{k}"] == pytest.approx(float(rax.ndcg_metric(values, labels, topn=k, where=where)), abs=1e-6)
+        assert found[f"ndcg@{k}"] == pytest.approx(
+            float(rax.ndcg_metric(values, labels, topn=k, where=where)), abs=1e-6
+        )
     for k in HIT_RATE_AT:
-        assert found[f"hr@{k}"] == pytest.approx(float(rax.recall_metric(values, labels, topn=k, where=where)), abs=1e-6)
+        assert found[f"hr@{k}"] == pytest.approx(
+            float(rax.recall_metric(values, labels, topn=k, where=where)), abs=1e-6
+        )
 
 
 def test_with_ties_equal_to_rax_on_average() -> None:
@@ -118,8 +130,12 @@ def test_intervals_agree_with_scipy_and_are_seeded() -> None:
     found = summary(better, tied, nll, samples=4000, seed=1)
     values = {**per_user(better, tied), "nll": nll}
     for name in ("hr@10", "mrr", "nll"):
-        expected = stats.bootstrap((values[name],), np.mean, n_resamples=4000, method="percentile", rng=2).confidence_interval
-        assert found["ci95"][name] == pytest.approx([expected.low, expected.high], abs=0.1 * (expected.high - expected.low))
+        expected = stats.bootstrap(
+            (values[name],), np.mean, n_resamples=4000, method="percentile", rng=2
+        ).confidence_interval
+        assert found["ci95"][name] == pytest.approx(
+            [expected.low, expected.high], abs=0.1 * (expected.high - expected.low)
+        )
     assert found == summary(better, tied, nll, samples=4000, seed=1)
     assert found["ci95"] != summary(better, tied, nll, samples=4000, seed=2)["ci95"]
     assert "nll" not in summary(better, tied, None, samples=10)["ci95"]

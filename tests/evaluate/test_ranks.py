@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.ranks import check_finite, rank
+from cprec_jax.evaluate.ranks import rank
+from cprec_jax.inference.finite import check_finite
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -12,8 +12,8 @@ from scipy import stats
 
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate import significance
+from cprec_jax.evaluate.ranks_file import read_user_metrics
 from cprec_jax.evaluate.significance import compare, effect_size, holm, paired_randomisation, t_test_over_seeds
-from cprec_jax.report.ranks import read_user_metrics
 
 
 def test_randomisation_agrees_with_scipy() -> None:
@@ -62,14 +62,28 @@ def test_effect_size() -> None:
 
 
 def write_result(
-    folder: Path, name: str, better: np.ndarray, corpus: str = "c", first_user: int = 0, masked: bool = True, **extra: Any
+    folder: Path,
+    name: str,
+    better: np.ndarray,
+    corpus: str = "c",
+    first_user: int = 0,
+    masked: bool = True,
+    **extra: Any,
 ) -> Path:
     """A results directory of one set with n_better int[seeds, n]."""
     directory = folder / name
     directory.mkdir()
     seeds, n = better.shape
     sets = {"Toys": {"users": n, "protocols": {}, "history_masked": masked}}
-    record = {"name": name, "kind": "checkpoint", "corpus_hash": corpus, "protocol_version": 1, "split": "test", "sets": sets, **extra}
+    record = {
+        "name": name,
+        "kind": "checkpoint",
+        "corpus_hash": corpus,
+        "protocol_version": 1,
+        "split": "test",
+        "sets": sets,
+        **extra,
+    }
     (directory / "results.json").write_text(json.dumps(record))
     order = np.random.default_rng(seeds).permutation(seeds * n)  # the order of rows must not matter
     columns = {
@@ -89,7 +103,9 @@ def test_compare_pairs_users_and_averages_seeds(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     base = rng.integers(0, 100, (3, 300))
     good = np.maximum(base - rng.integers(0, 40, base.shape), 0)
-    method, same, other = (read_user_metrics(write_result(tmp_path, n, b)) for n, b in (("good", good), ("same", good), ("base", base)))
+    method, same, other = (
+        read_user_metrics(write_result(tmp_path, n, b)) for n, b in (("good", good), ("same", good), ("base", base))
+    )
     rows = {(row.reference, row.metric): row for row in compare(method, [same, other], ("hr@10", "nll"), samples=2000)}
     assert set(rows) == {("same", "hr@10"), ("same", "nll"), ("base", "hr@10"), ("base", "nll")}
     better = rows["base", "hr@10"]
@@ -122,7 +138,9 @@ def test_what_cannot_be_paired_is_refused(tmp_path: Path) -> None:
         compare(a, [read_user_metrics(write_result(tmp_path, "v", better, split="valid"))])
     with pytest.raises(UserError, match=r"'a' and 'p' are not of one protocol version \(1 and 0\)"):
         compare(a, [read_user_metrics(write_result(tmp_path, "p", better, protocol_version=0))])
-    with pytest.raises(UserError, match="set Toys was ranked without the items of the history in one and with them in the other"):
+    with pytest.raises(
+        UserError, match="set Toys was ranked without the items of the history in one and with them in the other"
+    ):
         compare(a, [read_user_metrics(write_result(tmp_path, "m", better, masked=False))])
     with pytest.raises(UserError, match="no ranks under protocol 'u20'"):
         read_user_metrics(tmp_path / "a", "u20")

@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from cprec_jax import artefact
-from cprec_jax.baselines.interactions import interactions
 from cprec_jax.corpus import Corpus
-from cprec_jax.evaluate.sets import EvalSet, open_set
+from cprec_jax.evaluate.eval_set import EvalSet, open_set
+from cprec_jax.evaluate.interactions import interactions
+from cprec_jax.evaluate.ranks_file import read_user_metrics
 from cprec_jax.evaluate.target_slices import best_overlap, is_memorised, target_slices
-from cprec_jax.report.ranks import read_user_metrics
-from tests import jobs
-from tests.baselines.test_counting import history, sequences
+from tests import run_jobs as jobs
+from tests.methods.test_counting import history, sequences
 
 
 @pytest.fixture(scope="module", params=["Books", "Garden"])
@@ -48,7 +48,9 @@ def test_slices_of_a_kind_hold_every_user_once(corpus: Corpus, data: EvalSet) ->
 
 def test_markov_hits_what_is_memorised_alone_and_compare_can_take_a_slice(workdir: Path) -> None:
     names = {name: {"kind": name} for name in ("markov", "popularity")}
-    jobs.evaluate({"evaluate": {"names": names, "protocols": ["full"], "bootstrap": 0, "mask_history": "never"}}, workdir)
+    jobs.evaluate(
+        {"evaluate": {"names": names, "protocols": ["full"], "bootstrap": 0, "mask_history": "never"}}, workdir
+    )
     directory = workdir / "results" / "markov"
     record = artefact.read_json(directory / "results.json", "evaluate")["sets"]["Books"]
     slices = record["slices"]

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from cprec_jax.corpus import Corpus
-from cprec_jax.evaluate.models import LoadedModel
-from cprec_jax.evaluate.sets import open_set
+from cprec_jax.evaluate.eval_set import open_set
 from cprec_jax.text.catalogue import Catalogue
-from tests.evaluate.titles import by_brute_force
+from cprec_jax.train.open import LoadedModel
+from tests.inference.titles import by_brute_force
 
 EVALUATE: dict[str, Any] = {
     "names": {"model": {"kind": "checkpoint"}},

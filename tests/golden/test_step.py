@@ -20,7 +20,9 @@ from tests.model.tiny import tiny
 
 B, T, V = 8, 32, 64
 CASES: dict[str, dict[str, Any]] = {
-    "one step, untied head, biases, norms of q and k": {"model": {"tie_embeddings": False, "attention_bias": True, "qk_norm": "head"}},
+    "one step, untied head, biases, norms of q and k": {
+        "model": {"tie_embeddings": False, "attention_bias": True, "qk_norm": "head"}
+    },
     "one step, dropout, 4 micro-batches": {"dropout": 0.1, "micro_batches": 4},
 }
 

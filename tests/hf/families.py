@@ -26,8 +26,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "is_llama_config": True,
     },
     "llama-untied-biased": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
-    "llama3-scaled": {"model_type": "llama", "rope_parameters": {**LLAMA3, "rope_theta": 1000.0}, "tie_word_embeddings": True},
-    "llama-linear": {"model_type": "llama", "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
+    "llama3-scaled": {
+        "model_type": "llama",
+        "rope_parameters": {**LLAMA3, "rope_theta": 1000.0},
+        "tie_word_embeddings": True,
+    },
+    "llama-linear": {
+        "model_type": "llama",
+        "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
+    },
     "mistral": {"model_type": "mistral", "sliding_window": 7},
     "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},
     "qwen2-sliding": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1},
@@ -61,7 +68,8 @@ SIZES = {
 
 
 def torch_model(name: str, dtype: str = "float32") -> Any:
-    """A random model of the family with every parameter away from its initial value (norms not one, biases not zero)."""
+    """A random model of the family with every parameter away from its initial value (norms not one, biases not
+    zero)."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     config = transformers.AutoConfig.for_model(**{**SIZES, **FAMILIES[name]})

@@ -21,8 +21,20 @@ from tests.model.tiny import tiny
 
 R = 5
 Q, DOWN, OUT = "model.layers.1.self_attn.q_proj", "model.layers.0.mlp.down_proj", "model.layers.2.self_attn.o_proj"
-SHAPE = {"hidden_size": 24, "intermediate_size": 300, "num_heads": 6, "num_kv_heads": 2, "head_dim": 8}  # down's input is two blocks
-SETTINGS: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": R, "lora_alpha": 10, "target_modules": ["q_proj"]}
+SHAPE = {
+    "hidden_size": 24,
+    "intermediate_size": 300,
+    "num_heads": 6,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+}  # down's input is two blocks
+SETTINGS: dict[str, Any] = {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "r": R,
+    "lora_alpha": 10,
+    "target_modules": ["q_proj"],
+}
 
 
 def factors(base: Path, *modules: str, dtype: Any = np.float32, rank: int = R) -> dict[str, np.ndarray]:
@@ -73,7 +85,9 @@ def test_it_is_its_base_model_with_the_product_added_in_float32(base: Path, tmp_
     np.testing.assert_array_equal(ours["layers/attention/o"][2].reshape(48, 24), summed(base, tensors, OUT, 2.0).T)
     adapted = {"layers/attention/q": 1, "layers/mlp/down": 0, "layers/attention/o": 2}
     for name in theirs:
-        others = [layer for layer in range(3) if adapted.get(name) != layer] if name.startswith("layers") else slice(None)
+        others = (
+            [layer for layer in range(3) if adapted.get(name) != layer] if name.startswith("layers") else slice(None)
+        )
         np.testing.assert_array_equal(
             ours[name][np.array(others)] if name in adapted else ours[name],
             theirs[name][np.array(others)] if name in adapted else theirs[name],
@@ -92,10 +106,14 @@ def test_it_is_its_base_model_with_the_product_added_in_float32(base: Path, tmp_
     ],
     ids=["rslora", "default alpha", "alpha pattern", "rank pattern", "a pattern of part of a name"],
 )
-def test_its_scale_is_what_peft_makes_of_its_settings(changes: dict[str, Any], scale: float, base: Path, tmp_path: Path) -> None:
+def test_its_scale_is_what_peft_makes_of_its_settings(
+    changes: dict[str, Any], scale: float, base: Path, tmp_path: Path
+) -> None:
     tensors = factors(base, Q)
     files = adapter.open_files(write(tmp_path / "adapter", base, tensors, **changes))
-    np.testing.assert_array_equal(files.read(f"{Q}.weight", (slice(7, 40), slice(None))), summed(base, tensors, Q, scale)[7:40])
+    np.testing.assert_array_equal(
+        files.read(f"{Q}.weight", (slice(7, 40), slice(None))), summed(base, tensors, Q, scale)[7:40]
+    )
     assert files.dtype(f"{Q}.weight") == np.float32 and files.dtype(f"{DOWN}.weight") == ml_dtypes.bfloat16
 
 
@@ -116,20 +134,29 @@ def test_no_bit_depends_on_the_devices(base: Path, tmp_path: Path) -> None:
         ({"use_dora": True}, r"adapter_config.json: use_dora True \(DoRA\) is not supported"),
         ({"bias": "all"}, r"bias 'all' \(trained biases\) is not supported"),
         ({"lora_bias": True}, r"lora_bias True \(biases of the adapter\) is not supported"),
-        ({"modules_to_save": ["lm_head"]}, r"modules_to_save \['lm_head'\] \(modules that were trained whole\) is not supported"),
+        (
+            {"modules_to_save": ["lm_head"]},
+            r"modules_to_save \['lm_head'\] \(modules that were trained whole\) is not supported",
+        ),
         ({"peft_type": "LOHA"}, r"peft_type 'LOHA' is not supported"),
         ({"fan_in_fan_out": True}, r"fan_in_fan_out True is not supported"),
         ({"layer_replication": [[0, 2], [1, 3]]}, r"layer_replication .* is not supported"),
         ({"something_new": 3}, r"something_new 3 is not supported"),
         ({"init_lora_weights": "pissa"}, r"init_lora_weights 'pissa' changes the base model's weights"),
         ({"task_type": "SEQ_CLS"}, r"task_type 'SEQ_CLS' is not supported"),
-        ({"r": 6}, r"the adapter of model.layers.1.self_attn.q_proj has rank 5 \(A\) and 5 \(B\), and 6 by adapter_config.json"),
+        (
+            {"r": 6},
+            r"the adapter of model.layers.1.self_attn.q_proj has rank 5 \(A\) and 5 \(B\), and 6 by "
+            r"adapter_config.json",
+        ),
         ({"lora_alpha": "ten"}, r"lora_alpha 'ten' must be a number above 0"),
         ({"base_model_name_or_path": None}, r"names no base_model_name_or_path"),
         ({"base_model_name_or_path": "./not/there"}, r"no such directory"),
     ],
 )
-def test_what_is_more_or_less_than_lora_is_refused_by_name(changes: dict[str, Any], message: str, base: Path, tmp_path: Path) -> None:
+def test_what_is_more_or_less_than_lora_is_refused_by_name(
+    changes: dict[str, Any], message: str, base: Path, tmp_path: Path
+) -> None:
     directory = write(tmp_path / "adapter", base, factors(base, Q), **changes)
     with pytest.raises(UserError, match=message) as caught:
         check_model(directory)
@@ -141,16 +168,31 @@ def test_tensors_without_a_place_are_refused(base: Path, tmp_path: Path) -> None
     a, b = good.values()
     module = "base_model.model.model.layers.1.self_attn.q_proj"
     cases = {
-        "magnitude": ({**good, f"{module}.lora_magnitude_vector.weight": a}, r"lora_magnitude_vector.weight is not LoRA on a linear layer"),
+        "magnitude": (
+            {**good, f"{module}.lora_magnitude_vector.weight": a},
+            r"lora_magnitude_vector.weight is not LoRA on a linear layer",
+        ),
         "half": ({f"{module}.lora_A.weight": a}, r"holds only one of A and B of model.layers.1.self_attn.q_proj"),
         "layer": (
             {name.replace("layers.1", "layers.9"): value for name, value in good.items()},
             r"has not: model.layers.9.self_attn.q_proj",
         ),
-        "shape": ({f"{module}.lora_A.weight": a[:, :-1].copy(), f"{module}.lora_B.weight": b}, r"as \(48, 23\), which is \(48, 24\) in "),
-        "prefix": ({name.removeprefix("base_model."): value for name, value in good.items()}, r"is not LoRA on a linear layer"),
-        "name": ({name.replace(".lora_", ".default.lora_"): value for name, value in good.items()}, r"has not: .*q_proj.default.weight"),
-        "tied": (factors(base, "model.embed_tokens"), r"adapts model.embed_tokens.weight, and head and embedding are one .* \(tied\)"),
+        "shape": (
+            {f"{module}.lora_A.weight": a[:, :-1].copy(), f"{module}.lora_B.weight": b},
+            r"as \(48, 23\), which is \(48, 24\) in ",
+        ),
+        "prefix": (
+            {name.removeprefix("base_model."): value for name, value in good.items()},
+            r"is not LoRA on a linear layer",
+        ),
+        "name": (
+            {name.replace(".lora_", ".default.lora_"): value for name, value in good.items()},
+            r"has not: .*q_proj.default.weight",
+        ),
+        "tied": (
+            factors(base, "model.embed_tokens"),
+            r"adapts model.embed_tokens.weight, and head and embedding are one .* \(tied\)",
+        ),
     }
     for name, (tensors, message) in cases.items():
         with pytest.raises(UserError, match=message):
@@ -162,7 +204,9 @@ def test_what_else_may_lie_in_its_directory(base: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"its base model .*adapter is an adapter itself"):
         check_model(write(tmp_path / "second", directory, factors(base, Q)))
     (directory / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes())
-    with pytest.raises(UserError, match=r"holds both an adapter \(adapter_config.json\) and a model \(model.safetensors\)"):
+    with pytest.raises(
+        UserError, match=r"holds both an adapter \(adapter_config.json\) and a model \(model.safetensors\)"
+    ):
         check_model(directory)
     (directory / "model.safetensors").unlink()
     (directory / "adapter_model.safetensors").rename(directory / "adapter_model.bin")

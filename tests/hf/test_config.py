@@ -83,10 +83,18 @@ def test_details_of_real_configs(shared_models):
     assert (qwen2.attention_bias, qwen2.attention_out_bias, qwen2.sliding_window) == (True, False, None)
     qwen3 = parse_config(real_config(shared_models, "qwen3-0.6b"), "qwen3")
     assert (qwen3.qk_norm, qwen3.head_dim, qwen3.attention_bias) == ("head", 128, False)
-    for name, layers in (("gemma-3-270m-it", 18), ("gemma-3-1b-it", 26)):  # one writes layer_types, the other only the period
+    for name, layers in (
+        ("gemma-3-270m-it", 18),
+        ("gemma-3-1b-it", 26),
+    ):  # one writes layer_types, the other only the period
         gemma = parse_config(real_config(shared_models, name), name)
         assert gemma.sliding_layers == tuple(bool((i + 1) % 6) for i in range(layers))
-        assert (gemma.sliding_window, gemma.rope_theta, gemma.local_rope_theta, gemma.tie_embeddings) == (512, 1e6, 1e4, True)
+        assert (gemma.sliding_window, gemma.rope_theta, gemma.local_rope_theta, gemma.tie_embeddings) == (
+            512,
+            1e6,
+            1e4,
+            True,
+        )
 
 
 @pytest.mark.parametrize(
@@ -99,17 +107,31 @@ def test_details_of_real_configs(shared_models):
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic'"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "needs low_freq_factor"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 0.1}}, "factor 0.1"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "linear", "factor": 4.0}}, "contradict"),
+        (
+            {
+                "rope_scaling": {"type": "linear", "factor": 2.0},
+                "rope_parameters": {"rope_type": "linear", "factor": 4.0},
+            },
+            "contradict",
+        ),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"num_local_experts": 8}, "num_local_experts = 8"),
         ({"attention_dropout": 0.1}, "attention_dropout = 0.1"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"auto_map": {"AutoModel": "modeling.X"}}, "auto_map"),
-        ({"model_type": "mistral", "attention_bias": True}, "attention_bias = true is not supported for model_type 'mistral'"),
+        (
+            {"model_type": "mistral", "attention_bias": True},
+            "attention_bias = true is not supported for model_type 'mistral'",
+        ),
         ({"model_type": "qwen3", "mlp_bias": True}, "mlp_bias"),
         ({"model_type": "gemma3_text", "final_logit_softcapping": 30.0}, "final_logit_softcapping"),
         (
-            {"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 4, "layer_types": ["chunked_attention"] * 2},
+            {
+                "model_type": "qwen3",
+                "use_sliding_window": True,
+                "sliding_window": 4,
+                "layer_types": ["chunked_attention"] * 2,
+            },
             "chunked_attention",
         ),
         ({"hidden_size": None}, "hidden_size is missing"),
@@ -129,27 +151,58 @@ def test_details_of_real_configs(shared_models):
         ({"rope_scaling": "linear"}, "rope_scaling = 'linear' has the wrong type"),
         ({"rope_scaling": ["linear"]}, r"rope_scaling = \['linear'\] has the wrong type"),
         ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, "rope_scaling: factor = '2' has the wrong type"),
-        ({"rope_scaling": {"rope_type": "linear", "factor": float("nan")}}, "rope_scaling: factor = nan is not a finite"),
-        ({"rope_scaling": {"rope_type": "linear", "type": "mrope", "factor": 2.0}}, "rope type 'mrope'"),
-        ({"rope_scaling": {"rope_type": "linear", "type": "llama3", "factor": 2.0}}, "rope_type 'linear' and type 'llama3' contradict"),
-        ({"rope_parameters": {"rope_theta": "1e4"}}, "rope_parameters: rope_theta = '1e4' has the wrong type"),
-        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters by layer type is not supported"),
-        ({"rope_theta": 5e5, "rope_parameters": {"rope_theta": 1e4}}, "rope_theta contradict each other: 10000.0, 500000.0"),
-        ({"rope_scaling": {"rope_theta": 5e5}, "rope_parameters": {"rope_theta": 1e4}}, "rope_theta contradict each other"),
         (
-            {"model_type": "gemma3_text", "rope_local_base_freq": 1e3, "rope_parameters": {"sliding_attention": {"rope_theta": 1e4}}},
+            {"rope_scaling": {"rope_type": "linear", "factor": float("nan")}},
+            "rope_scaling: factor = nan is not a finite",
+        ),
+        ({"rope_scaling": {"rope_type": "linear", "type": "mrope", "factor": 2.0}}, "rope type 'mrope'"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "type": "llama3", "factor": 2.0}},
+            "rope_type 'linear' and type 'llama3' contradict",
+        ),
+        ({"rope_parameters": {"rope_theta": "1e4"}}, "rope_parameters: rope_theta = '1e4' has the wrong type"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}},
+            "rope_parameters by layer type is not supported",
+        ),
+        (
+            {"rope_theta": 5e5, "rope_parameters": {"rope_theta": 1e4}},
+            "rope_theta contradict each other: 10000.0, 500000.0",
+        ),
+        (
+            {"rope_scaling": {"rope_theta": 5e5}, "rope_parameters": {"rope_theta": 1e4}},
+            "rope_theta contradict each other",
+        ),
+        (
+            {
+                "model_type": "gemma3_text",
+                "rope_local_base_freq": 1e3,
+                "rope_parameters": {"sliding_attention": {"rope_theta": 1e4}},
+            },
             "rope_local_base_freq and a rope_theta contradict",
         ),
         (
-            {"model_type": "gemma3_text", "rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            {
+                "model_type": "gemma3_text",
+                "rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}},
+            },
             "sliding_attention: a scaled rope type is not supported",
         ),
-        ({"model_type": "gemma3_text", "rope_parameters": {"full_attention": 5}}, "rope_parameters: full_attention = 5 has the wrong"),
+        (
+            {"model_type": "gemma3_text", "rope_parameters": {"full_attention": 5}},
+            "rope_parameters: full_attention = 5 has the wrong",
+        ),
         ({"model_type": "gemma3_text", "sliding_window_pattern": 0}, "sliding_window_pattern = 0 must be at least 1"),
-        ({"model_type": "gemma3_text", "_sliding_window_pattern": "6"}, "_sliding_window_pattern = '6' has the wrong type"),
+        (
+            {"model_type": "gemma3_text", "_sliding_window_pattern": "6"},
+            "_sliding_window_pattern = '6' has the wrong type",
+        ),
         ({"model_type": "gemma3_text", "query_pre_attn_scalar": 0}, "query_pre_attn_scalar = 0.0 must be above 0"),
         ({"model_type": "gemma3_text", "layer_types": 5}, "layer_types = 5 has the wrong type"),
-        ({"model_type": "gemma3_text", "layer_types": [["full_attention"], 5]}, r"full_attention, sliding_attention; got 2, 5, \['full"),
+        (
+            {"model_type": "gemma3_text", "layer_types": [["full_attention"], 5]},
+            r"full_attention, sliding_attention; got 2, 5, \['full",
+        ),
         ({"dtype": "bfloat16", "torch_dtype": "float32"}, "dtype = 'bfloat16' and torch_dtype = 'float32' contradict"),
     ],
 )
@@ -178,12 +231,20 @@ def test_rope_spellings(spelling):
 
 
 def test_null_means_the_default_of_the_family():
-    nulls = {"rope_theta": None, "rope_parameters": None, "rope_scaling": None, "hidden_activation": None, "sliding_window_pattern": None}
+    nulls = {
+        "rope_theta": None,
+        "rope_parameters": None,
+        "rope_scaling": None,
+        "hidden_activation": None,
+        "sliding_window_pattern": None,
+    }
     gemma = {**LLAMA, "model_type": "gemma3_text"}
     config = parse_config({**gemma, **nulls}, "x")
     assert config == parse_config(gemma, "x") and (config.rope_theta, config.activation) == (1e6, "gelu_tanh")
     one_layer_type = {"full_attention": {"rope_theta": None}, "sliding_attention": {"rope_theta": 100.0}}
-    assert parse_config({**gemma, "rope_parameters": one_layer_type}, "x") == dataclasses.replace(config, local_rope_theta=100.0)
+    assert parse_config({**gemma, "rope_parameters": one_layer_type}, "x") == dataclasses.replace(
+        config, local_rope_theta=100.0
+    )
 
 
 # what transformers' config classes have and no decoder's logits depend on
@@ -192,7 +253,8 @@ WITHOUT_EFFECT = {"initializer_range", "pad_token_id", "bos_token_id", "eos_toke
 
 @pytest.mark.parametrize("model_type", config_module.FAMILIES)
 def test_every_setting_of_transformers_is_read_or_refused(model_type):
-    """A setting that a later transformers adds to a family fails here until somebody decides about it: nonsense in it is not noticed."""
+    """A setting that a later transformers adds to a family fails here until somebody decides about it: nonsense in it
+    is not noticed."""
     from transformers import AutoConfig, PretrainedConfig
 
     base = {**LLAMA, "model_type": model_type, "sliding_window": 4}

@@ -10,7 +10,8 @@ import pytest
 from cprec_jax.model.decoder import logits
 from cprec_jax.text import tokenizer
 from cprec_jax.train.restore import restore_decoder
-from tests import jobs, road
+from tests import road
+from tests import run_jobs as jobs
 
 pytestmark = pytest.mark.torch
 BASE = "hf-stories260k"
@@ -53,4 +54,8 @@ def test_transformers_loads_what_was_fine_tuned(tuned: Path, loss: str) -> None:
 def test_both_losses_moved_the_base_model_and_apart(tuned: Path) -> None:
     runs = [restore_decoder(tuned / f"runs/{loss}@Garden").params["embed"] for loss in ("language-model", "catalogue")]
     start = restore_decoder(tuned / "runs/catalogue@Garden", step=0).params["embed"]
-    assert np.abs(runs[0] - start).max() > 1e-4 and np.abs(runs[1] - start).max() > 1e-4 and np.abs(runs[0] - runs[1]).max() > 1e-4
+    assert (
+        np.abs(runs[0] - start).max() > 1e-4
+        and np.abs(runs[1] - start).max() > 1e-4
+        and np.abs(runs[0] - runs[1]).max() > 1e-4
+    )

@@ -1,4 +1,5 @@
-"""Hub ids, without a network: a cache laid out as huggingface_hub lays it out, and a download that is watched or fails."""
+"""Hub ids, without a network: a cache laid out as huggingface_hub lays it out, and a download that is watched or
+fails."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -46,7 +47,9 @@ def test_offline_the_cache_answers(cache, source):
 
 @pytest.mark.parametrize("source", ["owner/absent", "owner/tiny@v2"])
 def test_offline_and_not_in_the_cache_is_one_clear_line(cache, source):
-    with pytest.raises(UserError, match=rf"^{source}: no such directory, and not to be had from the hub.*give its directory") as caught:
+    with pytest.raises(
+        UserError, match=rf"^{source}: no such directory, and not to be had from the hub.*give its directory"
+    ) as caught:
         hub.locate(source)
     assert "\n" not in str(caught.value)
 
@@ -76,11 +79,26 @@ def test_neither_pickles_nor_code_are_asked_for(monkeypatch, tmp_path):
     assert options["revision"] == "v1"
 
     def wanted(file):
-        return any(fnmatch(file, p) for p in options["allow_patterns"]) and not any(fnmatch(file, p) for p in options["ignore_patterns"])
+        return any(fnmatch(file, p) for p in options["allow_patterns"]) and not any(
+            fnmatch(file, p) for p in options["ignore_patterns"]
+        )
 
-    for file in ("config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json", "README.md"):
+    for file in (
+        "config.json",
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "README.md",
+    ):
         assert wanted(file), file
-    unwanted = ("pytorch_model.bin", "model.pt", "modeling_x.py", "consolidated.safetensors", "original/params.json", "training_args.bin")
+    unwanted = (
+        "pytorch_model.bin",
+        "model.pt",
+        "modeling_x.py",
+        "consolidated.safetensors",
+        "original/params.json",
+        "training_args.bin",
+    )
     for file in unwanted:
         assert not wanted(file), file
 

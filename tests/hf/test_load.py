@@ -135,7 +135,9 @@ def test_index_that_disagrees_with_its_files(sharded):
 def test_one_tensor_in_two_files(sharded):
     first, second = sorted(sharded.glob("model-0000[12]-*"))
     tensors = load_file(first)
-    save_file({**load_file(second), next(iter(tensors)): next(iter(tensors.values()))}, second, metadata={"format": "pt"})
+    save_file(
+        {**load_file(second), next(iter(tensors)): next(iter(tensors.values()))}, second, metadata={"format": "pt"}
+    )
     refused(sharded, "that another file of the checkpoint holds, too")
 
 
@@ -180,7 +182,14 @@ def test_a_leftover_index_beside_a_single_file(directory, sharded_shards, capsys
 @pytest.fixture
 def sharded_shards(tmp_path):
     decoder, params = tiny()
-    save(tmp_path / "old", {**params, "final_norm": params["final_norm"] + 1}, decoder.config, None, "card", shard_bytes=20_000)
+    save(
+        tmp_path / "old",
+        {**params, "final_norm": params["final_norm"] + 1},
+        decoder.config,
+        None,
+        "card",
+        shard_bytes=20_000,
+    )
     return tmp_path / "old"
 
 
@@ -188,15 +197,21 @@ def test_an_adapter_beside_a_model_is_refused(directory):
     """Alone it is read with its base (tests/hf/test_adapter.py), but nowhere as the files of a whole model."""
     (directory / "adapter_config.json").write_text("{}")
     (directory / "adapter_model.safetensors").write_bytes(b"")
-    refused(directory, r"holds both an adapter \(adapter_config.json\) and a model \(model.safetensors\); give one of them")
-    with pytest.raises(UserError, match=r"adapter_config\.json: a PEFT adapter, where the files of a whole model are wanted"):
+    refused(
+        directory, r"holds both an adapter \(adapter_config.json\) and a model \(model.safetensors\); give one of them"
+    )
+    with pytest.raises(
+        UserError, match=r"adapter_config\.json: a PEFT adapter, where the files of a whole model are wanted"
+    ):
         CheckpointFiles(directory)
 
 
 @pytest.mark.parametrize("count", [1, 2, 9])
 def test_a_few_tokens_beyond_the_embedding_are_named_with_both_ways_out(directory, count):
     added = [{"id": 64 + number, "content": f"<extra-{number}>"} for number in range(count)]
-    (directory / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 63}}, "added_tokens": added}))
+    (directory / "tokenizer.json").write_text(
+        json.dumps({"model": {"vocab": {"a": 0, "b": 63}}, "added_tokens": added})
+    )
     with pytest.raises(UserError) as caught:
         load_params(directory, read_config(directory))
     for token in added:

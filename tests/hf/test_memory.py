@@ -1,4 +1,5 @@
-"""How much memory of the host loading and saving take beyond the parameters themselves: measured with a checkpoint of 2 GiB."""
+"""How much memory of the host loading and saving take beyond the parameters themselves: measured with a checkpoint of 2
+GiB."""
 
 import json
 import os
@@ -16,7 +17,9 @@ from tests.conftest import ROOT
 from tests.model.tiny import tiny_config
 
 GIB = 2**30
-CONFIG = tiny_config(vocab_size=65536, hidden_size=1024, intermediate_size=4096, num_layers=31, num_heads=8, num_kv_heads=4, head_dim=128)
+CONFIG = tiny_config(
+    vocab_size=65536, hidden_size=1024, intermediate_size=4096, num_layers=31, num_heads=8, num_kv_heads=4, head_dim=128
+)
 
 MEASURE = """
 import json, sys
@@ -46,12 +49,14 @@ params = jax.block_until_ready(load_params(source, config, shardings))
 loaded = memory("VmHWM") - before
 before = start()
 save(target, params, config, None, "card", source_dtype(source), shard_bytes=2**30)
-print(json.dumps({"load": loaded, "save": memory("VmHWM") - before, "kept": sum(leaf.nbytes for leaf in jax.tree.leaves(params))}))
+kept = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+print(json.dumps({"load": loaded, "save": memory("VmHWM") - before, "kept": kept}))
 """
 
 
 def generate(directory: Path, dtype: str) -> tuple[int, int]:
-    """A checkpoint in three shards with random bits that are finite numbers; returns (bytes, bytes of the largest tensor)."""
+    """A checkpoint in three shards with random bits that are finite numbers; returns (bytes, bytes of the largest
+    tensor)."""
     directory.mkdir()
     kind = tensor_file.DTYPES["F32" if dtype == "float32" else "BF16"]
     shapes, _ = abstract_params(Decoder(CONFIG))
@@ -60,7 +65,9 @@ def generate(directory: Path, dtype: str) -> tuple[int, int]:
         leaf = shapes
         for key in tensor.path:
             leaf = leaf[key]
-        described.append((tensor.name, kind, tensor.layout.their_shape(leaf.shape if tensor.layer is None else leaf.shape[1:])))
+        described.append(
+            (tensor.name, kind, tensor.layout.their_shape(leaf.shape if tensor.layer is None else leaf.shape[1:]))
+        )
     rng = np.random.default_rng(0)
     block = rng.normal(size=2**20).astype(kind)
     files = {f"model-0000{i + 1}-of-00003.safetensors": described[i::3] for i in range(3)}
@@ -79,12 +86,22 @@ def generate(directory: Path, dtype: str) -> tuple[int, int]:
 def test_peak_memory(tmp_path: Path, dtype: str, devices: int) -> None:
     total, largest = generate(tmp_path / "in", dtype)
     assert total > (2 if dtype == "float32" else 1) * GIB
-    environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "in"), str(tmp_path / "out")]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
-    load, saved = (found["load"] - found["kept"]) / largest, found["save"] / (4 * CONFIG.vocab_size * CONFIG.hidden_size)
-    print(f"\n{dtype}, {devices} devices, beyond what is kept: load {load:.2f} x the largest tensor, save {saved:.2f} x it as float32")
+    load, saved = (
+        (found["load"] - found["kept"]) / largest,
+        found["save"] / (4 * CONFIG.vocab_size * CONFIG.hidden_size),
+    )
+    print(
+        f"\n{dtype}, {devices} devices, beyond what is kept: load {load:.2f} x the largest tensor, save {saved:.2f} x "
+        f"it as float32"
+    )
     assert load <= 1.3
     assert saved <= 1.5

@@ -69,7 +69,10 @@ def test_the_loss_of_a_fine_tuning_row_is_theirs_token_by_token(family, first_ta
 
     objective = Cpt(decoder=Decoder(config), loss_chunk=8)
     batch = dict(zip(("tokens", "positions"), one_segment(tokens)[:2], strict=True))
-    batch |= {"segment_ids": jnp.ones((1, T), jnp.int32), "loss_mask": jnp.array(np.arange(T)[None] >= first_target, jnp.float32)}
+    batch |= {
+        "segment_ids": jnp.ones((1, T), jnp.int32),
+        "loss_mask": jnp.array(np.arange(T)[None] >= first_target, jnp.float32),
+    }
 
     def loss(params):
         return objective.sums(params, batch, None)["token_nll"] / objective.weights(batch)["token_nll"]
@@ -77,7 +80,9 @@ def test_the_loss_of_a_fine_tuning_row_is_theirs_token_by_token(family, first_ta
     ours, gradients = jax.jit(jax.value_and_grad(loss))(params)
     np.testing.assert_allclose(ours, theirs.item(), rtol=1e-5)
     assert_same_gradients(config, gradients, expected)
-    assert distance(config, gradients, expected) <= 1e-5, "of the whole gradient; a single bias is a difference of larger numbers"
+    assert distance(config, gradients, expected) <= 1e-5, (
+        "of the whole gradient; a single bias is a difference of larger numbers"
+    )
 
 
 def distance(config, gradients, expected):
@@ -174,7 +179,9 @@ def test_export_of_an_import_is_bit_identical_and_loads_there(family, tmp_path):
     model, directory, config, params = family
     save(tmp_path / "out", params, config, None, "card")
     assert_same_tensors(directory, tmp_path / "out")
-    again, info = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True, attn_implementation="eager")
+    again, info = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "out", output_loading_info=True, attn_implementation="eager"
+    )
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     tokens = torch.tensor(np.random.default_rng(3).integers(0, 96, size=(1, T)))
     with torch.no_grad():

@@ -46,7 +46,9 @@ def adapted(config: DecoderConfig, base: Any, spec: LoraSpec = SPEC) -> tuple[De
     shapes = abstract_params(decoder)[0]
     adapter, _ = split(shapes, [name for name in by_name(shapes) if not is_adapter(name)])
     rng = np.random.default_rng(1)
-    return decoder, merge(base, jax.tree.map(lambda leaf: jnp.asarray(0.2 * rng.normal(size=leaf.shape), jnp.float32), adapter))
+    return decoder, merge(
+        base, jax.tree.map(lambda leaf: jnp.asarray(0.2 * rng.normal(size=leaf.shape), jnp.float32), adapter)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,12 +57,17 @@ def test_peft_loads_what_is_exported_and_computes_the_same(name: str, tmp_path: 
     directory = checkpoint(name, tmp_path / "base")
     config = read_config(directory)
     spec = LoraSpec(
-        rank=5, alpha=3.5, rslora=name == "qwen3", targets=("layers/mlp/*", "layers/*/[ov]") if name == "qwen2" else ("layers/*",)
+        rank=5,
+        alpha=3.5,
+        rslora=name == "qwen3",
+        targets=("layers/mlp/*", "layers/*/[ov]") if name == "qwen2" else ("layers/*",),
     )
     decoder, params = adapted(config, load_params(directory, config), spec)
     assert decoder.adapters is not None
     out = tmp_path / "adapter"
-    save_adapter(out, params, config, decoder.adapters.weights, spec, BaseModel(name=str(directory)), None, "# Adapter\n")
+    save_adapter(
+        out, params, config, decoder.adapters.weights, spec, BaseModel(name=str(directory)), None, "# Adapter\n"
+    )
 
     model = peft.PeftModel.from_pretrained(torch_model(name), out)
     found = model.load_adapter(out, adapter_name="again")
@@ -70,7 +77,9 @@ def test_peft_loads_what_is_exported_and_computes_the_same(name: str, tmp_path: 
     np.testing.assert_allclose(ours, theirs(model), atol=1e-4)
     assert np.abs(theirs(model) - theirs(torch_model(name))).max() > 0.1
     whole = merged(params, spec.scale)
-    np.testing.assert_allclose(forward(Decoder(config), whole, one_segment(TOKENS)), theirs(model.merge_and_unload()), atol=1e-4)
+    np.testing.assert_allclose(
+        forward(Decoder(config), whole, one_segment(TOKENS)), theirs(model.merge_and_unload()), atol=1e-4
+    )
 
     written = json.loads((out / "adapter_config.json").read_text())
     known = peft.LoraConfig(r=1).to_dict()
@@ -87,7 +96,10 @@ def test_what_peft_saves_is_read_as_it_computes(name: str, tmp_path: Path) -> No
 
     directory = checkpoint(name, tmp_path / "base")
     model = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
-    patterns = {"rank_pattern": {"q_proj": 3, r"layers\.1\.mlp\.down_proj": 7}, "alpha_pattern": {"o_proj": 11, "layers.2.mlp.up_proj": 2}}
+    patterns = {
+        "rank_pattern": {"q_proj": 3, r"layers\.1\.mlp\.down_proj": 7},
+        "alpha_pattern": {"o_proj": 11, "layers.2.mlp.up_proj": 2},
+    }
     settings = peft.LoraConfig(r=5, lora_alpha=9, use_rslora=name == "gemma3", target_modules="all-linear", **patterns)
     made = peft.get_peft_model(model, settings).eval()
     generator = torch.Generator().manual_seed(0)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from cprec_jax.hf.save import save
-from tests import jobs, road
+from tests import road
+from tests import run_jobs as jobs
 from tests.model.tiny import tiny
 from tests.processes import free_port, launched_together, together
 
@@ -56,6 +57,8 @@ def test_the_job_export(workdir: Path) -> None:
     jobs.train(config, workdir)
     jobs.export(config, workdir)
     (workdir / "export/cpt").rename(workdir / "export/alone")
-    (workdir / "config.py").write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(config))})\n")
+    (workdir / "config.py").write_text(
+        f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(config))})\n"
+    )
     launched_together(["export", f"--config={workdir / 'config.py'}", f"--workdir={workdir}"])
     assert_same_files(workdir / "export/alone", workdir / "export/cpt")

@@ -82,7 +82,9 @@ def test_dtype(tmp_path, dtype, kind):
     raw = json.loads((tmp_path / "out" / "config.json").read_text())
     assert raw["dtype"] == raw["torch_dtype"] == dtype
     loaded = load_params(tmp_path / "out", read_config(tmp_path / "out"))
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, np.asarray(b).astype(kind).astype(np.float32)), loaded, params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a, np.asarray(b).astype(kind).astype(np.float32)), loaded, params
+    )
 
 
 def test_what_cannot_be_saved_leaves_nothing(tmp_path):
@@ -108,8 +110,12 @@ def test_a_previous_export_is_replaced_whole(tmp_path):
 def test_tokenizer_files_and_token_ids(tmp_path):
     source = tmp_path / "tokenizer"
     source.mkdir()
-    (source / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 5}}, "added_tokens": [{"content": "<e>", "id": 7}]}))
-    (source / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<e>"}, "bos_token": "a", "pad_token": None}))
+    (source / "tokenizer.json").write_text(
+        json.dumps({"model": {"vocab": {"a": 5}}, "added_tokens": [{"content": "<e>", "id": 7}]})
+    )
+    (source / "tokenizer_config.json").write_text(
+        json.dumps({"eos_token": {"content": "<e>"}, "bos_token": "a", "pad_token": None})
+    )
     (source / "weights.bin").write_text("not copied")
     assert special_token_ids(source) == {"bos_token_id": 5, "eos_token_id": 7}
     decoder, params = tiny()

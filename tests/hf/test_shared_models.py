@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cprec_jax.generate.tokens import generate
 from cprec_jax.hf.load import load_params, read_config, source_dtype
 from cprec_jax.hf.save import save
+from cprec_jax.inference.generate import generate
 from cprec_jax.model.decoder import Decoder, abstract_params, logits
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.parallel.rules import param_shardings
@@ -73,7 +73,10 @@ def test_export_loads_in_transformers_with_the_same_logits(shared_models, tmp_pa
     directory = shared_models / name
     config = read_config(directory)
     save(tmp_path / "out", load_params(directory, config), config, directory, "card")
-    original, model = (AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager") for path in (directory, tmp_path / "out"))
+    original, model = (
+        AutoModelForCausalLM.from_pretrained(path, attn_implementation="eager")
+        for path in (directory, tmp_path / "out")
+    )
     ours = dict(model.named_parameters())
     assert ours.keys() == dict(original.named_parameters()).keys()
     for key, weights in original.named_parameters():
@@ -82,7 +85,9 @@ def test_export_loads_in_transformers_with_the_same_logits(shared_models, tmp_pa
     with torch.no_grad():
         scores = model(torch.tensor(reference["input_ids"])).logits.numpy()
     np.testing.assert_allclose(scores, reference["logits"], atol=1e-4)  # another processor adds up in another order
-    old, new = (AutoTokenizer.from_pretrained(path)("Once upon a time").input_ids for path in (directory, tmp_path / "out"))
+    old, new = (
+        AutoTokenizer.from_pretrained(path)("Once upon a time").input_ids for path in (directory, tmp_path / "out")
+    )
     assert old == new
 
 
@@ -100,13 +105,17 @@ def test_logits_gradients_and_greedy_text_of_transformers(shared_models, name):
     tokens = np.load(shared_models / name.removesuffix("-bf16") / "ref_logits.npz")["input_ids"]
     expected, expected_gradients = torch_run(model, tokens)
     np.testing.assert_allclose(forward(config, params, one_segment(tokens)), expected, atol=1e-4)
-    named_as_theirs = dataclasses.replace(config, tied_tensor="embed_tokens")  # of two tied parameters torch names the first
+    named_as_theirs = dataclasses.replace(
+        config, tied_tensor="embed_tokens"
+    )  # of two tied parameters torch names the first
     assert_same_gradients(named_as_theirs, loss_gradients(config, params, one_segment(tokens)), expected_gradients)
 
     prompt = tokenizer.load(directory).encode("Once upon a time, there was a little dog")
     (ours,) = generate(Decoder(config), params, [prompt], new_tokens=60, end_ids=(), batch=1)
     model.generation_config.eos_token_id = None  # on both sides
-    theirs = model.generate(torch.tensor(prompt[None].astype(np.int64)), max_new_tokens=60, do_sample=False)[0, len(prompt) :]
+    theirs = model.generate(torch.tensor(prompt[None].astype(np.int64)), max_new_tokens=60, do_sample=False)[
+        0, len(prompt) :
+    ]
     assert len(set(ours)) > 20  # a story, not one word again and again
     np.testing.assert_array_equal(ours, theirs.numpy())
 
@@ -117,5 +126,7 @@ def test_read_straight_into_shards(shared_models):
     shardings = param_shardings(make_mesh(2, 2, 2), *abstract_params(Decoder(config)))
     sharded, whole = load_params(directory, config, shardings), load_params(directory, config)
     jax.tree.map(np.testing.assert_array_equal, sharded, whole)
-    jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding or pytest.fail("another sharding"), sharded, shardings)
+    jax.tree.map(
+        lambda leaf, sharding: leaf.sharding == sharding or pytest.fail("another sharding"), sharded, shardings
+    )
     assert sharded["layers"]["attention"]["o"].addressable_shards[0].data.shape == (2, 4, 16, 64)

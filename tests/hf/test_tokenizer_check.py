@@ -13,14 +13,18 @@ from cprec_jax.config.text import TemplateSpec
 from cprec_jax.errors import UserError
 from cprec_jax.hf.tokenizer_check import TokenizerCheck
 from cprec_jax.text import tokenizer, tokenizer_files
-from tests import jobs, road
+from tests import road
+from tests import run_jobs as jobs
 
 TITLES = ["Star Wars", "Star Trek (1979)", "Caf\u00e9 \u2615", "<|endoftext|>", "a <|endoftext|> b", "  two  spaces "]
 
 
 def check(directory: Path, titles: list[str] = TITLES, **template: str) -> TokenizerCheck:
     return TokenizerCheck(
-        tokenizer=tokenizer.load(directory), template=TemplateSpec(**template), titles=titles, scopes=["Books", "all domains"]
+        tokenizer=tokenizer.load(directory),
+        template=TemplateSpec(**template),
+        titles=titles,
+        scopes=["Books", "all domains"],
     )
 
 
@@ -45,13 +49,17 @@ def test_control_tokens_in_titles_are_counted_and_compared_as_text(trained: Path
 
 def test_a_class_that_builds_its_own_parts_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """LlamaTokenizer of transformers 5 keeps a vocabulary alone: no lower case, no unknown token."""
-    backend = tokenizers.Tokenizer(models.BPE({"?": 0, "<s>": 1, "a": 2, "b": 3, "\n": 4, "\u2581": 5}, [], unk_token="?", fuse_unk=True))
+    backend = tokenizers.Tokenizer(
+        models.BPE({"?": 0, "<s>": 1, "a": 2, "b": 3, "\n": 4, "\u2581": 5}, [], unk_token="?", fuse_unk=True)
+    )
     backend.normalizer = normalizers.Lowercase()
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()
     (tmp_path / "source").mkdir()
     backend.save(str(tmp_path / "source/tokenizer.json"))
-    (tmp_path / "source/tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>"}))
+    (tmp_path / "source/tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>"})
+    )
     out = export(tmp_path / "source", tmp_path / "out")
     made = check(tmp_path / "source", ["A b", "bXa"])
     made.run(out)
@@ -66,7 +74,9 @@ def test_a_class_that_builds_its_own_parts_is_replaced(tmp_path: Path, capsys: p
 
 def test_where_no_class_gives_the_tokens_it_is_an_error(trained: Path, tmp_path: Path) -> None:
     """Of model_type qwen2 transformers takes Qwen2Tokenizer whatever the files name; across words it merges nothing."""
-    with pytest.raises(UserError, match=r"AutoTokenizer makes other tokens than the training had, for example .* of this model_type"):
+    with pytest.raises(
+        UserError, match=r"AutoTokenizer makes other tokens than the training had, for example .* of this model_type"
+    ):
         check(trained).run(export(trained, tmp_path / "out", "qwen2"))
 
 
@@ -113,5 +123,7 @@ def test_the_card_says_how_titles_with_control_tokens_are_read(workdir: Path) ->
 
     template = {"header": "{scope}:\n", "end_of_item": "\n", "all_domains": "all"}
     for count in (0, 3):
-        card = model_card(make_config(road.CONFIG), workdir, {"template": template, "titles_with_control_tokens": count})
+        card = model_card(
+            make_config(road.CONFIG), workdir, {"template": template, "titles_with_control_tokens": count}
+        )
         assert ("3 of the titles" in card and "split_special_tokens=True" in card) == (count == 3)

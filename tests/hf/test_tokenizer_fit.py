@@ -33,7 +33,8 @@ def test_one_added_token_is_named_with_both_ways_out_which_both_work(pair: tuple
     before = (words / "tokenizer.json").read_bytes()
     _, added = new_tokens.add(words, ["<pad>"])
     with pytest.raises(
-        UserError, match=rf"'<pad>' \(id {added['<pad>']}\).*take it out of tokenizer\.json.*name it in config\.text\.new_tokens"
+        UserError,
+        match=rf"'<pad>' \(id {added['<pad>']}\).*take it out of tokenizer\.json.*name it in config\.text\.new_tokens",
     ):
         check_pair(words, model)
     check_pair(words, model, ["<pad>"])

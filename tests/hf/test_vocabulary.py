@@ -1,4 +1,5 @@
-"""Rows for new tokens: spare ones first, then growth to a multiple of 128; both start from the mean of the real rows."""
+"""Rows for new tokens: spare ones first, then growth to a multiple of 128; both start from the mean of the real
+rows."""
 
 import jax
 import numpy as np
@@ -14,18 +15,26 @@ from cprec_jax.parallel.rules import param_shardings
 from tests.model.tiny import tiny, tiny_config
 
 
-@pytest.mark.parametrize(("base_size", "size", "rows"), [(64, 64, 64), (60, 64, 64), (64, 65, 128), (60, 128, 128), (60, 129, 256)])
+@pytest.mark.parametrize(
+    ("base_size", "size", "rows"), [(64, 64, 64), (60, 64, 64), (64, 65, 128), (60, 128, 128), (60, 129, 256)]
+)
 def test_rows(base_size, size, rows):
     assert with_room(tiny_config(), base_size, size, "DIR").vocab_size == rows
 
 
 def test_a_table_too_small_for_its_own_tokenizer():
-    with pytest.raises(UserError, match=r"has 65 tokens, but the embedding of DIR has 64 rows; use the tokenizer of that model"):
+    with pytest.raises(
+        UserError, match=r"has 65 tokens, but the embedding of DIR has 64 rows; use the tokenizer of that model"
+    ):
         with_room(tiny_config(), 65, 70, "DIR")
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": False}, {"tied_tensor": "lm_head"}], ids=["tied", "untied", "head only"])
-@pytest.mark.parametrize(("base_size", "size"), [(60, 62), (60, 70), (64, 64)], ids=["spare rows", "growth", "none new"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tie_embeddings": False}, {"tied_tensor": "lm_head"}], ids=["tied", "untied", "head only"]
+)
+@pytest.mark.parametrize(
+    ("base_size", "size"), [(60, 62), (60, 70), (64, 64)], ids=["spare rows", "growth", "none new"]
+)
 @pytest.mark.parametrize("sharded", [False, True], ids=["whole", "sharded"])
 def test_new_rows_are_the_mean_of_the_real_ones(tmp_path, changes, base_size, size, sharded):
     decoder, params = tiny(**changes)
@@ -51,7 +60,10 @@ def test_a_token_beyond_the_table_gets_a_row_when_it_is_named(tmp_path):
     decoder, params = tiny()
     save(tmp_path / "base", params, decoder.config, None, "card")
     ids = {f"t{index}": index for index in range(64)} | {"<pad>": 64, "<new>": 65}
-    with pytest.raises(UserError, match=r"DIR has 64 rows.*'<pad>' \(id 64\) lies beyond them.*tokenizer\.json.*config\.text\.new_tokens"):
+    with pytest.raises(
+        UserError,
+        match=r"DIR has 64 rows.*'<pad>' \(id 64\) lies beyond them.*tokenizer\.json.*config\.text\.new_tokens",
+    ):
         with_room(tiny_config(), 65, 66, "DIR", ids)
     config = with_room(tiny_config(), 65, 66, "DIR", ids, ("<pad>", "<new>"))
     assert config.vocab_size == 128

@@ -1,4 +1,5 @@
-"""--distributed under Slurm and Open MPI, as far as their variables go: jax finds the processes, and each parent knows which it has."""
+"""--distributed under Slurm and Open MPI, as far as their variables go: jax finds the processes, and each parent knows
+which it has."""
 
 import random
 import subprocess
@@ -27,9 +28,18 @@ def open_mpi(job: int, process: int) -> dict[str, str]:
 @pytest.mark.parametrize("cluster", [slurm, open_mpi])
 def test_processes_that_a_cluster_started(tmp_path: Path, cluster: Callable[[int, int], dict[str, str]]) -> None:
     number = random.SystemRandom().randrange(4096)  # jax makes the port of it
-    job = [sys.executable, "launch.py", "prepare", config_file(tmp_path, road.CONFIG), f"--workdir={tmp_path / 'w'}", "--distributed"]
+    job = [
+        sys.executable,
+        "launch.py",
+        "prepare",
+        config_file(tmp_path, road.CONFIG),
+        f"--workdir={tmp_path / 'w'}",
+        "--distributed",
+    ]
     both = [
-        subprocess.Popen(job, cwd=ROOT, env={**processes.environment(1), **cluster(number, i)}, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            job, cwd=ROOT, env={**processes.environment(1), **cluster(number, i)}, stderr=subprocess.PIPE, text=True
+        )
         for i in (0, 1)
     ]
     (first, said), (second, _) = map(processes.end, both)

@@ -73,7 +73,9 @@ def lives(pid: int) -> bool:
 
 
 def test_only_the_first_speaks_and_its_results_come_unchanged(tmp_path: Path) -> None:
-    code, out, errors = outcome(tmp_path, "say(f'here is {process}'); print('[Gloo] connected'); print(f'table of {process}')")
+    code, out, errors = outcome(
+        tmp_path, "say(f'here is {process}'); print('[Gloo] connected'); print(f'table of {process}')"
+    )
     assert code == 0 and out == "table of 0\n"
     assert [line for line in errors.splitlines() if "here" in line] == ["[1/2] here is 0"]
     assert (tmp_path / "w/logs/process-2.log").read_text() == "here is 1\n"
@@ -89,7 +91,10 @@ def test_a_mistake_that_all_make_is_said_once(tmp_path: Path) -> None:
 
 
 def test_a_mistake_of_the_second_alone_is_said(tmp_path: Path) -> None:
-    body = "if process == 1: say('error: disk'); sys.exit(2)\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(2))\nforever()"
+    body = (
+        "if process == 1: say('error: disk'); sys.exit(2)\nsignal.signal(signal.SIGTERM, lambda *_: "
+        "sys.exit(2))\nforever()"
+    )
     code, _, errors = outcome(tmp_path, body)
     assert code == 2 and "[2/2] error: disk" in errors
 
@@ -97,7 +102,9 @@ def test_a_mistake_of_the_second_alone_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("saves", "expected", "goes_on"), [(True, 75, "goes on from step 400"), (False, 1, "run the same command to go on")]
 )
-def test_the_first_death_ends_all_in_bounded_time_with_one_line(tmp_path: Path, saves: bool, expected: int, goes_on: str) -> None:
+def test_the_first_death_ends_all_in_bounded_time_with_one_line(
+    tmp_path: Path, saves: bool, expected: int, goes_on: str
+) -> None:
     body = """
 if process == 0:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -114,7 +121,8 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert code == expected and time.monotonic() - began < 20
     line = errors.splitlines()[-1]
     assert line.startswith(
-        f"process 2 of 2 died by signal 9 at step 412 (its log: {tmp_path / 'w/logs/process-2.log'}); the other was ended"
+        f"process 2 of 2 died by signal 9 at step 412 (its log: {tmp_path / 'w/logs/process-2.log'}); the other was "
+        f"ended"
     )
     assert goes_on in line
     assert not lives(int((tmp_path / "w/child").read_text()))
@@ -129,7 +137,8 @@ def test_a_step_that_was_there_before_does_not_count(tmp_path: Path) -> None:
 def test_the_loss_of_a_peer_is_one_line_and_no_stack_trace(tmp_path: Path) -> None:
     body = """
 if process == 1: forever()
-say("F1129 13:17:23.249974 4471 client.h:80] Terminating process because the JAX distributed service detected fatal errors.")
+say("F1129 13:17:23.249974 4471 client.h:80] Terminating process because the JAX distributed service "
+    "detected fatal errors.")
 say("    @ 0x7f42  absl::LogMessage::Flush()")
 os.kill(os.getpid(), signal.SIGABRT)
 """
@@ -140,7 +149,10 @@ os.kill(os.getpid(), signal.SIGABRT)
 
 
 def test_the_traceback_of_an_error_of_ours_is_shown(tmp_path: Path) -> None:
-    body = "from cprec_jax.launcher.worker import FAILS\nif process == 0: say(FAILS); say('ZeroDivisionError'); os._exit(1)\nforever()"
+    body = (
+        "from cprec_jax.launcher.worker import FAILS\nif process == 0: say(FAILS); say('ZeroDivisionError'); "
+        "os._exit(1)\nforever()"
+    )
     code, _, errors = outcome(tmp_path, body)
     assert code == 1 and "[1/2] ZeroDivisionError" in errors and "process 1 of 2 ended with exit code 1" in errors
 

@@ -36,7 +36,9 @@ def naive(q, k, v, segments, window=None, softcap=None):
 @pytest.mark.parametrize("extra", [{}, {"window": 5}, {"softcap": 1.5}, {"window": 3, "softcap": 2.0}])
 def test_equals_one_query_at_a_time(block, extra):
     q, k, v, segments = arrays()
-    np.testing.assert_allclose(run(q, k, v, segments, block=block, **extra), naive(q, k, v, segments, **extra), atol=2e-6)
+    np.testing.assert_allclose(
+        run(q, k, v, segments, block=block, **extra), naive(q, k, v, segments, **extra), atol=2e-6
+    )
 
 
 def test_window_may_be_traced():
@@ -50,7 +52,9 @@ def test_gradients_equal_the_unblocked_form(heads):
     q, k, v, segments = arrays(H=heads[0], K=heads[1])
 
     def total(block):
-        return jax.jit(jax.grad(lambda *qkv: jnp.sin(attention(*qkv, segments, block=block)).sum(), argnums=(0, 1, 2)))(q, k, v)
+        return jax.jit(jax.grad(lambda *qkv: jnp.sin(attention(*qkv, segments, block=block)).sum(), argnums=(0, 1, 2)))(
+            q, k, v
+        )
 
     for blocked, whole in zip(total(16), total(64), strict=True):
         np.testing.assert_allclose(blocked, whole, rtol=1e-5, atol=2e-6)

@@ -1,4 +1,5 @@
-"""The choice of an attention backend, the proof it has to give, and the proofs of splash (interpreted) and cuDNN (its binding replaced)."""
+"""The choice of an attention backend, the proof it has to give, and the proofs of splash (interpreted) and cuDNN (its
+binding replaced)."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -45,7 +46,12 @@ def test_choice_and_its_reason(name, device, changes, dtype, length, chosen, rea
 
 @pytest.mark.parametrize(
     ("name", "device", "message"),
-    [("flash3", CPU, "no backend 'flash3'"), ("splash", CPU, "it needs a TPU"), ("cudnn", TPU, "NVIDIA GPU"), ("cudnn", A100, "Hopper")],
+    [
+        ("flash3", CPU, "no backend 'flash3'"),
+        ("splash", CPU, "it needs a TPU"),
+        ("cudnn", TPU, "NVIDIA GPU"),
+        ("cudnn", A100, "Hopper"),
+    ],
 )
 def test_what_was_asked_for_is_never_replaced(name, device, message) -> None:
     with pytest.raises(UserError, match=message):
@@ -59,7 +65,14 @@ def test_the_choice_is_named_in_the_log(capsys) -> None:
 
 @pytest.mark.parametrize(
     ("limit", "most", "compiled"),
-    [(None, None, cudnn.MAX_SEGMENTS), (None, 123, 128), (None, 2, 8), (200, 123, 200), (90, None, 96), (100, 123, None)],
+    [
+        (None, None, cudnn.MAX_SEGMENTS),
+        (None, 123, 128),
+        (None, 2, 8),
+        (200, 123, 200),
+        (90, None, 96),
+        (100, 123, None),
+    ],
 )
 def test_cudnn_is_compiled_for_the_segments_of_the_rows(limit, most, compiled, monkeypatch, capsys) -> None:
     monkeypatch.setattr(jax, "local_devices", lambda: [H100])
@@ -161,11 +174,17 @@ def test_what_cudnn_is_asked_is_the_reference(monkeypatch) -> None:
     assert cudnn.binding_problem() is None, "this version of jax has another binding"
     from jax._src.cudnn import fused_attention_stablehlo as binding
 
-    def documented(query, key, value, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale, mask_type, sliding_window_length):
+    def documented(
+        query, key, value, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale, mask_type, sliding_window_length
+    ):
         assert mask_type is binding.MaskType.PADDING_CAUSAL and abs(scale - query.shape[-1] ** -0.5) < 1e-9
         assert q_offsets.shape[1] == q_seqlen.shape[1] + 1 and query.shape == key.shape == value.shape
         at = jnp.arange(query.shape[1])
-        inside = (at >= q_offsets[:, :-1, None]) & (at < (q_offsets[:, :-1] + q_seqlen)[..., None]) & (q_seqlen >= 0)[..., None]
+        inside = (
+            (at >= q_offsets[:, :-1, None])
+            & (at < (q_offsets[:, :-1] + q_seqlen)[..., None])
+            & (q_seqlen >= 0)[..., None]
+        )
         run = jnp.argmax(inside, axis=1)
         return attention(query, key, value, run, window=sliding_window_length)
 
@@ -178,7 +197,9 @@ def test_what_cudnn_is_asked_is_the_reference(monkeypatch) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", [{}, {"sliding_window": 9}, {"sliding_window": 130, "sliding_layers": (True, False, True)}])
+@pytest.mark.parametrize(
+    "kind", [{}, {"sliding_window": 9}, {"sliding_window": 130, "sliding_layers": (True, False, True)}]
+)
 def test_cudnn_gives_the_reference_on_a_gpu(kind) -> None:
     config = tiny_config(head_dim=64, **kind)
     prove("cudnn", Cudnn(window=config.sliding_window), config, jnp.bfloat16)

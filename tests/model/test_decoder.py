@@ -54,7 +54,8 @@ def test_packed_rows_equal_unpacked_documents(variant):
 
 @functools.partial(jax.jit, static_argnums=0)
 def sensitivity(decoder, params, inputs, t):
-    """|d x[t] / d embedding of the token at s| for every position s (all tokens differ, so rows of the table are positions)."""
+    """|d x[t] / d embedding of the token at s| for every position s (all tokens differ, so rows of the table are
+    positions)."""
     weights = jnp.sin(1.0 + jnp.arange(decoder.config.hidden_size))
 
     def probe(embed):
@@ -150,7 +151,9 @@ def test_dropout():
 
     @functools.partial(jax.jit, static_argnums=(0, 2))
     def run(module, seed, deterministic):
-        return module.apply({"params": params}, *inputs, deterministic=deterministic, rngs={"dropout": jax.random.key(seed)})
+        return module.apply(
+            {"params": params}, *inputs, deterministic=deterministic, rngs={"dropout": jax.random.key(seed)}
+        )
 
     np.testing.assert_array_equal(run(wet, 0, False), run(wet, 0, False))
     assert np.abs(run(wet, 0, False) - run(wet, 1, False)).max() > 0.1
@@ -200,7 +203,9 @@ def test_every_parameter_has_known_logical_axes(name):
     assert len(leaves) == len(names)
     for leaf, logical in zip(leaves, names, strict=True):
         assert len(logical) == leaf.ndim and set(logical) <= set(RULES)
-    assert all(logical[0] == "layers" for logical in jax.tree.leaves(axes["layers"], is_leaf=lambda x: isinstance(x, tuple)))
+    assert all(
+        logical[0] == "layers" for logical in jax.tree.leaves(axes["layers"], is_leaf=lambda x: isinstance(x, tuple))
+    )
 
 
 def test_tied_and_untied_heads():

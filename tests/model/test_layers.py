@@ -48,4 +48,6 @@ def test_rms_norm(plus_one):
     scale = np.linspace(0.5, 2.0, 8)
     config = tiny_config(norm_plus_one=plus_one, norm_eps=1e-3)
     expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-3) * (scale + plus_one)
-    np.testing.assert_allclose(rms_norm(jnp.asarray(x, jnp.float32), jnp.asarray(scale, jnp.float32), config), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        rms_norm(jnp.asarray(x, jnp.float32), jnp.asarray(scale, jnp.float32), config), expected, rtol=1e-5
+    )

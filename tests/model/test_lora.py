@@ -15,7 +15,14 @@ from tests.model.tiny import one_segment, tiny
 
 ALL = ("attention/q", "attention/k", "attention/v", "attention/o", "mlp/gate", "mlp/up", "mlp/down")
 RANK = 5  # unlike every other size
-SHAPE = {"hidden_size": 24, "intermediate_size": 56, "num_heads": 6, "num_kv_heads": 2, "head_dim": 8, "num_layers": 3}  # nothing is square
+SHAPE = {
+    "hidden_size": 24,
+    "intermediate_size": 56,
+    "num_heads": 6,
+    "num_kv_heads": 2,
+    "head_dim": 8,
+    "num_layers": 3,
+}  # nothing is square
 TOKENS = np.random.default_rng(0).integers(0, 64, (2, 20))
 
 
@@ -43,10 +50,14 @@ def test_a_fresh_adapter_changes_no_bit(dtype: str) -> None:
     after = forward(own.clone(dtype=jnp.dtype(dtype)), with_adapter, one_segment(TOKENS))
     assert np.asarray(before).tobytes() == np.asarray(after).tobytes()
     a = with_adapter["layers"]["attention"]["o_lora_a"]
-    assert a.shape == (3, 6, 8, RANK) and 0.9 / 48**0.5 < np.abs(a).max() <= 1 / 48**0.5, "He: uniform within 1 / sqrt(in)"
+    assert a.shape == (3, 6, 8, RANK) and 0.9 / 48**0.5 < np.abs(a).max() <= 1 / 48**0.5, (
+        "He: uniform within 1 / sqrt(in)"
+    )
 
 
-@pytest.mark.parametrize("weights", [ALL, ("attention/o",), ("mlp/down", "attention/k")], ids=["all", "o", "down and k"])
+@pytest.mark.parametrize(
+    "weights", [ALL, ("attention/o",), ("mlp/down", "attention/k")], ids=["all", "o", "down and k"]
+)
 def test_the_sum_computes_what_the_adapter_does(weights: tuple[str, ...]) -> None:
     decoder, params, own, with_adapter = adapted(weights)
     found = forward(own, with_adapter, one_segment(TOKENS))
@@ -57,7 +68,8 @@ def test_the_sum_computes_what_the_adapter_does(weights: tuple[str, ...]) -> Non
 
 
 def test_the_sum_is_rounded_once() -> None:
-    """Every axis where it belongs, against float64: half a unit in the last place of the sum, and no more than float32 products add."""
+    """Every axis where it belongs, against float64: half a unit in the last place of the sum, and no more than float32
+    products add."""
     _, params, _, with_adapter = adapted()
     whole, leaves = by_name(merged(with_adapter, 0.7)), by_name(with_adapter)
     for name in ALL:
@@ -73,7 +85,9 @@ def test_dropout_is_on_the_input_of_the_adapter_alone() -> None:
 
     def drawn(decoder: Decoder, params: Any, key: int) -> jax.Array:
         rngs = {"dropout": jax.random.key(key)}
-        apply = jax.jit(lambda params: decoder.apply({"params": params}, *one_segment(TOKENS), deterministic=False, rngs=rngs))
+        apply = jax.jit(
+            lambda params: decoder.apply({"params": params}, *one_segment(TOKENS), deterministic=False, rngs=rngs)
+        )
         return apply(params)
 
     one, other = drawn(own, with_adapter, 0), drawn(own, with_adapter, 1)

@@ -1,4 +1,5 @@
-"""A decoder small enough for exact checks, and inputs for it. Everything is jitted: compiling op by op takes most of a test's time."""
+"""A decoder small enough for exact checks, and inputs for it. Everything is jitted: compiling op by op takes most of a
+test's time."""
 
 import functools
 from typing import Any
@@ -31,7 +32,10 @@ def tiny(seed: int = 0, **changes: Any) -> tuple[Decoder, Any]:
 
     # far from an initial model: attention is not uniform, norm scales are near one and not equal, biases are not zero
     def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
-        return jnp.asarray(0.2 * rng.normal(size=leaf.shape) + (leaf.ndim < 3 and leaf.shape[0] != decoder.config.vocab_size), leaf.dtype)
+        return jnp.asarray(
+            0.2 * rng.normal(size=leaf.shape) + (leaf.ndim < 3 and leaf.shape[0] != decoder.config.vocab_size),
+            leaf.dtype,
+        )
 
     return decoder, jax.tree.map(draw, abstract_params(decoder)[0])
 

@@ -20,7 +20,9 @@ class OfProcess:
     """A sharding as a process sees it whose devices are `numbers`."""
 
     def __init__(self, sharding: NamedSharding, numbers: Sequence[int]):
-        self._map = {device: index for device, index in sharding.devices_indices_map((B,)).items() if device.id in numbers}
+        self._map = {
+            device: index for device, index in sharding.devices_indices_map((B,)).items() if device.id in numbers
+        }
 
     def addressable_devices_indices_map(self, shape: tuple[int, ...]) -> Mapping[Any, Any]:
         assert shape == (B,)
@@ -67,7 +69,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from cprec_jax.data import loader
+from cprec_jax.rows import loader
 from cprec_jax.parallel import distributed
 from cprec_jax.parallel.global_batch import assemble, rows_held
 from cprec_jax.parallel.mesh import AXES, make_mesh
@@ -93,14 +95,15 @@ for name, (mesh, count) in meshes.items():
     assert len(held) == count, (name, held)
     for local, expected in zip(loader.batches(stream, held.tolist(), 8, 5, 7), whole, strict=True):
         made = assemble({"tokens": local["tokens"]}, held, sharding, 8)["tokens"]
-        np.testing.assert_array_equal(multihost_utils.process_allgather(made, tiled=True), expected["tokens"], err_msg=name)
+        gathered = multihost_utils.process_allgather(made, tiled=True)
+        np.testing.assert_array_equal(gathered, expected["tokens"], err_msg=name)
 jax.distributed.shutdown()
 """
 
 
 @pytest.mark.slow
 def test_two_processes_make_the_batch_of_one(tmp_path: Any) -> None:
-    from tests.data import made_rows
+    from tests.rows import made_rows
 
     made_rows.write(tmp_path, {"a": (50, 1000), "b": (20, 2000)})
     together(["-c", PROCESS, str(tmp_path), f"127.0.0.1:{free_port()}"], [["0"], ["1"]])

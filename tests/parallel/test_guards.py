@@ -22,9 +22,18 @@ def test_alike_is_no_mistake() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"sees_token": False, "rows": None}, "--workdir: process 2 of 3 (two) does not see what process 1 (one) wrote into w;"),
-        ({"sections": {"train": "a", "model": "c"}}, "config.model: is another in process 2 of 3 (two) than in process 1;"),
-        ({"versions": {"jax": "0.11.0", "flax": "0.12.8"}}, "jax is 0.11.0 in process 2 of 3 (two), and 0.10.2 in process 1;"),
+        (
+            {"sees_token": False, "rows": None},
+            "--workdir: process 2 of 3 (two) does not see what process 1 (one) wrote into w;",
+        ),
+        (
+            {"sections": {"train": "a", "model": "c"}},
+            "config.model: is another in process 2 of 3 (two) than in process 1;",
+        ),
+        (
+            {"versions": {"jax": "0.11.0", "flax": "0.12.8"}},
+            "jax is 0.11.0 in process 2 of 3 (two), and 0.10.2 in process 1;",
+        ),
         ({"versions": {"jax": "0.10.2"}}, "flax is absent in process 2 of 3 (two), and 0.12.8 in process 1;"),
         ({"rows": "other"}, "w/rows/cpt: process 2 of 3 (two) sees other rows there than process 1;"),
         ({"devices": 2}, "process 2 of 3 (two) has 2 devices, process 1 has 4;"),
@@ -40,5 +49,14 @@ def test_gpus_that_slurm_gave_and_nobody_uses() -> None:
     environment = {"SLURM_GPUS_ON_NODE": "8"}
     alone = record(platform="gpu", devices=1)
     (line,) = gpu_mistakes([alone], environment)
-    assert "gave 8 GPUs and 1 are used" in line and "--ntasks-per-node=8" in line and "JAX_LOCAL_DEVICE_IDS=0,1,2,3,4,5,6,7" in line
-    assert gpu_mistakes([alone] * 8, environment) == gpu_mistakes([alone], {}) == gpu_mistakes([record()], environment) == []
+    assert (
+        "gave 8 GPUs and 1 are used" in line
+        and "--ntasks-per-node=8" in line
+        and "JAX_LOCAL_DEVICE_IDS=0,1,2,3,4,5,6,7" in line
+    )
+    assert (
+        gpu_mistakes([alone] * 8, environment)
+        == gpu_mistakes([alone], {})
+        == gpu_mistakes([record()], environment)
+        == []
+    )

@@ -7,7 +7,8 @@ from cprec_jax.parallel.mesh import AXES, make_mesh
 
 
 @pytest.mark.parametrize(
-    ("asked", "shape"), [((-1, 1, 1), (8, 1, 1)), ((2, -1, 2), (2, 2, 2)), ((1, 4, 2), (1, 4, 2)), ((1, 1, -1), (1, 1, 8))]
+    ("asked", "shape"),
+    [((-1, 1, 1), (8, 1, 1)), ((2, -1, 2), (2, 2, 2)), ((1, 4, 2), (1, 4, 2)), ((1, 1, -1), (1, 1, 8))],
 )
 def test_sizes(asked, shape):
     mesh = make_mesh(*asked)

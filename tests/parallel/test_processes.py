@@ -19,7 +19,8 @@ called = []
 
 def value():
     called.append(1)
-    return {"a": [1, None, "x"], "alone": processes.is_alone(), "nested": processes.from_first(lambda: processes.any_of(True))}
+    nested = processes.from_first(lambda: processes.any_of(True))
+    return {"a": [1, None, "x"], "alone": processes.is_alone(), "nested": nested}
 
 assert processes.from_first(value) == {"a": [1, None, "x"], "alone": True, "nested": True}
 assert len(called) == first and not processes.is_alone()

@@ -44,7 +44,9 @@ def test_parameters_are_made_in_their_shards():
     q = sharded["layers"]["attention"]["q"]
     assert q.sharding.spec == P(None, "fsdp", "tensor") or q.sharding.spec == P(None, "fsdp", "tensor", None)
     assert q.addressable_shards[0].data.shape == (3, 16, 2, 8)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), sharded, params)  # the same numbers on any mesh
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), sharded, params
+    )  # the same numbers on any mesh
 
 
 def test_the_axis_that_does_not_divide_is_dropped_with_one_warning(capsys):
@@ -70,5 +72,7 @@ def test_one_mesh_axis_twice_is_a_bug():
 
 def test_activations_are_pinned_under_a_mesh():
     with jax.set_mesh(make_mesh(2, 2, 2)):
-        spec = jax.jit(lambda x: rules.constrain(x, "batch", "length", "heads", "head_dim"))(jnp.ones((8, 3, 4, 5))).sharding.spec
+        spec = jax.jit(lambda x: rules.constrain(x, "batch", "length", "heads", "head_dim"))(
+            jnp.ones((8, 3, 4, 5))
+        ).sharding.spec
     assert spec == P(("data", "fsdp"), None, "tensor") or spec == P(("data", "fsdp"), None, "tensor", None)

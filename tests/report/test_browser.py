@@ -1,4 +1,5 @@
-"""The whole report of a road with ranks and examples: signs, plots, users.html; and how a real browser shows the pages, offline."""
+"""The whole report of a road with ranks and examples: signs, plots, users.html; and how a real browser shows the pages,
+offline."""
 
 import re
 import shutil
@@ -10,8 +11,8 @@ import pytest
 from matplotlib.image import imread
 
 from cprec_jax.artefact import read_json
-from tests import jobs
-from tests.jobs import report
+from tests import run_jobs as jobs
+from tests.run_jobs import report
 
 NAMES = ("popularity", "last_items", "markov", "item_knn", "oracle")
 
@@ -20,7 +21,10 @@ NAMES = ("popularity", "last_items", "markov", "item_knn", "oracle")
 def workdir(tiny_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("browser")
     shutil.copytree(tiny_rows / "corpus", workdir / "corpus")
-    config = {"evaluate": {"names": {kind: {"kind": kind} for kind in NAMES}, "protocols": ["full", "u20"], "bootstrap": 20}, "report": {}}
+    config = {
+        "evaluate": {"names": {kind: {"kind": kind} for kind in NAMES}, "protocols": ["full", "u20"], "bootstrap": 20},
+        "report": {},
+    }
     jobs.evaluate(config, workdir)
     report(config, workdir)
     return workdir
@@ -28,7 +32,15 @@ def workdir(tiny_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_is_written(workdir: Path) -> None:
     names = {path.name for path in (workdir / "report").iterdir()}
-    assert {"report.html", "users.html", "tables.tex", "history.png", "popularity.png", "title_length.png", "cost.png"} <= names
+    assert {
+        "report.html",
+        "users.html",
+        "tables.tex",
+        "history.png",
+        "popularity.png",
+        "title_length.png",
+        "cost.png",
+    } <= names
     for name in names:
         if name.endswith(".png"):
             pixels = imread(workdir / "report" / name)[..., :3]
@@ -51,10 +63,18 @@ def test_examples_are_the_top_of_the_ranking(workdir: Path) -> None:
 
 @pytest.mark.parametrize("page", ["report.html", "users.html"])
 def test_a_browser_shows_it_without_a_network(workdir: Path, tmp_path: Path, page: str) -> None:
-    browser = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+    browser = next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    )
     if browser is None:
         pytest.skip("no Chromium here")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path}",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+    ]
     location = (workdir / "report" / page).as_uri()
     shot = tmp_path / "page.png"
     done = subprocess.run(

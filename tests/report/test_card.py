@@ -8,25 +8,36 @@ import pytest
 
 from cprec_jax.artefact import read_json
 from cprec_jax.environment import command, environment
-from tests import jobs
-from tests.jobs import report
+from tests import run_jobs as jobs
 from tests.report import workdirs
+from tests.run_jobs import report
 
 
-def test_it_says_how_every_row_was_made(workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_says_how_every_row_was_made(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.argv", ["launch.py", "evaluate", "--workdir=a b"])
     names = {"popularity": {"kind": "popularity"}, "text": {"kind": "text_knn"}}
     section = {"names": names, "sets": ["Books"], "protocols": ["full"], "bootstrap": 0}
     jobs.evaluate({"evaluate": section}, workdir)
     report({"evaluate": section, "report": {"title": "Demo"}}, workdir)
-    found, text = json.loads((workdir / "report" / "card.json").read_text()), (workdir / "report" / "card.md").read_text()
+    found, text = (
+        json.loads((workdir / "report" / "card.json").read_text()),
+        (workdir / "report" / "card.md").read_text(),
+    )
     (place,) = found["environments"]
     assert place["rows"] == ["popularity", "text"] and place["versions"]["jax"] == metadata.version("jax")
     assert place["command"] == "python launch.py evaluate '--workdir=a b'" and place["command"] in text
     manifest = read_json(workdir / "corpus" / "manifest.json", "prepare")
     assert found["data"]["counts"] == manifest["counts"] and found["data"]["times"] == manifest["times"]
-    row, recorded = found["rows"]["text"], read_json(workdir / "results" / "text" / "results.json", "evaluate")["sets"]["Books"]
-    assert row["chosen"]["Books"]["setting"] == recorded["setting"] and row["chosen"]["Books"]["tried"] == recorded["tried"]
+    row, recorded = (
+        found["rows"]["text"],
+        read_json(workdir / "results" / "text" / "results.json", "evaluate")["sets"]["Books"],
+    )
+    assert (
+        row["chosen"]["Books"]["setting"] == recorded["setting"]
+        and row["chosen"]["Books"]["tried"] == recorded["tried"]
+    )
     assert recorded["setting"] in text and f"{len(recorded['tried'])} tried" in text
     assert row["settings"]["evaluate.text_knn.validation_users"] == 2000, "the grid it was chosen from"
     assert row["inputs_hash"] == read_json(workdir / "results" / "text" / "manifest.json", "evaluate")["inputs_hash"]
@@ -37,7 +48,9 @@ def test_files_of_the_data_and_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
     workdir = workdirs.make_workdir(tmp_path, {"Books": 800})
     path = workdir / "corpus" / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest["sources"]["Books"]["files"] = {"interactions": {"path": "/home/someone/Books/inter.tsv.gz", "sha256": "ab" * 32}}
+    manifest["sources"]["Books"]["files"] = {
+        "interactions": {"path": "/home/someone/Books/inter.tsv.gz", "sha256": "ab" * 32}
+    }
     path.write_text(json.dumps(manifest))
     run = workdir / "runs" / "cpt"
     (run / "config.json").write_text(json.dumps({"train": {"seed": 7}, "model": {"hidden_size": 64}}))
@@ -52,6 +65,10 @@ def test_files_of_the_data_and_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_the_environment_is_recorded_as_it_is() -> None:
     found = environment()
-    assert found["machine"]["devices"].endswith("cpu") and found["machine"]["cores"] >= 1 and found["versions"]["python"].startswith("3.")
+    assert (
+        found["machine"]["devices"].endswith("cpu")
+        and found["machine"]["cores"] >= 1
+        and found["versions"]["python"].startswith("3.")
+    )
     assert found["command"] == "", "pytest is no command that makes a result again"
     assert command(["/x/launch.py", "run"]) == "python /x/launch.py run"

@@ -5,8 +5,12 @@ from pathlib import Path
 from cprec_jax.attempts import Attempt
 from cprec_jax.report.goodput import goodput_line, goodput_section, read_ledgers
 
-KILLED = Attempt(number=1, begin=0.0, end=50.0, processes=2, last_step=40, why="died", seconds={"compile": 10.0, "steps": 40.0})
-DONE = Attempt(number=2, begin=60.0, end=100.0, processes=2, last_step=60, why="done", seconds={"steps": 20.0, "again": 20.0})
+KILLED = Attempt(
+    number=1, begin=0.0, end=50.0, processes=2, last_step=40, why="died", seconds={"compile": 10.0, "steps": 40.0}
+)
+DONE = Attempt(
+    number=2, begin=60.0, end=100.0, processes=2, last_step=60, why="done", seconds={"steps": 20.0, "again": 20.0}
+)
 
 
 def test_the_line_names_the_causes_by_what_they_cost() -> None:

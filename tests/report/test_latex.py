@@ -25,4 +25,7 @@ def test_a_table() -> None:
 
 def test_nothing_in_a_name_is_markup() -> None:
     text = escape("\\input{x} $a$ #1 ~^ \x1b[0m")
-    assert text.startswith(r"\textbackslash{}input\{x\} \$a\$ \#1 \textasciitilde{}\textasciicircum{}") and "\x1b" not in text
+    assert (
+        text.startswith(r"\textbackslash{}input\{x\} \$a\$ \#1 \textasciitilde{}\textasciicircum{}")
+        and "\x1b" not in text
+    )

@@ -10,17 +10,31 @@ from cprec_jax.config.root import make_config
 from cprec_jax.config.train import ScheduleSpec, TrainSpec
 from cprec_jax.errors import UserError
 from cprec_jax.report.model_card import base_licence, model_card
-from cprec_jax.train.run import training_facts
+from cprec_jax.train.description import training_facts
 from tests.report import workdirs
 
 SETS = {"Books": 800, "Garden": 120}
-TEMPLATE = {"header": "Items one user chose in {scope}, oldest first:\n", "end_of_item": "\n", "all_domains": "all domains"}
+TEMPLATE = {
+    "header": "Items one user chose in {scope}, oldest first:\n",
+    "end_of_item": "\n",
+    "all_domains": "all domains",
+}
 CONFIG = make_config(workdirs.config())
 
 
 def facts(**changes):
-    values = {"parameters": 1234567, "step": 300, "tokens": 7654321, "dtype": "float32", "init_from": None, "template": TEMPLATE}
-    values |= {"training": training_facts(TrainSpec(steps=300, schedule=ScheduleSpec(peak=4e-3), seed=3)), "row_length": 256}
+    values = {
+        "parameters": 1234567,
+        "step": 300,
+        "tokens": 7654321,
+        "dtype": "float32",
+        "init_from": None,
+        "template": TEMPLATE,
+    }
+    values |= {
+        "training": training_facts(TrainSpec(steps=300, schedule=ScheduleSpec(peak=4e-3), seed=3)),
+        "row_length": 256,
+    }
     return {**values, "corpus_hash": "aa" * 32, "rows_hash": "bb" * 32, "params_sha256": "cc" * 32, **changes}
 
 
@@ -38,8 +52,20 @@ def test_the_card_states_facts_data_schedule_results_and_hashes(tmp_path):
     card = model_card(CONFIG, workdirs.make_workdir(tmp_path, SETS), facts())
     assert card.startswith("---\n")
     lines = front_matter(card)
-    assert "library_name: transformers" in lines and "pipeline_tag: text-generation" in lines and "- recommendation" in lines
-    for words in ("1,234,567 parameters", "trained from scratch", "7,654,321", "peak 0.004", "row length: 256", "seed: 3", "float32"):
+    assert (
+        "library_name: transformers" in lines
+        and "pipeline_tag: text-generation" in lines
+        and "- recommendation" in lines
+    )
+    for words in (
+        "1,234,567 parameters",
+        "trained from scratch",
+        "7,654,321",
+        "peak 0.004",
+        "row length: 256",
+        "seed: 3",
+        "float32",
+    ):
         assert words in card
     assert "warm-up 3 %, stable 87 %, annealing 10 %" in card and "weight decay 0.1" in card  # the defaults, too
     assert "| Books | pre-training | 300 | 14,935 |" in card and "| Garden | evaluation only | 300 | – |" in card
@@ -125,7 +151,9 @@ def test_the_code_of_the_card_scores_titles_as_our_decoder_does(tmp_path, monkey
     for item, title in enumerate(titles[2:], start=2):
         target, _ = catalogue.gather(np.array([item], np.int32))
         tokens_BT, positions_BT, context = one_segment(np.concatenate([prefix, target])[None])
-        scores = jax.nn.log_softmax(logits(params, decoder.config, decoder.apply({"params": params}, tokens_BT, positions_BT, context)))
+        scores = jax.nn.log_softmax(
+            logits(params, decoder.config, decoder.apply({"params": params}, tokens_BT, positions_BT, context))
+        )
         wanted[title] = sum(float(scores[0, len(prefix) - 1 + i, token]) for i, token in enumerate(target))
         assert shown["score"](shown["prefix"], title) == pytest.approx(wanted[title], abs=1e-3)
     assert shown["ranked"] == sorted(wanted, key=lambda title: -wanted[title])

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from cprec_jax.evaluate.results import Result, read_results
 from cprec_jax.report import plots
 from cprec_jax.report.plots import checkpoint_lines, running_mean, write_comparison, write_plots
-from cprec_jax.report.results import Result, read_metrics, read_results
+from cprec_jax.report.training_metrics import read_metrics
 from tests.report import workdirs
 
 SETS = {"Books": 800, "Garden $x$ <b>": 800}
@@ -70,7 +71,9 @@ def test_checkpoints_of_a_run_are_ordered_by_step_and_begin_untrained(workdir):
 
 def test_two_runs_give_two_lines():
     steps = [("a", "cpt", 10), ("b", "cpt", 5), ("c", "sft", 1), ("d", "sft", 2)]
-    lines = checkpoint_lines([Result(name=name, kind="checkpoint", sets={}, step=step, run=run) for name, run, step in steps])
+    lines = checkpoint_lines(
+        [Result(name=name, kind="checkpoint", sets={}, step=step, run=run) for name, run, step in steps]
+    )
     assert {run: [r.name for r in line] for run, line in lines.items()} == {"cpt": ["b", "a"], "sft": ["c", "d"]}
 
 

@@ -6,8 +6,8 @@ import io
 import pytest
 
 from cprec_jax.config.report import ReferenceRow
+from cprec_jax.evaluate.results import Measured, Result, SetResult
 from cprec_jax.report.render import CSV_COLUMNS, WIDTH, csv_text, escape_markdown, markdown_table, plain_text
-from cprec_jax.report.results import Measured, Result, SetResult
 from cprec_jax.report.tables import Cell, Column, Row, Table
 
 HOSTILE = '<script>alert("x")</script> | *a* [b](http://c) `d` \x1b[31m\n# e'
@@ -17,7 +17,13 @@ def table(name: str = "cpt") -> Table:
     cells = (Cell(text=name), Cell(text="0.2000", mark="best", interval="0.1–0.3"), Cell(text="5.000", mark="second"))
     other = (Cell(text="random"), Cell(text="0.1000"), Cell(text="6.000"))
     columns = (Column(name="Method"), Column(name="HR@10"), Column(name="NLL"))
-    return Table(title="Books", columns=columns, rows=(Row(cells=cells), Row(cells=other)), subtitle="800 users", notes=("[1] a " * 60,))
+    return Table(
+        title="Books",
+        columns=columns,
+        rows=(Row(cells=cells), Row(cells=other)),
+        subtitle="800 users",
+        notes=("[1] a " * 60,),
+    )
 
 
 def test_plain_text_is_aligned_marked_and_fits_the_terminal():
@@ -54,7 +60,9 @@ def test_csv_keeps_every_figure_exactly():
     full = Measured(users=7, values={"hr@10": 1 / 3, "nll": 5.123456789012345}, ci95={"hr@10": (0.1, 0.7)})
     warm = Measured(users=3, values={"hr@10": 2 / 3})
     sets = {"Böoks": SetResult(users=7, protocols={"full": full}, slices={"warm": {"full": warm}})}
-    reference = [ReferenceRow(set_name="Böoks", method="SASRec", values={"hr@10": 0.06}, source="a paper", protocol="loo")]
+    reference = [
+        ReferenceRow(set_name="Böoks", method="SASRec", values={"hr@10": 0.06}, source="a paper", protocol="loo")
+    ]
     manifest = {"sets": {}, "counts": {"Böoks": {"read": {"interactions": 12, "users": 3, "items": 4}}}}
     text = csv_text([Result(name=name, kind="checkpoint", sets=sets)], reference, manifest)
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
@@ -76,10 +84,17 @@ def test_csv_keeps_every_figure_exactly():
 def test_csv_says_which_is_best_and_whether_it_leads():
     def one(name: str, kind: str, hr: float, warm: float) -> Result:
         full, of_slice = (Measured(users=9, values={"hr@10": value}) for value in (hr, warm))
-        sets = {"Books": SetResult(users=9, protocols={"full": full, "u20": of_slice}, slices={"warm": {"full": of_slice}})}
+        sets = {
+            "Books": SetResult(users=9, protocols={"full": full, "u20": of_slice}, slices={"warm": {"full": of_slice}})
+        }
         return Result(name=name, kind=kind, sets=sets)
 
-    results = [one("a", "checkpoint", 0.3, 0.1), one("b", "markov", 0.2, 0.2), one("c", "sasrec", 0.1, 0.0), one("o", "oracle", 0.9, 0.9)]
+    results = [
+        one("a", "checkpoint", 0.3, 0.1),
+        one("b", "markov", 0.2, 0.2),
+        one("c", "sasrec", 0.1, 0.0),
+        one("o", "oracle", 0.9, 0.9),
+    ]
     rows = csv.DictReader(io.StringIO(csv_text(results, [], {"sets": {}}, {("Books", "hr@10", "a"): "†"}), newline=""))
     found = {(row["method"], row["protocol"], row["slice"]): row["mark"] + row["sign"] for row in rows}
     assert {name: found[name, "full", ""] for name in "abco"} == {"a": "best†", "b": "second", "c": "", "o": ""}

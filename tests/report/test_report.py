@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from cprec_jax.errors import UserError
-from tests.jobs import made_from, report
 from tests.report import workdirs
+from tests.run_jobs import made_from, report
 
 SETS = {"Books": 800, "Garden": 120}
 HOSTILE = "<script>alert('x')</script>"
@@ -65,7 +65,9 @@ def test_writes_everything_and_prints_the_main_table(workdir, capsys):
     with open(out / "tables.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [
-        r["value"] for r in rows if (r["set"], r["method"], r["slice"], r["metric"], r["protocol"]) == ("Books", "cpt", "", "hr@10", "full")
+        r["value"]
+        for r in rows
+        if (r["set"], r["method"], r["slice"], r["metric"], r["protocol"]) == ("Books", "cpt", "", "hr@10", "full")
     ] == ["0.24"]
 
 
@@ -73,7 +75,9 @@ def test_the_page_is_self_contained(workdir):
     report(workdirs.config(), workdir)
     text = (workdir / "report" / "report.html").read_text(encoding="utf-8")
     page = Page(text)
-    fetched = [value for name, value in page.attributes if name in ("src", "href", "srcset", "action", "data", "poster")]
+    fetched = [
+        value for name, value in page.attributes if name in ("src", "href", "srcset", "action", "data", "poster")
+    ]
     assert fetched and all(value.startswith(("data:image/png;base64,", "#")) for value in fetched)
     assert not {"script", "link", "iframe", "object", "form"} & set(page.tags)
     assert page.tags.count("img") == 6
@@ -134,17 +138,25 @@ def test_results_of_the_validation_split_have_a_report_of_their_own(workdir, cap
     config = workdirs.config() | {"evaluate": {"names": {"cpt": {"kind": "checkpoint"}}, "split": "valid"}}
     with pytest.raises(UserError, match=r"results-valid: holds no results; .*, or set config.evaluate.split to 'test'"):
         report(config, workdir)
-    workdirs.write(workdir / "results-valid" / "cpt" / "results.json", workdirs.result("cpt", 0.123, SETS, split="valid"))
+    workdirs.write(
+        workdir / "results-valid" / "cpt" / "results.json", workdirs.result("cpt", 0.123, SETS, split="valid")
+    )
     report(config, workdir)
     assert "valid users" in (workdir / "report-valid" / "report.md").read_text() and "0.1230" in capsys.readouterr().out
     assert (workdir / "report" / "report.md").read_text() == before
     report(workdirs.config(), workdir)
     assert (workdir / "report" / "report.md").read_text() == before
-    assert {path.split("/")[0] for path in made_from(config, workdir, "report-valid")["files"]} == {"results-valid", "runs", "corpus"}
+    assert {path.split("/")[0] for path in made_from(config, workdir, "report-valid")["files"]} == {
+        "results-valid",
+        "runs",
+        "corpus",
+    }
 
 
 def test_results_of_another_corpus_version_or_split_are_left_out_and_named(workdir, capsys):
-    workdirs.write(workdir / "results" / "old" / "results.json", workdirs.result("old", 0.9, SETS, corpus_hash="ff" * 32))
+    workdirs.write(
+        workdir / "results" / "old" / "results.json", workdirs.result("old", 0.9, SETS, corpus_hash="ff" * 32)
+    )
     workdirs.write(workdir / "results" / "v0" / "results.json", workdirs.result("v0", 0.9, SETS, protocol_version=0))
     workdirs.write(workdir / "results" / "tuned" / "results.json", workdirs.result("tuned", 0.9, SETS, split="valid"))
     summed = workdirs.result("summed", 0.9, SETS, kind="untrained", scoring_rule="sum")
@@ -174,7 +186,11 @@ def test_pairs_that_a_file_of_scores_left_out_are_named(workdir, capsys):
     report(workdirs.config(), workdir)
     note = "Books: theirs has no score for 1,234 pairs of user and item"
     err = capsys.readouterr().err
-    assert err.count(note) == 1 and err.count("has no score") == 1 and note in (workdir / "report" / "report.md").read_text()
+    assert (
+        err.count(note) == 1
+        and err.count("has no score") == 1
+        and note in (workdir / "report" / "report.md").read_text()
+    )
 
 
 def test_only_results_of_another_corpus_is_an_error(tmp_path):
@@ -214,14 +230,33 @@ def test_equal_inputs_give_equal_reports_and_other_results_other_inputs(workdir)
 
 
 def test_a_source_that_lost_much_is_a_warning_on_the_first_screen(workdir):
-    lost = {"n": 30, "share": 0.3, "lost": True, "example": f"item {HOSTILE}", "cause": "the file of items does not list it"}
-    losses = {"interactions": {"read": 100, "kept": 70, "lost_share": 0.3, "reasons": {"interaction with an unknown item": lost}}}
+    lost = {
+        "n": 30,
+        "share": 0.3,
+        "lost": True,
+        "example": f"item {HOSTILE}",
+        "cause": "the file of items does not list it",
+    }
+    losses = {
+        "interactions": {
+            "read": 100,
+            "kept": 70,
+            "lost_share": 0.3,
+            "reasons": {"interaction with an unknown item": lost},
+        }
+    }
     file = workdir / "corpus/manifest.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "losses": {"Books": losses}}))
     report(workdirs.config(), workdir)
-    start = "Warning: Books: 70 of 100 interactions kept; lost 30 interactions (30.0%): interaction with an unknown item"
+    start = (
+        "Warning: Books: 70 of 100 interactions kept; lost 30 interactions (30.0%): interaction with an unknown item"
+    )
     page = (workdir / "report/report.html").read_text(encoding="utf-8")
     head = page[page.index("<header>") : page.index("</header>")]
-    assert f'<p class="warning">{start} (first item ' in head and "the file of items does not list it" in head and HOSTILE not in head
+    assert (
+        f'<p class="warning">{start} (first item ' in head
+        and "the file of items does not list it" in head
+        and HOSTILE not in head
+    )
     text = (workdir / "report/report.md").read_text(encoding="utf-8")
     assert start in text[: text.index("\n## ")]

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cprec_jax.config.report import ReferenceRow
+from cprec_jax.evaluate.results import Measured, Result, SetResult, read_results
 from cprec_jax.report.latex import latex_table
-from cprec_jax.report.results import Measured, Result, SetResult, read_results
 from cprec_jax.report.tables import (
     Entry,
     Table,
@@ -31,13 +31,19 @@ SETS = {"Books": 800, "Garden": 120}
 def entries(metric: str, *values: float | None, kinds: str = "") -> list[Entry]:
     kind = {"m": "method", "b": "bound", "r": "reference"}
     return [
-        Entry(name=str(i), kind=kind[(kinds or "m" * len(values))[i]], measured=Measured(users=1, values={} if v is None else {metric: v}))
+        Entry(
+            name=str(i),
+            kind=kind[(kinds or "m" * len(values))[i]],
+            measured=Measured(users=1, values={} if v is None else {metric: v}),
+        )
         for i, v in enumerate(values)
     ]
 
 
 def words(metric: str, *values: float | None, kinds: str = "") -> str:
-    return "".join({"best": "B", "second": "S", "": "."}[mark] for mark in marks(metric, entries(metric, *values, kinds=kinds)))
+    return "".join(
+        {"best": "B", "second": "S", "": "."}[mark] for mark in marks(metric, entries(metric, *values, kinds=kinds))
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,8 +163,12 @@ def test_small_sets_are_marked_where_all_sets_stand_side_by_side(tmp_path):
 def test_reference_rows_stand_below_unmarked_with_their_source(tmp_path):
     results, manifest = made(tmp_path)
     rows = [
-        ReferenceRow(set_name="Books", method="SASRec", values={"hr@10": 0.99}, source="a paper", protocol="leave-one-out"),
-        ReferenceRow(set_name="Books", method="GRU", values={"hr@10": 0.98}, source="another", protocol="leave-one-out"),
+        ReferenceRow(
+            set_name="Books", method="SASRec", values={"hr@10": 0.99}, source="a paper", protocol="leave-one-out"
+        ),
+        ReferenceRow(
+            set_name="Books", method="GRU", values={"hr@10": 0.98}, source="another", protocol="leave-one-out"
+        ),
         ReferenceRow(set_name="Games", method="other", values={"hr@10": 0.9}, source="a paper", protocol="x"),
     ]
     table = main_table("Books", results, rows, manifest)
@@ -192,8 +202,18 @@ def test_a_method_that_lacks_a_slice_gets_dashes():
 
 
 def test_small_values_in_words():
-    value = {"k_core": {"electronics14_1m": 5}, "k_core_rounds": 2, "peak": 0.004, "tokens": 7654321, "none": None, "list": [0.5, "a"]}
-    assert describe(value) == "k core electronics14_1m 5, k core rounds 2, peak 0.004, tokens 7,654,321, none –, list 0.5, a"
+    value = {
+        "k_core": {"electronics14_1m": 5},
+        "k_core_rounds": 2,
+        "peak": 0.004,
+        "tokens": 7654321,
+        "none": None,
+        "list": [0.5, "a"],
+    }
+    assert (
+        describe(value)
+        == "k core electronics14_1m 5, k core rounds 2, peak 0.004, tokens 7,654,321, none –, list 0.5, a"
+    )
     assert describe({}) == describe([]) == describe(None) == "–"
 
 

@@ -16,7 +16,13 @@ STEPS = {"untrained": 0, "cpt-50": 150, "cpt": 300}
 
 def measured(hr10: float, users: int = 800, interval: bool = True) -> dict[str, Any]:
     """One protocol's metrics as the harness writes them."""
-    values = {"hr@1": hr10 / 5, "hr@5": hr10 / 1.6, "hr@10": hr10, "hr@20": hr10 * 1.3, "hr@100": min(1.0, hr10 * 2.2 + 0.1)}
+    values = {
+        "hr@1": hr10 / 5,
+        "hr@5": hr10 / 1.6,
+        "hr@10": hr10,
+        "hr@20": hr10 * 1.3,
+        "hr@100": min(1.0, hr10 * 2.2 + 0.1),
+    }
     values |= {"ndcg@5": hr10 / 2.6, "ndcg@10": hr10 / 2, "mrr": hr10 / 2.4, "nll": 6.2 - 4 * hr10}
     if not interval:
         return values
@@ -95,7 +101,9 @@ def manifest(sets: Mapping[str, int]) -> dict[str, Any]:
         "candidates": {name: {"u20": {"asked": 20, "valid": 20, "test": 20}} for name in sets},
         "times": {"synthetic": {"t1": 1625244360, "t2": 1628379320}},
         "filters": {"k_core": dict.fromkeys(sets, 5), "k_core_rounds": 2, "min_history": 1},
-        "counts": {name: {s: {"interactions": n, "users": 1984, "items": N_ITEMS} for s, n in steps.items()} for name in sets},
+        "counts": {
+            name: {s: {"interactions": n, "users": 1984, "items": N_ITEMS} for s, n in steps.items()} for name in sets
+        },
         "rejected": {"item without a title": {"n": 12, "samples": ["items.tsv: line 7: <b>B00|x</b>"]}},
         "titles": {"policy": "merge", "max_length": 300, "read": 1200, "cut": 0},
         "mixed": {"users": 1981, "interactions": 31352},
@@ -138,4 +146,8 @@ def metrics_line(step: int, steps: int) -> dict[str, float]:
 
 
 def config(**report: Any) -> dict[str, Any]:
-    return {"name": "demo", "evaluate": {"names": {name: {"kind": "random"} for name in QUALITY}}, "report": {"title": "Demo", **report}}
+    return {
+        "name": "demo",
+        "evaluate": {"names": {name: {"kind": "random"} for name in QUALITY}},
+        "report": {"title": "Demo", **report},
+    }

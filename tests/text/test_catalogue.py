@@ -37,7 +37,8 @@ def test_a_title_with_the_end_of_item_is_refused(tokens: tokenizer.Tokenizer) ->
 
 
 def test_a_tokenizer_that_loses_the_end_is_refused(tmp_path: Path) -> None:
-    """Splitting at white space drops the line break: "Halo" becomes a prefix of "Halo 2" and would always score higher."""
+    """Splitting at white space drops the line break: "Halo" becomes a prefix of "Halo 2" and would always score
+    higher."""
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"Halo": 0, "2": 1, "?": 2}, unk_token="?"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     backend.save(str(tmp_path / "tokenizer.json"))
@@ -134,14 +135,18 @@ def test_titles_that_are_not_told_apart_are_counted_or_refused(tmp_path: Path) -
     words = whitespace_splitter(tmp_path, {"Halo": 0, "Zelda": 1, "?": 2, "END": 3, "Mario": 4})
     built = Catalogue.build(words, ["Halo", "Zelda", "Mario", "Halo Mario", "Pikmin", "Kirby", "Kirby"], " END")
     assert (built.confused_titles, built.distinct_titles, built.unknown_tokens) == (2, 6, 3)
-    assert built.losses.startswith("33.33% of the titles (2) have the same tokens") and "(3) are the unknown token" in built.losses
+    assert (
+        built.losses.startswith("33.33% of the titles (2) have the same tokens")
+        and "(3) are the unknown token" in built.losses
+    )
     with pytest.raises(UserError, match="the same tokens of different titles, in 3 of 5 cases"):
         Catalogue.build(words, ["Halo", "Zelda", "Samus", "Pikmin", "Kirby"], " END")
     assert Catalogue.build(words, ["Halo", "Zelda"], " END").losses == ""
 
 
 def test_only_what_the_vocabulary_makes_unknown_counts_as_unknown(tmp_path: Path) -> None:
-    """SmolLM2 and GPT-2 name their end token as the unknown one, too; their vocabularies of bytes have no unknown text."""
+    """SmolLM2 and GPT-2 name their end token as the unknown one, too; their vocabularies of bytes have no unknown
+    text."""
     tokenizer.train(["a title\n"] * 9, [1] * 9, 290, tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "unk_token": "<|endoftext|>"}))

@@ -1,4 +1,5 @@
-"""New tokens: one token each, after the ids there are, for us and for transformers, whatever files the tokenizer consists of."""
+"""New tokens: one token each, after the ids there are, for us and for transformers, whatever files the tokenizer
+consists of."""
 
 import json
 import shutil
@@ -56,7 +57,8 @@ def test_ids_with_gaps_are_refused(trained: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["smollm2", "gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen2.5", "qwen3", "llama3"))]
+    "name",
+    ["smollm2", "gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen2.5", "qwen3", "llama3"))],
 )
 def test_real_tokenizers_with_transformers(shared_tokenizers: Path, tmp_path: Path, name: str) -> None:
     from transformers import AutoTokenizer

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from cprec_jax.config.pack import PackSpec, PlainTextSpec
 from cprec_jax.config.root import make_config
 from cprec_jax.config.rows import RowsKind
-from cprec_jax.data import rows
 from cprec_jax.errors import UserError
-from cprec_jax.text import packing, plain_text, tokenizer
+from cprec_jax.jobs.making import pack as packing
+from cprec_jax.rows import dataset as rows
+from cprec_jax.text import plain_text, tokenizer
 from cprec_jax.text.plain_text import PlainText
-from tests import jobs, road
+from tests import road
+from tests import run_jobs as jobs
 
 STORY = "One day a fox met a crow.\nThe crow had cheese.\n\nThe fox wanted it.\n"
 
@@ -58,12 +60,25 @@ def test_a_long_file_comes_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_json_lines_and_what_is_wrong_with_some(tmp_path: Path) -> None:
     good = [json.dumps({"story": f"text {i}", "id": i}) for i in range(3)]
-    bad = ["{cut", "[1]", '{"stori": "x"}', '{"story": 3}', '{"story": "  "}', '{"story": null}', "9" * 5000, "[" * 5000]
+    bad = [
+        "{cut",
+        "[1]",
+        '{"stori": "x"}',
+        '{"story": 3}',
+        '{"story": "  "}',
+        '{"story": null}',
+        "9" * 5000,
+        "[" * 5000,
+    ]
     path = write(tmp_path / "a.jsonl.gz", "\n".join([good[0], *bad, good[1], "", good[2]]).encode() + b"\n\xff\xfe{}\n")
     found, counts = texts_of(tmp_path, field="story")
     assert found == ["text 0", "text 1", "text 2"]
     assert (counts.bad_lines, counts.empty) == (8, 1)
-    assert counts.samples[0] == f"{path}: line 2: not JSON" and "did you mean 'stori'?" in counts.samples[2] and len(counts.samples) == 5
+    assert (
+        counts.samples[0] == f"{path}: line 2: not JSON"
+        and "did you mean 'stori'?" in counts.samples[2]
+        and len(counts.samples) == 5
+    )
     with pytest.raises(UserError, match=r"a\.jsonl\.gz: line 4: .*max_bad_lines \(2\)"):
         texts_of(tmp_path, field="story", max_bad_lines=2)
     with pytest.raises(UserError, match="holds no text"):
@@ -122,7 +137,10 @@ def test_cut_keeps_every_token_and_no_document_spans_two_texts(lengths: list[int
 
 def test_text_becomes_a_split_of_its_own(workdir: Path, tmp_path: Path) -> None:
     write(tmp_path / "texts" / "a.txt.gz", STORY * 30)
-    write(tmp_path / "texts" / "b.jsonl", "".join(json.dumps({"text": f"{i} crows met {i * i} foxes"}) + "\n" for i in range(40)))
+    write(
+        tmp_path / "texts" / "b.jsonl",
+        "".join(json.dumps({"text": f"{i} crows met {i * i} foxes"}) + "\n" for i in range(40)),
+    )
     before = json.loads((workdir / "rows" / "cpt" / "manifest.json").read_text())
     config = road.config(pack={"text": {"files": ["*"], "root": str(tmp_path / "texts")}})
     jobs.pack(config, workdir)
@@ -139,7 +157,9 @@ def test_text_becomes_a_split_of_its_own(workdir: Path, tmp_path: Path) -> None:
         documents += [read.decode(row["tokens"][a:b]) for a, b in zip(ends - row["lengths"], ends, strict=True)]
         assert row["loss"][: ends[-1]].all() and not row["loss"][ends[-1] :].any()
     assert f"{tokenizer.END_OF_TEXT}7 crows met 49 foxes" in documents
-    assert sum(document.count("wanted") for document in documents) in range(28, 31)  # a word may be cut at the end of a row
+    assert sum(document.count("wanted") for document in documents) in range(
+        28, 31
+    )  # a word may be cut at the end of a row
     assert len(source) == entry["rows"] and sum(int(row["lengths"].sum()) for row in source) == entry["tokens"]
 
     inputs = jobs.made_from(config, workdir, "rows/cpt")

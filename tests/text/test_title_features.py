@@ -42,7 +42,9 @@ def test_tf_idf_is_that_of_scikit_learn(features: str) -> None:
     alike = similarity(TITLES, features, "tfidf")
     cosine = (expected @ expected.T).toarray()
     found = (alike.query_NF @ alike.document_NF.T).toarray()
-    off = ~np.eye(len(TITLES), dtype=bool)  # without the n-grams of one title alone, what a title shares with itself is less
+    off = ~np.eye(
+        len(TITLES), dtype=bool
+    )  # without the n-grams of one title alone, what a title shares with itself is less
     np.testing.assert_allclose(found[off], cosine[off], atol=1e-12)
     np.testing.assert_allclose(alike.own_N, np.diag(found), atol=1e-12)
 
@@ -56,7 +58,12 @@ def test_bm25_is_its_formula(features: str) -> None:
         total = 0.0
         for gram in query:
             held, tf = sum(gram in other for other in grams), document.count(gram)
-            total += math.log(1 + (n - held + 0.5) / (held + 0.5)) * tf * (K1 + 1) / (tf + K1 * (1 - B + B * len(document) / mean))
+            total += (
+                math.log(1 + (n - held + 0.5) / (held + 0.5))
+                * tf
+                * (K1 + 1)
+                / (tf + K1 * (1 - B + B * len(document) / mean))
+            )
         return total
 
     alike = similarity(TITLES, features, "bm25")

@@ -39,7 +39,10 @@ def test_the_directory_loads_in_transformers(trained: tokenizer.Tokenizer) -> No
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(trained.directory)
-    assert theirs("Star Wars\nStar Trek\n", add_special_tokens=False).input_ids == trained.encode("Star Wars\nStar Trek\n").tolist()
+    assert (
+        theirs("Star Wars\nStar Trek\n", add_special_tokens=False).input_ids
+        == trained.encode("Star Wars\nStar Trek\n").tolist()
+    )
     assert theirs.bos_token_id == trained.bos_id == 0
 
 

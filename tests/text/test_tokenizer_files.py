@@ -49,7 +49,8 @@ def write(path: Path, value: Any) -> None:
 
 
 def pair(source: Path, target: Path, *kept: str) -> Path:
-    """`vocab.json` and `merges.txt` of a tokenizer that is published as tokenizer.json; the files `kept` beside them."""
+    """`vocab.json` and `merges.txt` of a tokenizer that is published as tokenizer.json; the files `kept` beside
+    them."""
     target.mkdir(parents=True)
     model = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     write(target / "vocab.json", model["vocab"])
@@ -71,7 +72,9 @@ def small(directory: Path, **settings_: Any) -> Path:
 def sentencepiece_model(directory: Path, kind: str) -> Path:
     sentencepiece = pytest.importorskip("sentencepiece")
     directory.mkdir(parents=True)
-    (directory / "corpus.txt").write_text("Star Wars\nStar Trek\nThe old man and the sea\nCaf\u00e9 42\n" * 50, encoding="utf-8")
+    (directory / "corpus.txt").write_text(
+        "Star Wars\nStar Trek\nThe old man and the sea\nCaf\u00e9 42\n" * 50, encoding="utf-8"
+    )
     sentencepiece.SentencePieceTrainer.train(
         input=str(directory / "corpus.txt"),
         model_prefix=str(directory / "tokenizer"),
@@ -122,7 +125,8 @@ def test_a_pair_that_nobody_claims_is_gpt2s_and_a_line_says_so(
     tokenizer_files.copy(tmp_path / "gpt2", tmp_path / "copy")
     assert_same(tmp_path / "copy", auto(tmp_path / "copy"), TEXTS)
     assert (
-        tokenizer.load(tmp_path / "copy").encode_all(TEXTS)[0].tolist() == tokenizer.load(tmp_path / "gpt2").encode_all(TEXTS)[0].tolist()
+        tokenizer.load(tmp_path / "copy").encode_all(TEXTS)[0].tolist()
+        == tokenizer.load(tmp_path / "gpt2").encode_all(TEXTS)[0].tolist()
     )
 
 
@@ -162,7 +166,10 @@ def test_a_sentencepiece_model_alone(tmp_path: Path, kind: str, class_: str | No
     assert_same(directory, theirs, TEXTS)
     tokenizer_files.copy(directory, tmp_path / "copy")
     assert_same(tmp_path / "copy", auto(tmp_path / "copy"), TEXTS)
-    assert tokenizer.load(tmp_path / "copy").encode_all(TEXTS)[0].tolist() == tokenizer.load(directory).encode_all(TEXTS)[0].tolist()
+    assert (
+        tokenizer.load(tmp_path / "copy").encode_all(TEXTS)[0].tolist()
+        == tokenizer.load(directory).encode_all(TEXTS)[0].tolist()
+    )
 
 
 # where BOS may be named: tokenizer_config.json, special_tokens_map.json, the class, or nowhere
@@ -170,7 +177,10 @@ BOS: dict[str, tuple[dict[str, Any] | None, dict[str, Any] | None]] = {
     "in the settings": ({"bos_token": "<|endoftext|>"}, None),
     "as an object": ({"bos_token": {"__type": "AddedToken", "content": "<|endoftext|>"}}, None),
     "in the map alone": (None, {"bos_token": "<|endoftext|>"}),
-    "in the map, other settings": ({"tokenizer_class": "PreTrainedTokenizerFast"}, {"bos_token": {"content": "<|endoftext|>"}}),
+    "in the map, other settings": (
+        {"tokenizer_class": "PreTrainedTokenizerFast"},
+        {"bos_token": {"content": "<|endoftext|>"}},
+    ),
     "null in the settings, named in the map": ({"bos_token": None}, {"bos_token": "<|endoftext|>"}),
     "in the map, but the settings list added tokens": ({"added_tokens_decoder": {}}, {"bos_token": "<|endoftext|>"}),
     "by the class": ({"tokenizer_class": "GPT2Tokenizer"}, None),
@@ -231,7 +241,12 @@ def test_damaged_files_give_one_line(tmp_path: Path, file: str, content: str) ->
 
 @pytest.mark.parametrize("end", ["\n", " <|endoftext|>\n", "<|endoftext|>"])
 @settings(max_examples=EXAMPLES)
-@given(st.lists(st.one_of(st.text(max_size=8), st.sampled_from(["<|endoftext|>", "a <|endoftext|> b", "<|endoftext|"])), max_size=4))
+@given(
+    st.lists(
+        st.one_of(st.text(max_size=8), st.sampled_from(["<|endoftext|>", "a <|endoftext|> b", "<|endoftext|"])),
+        max_size=4,
+    )
+)
 @example(["<|endoftext|>", "Star Wars"])
 def test_control_tokens_are_text_in_titles_and_tokens_in_the_end_of_item(end: str, titles: list[str]) -> None:
     words = _trained()
@@ -261,11 +276,16 @@ def _trained() -> tokenizer.Tokenizer:
     ("change", "message"),
     [
         ({"bos_token": "<nope>"}, r"bos_token '<nope>' is no token of tokenizer.json"),
-        ({"bos_token": {"__type": "AddedToken", "content": "<nope>"}}, r"bos_token '<nope>' is no token of tokenizer.json"),
+        (
+            {"bos_token": {"__type": "AddedToken", "content": "<nope>"}},
+            r"bos_token '<nope>' is no token of tokenizer.json",
+        ),
         ({"tokenizer_class": ["GPT2Tokenizer"]}, r"tokenizer_class = \['GPT2Tokenizer'\] is no name of a class"),
     ],
 )
-def test_settings_that_only_the_export_would_stumble_over_are_refused_at_once(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_settings_that_only_the_export_would_stumble_over_are_refused_at_once(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     directory = small(tmp_path / "small")
     before = json.loads((directory / "tokenizer_config.json").read_text())
     write(directory / "tokenizer_config.json", before | change)
@@ -278,7 +298,10 @@ def test_settings_that_only_the_export_would_stumble_over_are_refused_at_once(tm
 def test_a_tokenizer_without_a_token_and_ids_that_are_no_numbers(tmp_path: Path) -> None:
     directory = small(tmp_path / "small")
     whole = json.loads((directory / "tokenizer.json").read_text())
-    write(directory / "tokenizer.json", whole | {"model": {"type": "WordLevel", "vocab": {}, "unk_token": "?"}, "added_tokens": []})
+    write(
+        directory / "tokenizer.json",
+        whole | {"model": {"type": "WordLevel", "vocab": {}, "unk_token": "?"}, "added_tokens": []},
+    )
     with pytest.raises(UserError, match=r"not a usable tokenizer \(it has no token\)"):
         tokenizer.load(directory)
     whole["model"]["vocab"]["a title"] = "5"

@@ -1,4 +1,5 @@
-"""Small catalogues, stored rows of their items, and the catalogue loss by brute force: a mask over the whole vocabulary."""
+"""Small catalogues, stored rows of their items, and the catalogue loss by brute force: a mask over the whole
+vocabulary."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cprec_jax.text.catalogue import Catalogue
-from tests.evaluate.titles import ragged
+from tests.inference.titles import ragged
 
 HEADER = (60, 61, 62)
 
@@ -20,9 +21,14 @@ def catalogue_of(titles: list[tuple[int, ...]]) -> Catalogue:
 
 
 def stored_row(
-    catalogue: Catalogue, documents: Sequence[Sequence[int]], length: int, header: Sequence[int] = HEADER, last_only: bool = False
+    catalogue: Catalogue,
+    documents: Sequence[Sequence[int]],
+    length: int,
+    header: Sequence[int] = HEADER,
+    last_only: bool = False,
 ) -> dict[str, Any]:
-    """A row as it is on disk: documents of a header and items. last_only: the last item of a document alone has loss."""
+    """A row as it is on disk: documents of a header and items. last_only: the last item of a document alone has
+    loss."""
     tokens, loss, lengths, pieces = [], [], [], []
     for items in documents:
         parts = [np.array(header, np.int32), *(catalogue.item(item) for item in items)]
@@ -54,9 +60,14 @@ def children_of(catalogue: Catalogue, items: np.ndarray) -> dict[tuple[int, ...]
 def mask_of(
     catalogue: Catalogue, sets: Mapping[str, np.ndarray], targets: Sequence[tuple[int, int]], shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Of one row, from its targets (item, where its tokens begin): allowed bool[T, V] (nothing where nothing is decided), labels and levels
-    int[T], and the sum of the logs of copies."""
-    allowed, labels, levels, copies = np.zeros(shape, bool), np.zeros(shape[0], np.int32), np.zeros(shape[0], np.int32), 0.0
+    """Of one row, from its targets (item, where its tokens begin): allowed bool[T, V] (nothing where nothing is
+    decided), labels and levels int[T], and the sum of the logs of copies."""
+    allowed, labels, levels, copies = (
+        np.zeros(shape, bool),
+        np.zeros(shape[0], np.int32),
+        np.zeros(shape[0], np.int32),
+        0.0,
+    )
     tries = {name: children_of(catalogue, items) for name, items in sets.items()}
     for item, start in targets:
         name = next(name for name, items in sets.items() if item in items)
@@ -66,7 +77,11 @@ def mask_of(
         for depth, token in enumerate(title):
             below = sorted(tries[name][title[:depth]])
             if len(below) > 1:
-                allowed[start + depth - 1, below], labels[start + depth - 1], levels[start + depth - 1] = True, token, level
+                allowed[start + depth - 1, below], labels[start + depth - 1], levels[start + depth - 1] = (
+                    True,
+                    token,
+                    level,
+                )
                 level += 1
     return allowed, labels, levels, copies
 

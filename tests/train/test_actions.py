@@ -17,7 +17,7 @@ from cprec_jax.train.loop import Batch, train_loop
 from cprec_jax.train.state import TrainState
 from cprec_jax.train.step import train_step
 from tests import road
-from tests.jobs import train
+from tests.run_jobs import train
 
 
 class Action:
@@ -43,7 +43,9 @@ class Action:
 def looped(step: Any, steps: int, **actions: Any) -> Any:
     made: Any = {name: Action() for name in ("log", "save", "stop", "profile")} | actions
     state: Any = jax.device_put(np.float32(0))
-    rows = [Batch(step=number, rows={}, arrays={"x": jax.device_put(np.float32(number))}) for number in range(1, steps + 1)]
+    rows = [
+        Batch(step=number, rows={}, arrays={"x": jax.device_put(np.float32(number))}) for number in range(1, steps + 1)
+    ]
     return train_loop(state, {}, rows, step, **made), made
 
 
@@ -138,7 +140,12 @@ def test_a_loss_of_several_terms_adds_up_over_micro_batches(micro_batches: int) 
     trained, frozen = {"w": jnp.float32(0.7)}, {"fixed": jnp.float32(2.0)}
     state = TrainState(step=jnp.zeros((), jnp.int32), trained=trained, opt_state=optimizer.init(trained))
     step = functools.partial(
-        train_step, objective=TwoTerms(), optimizer=optimizer, schedule=lambda _: 1.0, micro_batches=micro_batches, dropout_seed=None
+        train_step,
+        objective=TwoTerms(),
+        optimizer=optimizer,
+        schedule=lambda _: 1.0,
+        micro_batches=micro_batches,
+        dropout_seed=None,
     )
     after, metrics = jax.jit(step)(state, frozen, batch)
 

@@ -11,7 +11,7 @@ import pytest
 from cprec_jax.train.catalogue_loss import _adaptive, catalogue_nll_sum
 from cprec_jax.train.catalogue_rows import capacities, row_columns
 from cprec_jax.train.catalogue_tables import CatalogueTables, build_tables
-from tests.evaluate.titles import random_titles
+from tests.inference.titles import random_titles
 from tests.train.catalogues import HEADER, catalogue_of, mask_of, naive_sum, stored_row
 
 V, D, T = 64, 8, 96
@@ -45,7 +45,9 @@ def starts_of(documents: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
 
 def inputs(seed: int, rows: int, scale: float = 1.0) -> tuple[jax.Array, jax.Array]:
     rng = np.random.default_rng(seed)
-    return jnp.asarray(scale * rng.normal(size=(rows, T, D)), jnp.float32), jnp.asarray(rng.normal(size=(V, D)), jnp.float32)
+    return jnp.asarray(scale * rng.normal(size=(rows, T, D)), jnp.float32), jnp.asarray(
+        rng.normal(size=(V, D)), jnp.float32
+    )
 
 
 def columns_of(tables: CatalogueTables, rows: list[dict[str, Any]]) -> dict[str, jax.Array]:
@@ -54,7 +56,12 @@ def columns_of(tables: CatalogueTables, rows: list[dict[str, Any]]) -> dict[str,
 
 
 def rows_of(documents: list[list[list[int]]]) -> list[dict[str, Any]]:
-    empty = {"tokens": np.zeros(T, np.int32), "lengths": np.array([T]), "loss": np.ones(T, np.uint8), "items": np.zeros(0, np.int32)}
+    empty = {
+        "tokens": np.zeros(T, np.int32),
+        "lengths": np.array([T]),
+        "loss": np.ones(T, np.uint8),
+        "items": np.zeros(0, np.int32),
+    }
     return [stored_row(CATALOGUE, row, T) if row else empty for row in documents]
 
 
@@ -65,7 +72,9 @@ def test_value_and_gradients_equal_the_masked_softmax(narrow: int, temperature: 
     x, w = inputs(0, len(DOCUMENTS))
     columns = columns_of(tables, rows_of(DOCUMENTS))
     masks = [mask_of(CATALOGUE, SETS, starts_of(row), (T, V)) for row in DOCUMENTS]
-    ours = jax.jit(jax.value_and_grad(lambda x, w: 3.0 * catalogue_nll_sum(x, w, columns, tables, temperature), argnums=(0, 1)))(x, w)
+    ours = jax.jit(
+        jax.value_and_grad(lambda x, w: 3.0 * catalogue_nll_sum(x, w, columns, tables, temperature), argnums=(0, 1))
+    )(x, w)
     theirs = jax.jit(jax.value_and_grad(lambda x, w: 3.0 * naive_sum(x, w, masks, temperature), argnums=(0, 1)))(x, w)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, theirs)
     assert float(jnp.abs(theirs[1][0]).max()) > 0.1
@@ -133,7 +142,11 @@ def test_the_adaptive_temperature_stays_in_bounds(spread: float, lift: float, ex
     tau = float(_adaptive(jnp.asarray(logits), jnp.asarray(used), jnp.asarray(target), jnp.ones((2, 3), bool)))
     if expected is None:
         d, c = lift - logits.mean() + spread * 0, np.log(0.25 * 50)
-        assert 1.5 < tau < 5.0 and tau == pytest.approx((d + np.sqrt(max(0, d**2 - 2 * c * logits.var()))) / (2 * c), rel=0.05)
+        assert 1.5 < tau < 5.0 and tau == pytest.approx(
+            (d + np.sqrt(max(0, d**2 - 2 * c * logits.var()))) / (2 * c), rel=0.05
+        )
     else:
         assert tau == expected
-    assert float(_adaptive(jnp.asarray(logits), jnp.asarray(used), jnp.asarray(target), jnp.zeros((2, 3), bool))) == 1.5  # nothing there
+    assert (
+        float(_adaptive(jnp.asarray(logits), jnp.asarray(used), jnp.asarray(target), jnp.zeros((2, 3), bool))) == 1.5
+    )  # nothing there

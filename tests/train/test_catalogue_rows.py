@@ -10,7 +10,7 @@ from cprec_jax.errors import UserError
 from cprec_jax.train import catalogue_rows
 from cprec_jax.train.catalogue_rows import COLUMNS, Capacities, capacities, row_columns
 from cprec_jax.train.catalogue_tables import build_tables
-from tests.evaluate.titles import random_titles
+from tests.inference.titles import random_titles
 from tests.train.catalogues import HEADER, catalogue_of, children_of, stored_row
 
 T = 64
@@ -35,7 +35,11 @@ def decisions(columns: dict[str, np.ndarray]) -> dict[int, tuple[set[int], int, 
         position = int(columns["narrow_position"][block, place])
         assert columns["decision"][position] == width + block * narrow.shape[1] + place and position not in found
         assert len(set(children)) == len(children) <= 3
-        found[position] = (set(children), int(tokens[columns["narrow_target"][block, place]]), int(columns["narrow_level"][block, place]))
+        found[position] = (
+            set(children),
+            int(tokens[columns["narrow_target"][block, place]]),
+            int(columns["narrow_level"][block, place]),
+        )
     nothing = width + narrow.size
     assert np.array_equal(np.flatnonzero(columns["decision"] < nothing), sorted(found))
     return found
@@ -72,7 +76,9 @@ def test_every_decision_of_every_target_item_is_there(blocks: None) -> None:
     assert decisions(columns) == expected(row, [*starts(documents[0], len(HEADER)), *starts(documents[1], second)])
     assert columns["n_items"] == 5
     copies = [(CATALOGUE.tokens[CATALOGUE.offsets[item] : CATALOGUE.offsets[item + 1]]).tobytes() for item in ITEMS]
-    assert float(columns["log_copies"]) == pytest.approx(sum(np.log(copies.count(copies[item])) for item in (5, 9, 5, 31, 2)))
+    assert float(columns["log_copies"]) == pytest.approx(
+        sum(np.log(copies.count(copies[item])) for item in (5, 9, 5, 31, 2))
+    )
     assert set(columns) == set(COLUMNS)
 
 
@@ -88,7 +94,10 @@ def test_capacities_are_those_of_the_fullest_row_and_no_less(blocks: None) -> No
     rows = [stored_row(CATALOGUE, [items], T) for items in ([1], [5, 9, 5, 31, 2, 7], [4, 4])]
     room = capacities(TABLES, rows)
     assert room == capacities(TABLES, rows[1:2]) != capacities(TABLES, rows[:1])
-    for smaller in (Capacities(wide=room.wide - 1, blocks=room.blocks), Capacities(wide=room.wide, blocks=room.blocks - 1)):
+    for smaller in (
+        Capacities(wide=room.wide - 1, blocks=room.blocks),
+        Capacities(wide=room.wide, blocks=room.blocks - 1),
+    ):
         with pytest.raises(AssertionError, match="room for"):
             row_columns(TABLES, smaller, rows[1])
 
@@ -106,7 +115,12 @@ def test_an_item_that_begins_its_document_is_no_target() -> None:
 
 
 def test_plain_text_has_no_decisions() -> None:
-    row = {"tokens": np.zeros(T, np.int32), "lengths": np.array([T]), "loss": np.ones(T, np.uint8), "items": np.zeros(0, np.int32)}
+    row = {
+        "tokens": np.zeros(T, np.int32),
+        "lengths": np.array([T]),
+        "loss": np.ones(T, np.uint8),
+        "items": np.zeros(0, np.int32),
+    }
     columns = row_columns(TABLES, capacities(TABLES, [row]), row)
     assert capacities(TABLES, [row]) == Capacities(wide=1, blocks=1)
     assert decisions(columns) == {} and columns["n_items"] == columns["log_copies"] == 0

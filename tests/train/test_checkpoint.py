@@ -1,4 +1,5 @@
-"""What is said to be saved can be read: damaged steps are set aside and made again, and a disk that lies is found out at once."""
+"""What is said to be saved can be read: damaged steps are set aside and made again, and a disk that lies is found out
+at once."""
 
 import json
 import shutil
@@ -10,10 +11,13 @@ import pytest
 from cprec_jax.errors import DamagedCheckpoint, UserError
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.restore import restore_decoder
-from tests import jobs, road
-from tests.jobs import train
+from tests import road
+from tests import run_jobs as jobs
+from tests.run_jobs import train
 
-CONFIG = road.config(evaluate={"names": {"cpt": {"kind": "checkpoint"}, "half": {"kind": "checkpoint", "fraction": 0.5}}, "max_users": 5})
+CONFIG = road.config(
+    evaluate={"names": {"cpt": {"kind": "checkpoint"}, "half": {"kind": "checkpoint", "fraction": 0.5}}, "max_users": 5}
+)
 CONFIG["evaluate"] |= {"protocols": ["full"], "validation_users": 5}
 
 
@@ -84,7 +88,9 @@ def test_without_a_whole_one_training_stops_and_loses_nothing(copy: Path) -> Non
         train(CONFIG, copy)
 
 
-@pytest.mark.parametrize(("job", "gone"), [(jobs.evaluate, True), (jobs.export, False)], ids=["evaluate, removed", "export, damaged"])
+@pytest.mark.parametrize(
+    ("job", "gone"), [(jobs.evaluate, True), (jobs.export, False)], ids=["evaluate, removed", "export, damaged"]
+)
 def test_evaluate_and_export_name_the_whole_steps_and_run_makes_the_lost_one_again(
     finished: Path, copy: Path, job: Any, gone: bool
 ) -> None:
@@ -92,7 +98,9 @@ def test_evaluate_and_export_name_the_whole_steps_and_run_makes_the_lost_one_aga
         shutil.rmtree(checkpoints(copy) / "12")
     else:
         damage(copy, 12)
-    with pytest.raises(DamagedCheckpoint, match=r"(whole are the steps|there are) \[?0, 6, 10\]?.*`launch.py train`") as caught:
+    with pytest.raises(
+        DamagedCheckpoint, match=r"(whole are the steps|there are) \[?0, 6, 10\]?.*`launch.py train`"
+    ) as caught:
         job(CONFIG, copy)
     assert "\n" not in str(caught.value)
     assert not (copy / "results").exists() and not list((copy / "export").glob("*"))
@@ -120,7 +128,9 @@ def test_a_disk_that_gives_back_something_else(workdir: Path, monkeypatch: pytes
         real(self, other(trained=changed) if int(state.step) == step else state, meta)
 
     monkeypatch.setattr(Checkpoints, "save", save)
-    with pytest.raises(UserError, match=rf"checkpoints/{step}: was saved, but cannot be read back as it was \(params.*final_norm"):
+    with pytest.raises(
+        UserError, match=rf"checkpoints/{step}: was saved, but cannot be read back as it was \(params.*final_norm"
+    ):
         train(CONFIG, workdir)
     assert not (workdir / "runs/cpt/manifest.json").exists()
 

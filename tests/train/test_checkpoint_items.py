@@ -56,7 +56,9 @@ def test_everything_comes_back(state: TrainState, tmp_path: Path) -> None:
 def test_another_dtype_is_refused(state: TrainState, tmp_path: Path, item: str) -> None:
     field = "trained" if item == "params" else item
     checkpoints = saved(tmp_path, state.replace(**{field: lowered(getattr(state, field))}))
-    with pytest.raises(UserError, match=f"7: {item}/.* is .*bfloat16.* in the checkpoint and .*float32.* by the config"):
+    with pytest.raises(
+        UserError, match=f"7: {item}/.* is .*bfloat16.* in the checkpoint and .*float32.* by the config"
+    ):
         checkpoints.restore_newest(abstract(state))
     if item == "params":
         with pytest.raises(UserError, match="bfloat16"):

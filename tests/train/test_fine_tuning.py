@@ -1,4 +1,5 @@
-"""Fine-tuning: a run per set, chosen by validation users, started from what its start stands for, evaluated on its own set."""
+"""Fine-tuning: a run per set, chosen by validation users, started from what its start stands for, evaluated on its own
+set."""
 
 import json
 import shutil
@@ -10,17 +11,29 @@ import pytest
 
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
+from cprec_jax.train.description import read_description
 from cprec_jax.train.restore import restore_decoder
-from cprec_jax.train.run import read_description
-from tests import jobs, road
+from tests import road
+from tests import run_jobs as jobs
 
-SFT: dict[str, Any] = {"stage": "sft", "start": "cpt", "train": {"steps": 4}, "select_from": (0.5, 1.0), "sft": {"objective": "catalogue"}}
+SFT: dict[str, Any] = {
+    "stage": "sft",
+    "start": "cpt",
+    "train": {"steps": 4},
+    "select_from": (0.5, 1.0),
+    "sft": {"objective": "catalogue"},
+}
 
 
 def config(runs: dict[str, Any], **rows: Any) -> dict[str, Any]:
     train = {"steps": 4, "milestones": [], "checkpoint_every": 100, "schedule": {"peak": 3e-3}, "loggers": ("jsonl",)}
     made = road.config(train=train, model={"dropout": 0.0})
-    return {**made, "runs": runs, "export": None, "evaluate": {**made["evaluate"], "names": {"random": {"kind": "random"}, **rows}}}
+    return {
+        **made,
+        "runs": runs,
+        "export": None,
+        "evaluate": {**made["evaluate"], "names": {"random": {"kind": "random"}, **rows}},
+    }
 
 
 def manifest(workdir: Path, name: str) -> dict[str, Any]:
@@ -53,7 +66,9 @@ def tuned(tiny_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_each_set_has_a_run_that_starts_from_the_parameters_of_its_start(tuned: Path) -> None:
     assert sorted(path.name for path in (tuned / "runs").iterdir()) == ["cpt", "sft@Books", "sft@Garden"]
     for name in ("sft@Garden", "sft@Books"):
-        assert same(params(tuned, name, 0), params(tuned, "cpt")) and not same(params(tuned, name), params(tuned, "cpt"))
+        assert same(params(tuned, name, 0), params(tuned, "cpt")) and not same(
+            params(tuned, name), params(tuned, "cpt")
+        )
         assert manifest(tuned, name)["first"] == 0, "new optimizer, rows from the start"
         description = read_description(tuned / "runs" / name)
         assert (description["rows"], description["sets"]) == ("sft", [name.partition("@")[2]])
@@ -71,7 +86,10 @@ def test_it_stands_for_the_checkpoint_that_ranks_validation_users_best(tuned: Pa
 
 def test_a_row_asks_the_run_of_each_set_and_has_no_others(tuned: Path) -> None:
     results = {name: json.loads((tuned / "results" / name / "results.json").read_text()) for name in ("zero", "sft")}
-    assert sorted(results["zero"]["sets"]) == ["Books", "Games", "Garden"] and sorted(results["sft"]["sets"]) == ["Books", "Garden"]
+    assert sorted(results["zero"]["sets"]) == ["Books", "Games", "Garden"] and sorted(results["sft"]["sets"]) == [
+        "Books",
+        "Garden",
+    ]
     steps = {one: manifest(tuned, f"sft@{one}")["selected"] for one in ("Books", "Garden")}
     assert results["sft"].get("step_by_set", dict.fromkeys(steps, results["sft"]["step"])) == steps
     made_from = json.loads((tuned / "results/sft/manifest.json").read_text())["made_from"]["inputs"]
@@ -105,14 +123,18 @@ def test_of_sets_that_are_not_evaluated_a_row_says_so(tuned: Path) -> None:
     made = config(RUNS, sft={"run": "sft"})
     made["evaluate"]["sets"] = ("Games",)
     with pytest.raises(
-        UserError, match=r"config.evaluate.names.sft: its run is one per set \(Garden, Books\), and none of these is evaluated"
+        UserError,
+        match=r"config.evaluate.names.sft: its run is one per set \(Garden, Books\), and none of these is evaluated",
     ):
         jobs.evaluate(made, tuned)
 
 
 def test_a_set_that_the_corpus_lacks_is_one_line(tuned: Path) -> None:
     made = config({"sft": {**SFT, "start": "base", "sets": ("Gardens",)}})
-    with pytest.raises(UserError, match=r"config.runs.sft.sets: no source of config.corpus is called 'Gardens'; did you mean 'Garden'\?"):
+    with pytest.raises(
+        UserError,
+        match=r"config.runs.sft.sets: no source of config.corpus is called 'Gardens'; did you mean 'Garden'\?",
+    ):
         jobs.run(made, tuned)
     del made["corpus"]
     with pytest.raises(UserError, match=r"no set 'Gardens'; did you mean 'Garden'\?"):
@@ -124,13 +146,17 @@ def test_items_of_rows_from_another_corpus_are_none_of_the_catalogue(tuned: Path
     other = config({"sft": {**SFT, "start": "base", "sets": ("Garden",)}})
     other["corpus"]["synthetic"] = {**other["corpus"]["synthetic"], "users": 200}
     jobs.prepare(other, tmp_path)
-    with pytest.raises(UserError, match=r"rows/sft: was packed from another corpus than .*; run `launch.py pack` again"):
+    with pytest.raises(
+        UserError, match=r"rows/sft: was packed from another corpus than .*; run `launch.py pack` again"
+    ):
         jobs.train(other, tmp_path)
 
 
 def test_without_its_rows_the_job_alone_says_which_command_makes_them(tuned: Path, tmp_path: Path) -> None:
     shutil.copytree(tuned / "corpus", tmp_path / "corpus")
-    with pytest.raises(UserError, match=r"rows/sft/manifest.json: not found; run `launch.py pack` with the same --workdir first"):
+    with pytest.raises(
+        UserError, match=r"rows/sft/manifest.json: not found; run `launch.py pack` with the same --workdir first"
+    ):
         jobs.train(config({"sft": {**SFT, "start": "base", "sets": ("Garden",)}}), tmp_path)
 
 

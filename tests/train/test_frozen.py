@@ -1,4 +1,5 @@
-"""Frozen leaves: no step changes them, no moments are held for them, and they are saved once, beside the checkpoints."""
+"""Frozen leaves: no step changes them, no moments are held for them, and they are saved once, beside the
+checkpoints."""
 
 import json
 import shutil
@@ -14,7 +15,7 @@ from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.leaves import by_name, matching, merge, split
 from cprec_jax.train.restore import restore_decoder
 from tests import road
-from tests.jobs import train
+from tests.run_jobs import train
 
 PATTERNS = ("embed*", "layers/*_norm")
 FROZEN = {"embed", "layers/attention_norm", "layers/mlp_norm"}
@@ -90,7 +91,9 @@ def test_the_saved_ones_are_taken_not_those_of_another_start(tmp_path: Path) -> 
 
 
 def test_patterns(workdir: Path) -> None:
-    with pytest.raises(UserError, match=r"config.train.frozen: 'embedding\*' matches no parameter; there are embed, final_norm, "):
+    with pytest.raises(
+        UserError, match=r"config.train.frozen: 'embedding\*' matches no parameter; there are embed, final_norm, "
+    ):
         train(road.config(train={"frozen": ("embed", "embedding*")}), workdir)
     with pytest.raises(UserError, match=r"config.train.frozen: nothing is left to train"):
         train(road.config(train={"frozen": ("*",)}), workdir)

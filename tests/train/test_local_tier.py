@@ -47,7 +47,9 @@ def assert_same(one: TrainState, other: TrainState) -> None:
         assert a.sharding == b.sharding and a.dtype == b.dtype and np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-def test_the_newest_comes_back_bit_by_bit_and_two_stay(tier: LocalTier, mesh: jax.sharding.Mesh, tmp_path: Path) -> None:
+def test_the_newest_comes_back_bit_by_bit_and_two_stay(
+    tier: LocalTier, mesh: jax.sharding.Mesh, tmp_path: Path
+) -> None:
     for step in (20, 40, 60):
         tier.save(state(step, mesh), META)
     assert sorted(files(tmp_path)) == [40, 60]
@@ -89,6 +91,9 @@ def test_another_mesh_and_another_model_go_to_the_durable_tier(tier: LocalTier, 
 def test_another_run_and_other_inputs_have_their_own(tier: LocalTier, mesh: jax.sharding.Mesh, tmp_path: Path) -> None:
     tier.save(state(20, mesh), META)
     for run, inputs in (("other", "inputs"), ("run", "other")):
-        assert LocalTier(tmp_path / "near", tmp_path / run, inputs).restore_newest(abstract(state(0, mesh)), above=0) is None
+        assert (
+            LocalTier(tmp_path / "near", tmp_path / run, inputs).restore_newest(abstract(state(0, mesh)), above=0)
+            is None
+        )
     tier.clear()
     assert files(tmp_path) == {}

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from cprec_jax.errors import UserError
-from cprec_jax.train.loggers.logger import LoggedRun, open_loggers
+from cprec_jax.train.loggers.logger import LoggedRun
+from cprec_jax.train.loggers.registry import open_loggers
 from tests import road
-from tests.jobs import train
+from tests.run_jobs import train
 
 
 def logged(directory: Path, first_step: int = 0) -> LoggedRun:
@@ -31,7 +32,9 @@ def test_a_resumed_file_reads_like_an_unbroken_one(tmp_path: Path) -> None:
     path.write_text(path.read_text() + '{"step": 6, "lo')
     write(("jsonl",), logged(tmp_path, first_step=3), range(4, 7))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [(line["step"], line["loss"], line["seconds"]) for line in lines] == [(n, 9.0 - n, 0.5 * n) for n in range(1, 7)]
+    assert [(line["step"], line["loss"], line["seconds"]) for line in lines] == [
+        (n, 9.0 - n, 0.5 * n) for n in range(1, 7)
+    ]
     assert list(lines[0]) == ["step", "loss", "seconds", "time"]
 
 
@@ -86,7 +89,11 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_that_is_not_installed_is_one_line(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match=r"config.train.loggers: 'wandb' is not installed; run `pip install -r requirements-wandb.txt`"):
+    with pytest.raises(
+        UserError, match=r"config.train.loggers: 'wandb' is not installed; run `pip install -r requirements-wandb.txt`"
+    ):
         train(road.config(train={"loggers": ("wandb",)}), workdir)
-    with pytest.raises(UserError, match=r"config.train.loggers\[1\]: 'wandbb' is not one of 'jsonl', 'tensorboard', 'wandb'"):
+    with pytest.raises(
+        UserError, match=r"config.train.loggers\[1\]: 'wandbb' is not one of 'jsonl', 'tensorboard', 'wandb'"
+    ):
         train(road.config(train={"loggers": ("jsonl", "wandbb")}), workdir)

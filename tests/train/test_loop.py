@@ -1,4 +1,5 @@
-"""The job `train` against a loop written by hand: each line of metrics is that of its step, from the seed, rows and rate of that step."""
+"""The job `train` against a loop written by hand: each line of metrics is that of its step, from the seed, rows and
+rate of that step."""
 
 import functools
 import itertools
@@ -12,16 +13,16 @@ import numpy as np
 import pytest
 
 from cprec_jax.config.train import ScheduleSpec
-from cprec_jax.data import loader
 from cprec_jax.model.decoder import init_params
+from cprec_jax.rows import loader
+from cprec_jax.train.batches import batches
 from cprec_jax.train.objectives.cpt import Cpt
 from cprec_jax.train.optimizer import adamw
 from cprec_jax.train.schedule import wsa
 from cprec_jax.train.state import TrainState
 from cprec_jax.train.step import train_step
-from cprec_jax.train.trainer import _batches
 from tests import road
-from tests.jobs import make_plan, train
+from tests.run_jobs import make_plan, train
 
 SEED, STEPS, BATCH, MICRO, STABLE = 3, 8, 16, 2, 4
 SCHEDULE = {"peak": 0.02, "warmup": 0.25, "anneal": 0.5, "shape": "linear"}
@@ -67,7 +68,9 @@ def by_hand(workdir: Path) -> list[dict[str, float]]:
     )
     tokens, found = 0, []
     for number, rows in enumerate(batches):
-        batch = {name: np.stack([row[name] for row in rows]) for name in ("tokens", "segment_ids", "positions", "loss_mask")}
+        batch = {
+            name: np.stack([row[name] for row in rows]) for name in ("tokens", "segment_ids", "positions", "loss_mask")
+        }
         state, metrics = step(state, {}, batch)
         tokens += int((batch["segment_ids"] > 0).sum())
         lr = SCHEDULE["peak"] * [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25][number]  # type: ignore[operator]
@@ -96,7 +99,7 @@ def test_rows_go_on_where_they_stopped(workdir: Path) -> None:
     def identity(batch: dict[str, np.ndarray]) -> list[tuple[int, int]]:
         return list(zip(batch["source"].tolist(), batch["row"].tolist(), strict=True))
 
-    whole = [identity(batch) for batch in _batches(plan, 0, held)]
+    whole = [identity(batch) for batch in batches(plan, 0, held)]
     assert len(whole) == STEPS
     for first in range(1, STEPS + 1):
-        assert [identity(batch) for batch in _batches(plan, first, held)] == whole[first:]
+        assert [identity(batch) for batch in batches(plan, first, held)] == whole[first:]

@@ -27,19 +27,36 @@ from cprec_jax.train.optimizer import make_optimizer
 from cprec_jax.train.restore import restore_decoder, restore_stored
 from cprec_jax.train.state import new_state
 from cprec_jax.train.step import train_step
-from tests import jobs, road
+from tests import road
+from tests import run_jobs as jobs
 from tests.model.tiny import one_segment, tiny, tiny_config
 
 RANK = 5
 LORA: dict[str, Any] = {"rank": RANK, "alpha": 10.0}
 # Dropout and matrices in bfloat16: what is saved and summed must be the base's own float32.
-LOW: dict[str, Any] = {"start": "cpt", "lora": {**LORA, "dropout": 0.1}, "train": {"steps": 4}, "model": {"dtype": "bfloat16"}}
+LOW: dict[str, Any] = {
+    "start": "cpt",
+    "lora": {**LORA, "dropout": 0.1},
+    "train": {"steps": 4},
+    "model": {"dtype": "bfloat16"},
+}
 
 
 def config(runs: dict[str, Any]) -> dict[str, Any]:
-    train = {"steps": 2, "milestones": [], "checkpoint_every": 2, "schedule": {"peak": 3e-3, "warmup": 0.0}, "loggers": ("jsonl",)}
+    train = {
+        "steps": 2,
+        "milestones": [],
+        "checkpoint_every": 2,
+        "schedule": {"peak": 3e-3, "warmup": 0.0},
+        "loggers": ("jsonl",),
+    }
     made = road.config(train=train, model={"dropout": 0.0})
-    return {**made, "runs": runs, "export": None, "evaluate": {**made["evaluate"], "names": {"random": {"kind": "random"}}}}
+    return {
+        **made,
+        "runs": runs,
+        "export": None,
+        "evaluate": {**made["evaluate"], "names": {"random": {"kind": "random"}}},
+    }
 
 
 RUNS = {"cpt": {}, "low": LOW}
@@ -104,7 +121,9 @@ def test_a_killed_run_goes_on_with_the_same_bits(trained: Path, tmp_path: Path) 
 def test_an_adapter_of_another_base_is_refused(trained: Path, tmp_path: Path) -> None:
     workdir = copy_of(trained, tmp_path)
     directory = workdir / "runs/low/checkpoints"
-    _, base = split(restore_stored(workdir / "runs/low").params, base_names(restore_stored(workdir / "runs/low").params))
+    _, base = split(
+        restore_stored(workdir / "runs/low").params, base_names(restore_stored(workdir / "runs/low").params)
+    )
     shutil.rmtree(directory / "frozen")
     store = Checkpoints(directory)
     store.keep_frozen({**base, "final_norm": base["final_norm"] * 1.5})
@@ -132,10 +151,14 @@ def test_a_run_goes_on_with_the_adapter_of_another_or_trains_the_sum(trained: Pa
 
 
 @pytest.mark.parametrize("change", [{"rank": 4}, {"alpha": 20.0}, {"targets": ("layers/mlp/*",)}, {"rslora": True}])
-def test_another_adapter_than_that_of_the_start_is_refused(change: dict[str, Any], trained: Path, tmp_path: Path) -> None:
+def test_another_adapter_than_that_of_the_start_is_refused(
+    change: dict[str, Any], trained: Path, tmp_path: Path
+) -> None:
     workdir = copy_of(trained, tmp_path)
     runs = {**RUNS, "next": {**LOW, "start": "low", "lora": {**LORA, **change}}}
-    with pytest.raises(UserError, match=r"next: starts from low, whose adapter has rank=5, alpha=10.0, .*, and its own has ") as caught:
+    with pytest.raises(
+        UserError, match=r"next: starts from low, whose adapter has rank=5, alpha=10.0, .*, and its own has "
+    ) as caught:
         jobs.run(config(runs), workdir, ["runs/next"])
     assert len(str(caught.value).splitlines()) == 1
 
@@ -143,7 +166,10 @@ def test_another_adapter_than_that_of_the_start_is_refused(change: dict[str, Any
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (("layers/mlp/gates",), r"targets: 'layers/mlp/gates' matches no linear layer; did you mean 'layers/mlp/gate'\?"),
+        (
+            ("layers/mlp/gates",),
+            r"targets: 'layers/mlp/gates' matches no linear layer; did you mean 'layers/mlp/gate'\?",
+        ),
         (("layers/attention/q", "q_proj"), r"'q_proj' matches no linear layer; known: layers/attention/k, "),
         (("layers/*norm",), "matches no linear layer"),
         (("lm_head",), r"'lm_head' is the embedding, which is the head, too, in this model \(tied\)"),
@@ -160,7 +186,9 @@ def test_targets_that_cannot_have_an_adapter(targets: tuple[str, ...], message: 
 
 
 def test_default_targets_are_all_linear_layers() -> None:
-    found = adapters_of(LoraSpec(rank=16, alpha=8.0, rslora=True), tiny_config(attention_bias=True, mlp_bias=True, qk_norm="head"))
+    found = adapters_of(
+        LoraSpec(rank=16, alpha=8.0, rslora=True), tiny_config(attention_bias=True, mlp_bias=True, qk_norm="head")
+    )
     assert found.weights == (*(f"attention/{name}" for name in "koqv"), "mlp/down", "mlp/gate", "mlp/up")
     assert found.scale == 2.0 and adapters_of(LoraSpec(rank=16, alpha=8.0), tiny_config()).scale == 0.5
 
@@ -168,16 +196,16 @@ def test_default_targets_are_all_linear_layers() -> None:
 def test_what_is_trained_is_said(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before anything is compiled: patterns that match nothing end it there, too."""
     from cprec_jax.config.root import make_config
-    from cprec_jax.train import trainer
+    from cprec_jax.train import initial_state, prepared_run
 
     plan = jobs.make_plan(config({"one": {"lora": LORA}}), workdir)
-    trainer._say_what_is_trained(plan)
+    initial_state.say_what_is_trained(plan)
     said = capsys.readouterr().err
     trained = sum(leaf.size for name, leaf in by_name(abstract_params(plan.decoder)[0]).items() if is_adapter(name))
     assert f"{trained:,} adamw" in said and "frozen" in said and "layers/mlp/down_lora_a" in said
     made = make_config(config({"one": {"lora": {"targets": ("layers/moe/*",)}}}))
     with pytest.raises(UserError, match=r"config.runs.one.lora.targets: 'layers/moe/\*' matches no linear layer; "):
-        trainer.make_plan(made, workdir, workdir / "runs/one")
+        prepared_run.prepare_run(made, workdir, workdir / "runs/one")
 
 
 def step_on(mesh: jax.sharding.Mesh, steps: int = 2) -> tuple[Any, float]:
@@ -187,7 +215,9 @@ def step_on(mesh: jax.sharding.Mesh, steps: int = 2) -> tuple[Any, float]:
     shapes, axes = abstract_params(decoder)
     names = base_names(shapes)
     own_axes = by_name(axes, is_leaf=lambda one: isinstance(one, tuple))
-    optimizer = make_optimizer(OptimizerSpec(), optax.constant_schedule(1e-2), {k: v for k, v in own_axes.items() if k not in names})
+    optimizer = make_optimizer(
+        OptimizerSpec(), optax.constant_schedule(1e-2), {k: v for k, v in own_axes.items() if k not in names}
+    )
     tokens, positions, (segments,) = one_segment(np.random.default_rng(0).integers(0, 64, (8, 16)))
     batch = {"tokens": tokens, "positions": positions, "segment_ids": segments, "loss_mask": jnp.ones(tokens.shape)}
     with jax.set_mesh(mesh):
@@ -229,5 +259,7 @@ def test_no_bit_of_the_sum_depends_on_the_devices(trained: Path) -> None:
 def test_the_base_is_read_in_the_dtype_of_the_computation_and_norms_are_not() -> None:
     _, params = tiny()
     read = by_name(as_read(jax.tree.map(jnp.copy, dict(params)), jnp.dtype("bfloat16")))
-    assert {name for name, leaf in read.items() if leaf.dtype == jnp.float32} == {name for name in read if name.endswith("norm")}
+    assert {name for name, leaf in read.items() if leaf.dtype == jnp.float32} == {
+        name for name in read if name.endswith("norm")
+    }
     assert read["embed"].dtype == jnp.bfloat16

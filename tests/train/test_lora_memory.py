@@ -1,4 +1,5 @@
-"""What a step needs on one TPU v5e chip, by the compiler: Qwen2.5-0.5B's shape, in full and as an adapter (needs libtpu, no TPU)."""
+"""What a step needs on one TPU v5e chip, by the compiler: Qwen2.5-0.5B's shape, in full and as an adapter (needs
+libtpu, no TPU)."""
 
 import functools
 import importlib.util
@@ -57,11 +58,18 @@ def step_bytes(mesh: jax.sharding.Mesh, lora: LoraSpec | None) -> dict[str, int]
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     trained, frozen = split(shapes, () if lora is None else base_names(shapes))
     frozen = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jax.ShapeDtypeStruct(leaf.shape, dtype_as_read(path[-1].key, leaf.dtype, jnp.dtype("bfloat16"))), frozen
+        lambda path, leaf: jax.ShapeDtypeStruct(
+            leaf.shape, dtype_as_read(path[-1].key, leaf.dtype, jnp.dtype("bfloat16"))
+        ),
+        frozen,
     )
     own_axes = by_name(axes, is_leaf=lambda one: isinstance(one, tuple))
-    optimizer = make_optimizer(OptimizerSpec(), optax.constant_schedule(1e-4), {name: own_axes[name] for name in by_name(trained)})
-    state = TrainState(step=jax.ShapeDtypeStruct((), jnp.int32), trained=trained, opt_state=jax.eval_shape(optimizer.init, trained))
+    optimizer = make_optimizer(
+        OptimizerSpec(), optax.constant_schedule(1e-4), {name: own_axes[name] for name in by_name(trained)}
+    )
+    state = TrainState(
+        step=jax.ShapeDtypeStruct((), jnp.int32), trained=trained, opt_state=jax.eval_shape(optimizer.init, trained)
+    )
     batch = {name: jax.ShapeDtypeStruct((B, T), jnp.int32) for name in ("tokens", "segment_ids", "positions")}
     batch["loss_mask"] = jax.ShapeDtypeStruct((B, T), jnp.float32)
     pure: Any = functools.partial(
@@ -75,7 +83,9 @@ def step_bytes(mesh: jax.sharding.Mesh, lora: LoraSpec | None) -> dict[str, int]
     step = jax.jit(pure, in_shardings=whole, out_shardings=whole, donate_argnums=0)
     options = {"exec_time_optimization_effort": -1.0}
     found = step.lower(state, frozen, batch).compile(compiler_options=options).memory_analysis()
-    total = found.argument_size_in_bytes + found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    total = (
+        found.argument_size_in_bytes + found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    )
     return {"in": found.argument_size_in_bytes, "between": found.temp_size_in_bytes, "all": total}
 
 

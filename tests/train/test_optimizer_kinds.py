@@ -1,4 +1,5 @@
-"""Adafactor and Muon on stacked layers: one stacked step is that of each layer by itself, and each leaf has the optimizer that is said."""
+"""Adafactor and Muon on stacked layers: one stacked step is that of each layer by itself, and each leaf has the
+optimizer that is said."""
 
 from typing import Any
 
@@ -27,7 +28,10 @@ SPECS = {
     "muon": OptimizerSpec(kind="muon", clip_norm=1e9),
     "adafactor": OptimizerSpec(kind="adafactor", clip_norm=1e9, factored_from=4),
 }
-MATRICES = {f"layers/{name}" for name in ("attention/q", "attention/k", "attention/v", "attention/o", "mlp/gate", "mlp/up", "mlp/down")}
+MATRICES = {
+    f"layers/{name}"
+    for name in ("attention/q", "attention/k", "attention/v", "attention/o", "mlp/gate", "mlp/up", "mlp/down")
+}
 
 
 def made(**changes: Any) -> tuple[Any, dict[str, tuple[str, ...]]]:
@@ -65,8 +69,12 @@ def test_a_stacked_step_is_that_of_each_layer_by_itself(kind: str) -> None:
         return {**tree, "layers": jax.tree.map(lambda leaf: leaf[layer], tree["layers"])}
 
     for layer in range(LAYERS):
-        single = after_steps(SPECS[kind], of_layer(params, layer), single_axes, [of_layer(grad, layer) for grad in grads])
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), of_layer(stacked, layer), single)
+        single = after_steps(
+            SPECS[kind], of_layer(params, layer), single_axes, [of_layer(grad, layer) for grad in grads]
+        )
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5), of_layer(stacked, layer), single
+        )
     jax.tree.map(lambda a, b: np.testing.assert_array_less(0, np.abs(a - b).max()), stacked, params)  # everything moved
 
 
@@ -74,7 +82,9 @@ def test_the_matrices_of_an_adapter_are_matrices_too() -> None:
     """The rank is one side of each; the other may be two axes."""
     config = tiny()[0].config
     _, axes = abstract_params(Decoder(config, adapters=adapters_of(LoraSpec(rank=5), config)))
-    own = {name: one for name, one in by_name(axes, is_leaf=lambda one: isinstance(one, tuple)).items() if "_lora_" in name}
+    own = {
+        name: one for name, one in by_name(axes, is_leaf=lambda one: isinstance(one, tuple)).items() if "_lora_" in name
+    }
     assert len(own) == 14 and all(updater(SPECS["muon"], one) == "muon" for one in own.values())
     assert dimension_numbers(own["layers/attention/q_lora_b"]) == ((1,), (2, 3))
     assert dimension_numbers(own["layers/attention/o_lora_a"]) == ((1, 2), (3,))
@@ -82,7 +92,8 @@ def test_the_matrices_of_an_adapter_are_matrices_too() -> None:
 
 
 def test_muon_orthogonalises_whole_matrices_over_heads() -> None:
-    """The update of q [D, H, h] is near c * U V^T of the matrix [D, H h], and its root mean square near that of Adam."""
+    """The update of q [D, H, h] is near c * U V^T of the matrix [D, H h], and its root mean square near that of
+    Adam."""
     params, axes = made()
     spec = OptimizerSpec(kind="muon", clip_norm=1e9, weight_decay=0.0)
     moved = jax.tree.map(jnp.subtract, after_steps(spec, params, axes, [gradients(params, 0)]), params)
@@ -101,7 +112,9 @@ def test_who_gets_what() -> None:
     assert {name for name, owner in owners.items() if owner == "muon"} == MATRICES
     table = overview(params, axes, frozenset({"embed"}), SPECS["muon"])
     said = {line.split()[0]: " ".join(line.split()[3:]) for line in table.splitlines()[1:]}
-    assert said["layers/attention/q"] == "muon, decays" and said["lm_head"] == "adam, decays" and said["embed"] == "frozen"
+    assert (
+        said["layers/attention/q"] == "muon, decays" and said["lm_head"] == "adam, decays" and said["embed"] == "frozen"
+    )
     assert said["layers/attention/q_bias"] == said["final_norm"] == said["layers/mlp_norm"] == "adam"
     assert {updater(SPECS["adafactor"], own) for own in axes.values()} == {"adafactor"}
 
@@ -122,10 +135,14 @@ def test_adafactor_factors_matrices_and_nothing_else() -> None:
     params, axes = made()
     state = make_optimizer(SPECS["adafactor"], lambda _: RATE, axes).init(params)
     kept = sum(leaf.size for leaf in jax.tree.leaves(state))
-    factored = sum(LAYERS * (32 + 32 if name in "qo" else 32 + 16) for name in "qkvo") + LAYERS * 3 * (32 + 48) + 2 * (64 + 32)
+    factored = (
+        sum(LAYERS * (32 + 32 if name in "qo" else 32 + 16) for name in "qkvo") + LAYERS * 3 * (32 + 48) + 2 * (64 + 32)
+    )
     vectors = sum(leaf.size for name, leaf in by_name(params).items() if name.endswith(("norm", "bias")))
     few = 40 * len(axes)  # counts, and the ones that optax has in place of what it does not keep
-    assert factored + vectors <= kept <= factored + vectors + few < sum(leaf.size for leaf in jax.tree.leaves(params)) / 2
+    assert (
+        factored + vectors <= kept <= factored + vectors + few < sum(leaf.size for leaf in jax.tree.leaves(params)) / 2
+    )
 
 
 @pytest.mark.parametrize("kind", [*SPECS, "adamw"])
@@ -137,7 +154,13 @@ def test_decay_by_pattern(kind: str) -> None:
         (None, MATRICES | {"embed", "lm_head"}),
         (
             ("lm_head", "layers/*_norm"),
-            {"lm_head", "layers/attention_norm", "layers/mlp_norm", "layers/attention/q_norm", "layers/attention/k_norm"},
+            {
+                "lm_head",
+                "layers/attention_norm",
+                "layers/mlp_norm",
+                "layers/attention/q_norm",
+                "layers/attention/k_norm",
+            },
         ),
     ):
         spec = OptimizerSpec(kind=kind, weight_decay=0.5, decayed=decayed)  # type: ignore[arg-type]  # a name of a kind
@@ -151,7 +174,9 @@ def test_decay_by_pattern(kind: str) -> None:
 
 def test_a_pattern_that_matches_nothing() -> None:
     _, axes = made()
-    with pytest.raises(UserError, match=r"config.train.optimizer.decayed: 'layer/\*' matches no parameter; there are .*embed"):
+    with pytest.raises(
+        UserError, match=r"config.train.optimizer.decayed: 'layer/\*' matches no parameter; there are .*embed"
+    ):
         make_optimizer(OptimizerSpec(decayed=("lm_head", "layer/*")), lambda _: RATE, axes)
 
 
@@ -166,7 +191,13 @@ def test_a_pattern_that_matches_nothing() -> None:
 def test_settings_of_other_kinds_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OptimizerSpec(**settings)
-    assert set(OptimizerSpec(kind="adafactor").of_kind) == {"kind", "decay_rate", "factored_from", "weight_decay", "clip_norm"}
+    assert set(OptimizerSpec(kind="adafactor").of_kind) == {
+        "kind",
+        "decay_rate",
+        "factored_from",
+        "weight_decay",
+        "clip_norm",
+    }
 
 
 @pytest.mark.slow
@@ -184,7 +215,8 @@ def test_states_are_sharded_saved_and_restored(kind: str, tmp_path: Any) -> None
         state = TrainState(step=state.step + 1, trained=jax.tree.map(jnp.add, params, updates), opt_state=opt_state)
         if kind != "adafactor":
             moments = {
-                leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(new_state(params, optimizer, mesh).opt_state)
+                leaf_name(path): leaf
+                for path, leaf in jax.tree_util.tree_leaves_with_path(new_state(params, optimizer, mesh).opt_state)
             }
             (q,) = [leaf for name, leaf in moments.items() if name.endswith("mu/layers/attention/q")]
             assert q.sharding == params["layers"]["attention"]["q"].sharding

@@ -1,4 +1,5 @@
-"""A run of two processes is the run of one: the same rows in the same order, the same dropout. It survives what happens to either."""
+"""A run of two processes is the run of one: the same rows in the same order, the same dropout. It survives what happens
+to either."""
 
 import json
 import os
@@ -22,11 +23,18 @@ CONFIG = road.config(train={"steps": 12, "micro_batches": 2, "milestones": [], "
 
 
 def config_file(workdir: Path, config: dict[str, Any], held_at: int | None = None) -> str:
-    """held_at: the first process waits when it has logged that step, until there is a file `go`; `held` says that it does."""
+    """held_at: the first process waits when it has logged that step, until there is a file `go`; `held` says that it
+    does."""
     file = workdir / "config.py"
     touch = f"if step == {held_at}: Path({str(workdir / 'held')!r}).touch()"
-    held = "" if held_at is None else HELD.format(step=held_at, go=str(workdir / "go")).replace("    while", f"    {touch}\n    while")
-    file.write_text(f"import json\n{held}\ndef get_config():\n    return json.loads({json.dumps(json.dumps(config))})\n")
+    held = (
+        ""
+        if held_at is None
+        else HELD.format(step=held_at, go=str(workdir / "go")).replace("    while", f"    {touch}\n    while")
+    )
+    file.write_text(
+        f"import json\n{held}\ndef get_config():\n    return json.loads({json.dumps(json.dumps(config))})\n"
+    )
     return f"--config={file}"
 
 
@@ -95,7 +103,9 @@ def test_when_one_is_killed_the_other_is_ended_and_the_same_command_goes_on(two:
 def test_a_run_goes_on_with_another_number_of_processes(two: Path, workdir: Path) -> None:
     """Two, then one with half the devices, then two: the same batches, and losses that differ by rounding alone."""
     for count, devices, step in ((2, 1, 2), (1, 1, 7)):
-        parent = processes.start(["train", config_file(workdir, CONFIG, held_at=step), f"--workdir={workdir}"], count, devices)
+        parent = processes.start(
+            ["train", config_file(workdir, CONFIG, held_at=step), f"--workdir={workdir}"], count, devices
+        )
         processes.wait_for(parent, workdir / "held")
         parent.send_signal(signal.SIGTERM)
         time.sleep(1.0)  # a parent passes it on
@@ -113,7 +123,9 @@ def test_a_run_goes_on_with_another_number_of_processes(two: Path, workdir: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damaged", [False, True])
-def test_the_near_tier_is_taken_where_all_have_it_whole(two: Path, workdir: Path, tmp_path: Path, damaged: bool) -> None:
+def test_the_near_tier_is_taken_where_all_have_it_whole(
+    two: Path, workdir: Path, tmp_path: Path, damaged: bool
+) -> None:
     """Saved every step there and every third durably; of the last one a process may have lost its part."""
     near = {**CONFIG["train"], "near": str(tmp_path / "near"), "near_every": 1}
     config = {**CONFIG, "train": near}
@@ -156,11 +168,23 @@ def test_two_processes_train_as_one_on_any_mesh(tiny_rows: Path, tmp_path: Path,
 def test_processes_with_other_configs_are_refused_in_one_line(workdir: Path) -> None:
     """As on two hosts: each has a parent and a command of its own."""
     port = processes.free_port()
-    arguments = ["launch.py", "train", config_file(workdir, CONFIG), f"--workdir={workdir}", f"--coordinator=127.0.0.1:{port}"]
+    arguments = [
+        "launch.py",
+        "train",
+        config_file(workdir, CONFIG),
+        f"--workdir={workdir}",
+        f"--coordinator=127.0.0.1:{port}",
+    ]
     arguments.append("--processes=2")
     more = [["--process=0"], ["--process=1", "--config.train.seed=1"]]
     both = [
-        subprocess.Popen([sys.executable, *arguments, *own], cwd=ROOT, env=processes.environment(1), stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, *arguments, *own],
+            cwd=ROOT,
+            env=processes.environment(1),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for own in more
     ]
     for number, (code, errors) in enumerate(map(processes.end, both)):

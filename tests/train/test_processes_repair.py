@@ -1,4 +1,5 @@
-"""What one of two processes alone finds damaged is damaged for both: it is set aside and made again, or both stop with one line."""
+"""What one of two processes alone finds damaged is damaged for both: it is set aside and made again, or both stop with
+one line."""
 
 import json
 from pathlib import Path
@@ -14,7 +15,7 @@ LOSING = """
 import sys
 from pathlib import Path
 import jax
-import launch
+from cprec_jax import cli
 from cprec_jax.train.checkpoint import Checkpoints
 
 real = Checkpoints.save
@@ -27,7 +28,7 @@ def save(self, state, meta):
             path.write_bytes(path.read_bytes()[:20])
 
 Checkpoints.save = save
-sys.exit(launch.main(sys.argv[1:]))
+sys.exit(cli.main(sys.argv[1:]))
 """
 
 

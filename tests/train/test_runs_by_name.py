@@ -1,4 +1,5 @@
-"""Runs that start from runs: bit for bit what one unbroken run is, replayed where a start was not kept, made once each."""
+"""Runs that start from runs: bit for bit what one unbroken run is, replayed where a start was not kept, made once
+each."""
 
 import json
 import shutil
@@ -10,14 +11,22 @@ import pytest
 
 from cprec_jax.errors import UserError
 from cprec_jax.train.restore import restore_decoder
-from tests import jobs, road
+from tests import road
+from tests import run_jobs as jobs
 
 ALL_STABLE = {"peak": 1e-3, "warmup": 0.25, "anneal": 0.0, "shape": "linear"}
 
 
 def config(runs: dict[str, Any], **train: Any) -> dict[str, Any]:
-    made = road.config(train={"steps": 8, "schedule": ALL_STABLE, "milestones": [], "checkpoint_every": 100, "log_every": 1, **train})
-    return {**made, "runs": runs, "export": None, "evaluate": {**made["evaluate"], "names": {"random": {"kind": "random"}}}}
+    made = road.config(
+        train={"steps": 8, "schedule": ALL_STABLE, "milestones": [], "checkpoint_every": 100, "log_every": 1, **train}
+    )
+    return {
+        **made,
+        "runs": runs,
+        "export": None,
+        "evaluate": {**made["evaluate"], "names": {"random": {"kind": "random"}}},
+    }
 
 
 def digest(workdir: Path, name: str) -> str:
@@ -42,7 +51,9 @@ def trained(tiny_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     workdir = tmp_path_factory.mktemp("runs") / "road"
     shutil.copytree(tiny_rows, workdir)
     unbroken = {"train": {"steps": 10, "schedule": {"warmup": 0.2, "anneal": 0.4}}}
-    jobs.run(config({"stable": {}, "short": anneal(6, 4), "unbroken": unbroken}), workdir, ["runs/short", "runs/unbroken"])
+    jobs.run(
+        config({"stable": {}, "short": anneal(6, 4), "unbroken": unbroken}), workdir, ["runs/short", "runs/unbroken"]
+    )
     return workdir
 
 
@@ -69,7 +80,9 @@ def test_a_start_that_was_not_saved_is_replayed_and_the_finished_run_stays(train
     assert {key: after[key] for key in ("step", "params_sha256", "made_from")} == {
         key: before[key] for key in ("step", "params_sha256", "made_from")
     }
-    assert (workdir / "runs/stable/metrics.jsonl").read_text() == lines and not (workdir / "runs/stable.replaced").exists()
+    assert (workdir / "runs/stable/metrics.jsonl").read_text() == lines and not (
+        workdir / "runs/stable.replaced"
+    ).exists()
 
 
 @pytest.mark.slow
@@ -88,11 +101,17 @@ def test_another_mixture_begins_a_phase_of_its_own(trained: Path, tmp_path: Path
 def test_a_name_gives_parameters_alone_and_shapes_may_differ_between_runs(trained: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
-    runs = {"stable": {}, "next": {"start": "stable", "train": {"steps": 2}}, "wide": {"model": {"hidden_size": 64}, "train": {"steps": 1}}}
+    runs = {
+        "stable": {},
+        "next": {"start": "stable", "train": {"steps": 2}},
+        "wide": {"model": {"hidden_size": 64}, "train": {"steps": 1}},
+    }
     jobs.run(config(runs), workdir, ["runs/next", "runs/wide"])
     first, last = restore_decoder(workdir / "runs/next", step=0), restore_decoder(workdir / "runs/stable")
     np.testing.assert_array_equal(first.params["final_norm"], last.params["final_norm"])
-    assert metrics(workdir, "next")[0]["lr"] == pytest.approx(1e-3 / 1) and [line["step"] for line in metrics(workdir, "next")] == [1, 2]
+    assert metrics(workdir, "next")[0]["lr"] == pytest.approx(1e-3 / 1) and [
+        line["step"] for line in metrics(workdir, "next")
+    ] == [1, 2]
     assert restore_decoder(workdir / "runs/wide").decoder.config.hidden_size == 64
 
 
@@ -100,7 +119,9 @@ def test_nothing_goes_on_from_outside_the_stable_phase(trained: Path, tmp_path: 
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
     runs = {"stable": {}, "early": {"start": {"run": "stable", "step": 1}, "train": {"steps": 2}}}
-    with pytest.raises(UserError, match=r"config.runs.early.start: step 1 of stable lies outside its stable phase, steps 2 to 8"):
+    with pytest.raises(
+        UserError, match=r"config.runs.early.start: step 1 of stable lies outside its stable phase, steps 2 to 8"
+    ):
         jobs.run(config(runs), workdir, ["runs/early"])
 
 
@@ -114,7 +135,12 @@ def test_a_row_of_a_fraction_that_was_not_kept_is_replayed(trained: Path, tmp_pa
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
     made = config({"stable": {}})
-    made["evaluate"] |= {"names": {"half": {"run": "stable", "fraction": 0.5}}, "max_users": 4, "protocols": ["full"], "temperature": 1.0}
+    made["evaluate"] |= {
+        "names": {"half": {"run": "stable", "fraction": 0.5}},
+        "max_users": 4,
+        "protocols": ["full"],
+        "temperature": 1.0,
+    }
     jobs.run(made, workdir, ["results/half"])
     assert json.loads((workdir / "results/half/results.json").read_text())["step"] == 4
     assert steps(workdir, "stable") == [0, 4, 6, 8]
@@ -124,7 +150,9 @@ def test_a_row_of_a_fraction_that_was_not_kept_is_replayed(trained: Path, tmp_pa
 def test_a_run_may_stand_for_the_checkpoint_that_validation_users_like_best(trained: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
-    made = config({"stable": {}, "chosen": {"start": "stable", "train": {"steps": 4, "milestones": [0.25, 0.5]}, "select": "nll"}})
+    made = config(
+        {"stable": {}, "chosen": {"start": "stable", "train": {"steps": 4, "milestones": [0.25, 0.5]}, "select": "nll"}}
+    )
     made["evaluate"] |= {
         "sets": ["Books"],
         "validation_users": 6,

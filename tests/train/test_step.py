@@ -11,11 +11,12 @@ import numpy as np
 import optax
 import pytest
 
+from cprec_jax.config.model import ModelSpec
 from cprec_jax.config.train import OptimizerSpec, ScheduleSpec
 from cprec_jax.model.decoder import Decoder, abstract_params, init_params
 from cprec_jax.parallel import rules
 from cprec_jax.parallel.mesh import make_mesh
-from cprec_jax.train import run
+from cprec_jax.train.description import decoder_config, make_decoder
 from cprec_jax.train.objectives.cpt import Cpt
 from cprec_jax.train.optimizer import adamw, decayed
 from cprec_jax.train.schedule import wsa
@@ -26,8 +27,8 @@ B, T, V = 8, 32, 64
 
 
 def decoder_of(dropout: float = 0.0) -> Decoder:
-    spec = run.ModelSpec(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, num_kv_heads=2, dropout=dropout)
-    return run.make_decoder(spec, run.decoder_config(spec, V))
+    spec = ModelSpec(hidden_size=16, intermediate_size=32, num_layers=2, num_heads=2, num_kv_heads=2, dropout=dropout)
+    return make_decoder(spec, decoder_config(spec, V))
 
 
 def make_batch() -> dict[str, jax.Array]:
@@ -65,7 +66,9 @@ def new_params() -> Any:
     return init_params(decoder_of(), jax.random.key(1))
 
 
-def one_step(micro_batches: int = 1, dropout: float = 0.0, steps: int = 1, first: int = 0) -> tuple[TrainState, dict[str, Any]]:
+def one_step(
+    micro_batches: int = 1, dropout: float = 0.0, steps: int = 1, first: int = 0
+) -> tuple[TrainState, dict[str, Any]]:
     step, params = compiled(micro_batches, dropout)
     state = TrainState(step=jnp.full((), first, jnp.int32), trained=params, opt_state=OPTIMIZER.init(params))
     for _ in range(steps):
@@ -92,8 +95,8 @@ def test_micro_batches_are_strided() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 2, "fsdp": 4}])
 def test_micro_batches_need_no_collectives_of_their_own(sizes: dict[str, int]) -> None:
-    """Rows stay on their devices (contiguous ones cost seven all-gathers and eleven permutes here). The one all-reduce more is that of
-    the number of tokens, which the compiler joins with another one where there is no loop."""
+    """Rows stay on their devices (contiguous ones cost seven all-gathers and eleven permutes here). The one all-reduce
+    more is that of the number of tokens, which the compiler joins with another one where there is no loop."""
     more = collectives(sizes, micro_batches=2) - collectives(sizes, micro_batches=1)
     assert more <= Counter({"all-reduce": 1})
 
@@ -117,7 +120,9 @@ def collectives(sizes: dict[str, int], micro_batches: int) -> Counter[str]:
             dropout_seed=None,
         )
         text = jax.jit(step).lower(state, {}, batch).compile().as_text()
-    return Counter(re.findall(r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text))
+    return Counter(
+        re.findall(r"\b(all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(", text)
+    )
 
 
 def test_the_loss_falls_and_starts_at_the_uniform_one() -> None:
@@ -159,7 +164,9 @@ def test_each_micro_batch_has_a_dropout_of_its_own() -> None:
     for step in range(2):
         state = TrainState(step=jnp.full((), step, jnp.int32), trained=params, opt_state=optimizer.init(params))
         rate = lambda _: 0.1  # noqa: E731
-        step_of = functools.partial(train_step, objective=Noise(), optimizer=optimizer, schedule=rate, micro_batches=4, dropout_seed=3)
+        step_of = functools.partial(
+            train_step, objective=Noise(), optimizer=optimizer, schedule=rate, micro_batches=4, dropout_seed=3
+        )
         made = step_of(state, {}, make_batch())
         jax.block_until_ready(made)
     jax.effects_barrier()
@@ -193,4 +200,8 @@ def test_a_sharded_step_equals_the_unsharded_one(sizes: dict[str, int]) -> None:
             dropout_seed=None,
         )
         found, _ = jax.jit(step)(state, {}, batch)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), jax.device_get(found.trained), jax.device_get(expected.trained))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+        jax.device_get(found.trained),
+        jax.device_get(expected.trained),
+    )

@@ -17,12 +17,14 @@ from cprec_jax.config.root import make_config
 from cprec_jax.errors import Diverged, UserError
 from cprec_jax.hf.save import save
 from cprec_jax.text import tokenizer
-from cprec_jax.train.trainer import _batches, _most_segments
+from cprec_jax.train.batches import batches
+from cprec_jax.train.prepared_run import most_segments
 from cprec_jax.workdir import run_directory
-from tests import jobs, road
+from tests import road
+from tests import run_jobs as jobs
 from tests.conftest import ROOT
-from tests.jobs import make_plan, train
 from tests.model.tiny import tiny
+from tests.run_jobs import make_plan, train
 
 PATIENCE = 900  # seconds for what takes twenty on an idle machine
 
@@ -60,10 +62,13 @@ jsonl.Jsonl.write = held
 
 
 def launch_train(workdir: Path, config: dict[str, Any], held_at: int | None = None) -> subprocess.Popen:
-    """The job in a process of its own; `held_at`: it waits when it has logged that step, for whatever is done to it and `go`."""
+    """The job in a process of its own; `held_at`: it waits when it has logged that step, for whatever is done to it and
+    `go`."""
     file = workdir / "config.py"
     held = "" if held_at is None else HELD.format(step=held_at, go=str(workdir / "go"))
-    file.write_text(f"import json\n{held}\ndef get_config():\n    return json.loads({json.dumps(json.dumps(config))})\n")
+    file.write_text(
+        f"import json\n{held}\ndef get_config():\n    return json.loads({json.dumps(json.dumps(config))})\n"
+    )
     command = [sys.executable, "launch.py", "train", f"--config={file}", f"--workdir={workdir}"]
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
@@ -83,7 +88,12 @@ def test_all_steps_are_logged(unbroken: Path) -> None:
     found = curve(unbroken)
     assert [step for step, _, _ in found] == list(range(1, 13))
     assert found[-1][1] < found[0][1]
-    assert sorted(int(p.name) for p in (unbroken / "runs/cpt/checkpoints").iterdir() if p.name.isdigit()) == [0, 6, 10, 12]
+    assert sorted(int(p.name) for p in (unbroken / "runs/cpt/checkpoints").iterdir() if p.name.isdigit()) == [
+        0,
+        6,
+        10,
+        12,
+    ]
 
 
 def test_killed_in_the_middle_it_ends_with_the_same_bits(unbroken: Path, workdir: Path) -> None:
@@ -115,7 +125,9 @@ def test_sigterm_saves_and_exits_with_75(unbroken: Path, workdir: Path) -> None:
     assert curve(workdir) == curve(unbroken)
 
 
-def test_a_damaged_checkpoint_is_skipped_with_a_warning(unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(unbroken, workdir)
     (workdir / "runs/cpt/manifest.json").unlink()
@@ -146,9 +158,13 @@ def test_another_config_or_other_rows_are_refused(unbroken: Path, tmp_path: Path
 
 
 def test_rows_say_how_many_segments_they_hold() -> None:
-    splits = {"a": {"rows": 3, "most_documents": 7}, "b": {"rows": 0, "most_documents": 0}, "c": {"rows": 1, "most_documents": 2}}
-    assert _most_segments(splits) == 8
-    assert _most_segments({**splits, "old": {"rows": 1}}) is None
+    splits = {
+        "a": {"rows": 3, "most_documents": 7},
+        "b": {"rows": 0, "most_documents": 0},
+        "c": {"rows": 1, "most_documents": 2},
+    }
+    assert most_segments(splits) == 8
+    assert most_segments({**splits, "old": {"rows": 1}}) is None
 
 
 def test_logging_more_often_is_the_same_run(unbroken: Path) -> None:
@@ -161,11 +177,17 @@ def test_further_seeds_have_directories_of_their_own(tmp_path: Path) -> None:
     def named(**sections: dict[str, Any]) -> list[str]:
         return [one.name for one in jobs.graph(road.config(**sections), tmp_path).of_job("train")]
 
-    assert named() == ["runs/cpt"] and named(evaluate={"seeds": 3}) == ["runs/cpt", "runs/cpt.seed-1", "runs/cpt.seed-2"]
+    assert named() == ["runs/cpt"] and named(evaluate={"seeds": 3}) == [
+        "runs/cpt",
+        "runs/cpt.seed-1",
+        "runs/cpt.seed-2",
+    ]
     assert named(evaluate={"seeds": 3}, train={"seeds": 1}) == ["runs/cpt"]
     config = make_config(road.config(train={"seed": 4}))
     assert config.of_run("cpt", 2).train_section.seed == 6 and config.of_run("cpt").train_section.seed == 4
-    assert run_directory(tmp_path) == tmp_path / "runs/cpt" and run_directory(tmp_path, 1) == tmp_path / "runs/cpt.seed-1"
+    assert (
+        run_directory(tmp_path) == tmp_path / "runs/cpt" and run_directory(tmp_path, 1) == tmp_path / "runs/cpt.seed-1"
+    )
 
 
 def test_the_annealing_phase_inherits_the_mixture_and_the_budget(tiny_rows: Path) -> None:
@@ -174,21 +196,28 @@ def test_the_annealing_phase_inherits_the_mixture_and_the_budget(tiny_rows: Path
     schedule = {"warmup": 0.0, "anneal": 0.25}
     changes = {"steps": 80, "schedule": schedule, "mixture": mixture, "anneal_mixture": {"mixed_share": 0.6}}
     plan = make_plan(road.config(train=changes), tiny_rows)
-    assert plan.shares["Games"] / plan.shares["Books"] == pytest.approx(plan.anneal_shares["Games"] / plan.anneal_shares["Books"])
+    assert plan.shares["Games"] / plan.shares["Books"] == pytest.approx(
+        plan.anneal_shares["Games"] / plan.anneal_shares["Books"]
+    )
     assert plan.shares["mixed"] == pytest.approx(0.2) and plan.anneal_shares["mixed"] == pytest.approx(0.6)
     names = sorted(plan.shares)
     seen = [
         {(names[source], row) for source, row in zip(batch["source"].tolist(), batch["row"].tolist(), strict=True)}
-        for batch in _batches(plan, 0, range(plan.train.global_batch))
+        for batch in batches(plan, 0, range(plan.train.global_batch))
     ]
     stable, annealing = set.union(*seen[:60]), set.union(*seen[60:])
     assert len(seen) == 80 and annealing <= stable and abs(len(stable) - budget) <= 1
-    assert make_plan(road.config(train={**changes, "anneal_mixture": {"data_tokens": None}}), tiny_rows).anneal_limits == {}
+    assert (
+        make_plan(road.config(train={**changes, "anneal_mixture": {"data_tokens": None}}), tiny_rows).anneal_limits
+        == {}
+    )
 
 
 @pytest.mark.parametrize("key", ["mixture", "anneal_mixture"])
 def test_a_share_of_text_that_was_not_packed_is_refused(tiny_rows: Path, key: str) -> None:
-    with pytest.raises(UserError, match=f"config.train.{key}.text_share: 0.1 is asked, but the rows hold no general text"):
+    with pytest.raises(
+        UserError, match=f"config.train.{key}.text_share: 0.1 is asked, but the rows hold no general text"
+    ):
         make_plan(road.config(train={key: {"text_share": 0.1}}), tiny_rows)
 
 
@@ -205,7 +234,9 @@ def test_a_base_model_that_does_not_fit_the_tokenizer(workdir: Path, shared_mode
         train(small, workdir)
 
 
-def test_a_base_model_with_another_tokenizer_is_warned_of(tiny_rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_base_model_with_another_tokenizer_is_warned_of(
+    tiny_rows: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     decoder, params = tiny(vocab_size=448)
     tokenizer.train(["another title\n"] * 9, [1] * 9, 300, tmp_path / "other")
     for directory, warned in ((tiny_rows / "rows/cpt/tokenizer", False), (tmp_path / "other", True), (None, True)):

@@ -1,4 +1,5 @@
-"""Fused attention of cuDNN over packed rows (NVIDIA Hopper and later), by jax's private binding: the public one knows no segments."""
+"""Fused attention of cuDNN over packed rows (NVIDIA Hopper and later), by jax's private binding: the public one knows
+no segments."""
 
 import functools
 import inspect
@@ -15,15 +16,28 @@ from cprec_jax.model.kernels.sharded import on_each_device, with_static_window
 
 ROW_MULTIPLE = 128  # T % 128 == 64 gave NaN gradients on Hopper (pytorch#196678)
 MAX_SEGMENTS = 64  # where it is not known how many the rows have
-ARGUMENTS = {"query", "key", "value", "q_seqlen", "kv_seqlen", "q_offsets", "kv_offsets", "scale", "mask_type", "sliding_window_length"}
+ARGUMENTS = {
+    "query",
+    "key",
+    "value",
+    "q_seqlen",
+    "kv_seqlen",
+    "q_offsets",
+    "kv_offsets",
+    "scale",
+    "mask_type",
+    "sliding_window_length",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cudnn:
-    """An `AttendFn` over packed rows: bfloat16 or float16, causal inside each segment, at most `max_segments` segments a row.
+    """An `AttendFn` over packed rows: bfloat16 or float16, causal inside each segment, at most `max_segments` segments
+    a row.
 
-    The number of segments is part of the compiled program (its memory grows with it). A row with more gives NaN, never a wrong number;
-    the trainer refuses such a batch by name before that. window: of the layers that have one. There is no soft cap.
+    The number of segments is part of the compiled program (its memory grows with it). A row with more gives NaN, never
+    a wrong number; the trainer refuses such a batch by name before that. window: of the layers that have one. There is
+    no soft cap.
     """
 
     window: int | None = None
@@ -54,7 +68,8 @@ class Cudnn:
         most = 1 + int((segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]).sum(axis=1).max(initial=0))
         if most > self.max_segments:
             raise UserError(
-                f"config.model.attention_segments: {self.max_segments}, but a row holds {most} documents and padding; set it to at least "
+                f"config.model.attention_segments: {self.max_segments}, but a row holds {most} documents and padding; "
+                f"set it to at least "
                 f"{most} and go on (or pack again: newer rows say how many they hold)"
             )
 
@@ -67,28 +82,42 @@ def binding_problem() -> str | None:
         return f"jax {jax.__version__} has no packed cuDNN attention where it used to be ({error})"
     missing = ARGUMENTS - set(inspect.signature(dot_product_attention).parameters)
     if missing or not hasattr(MaskType, "PADDING_CAUSAL"):
-        return f"jax {jax.__version__} has another cuDNN attention (missing: {', '.join(sorted(missing)) or 'PADDING_CAUSAL'})"
+        return (
+            f"jax {jax.__version__} has another cuDNN attention (missing: "
+            f"{', '.join(sorted(missing)) or 'PADDING_CAUSAL'})"
+        )
     return None
 
 
 def segment_runs(segment_ids_BT: jax.Array, max_segments: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Runs of equal ids (padding is one of them, so that every position belongs to a run): first positions int32[B, max_segments + 1]
-    and lengths int32[B, max_segments], both filled with -1, and whether each row fits, bool[B]."""
+    """Runs of equal ids (padding is one of them, so that every position belongs to a run): first positions int32[B,
+    max_segments + 1] and lengths int32[B, max_segments], both filled with -1, and whether each row fits, bool[B]."""
     T = segment_ids_BT.shape[1]
-    begins_BT = jnp.concatenate([jnp.ones_like(segment_ids_BT[:, :1], bool), segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]], axis=1)
-    first = jax.vmap(lambda begins: jnp.nonzero(begins, size=max_segments + 1, fill_value=T)[0])(begins_BT).astype(jnp.int32)
+    begins_BT = jnp.concatenate(
+        [jnp.ones_like(segment_ids_BT[:, :1], bool), segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]], axis=1
+    )
+    first = jax.vmap(lambda begins: jnp.nonzero(begins, size=max_segments + 1, fill_value=T)[0])(begins_BT).astype(
+        jnp.int32
+    )
     length = first[:, 1:] - first[:, :-1]
     fits_B = jnp.sum(begins_BT, axis=1) <= max_segments
     return jnp.where(first < T, first, -1), jnp.where(length > 0, length, -1), fits_B
 
 
 def _attend(
-    q_BTHh: jax.Array, k_BTKh: jax.Array, v_BTKh: jax.Array, segment_ids_BT: jax.Array, *, window: int | None, max_segments: int
+    q_BTHh: jax.Array,
+    k_BTKh: jax.Array,
+    v_BTKh: jax.Array,
+    segment_ids_BT: jax.Array,
+    *,
+    window: int | None,
+    max_segments: int,
 ) -> jax.Array:
     from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
 
     offsets, lengths, fits_B = segment_runs(segment_ids_BT, max_segments)
-    # The binding takes the stride of the queries for the offsets of keys, too, so packed rows need as many key/value heads as queries.
+    # The binding takes the stride of the queries for the offsets of keys, too, so packed rows need as many key/value
+    # heads as queries.
     groups = q_BTHh.shape[2] // k_BTKh.shape[2]
     k_BTHh, v_BTHh = (x if groups == 1 else jnp.repeat(x, groups, axis=2) for x in (k_BTKh, v_BTKh))
     o_BTHh = dot_product_attention(

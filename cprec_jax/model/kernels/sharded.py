@@ -11,11 +11,14 @@ Kernel = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 """kernel(q_BTHh, k_BTKh, v_BTKh, segment_ids_BT) -> o_BTHh, on the arrays of one device."""
 
 
-def on_each_device(kernel: Kernel, q_BTHh: jax.Array, k_BTKh: jax.Array, v_BTKh: jax.Array, segment_ids_BT: jax.Array) -> jax.Array:
-    """Run `kernel` under `jax.shard_map`: rows over the batch axes, heads over `tensor` where the key/value heads divide.
+def on_each_device(
+    kernel: Kernel, q_BTHh: jax.Array, k_BTKh: jax.Array, v_BTKh: jax.Array, segment_ids_BT: jax.Array
+) -> jax.Array:
+    """Run `kernel` under `jax.shard_map`: rows over the batch axes, heads over `tensor` where the key/value heads
+    divide.
 
-    The partitioner knows nothing about a custom kernel and would gather its inputs on every device. Without a mesh, or on one device,
-    this is a plain call.
+    The partitioner knows nothing about a custom kernel and would gather its inputs on every device. Without a mesh, or
+    on one device, this is a plain call.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -27,8 +30,11 @@ def on_each_device(kernel: Kernel, q_BTHh: jax.Array, k_BTKh: jax.Array, v_BTKh:
     return shards(q_BTHh, k_BTKh, v_BTKh, segment_ids_BT)
 
 
-def with_static_window(run: Callable[[int | None], jax.Array], window: int | jax.Array | None, size: int | None) -> jax.Array:
-    """`run(window)` with a static window. Where layers differ, `window` is traced and is `size` or `NO_WINDOW`: both are compiled."""
+def with_static_window(
+    run: Callable[[int | None], jax.Array], window: int | jax.Array | None, size: int | None
+) -> jax.Array:
+    """`run(window)` with a static window. Where layers differ, `window` is traced and is `size` or `NO_WINDOW`: both
+    are compiled."""
     if window is None or isinstance(window, int):
         return run(window)
     assert size is not None

@@ -1,4 +1,5 @@
-"""Splash attention (TPU): blocks of the mask that are empty are skipped, scores never leave the chip (jax's Pallas kernel)."""
+"""Splash attention (TPU): blocks of the mask that are empty are skipped, scores never leave the chip (jax's Pallas
+kernel)."""
 
 import functools
 from collections.abc import Mapping

@@ -13,7 +13,8 @@ from cprec_jax.workdir import METRICS
 class Jsonl:
     """Appends to RUN/metrics.jsonl.
 
-    A resumed run first drops the lines after the step it goes on from, so that the file reads like that of an unbroken run.
+    A resumed run first drops the lines after the step it goes on from, so that the file reads like that of an unbroken
+    run.
     """
 
     def __init__(self, run: LoggedRun):

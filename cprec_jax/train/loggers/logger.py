@@ -1,11 +1,9 @@
-"""Where a run's metrics go: one small protocol, and the loggers by their name in `config.train.loggers`."""
+"""Where a run's metrics go: one small protocol."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-
-import jax
 
 
 class Logger(Protocol):
@@ -24,7 +22,8 @@ class Logger(Protocol):
 class LoggedRun:
     """What loggers may know about a run.
 
-    directory: where it is. first_step: after which it starts or goes on; what earlier attempts wrote of later steps is written again.
+    directory: where it is. first_step: after which it starts or goes on; what earlier attempts wrote of later steps is
+    written again.
     name: for people. facts: what the run is made from, as JSON.
     """
 
@@ -32,29 +31,3 @@ class LoggedRun:
     first_step: int
     name: str
     facts: Mapping[str, Any]
-
-
-def open_loggers(names: Sequence[str], run: LoggedRun) -> list[Logger]:
-    """The loggers by name, in the first process alone: all of them have the same metrics. One that is not installed is a `UserError`."""
-    return [_MAKE[name](run) for name in names] if jax.process_index() == 0 else []
-
-
-def _jsonl(run: LoggedRun) -> Logger:
-    from cprec_jax.train.loggers.jsonl import Jsonl
-
-    return Jsonl(run)
-
-
-def _tensorboard(run: LoggedRun) -> Logger:
-    from cprec_jax.train.loggers.tensorboard import TensorBoard
-
-    return TensorBoard(run)
-
-
-def _wandb(run: LoggedRun) -> Logger:
-    from cprec_jax.train.loggers.wandb import Wandb
-
-    return Wandb(run)
-
-
-_MAKE: Mapping[str, Callable[[LoggedRun], Logger]] = {"jsonl": _jsonl, "tensorboard": _tensorboard, "wandb": _wandb}

@@ -1,4 +1,5 @@
-"""Weights & Biases: the run's metrics against its own steps. WANDB_MODE=offline needs neither an account nor the network."""
+"""Weights & Biases: the run's metrics against its own steps. WANDB_MODE=offline needs neither an account nor the
+network."""
 
 import os
 import uuid
@@ -23,7 +24,8 @@ class Wandb:
             import wandb
         except ImportError:
             raise UserError(
-                "config.train.loggers: 'wandb' is not installed; run `pip install -r requirements-wandb.txt`, or leave it out"
+                "config.train.loggers: 'wandb' is not installed; run `pip install -r requirements-wandb.txt`, or "
+                "leave it out"
             ) from None
         path = run.directory / ID
         if not path.exists():

@@ -1,4 +1,5 @@
-"""Objective `catalogue`: the exact likelihood of each next title among all titles of its set, and, if wanted, next-token prediction."""
+"""Objective `catalogue`: the exact likelihood of each next title among all titles of its set, and, if wanted,
+next-token prediction."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -53,7 +54,9 @@ class CatalogueLikelihood:
         tokens = self._language_model.weights(batch) if self.lm_weight > 0 else {}
         return {"item_nll": jnp.sum(batch["n_items"])} | tokens
 
-    def sums(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> dict[str, jax.Array]:
+    def sums(
+        self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None
+    ) -> dict[str, jax.Array]:
         """The summed loss of the items in nats, and `lm_weight` times that of the tokens."""
         x_BTD = self._language_model.hidden(params, batch, key)
         w_VD = head_weight(params, self.decoder.config)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cprec_jax.model.decoder import Decoder, head_weight
-from cprec_jax.train.loss import chunk_for, cross_entropy_sum, next_token_targets
+from cprec_jax.model.loss import chunk_for, cross_entropy_sum, next_token_targets
 from cprec_jax.train.objectives.objective import no_columns
 
 
@@ -30,7 +30,9 @@ class Cpt:
         """The target tokens."""
         return {"token_nll": jnp.sum(_targets(batch)[1])}
 
-    def sums(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> dict[str, jax.Array]:
+    def sums(
+        self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None
+    ) -> dict[str, jax.Array]:
         """The summed token loss in nats."""
         x_BTD = self.hidden(params, batch, key)
         return {"token_nll": self.token_nll(x_BTD, head_weight(params, self.decoder.config), batch)}
@@ -39,7 +41,12 @@ class Cpt:
         """The final hidden states x_BTD of the rows."""
         rngs = None if key is None else {"dropout": key}
         x_BTD: Any = self.decoder.apply(
-            {"params": params}, batch["tokens"], batch["positions"], (batch["segment_ids"],), deterministic=key is None, rngs=rngs
+            {"params": params},
+            batch["tokens"],
+            batch["positions"],
+            (batch["segment_ids"],),
+            deterministic=key is None,
+            rngs=rngs,
         )
         return x_BTD
 
@@ -50,7 +57,10 @@ class Cpt:
 
     def counts(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """tokens: targets; padding_free: tokens that are no padding."""
-        return {"tokens": self.weights(batch)["token_nll"], "padding_free": jnp.sum((batch["segment_ids"] > 0).astype(jnp.float32))}
+        return {
+            "tokens": self.weights(batch)["token_nll"],
+            "padding_free": jnp.sum((batch["segment_ids"] > 0).astype(jnp.float32)),
+        }
 
 
 def _targets(batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

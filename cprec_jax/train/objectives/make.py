@@ -10,10 +10,10 @@ import numpy as np
 from cprec_jax.artefact import MANIFEST, read_json
 from cprec_jax.config.objective import ObjectiveSpec
 from cprec_jax.corpus import Corpus
-from cprec_jax.data import rows
 from cprec_jax.errors import UserError
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.progress import say
+from cprec_jax.rows import dataset as rows
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.train.catalogue_rows import capacities
@@ -24,7 +24,13 @@ from cprec_jax.train.objectives.objective import Objective
 
 
 def make_objective(
-    spec: ObjectiveSpec, decoder: Decoder, loss_chunk: int, directory: Path, splits: Sequence[str], corpus: Path, sets: Sequence[str]
+    spec: ObjectiveSpec,
+    decoder: Decoder,
+    loss_chunk: int,
+    directory: Path,
+    splits: Sequence[str],
+    corpus: Path,
+    sets: Sequence[str],
 ) -> Objective:
     """The loss of a run.
 
@@ -39,7 +45,8 @@ def make_objective(
     tables = _tables(directory, Corpus.open(corpus), sets)
     room = capacities(tables, _stored_rows(directory, splits))
     say(
-        f"train: loss over the catalogue: {int(np.count_nonzero(tables.item_set >= 0))} titles, at most {room.wide} wide decisions and "
+        f"train: loss over the catalogue: {int(np.count_nonzero(tables.item_set >= 0))} titles, at most {room.wide} "
+        f"wide decisions and "
         f"{room.blocks} blocks of narrow ones per row"
     )
     return CatalogueLikelihood(
@@ -53,17 +60,21 @@ def make_objective(
 
 
 def _tables(directory: Path, corpus: Corpus, sets: Sequence[str]) -> CatalogueTables:
-    """Of the whole catalogues, items without a training interaction included. Rows of another corpus are a `UserError`."""
+    """Of the whole catalogues, items without a training interaction included. Rows of another corpus are a
+    `UserError`."""
     manifest = read_json(directory / MANIFEST, "pack")
     if manifest["corpus_hash"] != corpus.hash:
         raise UserError(
-            f"{directory}: was packed from another corpus than {corpus.path}, so its items may be none of the catalogue; "
+            f"{directory}: was packed from another corpus than {corpus.path}, so its items may be none of the "
+            f"catalogue; "
             "run `launch.py pack` again"
         )
     catalogues = {name: corpus.catalogue(name) for name in sets or corpus.sets}
     needed = np.sort(np.concatenate(list(catalogues.values())))
     words = tokenizer.load(directory / "tokenizer")
-    return build_tables(Catalogue.build(words, corpus.items.title, manifest["template"]["end_of_item"], needed), catalogues)
+    return build_tables(
+        Catalogue.build(words, corpus.items.title, manifest["template"]["end_of_item"], needed), catalogues
+    )
 
 
 def _stored_rows(directory: Path, splits: Sequence[str]) -> Iterator[Mapping[str, Any]]:

@@ -1,4 +1,5 @@
-"""What every objective is: a loss as sums over rows, so that micro-batches add up, with the weights that the sums are divided by."""
+"""What every objective is: a loss as sums over rows, so that micro-batches add up, with the weights that the sums are
+divided by."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -10,8 +11,8 @@ import numpy as np
 class Objective(Protocol):
     """A loss of one or several terms, its metrics, and the columns of a batch that it reads.
 
-    The loss of a global batch is the sum over `terms` of sums[term] / weights[term]. A term with a factor has it in its sum. What is
-    summed beside the terms (hits, margins) is reported by its name, as sums[name] / weights[name].
+    The loss of a global batch is the sum over `terms` of sums[term] / weights[term]. A term with a factor has it in its
+    sum. What is summed beside the terms (hits, margins) is reported by its name, as sums[name] / weights[name].
     """
 
     @property
@@ -26,15 +27,19 @@ class Objective(Protocol):
 
     @property
     def row_columns(self) -> Callable[[Mapping[str, Any]], dict[str, np.ndarray]]:
-        """row_columns(row): the columns that a stored row (`data.rows`) needs beside those of `data.rows.expand`, of the same shapes for
-        every row. The function itself goes to the loader's processes: it can be pickled, and holds no device array."""
+        """row_columns(row): the columns that a stored row (`data.rows`) needs beside those of `data.rows.expand`, of
+        the same shapes for every row. The function itself goes to the loader's processes: it can be pickled, and holds
+        no device array."""
         ...
 
     def weights(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """By name of a sum, what it is divided by, over a whole global batch and before any gradient: float32 scalars."""
+        """By name of a sum, what it is divided by, over a whole global batch and before any gradient: float32
+        scalars."""
         ...
 
-    def sums(self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None) -> dict[str, jax.Array]:
+    def sums(
+        self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None
+    ) -> dict[str, jax.Array]:
         """The sums over some rows, with the names of `weights`: float32 scalars. key: for dropout; None is without."""
         ...
 

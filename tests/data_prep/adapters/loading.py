@@ -7,7 +7,7 @@ from pathlib import Path
 from data_prep.adapters import make_adapters
 from data_prep.engine import Engine
 from data_prep.rejects import Rejects
-from tests.jobs import corpus_spec
+from tests.run_jobs import corpus_spec
 
 
 class Loaded:
@@ -26,7 +26,9 @@ class Loaded:
             self.order = make_adapters(spec)[adapter].load(spec.sources[0], 0, engine, rejects)
             self.interactions = sorted(engine.rows("SELECT user_id, item_id, time FROM raw_interactions"))
             self.items = sorted(engine.rows("SELECT item_id, title FROM raw_items"), key=str)
-            self.left_over = engine.rows("SELECT table_name FROM information_schema.tables WHERE table_name IN ('staged', 'parsed')")
+            self.left_over = engine.rows(
+                "SELECT table_name FROM information_schema.tables WHERE table_name IN ('staged', 'parsed')"
+            )
         finally:
             engine.close()
         self.samples = {reason: entry["samples"] for reason, entry in rejects.as_dict().items()}

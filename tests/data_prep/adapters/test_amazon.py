@@ -28,7 +28,14 @@ def review14(user: str, item: str, time: object) -> dict:
 
 def meta14(item: str, title: object) -> dict:
     related = {"also_bought": ["B1", "B2"]}
-    return {"asin": item, "related": related, "title": title, "price": 9.99, "salesRank": {"Beauty": 7}, "categories": [["Beauty"]]}
+    return {
+        "asin": item,
+        "related": related,
+        "title": title,
+        "price": 9.99,
+        "salesRank": {"Beauty": 7},
+        "categories": [["Beauty"]],
+    }
 
 
 def review23(user: str, item: str, time: object) -> dict:
@@ -71,7 +78,11 @@ def test_both_kinds_of_line_in_one_file_and_a_byte_order_mark(tmp_path: Path):
         "  \t",
         json.dumps(review14(*REVIEWS[2])) + "\r",
     ]
-    loaded = Loaded("amazon2014", write(tmp_path / "r.json", lines), write(tmp_path / "m.json", [repr(meta14(*item)) for item in ITEMS]))
+    loaded = Loaded(
+        "amazon2014",
+        write(tmp_path / "r.json", lines),
+        write(tmp_path / "m.json", [repr(meta14(*item)) for item in ITEMS]),
+    )
     assert (loaded.interactions, loaded.rejected) == (REVIEWS, {})
 
 
@@ -79,9 +90,13 @@ def test_2018_titles_that_are_code_of_the_page(tmp_path: Path):
     code = "var aPageStart = (new Date()).getTime();\nvar ue_t0=ue_t0||+new Date();"
     titles = [("B1", code), ("B2", "BudgetTime Planner"), ("B3", None), ("B4", "<script>x</script>")]
     meta = write(
-        tmp_path / "meta_Office_Products.json.gz", [json.dumps({"asin": item, "title": title, "tech1": ""}) for item, title in titles]
+        tmp_path / "meta_Office_Products.json.gz",
+        [json.dumps({"asin": item, "title": title, "tech1": ""}) for item, title in titles],
     )
-    reviews = write(tmp_path / "Office_Products_5.json.gz", [json.dumps(review14("AU1", item, n)) for n, (item, _) in enumerate(titles)])
+    reviews = write(
+        tmp_path / "Office_Products_5.json.gz",
+        [json.dumps(review14("AU1", item, n)) for n, (item, _) in enumerate(titles)],
+    )
     loaded = Loaded("amazon2018", reviews, meta)
     assert loaded.items == [("B1", None), ("B2", "BudgetTime Planner"), ("B3", None), ("B4", None)]
     assert loaded.rejected == {CODE: 2}
@@ -92,7 +107,9 @@ def test_2018_titles_that_are_code_of_the_page(tmp_path: Path):
 def test_2023_lines_and_csv_agree(tmp_path: Path):
     times = [(user, item, time * 1000 + 999) for user, item, time in REVIEWS]
     meta = write(tmp_path / "meta_All_Beauty.jsonl.gz", [json.dumps(meta23(*item)) for item in ITEMS])
-    lines = Loaded("amazon2023", write(tmp_path / "All_Beauty.jsonl.gz", [json.dumps(review23(*review)) for review in times]), meta)
+    lines = Loaded(
+        "amazon2023", write(tmp_path / "All_Beauty.jsonl.gz", [json.dumps(review23(*review)) for review in times]), meta
+    )
     rows = ["user_id,parent_asin,rating,timestamp", *(f"{user},{item},4.0,{time}" for user, item, time in times)]
     table = Loaded("amazon2023", write(tmp_path / "All_Beauty.csv.gz", rows), meta)
     assert lines.interactions == table.interactions == REVIEWS
@@ -109,7 +126,10 @@ BAD_REVIEWS: list[tuple[str | bytes, str]] = [
     (json.dumps(review23("AU3", "B1", "yesterday")), "unparsable timestamp"),
     (json.dumps(review23("AU3", "B1", None)), "unparsable timestamp"),
     (json.dumps(review23("AU3", "B1", {})), "wrong type: timestamp is no number"),
-    ("{'user_id': 'AU3', 'parent_asin': 'B1', 'timestamp': 0x" + "f" * 5000 + "}", "wrong type: timestamp is no number"),
+    (
+        "{'user_id': 'AU3', 'parent_asin': 'B1', 'timestamp': 0x" + "f" * 5000 + "}",
+        "wrong type: timestamp is no number",
+    ),
     (json.dumps(review23("", "B1", 5000)), "missing user"),
     (json.dumps(review23("AU3", "B1", 5000) | {"user_id": ["AU3"]}), "wrong type: user_id is no text"),
     (repr(review23("AU3", "B1", 5000) | {"user_id": 3}), "wrong type: user_id is no text"),
@@ -134,7 +154,9 @@ def test_a_bad_line_is_counted_and_shown_with_its_number(tmp_path: Path, line, r
     reviews = write(tmp_path / "X.jsonl.gz", [good, b"\xff", "", line, good])
     loaded = Loaded("amazon2023", reviews, write(tmp_path / "meta_X.jsonl.gz", GOOD_META))
     assert loaded.interactions == [("AU1", "B1", 7)] * 2
-    assert loaded.rejected.pop("malformed line: invalid encoding") == (2 if reason == "malformed line: invalid encoding" else 1)
+    assert loaded.rejected.pop("malformed line: invalid encoding") == (
+        2 if reason == "malformed line: invalid encoding" else 1
+    )
     if loaded.rejected:
         assert loaded.rejected == {reason: 1}
         assert loaded.samples[reason][0].startswith(f"{reviews}: line 4: ")
@@ -143,14 +165,24 @@ def test_a_bad_line_is_counted_and_shown_with_its_number(tmp_path: Path, line, r
 def test_too_many_bad_lines_name_file_and_line(tmp_path: Path):
     lines = [json.dumps(review23("AU1", "B1", 7000)), "{broken", json.dumps(review23("AU1", "B1", -3))]
     meta = write(tmp_path / "meta_X.jsonl.gz", GOOD_META)
-    with pytest.raises(UserError, match=r"X.jsonl.gz: 2 bad lines, more than config.corpus.max_bad_lines = 1; negative .* first line 3: "):
+    with pytest.raises(
+        UserError,
+        match=r"X.jsonl.gz: 2 bad lines, more than config.corpus.max_bad_lines = 1; negative .* first line 3: ",
+    ):
         Loaded("amazon2023", write(tmp_path / "X.jsonl.gz", lines), meta, max_bad_lines=1)
     with pytest.raises(UserError, match=r"X.jsonl: 4000 bad lines.*first line 1: \{broken"):
         Loaded("amazon2023", write(tmp_path / "X.jsonl", ["{broken"] * 9000), meta, max_bad_lines=2500)
 
 
 def test_bad_metadata(tmp_path: Path):
-    lines = [*GOOD_META, "{'parent_asin': 'B3', 'title': 7}", json.dumps(meta23("", "x")), '{"parent_asin": "B4"}', '{"title": "x"}', "{"]
+    lines = [
+        *GOOD_META,
+        "{'parent_asin': 'B3', 'title': 7}",
+        json.dumps(meta23("", "x")),
+        '{"parent_asin": "B4"}',
+        '{"title": "x"}',
+        "{",
+    ]
     reviews = write(tmp_path / "X.jsonl", [json.dumps(review23("AU1", "B1", 7000))])
     loaded = Loaded("amazon2023", reviews, write(tmp_path / "meta_X.jsonl", lines))
     assert loaded.items == [*ITEMS, ("B4", None)]
@@ -163,7 +195,10 @@ def test_truncated_gzip(tmp_path: Path, which):
     many = [(f"AU{n * 7919}", "B1", n * 31 % 1009) for n in range(20_000)]
     paths = {
         "X.jsonl.gz": [json.dumps(review23(*review)) for review in many],
-        "X.csv.gz": ["user_id,parent_asin,rating,timestamp", *(f"{user},{item},5.0,{time}" for user, item, time in many)],
+        "X.csv.gz": [
+            "user_id,parent_asin,rating,timestamp",
+            *(f"{user},{item},5.0,{time}" for user, item, time in many),
+        ],
         "meta_X.jsonl.gz": [json.dumps(meta23(user, f"Title {time}")) for user, _, time in many],
     }
     written = {name: write(tmp_path / name, lines) for name, lines in paths.items()}
@@ -199,7 +234,11 @@ def test_line_numbers_hold_over_many_lines(tmp_path: Path):
     for n in (10, 70_000, 149_998):
         lines[n], lines[n - 1] = bad, b"\xff"
     loaded = Loaded("amazon2023", write(tmp_path / "X.jsonl", lines), write(tmp_path / "meta_X.jsonl", GOOD_META))
-    assert [sample.split(": ")[1] for sample in loaded.samples["negative timestamp"]] == ["line 11", "line 70001", "line 149999"]
+    assert [sample.split(": ")[1] for sample in loaded.samples["negative timestamp"]] == [
+        "line 11",
+        "line 70001",
+        "line 149999",
+    ]
     assert len(loaded.interactions) == 150_000 - 6
 
 
@@ -213,7 +252,11 @@ def test_to_a_corpus_with_unknown_items_and_two_titles(tmp_path: Path):
     corpus = corpus_of(tmp_path, {"X": {"role": "pretrain", "adapter": "amazon2023", **files}}, k_core=0)
     assert corpus.items.title == ["Apple & pear", "Book"]
     rejected = {reason: entry["n"] for reason, entry in corpus.manifest["rejected"].items()}
-    assert rejected["interaction with an unknown item"] == rejected["interaction with an item that has no usable title"] == 15
+    assert (
+        rejected["interaction with an unknown item"]
+        == rejected["interaction with an item that has no usable title"]
+        == 15
+    )
     assert rejected["item listed more than once"] == 1
 
 
@@ -244,7 +287,9 @@ VALUES = (
     | st.just([1])
     | st.sampled_from(["B1", "5"])
 )
-RECORDS = st.fixed_dictionaries({}, optional={key: VALUES for key in ("user_id", "parent_asin", "timestamp", "sort_timestamp", "title")})
+RECORDS = st.fixed_dictionaries(
+    {}, optional={key: VALUES for key in ("user_id", "parent_asin", "timestamp", "sort_timestamp", "title")}
+)
 LINES = st.one_of(
     RECORDS.map(json.dumps).map(str.encode),
     RECORDS.map(repr).map(lambda text: text.encode(errors="replace")),

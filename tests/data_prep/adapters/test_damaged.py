@@ -1,4 +1,5 @@
-"""Files of every adapter with bytes flipped, put in and cut off: read and counted, or refused in one line that names the file."""
+"""Files of every adapter with bytes flipped, put in and cut off: read and counted, or refused in one line that names
+the file."""
 
 import gzip
 import json
@@ -22,8 +23,14 @@ FILES: dict[str, tuple[tuple[str, list[str]], tuple[str, list[str]]]] = {
         ("item.csv", ["item_id,title", *(f'i{n},"Title, {n}"' for n in range(5))]),
     ),
     "amazon2014": (("r.json", OLD), ("m.json", [repr({"asin": f"i{n}", "title": f"It's {n}"}) for n in range(5)])),
-    "amazon2018": (("r.json", OLD), ("m.json", [json.dumps({"asin": f"i{n}", "title": f"Title {n}"}) for n in range(5)])),
-    "amazon2023": (("r.jsonl", REVIEWS), ("m.jsonl", [json.dumps({"parent_asin": f"i{n}", "title": f"é {n}"}) for n in range(5)])),
+    "amazon2018": (
+        ("r.json", OLD),
+        ("m.json", [json.dumps({"asin": f"i{n}", "title": f"Title {n}"}) for n in range(5)]),
+    ),
+    "amazon2023": (
+        ("r.jsonl", REVIEWS),
+        ("m.jsonl", [json.dumps({"parent_asin": f"i{n}", "title": f"é {n}"}) for n in range(5)]),
+    ),
     "movielens": (
         ("ratings.dat", [f"{n % 7}::{n % 5}::5::{1000 + n}" for n in range(N)]),
         ("movies.dat", [f"{n}::Film {n}::Drama" for n in range(5)]),
@@ -53,7 +60,9 @@ def content_begins(path: Path, adapter: str) -> bool:
 @pytest.mark.parametrize("adapter", FILES)
 @settings(max_examples=8)
 @given(damage=DAMAGE, which=st.booleans(), packing=st.sampled_from(["plain", "inside gzip", "gzip itself"]))
-@example(damage=[("insert", 126009, b"\xff")], which=False, packing="gzip itself")  # bytes that DuckDB reads and Python does not
+@example(
+    damage=[("insert", 126009, b"\xff")], which=False, packing="gzip itself"
+)  # bytes that DuckDB reads and Python does not
 @example(damage=[("flip", 0, b'"')], which=True, packing="plain")  # a header that goes on in the next line
 def test_damaged_files(tmp_path: Path, adapter, damage, which, packing):
     pack: Callable[[bytes], bytes] = gzip.compress if packing != "plain" else bytes
@@ -72,5 +81,10 @@ def test_damaged_files(tmp_path: Path, adapter, damage, which, packing):
     # A byte of a gzip file may change a field's name in every line: then all of them are refused, and counted.
     assert len(loaded.interactions) + loaded.refused() > 0 and len(loaded.interactions) <= N + len(damage)
     assert len(loaded.items) <= 5 + len(damage)
-    if packing == "plain" and not which and all(kind != "cut" for kind, _, _ in damage) and content_begins(paths[0], adapter):
+    if (
+        packing == "plain"
+        and not which
+        and all(kind != "cut" for kind, _, _ in damage)
+        and content_begins(paths[0], adapter)
+    ):
         assert len(loaded.interactions) + loaded.refused() >= N - 2 * len(damage)

@@ -32,7 +32,11 @@ def interactions(path: Path, times: list[int], user: str = "u") -> Path:
 
 
 @settings(max_examples=EXAMPLES)
-@given(folder=NAME | PATTERNS.map(lambda parts: "d" + "".join(parts)), name=PATTERNS.map("".join), kind=st.sampled_from(["csv", "parquet"]))
+@given(
+    folder=NAME | PATTERNS.map(lambda parts: "d" + "".join(parts)),
+    name=PATTERNS.map("".join),
+    kind=st.sampled_from(["csv", "parquet"]),
+)
 @example(folder="timestamp=1700000000", name="x", kind="parquet")
 @example(folder="a*b", name="inter[2]", kind="csv")
 @example(folder="\\", name="\\[1]", kind="csv")
@@ -68,7 +72,12 @@ def test_a_folder_that_looks_like_a_partition_does_not_replace_a_column(tmp_path
 
 
 def test_a_work_directory_may_have_patterns_in_its_name(tmp_path: Path):
-    source = {"role": "downstream", "split": "leave_one_out", "interactions": str(tmp_path / "i.csv"), "items": str(tmp_path / "items.csv")}
+    source = {
+        "role": "downstream",
+        "split": "leave_one_out",
+        "interactions": str(tmp_path / "i.csv"),
+        "items": str(tmp_path / "items.csv"),
+    }
     (tmp_path / "i.csv").write_text(HEADER + "u,a,5\nu,b,6\nu,a,7\n")
     (tmp_path / "items.csv").write_text(ITEMS)
     hashes = {corpus_of(tmp_path / name, {"s": source}, k_core=0).hash for name in ("plain", "w[1]*", "timestamp=5")}
@@ -98,7 +107,8 @@ def test_a_part_may_be_empty_as_spark_writes_them_but_not_all_of_them(tmp_path: 
     (tmp_path / "items.csv").write_text(ITEMS)
     (tmp_path / "none.csv").write_text("item_id,title\n")
     with pytest.raises(
-        UserError, match=r"shop.interactions: no readable rows in .*a.parquet, .*c.parquet; an empty interactions file makes"
+        UserError,
+        match=r"shop.interactions: no readable rows in .*a.parquet, .*c.parquet; an empty interactions file makes",
     ):
         Loaded("table", folder, tmp_path / "items.csv")
     interactions(folder / "b.parquet", [5, 6])
@@ -106,7 +116,9 @@ def test_a_part_may_be_empty_as_spark_writes_them_but_not_all_of_them(tmp_path: 
     source["items"] = [str(tmp_path / "none.csv"), str(tmp_path / "items.csv")]
     corpus = corpus_of(tmp_path, {"s": source}, k_core=0)
     assert corpus.manifest["counts"]["s"]["read"]["interactions"] == 2 and corpus.manifest["n_items"] == 2
-    with pytest.raises(UserError, match=r"none.csv: no readable rows after the header; an empty items file makes no corpus"):
+    with pytest.raises(
+        UserError, match=r"none.csv: no readable rows after the header; an empty items file makes no corpus"
+    ):
         Loaded("table", folder, tmp_path / "none.csv")
 
 
@@ -115,7 +127,8 @@ def test_parts_in_folders_below_are_not_passed_over_in_silence(tmp_path: Path):
     interactions(tmp_path / "inter" / "year=2020" / "p.parquet", [6])
     (tmp_path / "items.csv").write_text(ITEMS)
     with pytest.raises(
-        UserError, match=r"shop.interactions: .*inter has parts in year=2020, too, and no folder below is read; list the files"
+        UserError,
+        match=r"shop.interactions: .*inter has parts in year=2020, too, and no folder below is read; list the files",
     ):
         Loaded("table", tmp_path / "inter", tmp_path / "items.csv")
 
@@ -134,7 +147,12 @@ def test_a_list_of_files_is_one_table_whatever_their_formats(tmp_path: Path):
     one, two = interactions(tmp_path / "one.parquet", [5]), tmp_path / "two.csv"
     two.write_text(HEADER + "v,b,6\n")
     (tmp_path / "items.csv").write_text(ITEMS)
-    source = {"role": "downstream", "split": "leave_one_out", "interactions": [str(one), str(two)], "items": str(tmp_path / "items.csv")}
+    source = {
+        "role": "downstream",
+        "split": "leave_one_out",
+        "interactions": [str(one), str(two)],
+        "items": str(tmp_path / "items.csv"),
+    }
     corpus = corpus_of(tmp_path, {"s": source}, k_core=0)
     files = corpus.manifest["sources"]["s"]["files"]
     assert {which: Path(file["path"]).name for which, file in files.items()} == {
@@ -148,10 +166,19 @@ def test_a_list_of_files_is_one_table_whatever_their_formats(tmp_path: Path):
 def test_what_is_no_file_is_named(tmp_path: Path):
     (tmp_path / "items.csv").write_text(ITEMS)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"shop.interactions: .*empty is a directory without a \*\.parquet file; give a file, or a list"):
+    with pytest.raises(
+        UserError, match=r"shop.interactions: .*empty is a directory without a \*\.parquet file; give a file, or a list"
+    ):
         Loaded("table", tmp_path / "empty", tmp_path / "items.csv")
-    with pytest.raises(UserError, match=r"sources.shop.interactions: adapter 'movielens' reads one file here, not 2") as caught:
-        several = {"role": "pretrain", "adapter": "movielens", "interactions": ["ratings.dat", "more.dat"], "items": "movies.dat"}
+    with pytest.raises(
+        UserError, match=r"sources.shop.interactions: adapter 'movielens' reads one file here, not 2"
+    ) as caught:
+        several = {
+            "role": "pretrain",
+            "adapter": "movielens",
+            "interactions": ["ratings.dat", "more.dat"],
+            "items": "movies.dat",
+        }
         corpus_of(tmp_path, {"shop": several})
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError) as caught:
@@ -166,11 +193,17 @@ def test_a_file_named_like_an_address_is_a_file(tmp_path: Path):
     (tmp_path / "s3:" / "i.csv").write_text(HEADER + "u,a,5\n")
     (tmp_path / "items.csv").write_text(ITEMS)
     source = {"role": "downstream", "split": "leave_one_out", "interactions": "s3:/i.csv", "items": "items.csv"}
-    assert corpus_of(tmp_path, {"s": source}, root=str(tmp_path), k_core=0).manifest["counts"]["s"]["read"]["interactions"] == 1
+    assert (
+        corpus_of(tmp_path, {"s": source}, root=str(tmp_path), k_core=0).manifest["counts"]["s"]["read"]["interactions"]
+        == 1
+    )
 
 
 def test_a_file_whose_name_begins_with_a_tilde_wins_over_a_home_directory(tmp_path: Path):
     (tmp_path / "~inter.csv").write_text(HEADER + "u,a,5\n")
     (tmp_path / "items.csv").write_text(ITEMS)
     source = {"role": "downstream", "split": "leave_one_out", "interactions": "~inter.csv", "items": "items.csv"}
-    assert corpus_of(tmp_path, {"s": source}, root=str(tmp_path), k_core=0).manifest["counts"]["s"]["read"]["interactions"] == 1
+    assert (
+        corpus_of(tmp_path, {"s": source}, root=str(tmp_path), k_core=0).manifest["counts"]["s"]["read"]["interactions"]
+        == 1
+    )

@@ -42,7 +42,9 @@ def load(folder: Path, interactions: bytes, items: bytes, suffix: str = ".csv", 
     return Loaded("table", folder / f"inter{suffix}", folder / f"items{suffix}", **source)
 
 
-FIELD = st.text(st.characters(exclude_characters='\r\n\0:"', exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=8)
+FIELD = st.text(
+    st.characters(exclude_characters='\r\n\0:"', exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=8
+)
 
 
 @settings(max_examples=EXAMPLES)
@@ -84,7 +86,9 @@ def test_settings_of_one_file_win_over_those_of_both(tmp_path: Path):
         ".dat",
         format="csv",
         columns={"user": "userId", "item": "movieId", "time": "when"},
-        files={"items": {"delimiter": "::", "header": False, "encoding": "cp1252", "columns": {"item": "2", "title": "3"}}},
+        files={
+            "items": {"delimiter": "::", "header": False, "encoding": "cp1252", "columns": {"item": "2", "title": "3"}}
+        },
     )
     assert (loaded.interactions, loaded.items) == ([("u1", "a", 5)], [("a", "Ä"), ("b", "B")])
 
@@ -115,7 +119,10 @@ def test_excel_says_its_delimiter_in_a_first_line(tmp_path: Path, said):
 
 
 def test_a_delimiter_that_is_not_the_formats_is_found_by_the_header_and_said(tmp_path: Path, capsys):
-    loaded = load(tmp_path, *(table(rows, ";", names).encode() for rows, names in ((ROWS, INTERACTION_NAMES), (TITLES, ITEM_NAMES))))
+    loaded = load(
+        tmp_path,
+        *(table(rows, ";", names).encode() for rows, names in ((ROWS, INTERACTION_NAMES), (TITLES, ITEM_NAMES))),
+    )
     assert (loaded.interactions, loaded.items) == (READ, TITLES)
     assert "inter.csv: its fields are parted by ';'" in capsys.readouterr().err
 
@@ -129,7 +136,9 @@ def zipped(**files: bytes) -> bytes:
 
 
 def test_archives_and_compressed_files(tmp_path: Path):
-    inter, items = (table(rows, ",", names).encode() for rows, names in ((ROWS, INTERACTION_NAMES), (TITLES, ITEM_NAMES)))
+    inter, items = (
+        table(rows, ",", names).encode() for rows, names in ((ROWS, INTERACTION_NAMES), (TITLES, ITEM_NAMES))
+    )
     for suffix, one, two in (
         (".csv.zip", zipped(x__csv=inter), zipped(y__csv=items.decode().encode("utf-16"))),
         (".csv.xz", lzma.compress(inter), lzma.compress(items)),
@@ -140,14 +149,20 @@ def test_archives_and_compressed_files(tmp_path: Path):
         assert (loaded.interactions, loaded.items) == (READ, TITLES), suffix
     with_leftovers = io.BytesIO()
     with zipfile.ZipFile(with_leftovers, "w") as archive:
-        for name, content in {".DS_Store": b"x", "__MACOSX/._x.csv": b"y", "folder/x.csv": inter, "folder/.hidden.csv": b"z"}.items():
+        for name, content in {
+            ".DS_Store": b"x",
+            "__MACOSX/._x.csv": b"y",
+            "folder/x.csv": inter,
+            "folder/.hidden.csv": b"z",
+        }.items():
             archive.writestr(name, content)
     assert load(tmp_path, with_leftovers.getvalue(), zipped(y__csv=items), ".zip").interactions == READ
     both = zipped(ratings__csv=inter, movies__csv=items)
     files = {"interactions": {"member": "ratings.csv"}, "items": {"member": "movies.csv"}}
     assert load(tmp_path, both, both, ".zip", files=files).interactions == READ
     with pytest.raises(
-        UserError, match=r"inter.zip: a zip archive of 2 files \(movies.csv, ratings.csv\); set .*files.interactions.member"
+        UserError,
+        match=r"inter.zip: a zip archive of 2 files \(movies.csv, ratings.csv\); set .*files.interactions.member",
     ):
         load(tmp_path, both, both, ".zip")
     with pytest.raises(UserError, match=r"items.member: .* has no 'movie.csv'; did you mean 'movies.csv'"):
@@ -177,7 +192,9 @@ def test_an_encoding_that_cannot_say_what_it_lacks_is_refused(tmp_path: Path):
 
 
 def test_a_first_line_sep_that_ends_otherwise_is_named(tmp_path: Path):
-    inter, items = (table(rows, ";", names).encode() for rows, names in ((ROWS, INTERACTION_NAMES), (TITLES, ITEM_NAMES)))
+    inter, items = (
+        table(rows, ";", names).encode() for rows, names in ((ROWS, INTERACTION_NAMES), (TITLES, ITEM_NAMES))
+    )
     with pytest.raises(UserError, match=r"inter.csv: mixed line ends: line 2 ends in LF, those before it in CR LF"):
         load(tmp_path, b"sep=;\r\n" + inter, items)
 
@@ -193,19 +210,25 @@ def test_one_column_is_not_two_things(tmp_path: Path):
     for columns in ({"user": "item_id"}, {"item": "user_id"}, {"time": "user_id"}):
         with pytest.raises(UserError, match="is named for two of user, item and time"):
             load(tmp_path, *texts, files={"items": {"columns": {"item": "item_id"}}}, columns=columns)
-    assert load(tmp_path, *texts, columns={"title": "item_id"}).items == [("a", "a"), ("b", "b")]  # an id may be the title
+    assert load(tmp_path, *texts, columns={"title": "item_id"}).items == [
+        ("a", "a"),
+        ("b", "b"),
+    ]  # an id may be the title
 
 
 def test_a_file_without_a_header_line_is_named_with_what_to_do(tmp_path: Path):
     inter, items = table(ROWS, ",", None).encode(), table([("1", "One")], ",", None).encode()
     match = (
-        r"items.csv: no column 'item_id'; its first line looks like data, not names \(1,One\): if it has no .*files.items.header = False"
+        r"items.csv: no column 'item_id'; its first line looks like data, not names \(1,One\): if it has no "
+        r".*files.items.header = False"
     )
     with pytest.raises(UserError, match=match):
         load(tmp_path, inter, items)
     assert load(tmp_path, inter, items, header=False).interactions == READ
     with pytest.raises(
-        UserError, match=r"inter.csv: no column '9': it has no header line .* and 3 columns; set .*columns.user to a place from '1' to '3'"
+        UserError,
+        match=r"inter.csv: no column '9': it has no header line .* and 3 columns; set .*columns.user to a place from "
+        r"'1' to '3'",
     ):
         load(tmp_path, inter, items, header=False, columns={"user": "9"})
 
@@ -220,7 +243,10 @@ def test_a_first_line_that_is_written_as_those_below_is_no_header(tmp_path: Path
 def test_a_header_that_is_read_as_data_is_said(tmp_path: Path, capsys):
     texts = [table(rows, ",", names).encode() for rows, names in ((ROWS, INTERACTION_NAMES), (TITLES, ITEM_NAMES))]
     load(tmp_path, *texts, header=False)
-    assert "items.csv: its first line looks like a header (item_id, title), which header = False reads as data" in capsys.readouterr().err
+    assert (
+        "items.csv: its first line looks like a header (item_id, title), which header = False reads as data"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("mark", ['"', "'"])
@@ -230,10 +256,14 @@ def test_quoted_column_names_ask_for_the_quote_and_not_for_the_columns(tmp_path:
     texts = []
     for rows, names in ((ROWS, INTERACTION_NAMES), (TITLES, ITEM_NAMES)):
         stream = io.StringIO()
-        csv.writer(stream, delimiter=delimiter, quotechar=mark, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows([names, *rows])
+        csv.writer(stream, delimiter=delimiter, quotechar=mark, quoting=csv.QUOTE_ALL, lineterminator="\n").writerows(
+            [names, *rows]
+        )
         texts.append(stream.getvalue().encode())
     if (mark, suffix) != ('"', ".csv"):
-        with pytest.raises(UserError, match=r"no column 'item_id', but .item_id.: its fields are quoted; set .*files.items.quote = "):
+        with pytest.raises(
+            UserError, match=r"no column 'item_id', but .item_id.: its fields are quoted; set .*files.items.quote = "
+        ):
             load(tmp_path, *texts, suffix=suffix)
     loaded = load(tmp_path, *texts, suffix=suffix, quote=mark)
     assert (loaded.interactions, loaded.items) == (READ, TITLES)
@@ -259,7 +289,10 @@ def test_bytes_that_are_no_text_in_the_given_encoding_are_bad_lines(tmp_path: Pa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b'{"user_id": "u1", "item_id": "a", "timestamp": 5}\n' * 3, "JSON and no delimited text; write it as CSV or Parquet"),
+        (
+            b'{"user_id": "u1", "item_id": "a", "timestamp": 5}\n' * 3,
+            "JSON and no delimited text; write it as CSV or Parquet",
+        ),
         (b'[{"user_id": "u1"},\n {"user_id": "u2"}]\n', "JSON and no delimited text"),
         (b"[\n {\n", "JSON and no delimited text"),
         (b"\x28\xb5\x2f\xfd" + b"x" * 50, r"a Zstandard file; unpack it first \(`zstd -d`\)"),
@@ -267,18 +300,45 @@ def test_bytes_that_are_no_text_in_the_given_encoding_are_bad_lines(tmp_path: Pa
         (b"<!DOCTYPE html><html>", "a web page or XML, not the data"),
         (b"\x80\x04\x95", "a pickle, which is never read"),
         (b"\x93NUMPY\x01\0v\0{", "a NumPy array; write the table as CSV or Parquet"),
-        (b'[["a", "A"], ["b", "B"]]', r"JSON and no delimited text; write it as CSV or Parquet \(`pandas.read_json\(PATH\).to_parquet"),
+        (
+            b'[["a", "A"], ["b", "B"]]',
+            r"JSON and no delimited text; write it as CSV or Parquet \(`pandas.read_json\(PATH\).to_parquet",
+        ),
         (zipped(), "a zip archive without a file"),
         (zipped(x__zip=zipped(x__csv=b"item_id,title\n")), "a zip file that holds a zip file; unpack it first"),
-        (zipped(x__gz=gzip.compress(b"item_id,title\n", mtime=0)), "a zip file that holds a gzip file; unpack it first"),
-        (gzip.compress(bz2.compress(b"item_id,title\n"), mtime=0), "a gzip file that holds a bzip2 file; unpack it first"),
-        (b"\n\nitem_id,title\n", "its first line is blank; expected a header line with column names: take blank lines out"),
-        (b"Nummer,T\xeftel\n", "no column 'item_id'; its first line is no text in utf-8: if it is in another one, set .*items.encoding"),
-        (b"item_id,title\n1,caf\xe9\n2,th\xe9\n", "no readable rows after the header; malformed line: invalid .*2 times, first .*cp1252"),
-        (b'item_id,title\n1,"A" b\n2,"B" c\n', "no readable rows after the header; malformed line: unquoted value .*set quote = 'none'"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", r"a Git LFS pointer and not the file itself; fetch it \(`git lfs pull`\)"),
+        (
+            zipped(x__gz=gzip.compress(b"item_id,title\n", mtime=0)),
+            "a zip file that holds a gzip file; unpack it first",
+        ),
+        (
+            gzip.compress(bz2.compress(b"item_id,title\n"), mtime=0),
+            "a gzip file that holds a bzip2 file; unpack it first",
+        ),
+        (
+            b"\n\nitem_id,title\n",
+            "its first line is blank; expected a header line with column names: take blank lines out",
+        ),
+        (
+            b"Nummer,T\xeftel\n",
+            "no column 'item_id'; its first line is no text in utf-8: if it is in another one, set .*items.encoding",
+        ),
+        (
+            b"item_id,title\n1,caf\xe9\n2,th\xe9\n",
+            "no readable rows after the header; malformed line: invalid .*2 times, first .*cp1252",
+        ),
+        (
+            b'item_id,title\n1,"A" b\n2,"B" c\n',
+            "no readable rows after the header; malformed line: unquoted value .*set quote = 'none'",
+        ),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            r"a Git LFS pointer and not the file itself; fetch it \(`git lfs pull`\)",
+        ),
         (b"PAR1" + b"x" * 50, r"a Parquet file; set .*files.items.format = 'parquet'"),
-        (zipped(**{"[Content_Types]__xml": b"", "xl/workbook__xml": b""}), r"an Office document \(.xlsx\); save the sheet as CSV UTF-8"),
+        (
+            zipped(**{"[Content_Types]__xml": b"", "xl/workbook__xml": b""}),
+            r"an Office document \(.xlsx\); save the sheet as CSV UTF-8",
+        ),
     ],
 )
 def test_what_is_no_table_is_named_for_what_it_is(tmp_path: Path, content, message):
@@ -291,8 +351,14 @@ def test_what_is_no_table_is_named_for_what_it_is(tmp_path: Path, content, messa
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"parent_asin,title\na,Apple\nb,Pear\n", "no JSON records but 'parent_asin,title'; adapter 'table' reads CSV, TSV and Parquet"),
-        (json.dumps([{"parent_asin": "a"}], indent=1).encode(), "one JSON value over the whole file; write one record a line"),
+        (
+            b"parent_asin,title\na,Apple\nb,Pear\n",
+            "no JSON records but 'parent_asin,title'; adapter 'table' reads CSV, TSV and Parquet",
+        ),
+        (
+            json.dumps([{"parent_asin": "a"}], indent=1).encode(),
+            "one JSON value over the whole file; write one record a line",
+        ),
         (b"PAR1" + b"x" * 50, "a Parquet file and no JSON; adapter 'table' reads it"),
     ],
 )
@@ -305,7 +371,10 @@ def test_what_is_no_json_is_named_for_what_it_is(tmp_path: Path, content, messag
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
 def test_json_lines_in_other_encodings_and_archives(tmp_path: Path, encoding):
-    review, meta = '{"user_id": "u", "parent_asin": "a", "timestamp": 5000}\n', '{"parent_asin": "a", "title": "Äpfel"}\n'
+    review, meta = (
+        '{"user_id": "u", "parent_asin": "a", "timestamp": 5000}\n',
+        '{"parent_asin": "a", "title": "Äpfel"}\n',
+    )
     (tmp_path / "X.zip").write_bytes(zipped(x__jsonl=review.encode(encoding)))
     (tmp_path / "meta_X.jsonl").write_bytes(meta.encode(encoding))
     loaded = Loaded("amazon2023", tmp_path / "X.zip", tmp_path / "meta_X.jsonl")

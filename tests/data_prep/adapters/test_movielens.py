@@ -23,7 +23,9 @@ def files_100k(folder: Path, ratings=RATINGS, movies=MOVIES, gz: str = "") -> tu
 
 def files_dat(folder: Path, ratings=RATINGS, movies=MOVIES, encoding: str = "latin-1") -> tuple[Path, Path]:
     items = [f"{movie}::{title}::Drama|Children's" for movie, title in movies]
-    return write(folder / "ratings.dat", [f"{u}::{m}::5::{time}" for u, m, time in ratings]), write(folder / "movies.dat", items, encoding)
+    return write(folder / "ratings.dat", [f"{u}::{m}::5::{time}" for u, m, time in ratings]), write(
+        folder / "movies.dat", items, encoding
+    )
 
 
 def files_csv(folder: Path, ratings=RATINGS, movies=MOVIES, gz: str = "") -> tuple[Path, Path]:
@@ -75,7 +77,9 @@ def test_a_bad_line_is_counted_and_shown_with_its_number(tmp_path: Path, line, r
     assert loaded.interactions == [("1", "661", 9), ("2", "661", 9)]
     assert loaded.rejected == {reason: 1}
     assert loaded.samples[reason][0].startswith(f"{ratings}: line 2: ")
-    with pytest.raises(UserError, match=r"ratings.dat: 1 bad lines, more than config.corpus.max_bad_lines = 0; .* first line 2: "):
+    with pytest.raises(
+        UserError, match=r"ratings.dat: 1 bad lines, more than config.corpus.max_bad_lines = 0; .* first line 2: "
+    ):
         Loaded("movielens", ratings, movies, max_bad_lines=0)
 
 
@@ -114,7 +118,9 @@ def test_to_a_corpus(tmp_path: Path):
     assert corpus.manifest["sources"]["Movies"]["adapter"] == "movielens"
 
 
-FIELD = st.sampled_from(["1", "661", "-5", "x", "", "1e9", "99999999999999999999", "é", '"']) | st.text("0123:|\t,\x00\x01'ß", max_size=6)
+FIELD = st.sampled_from(["1", "661", "-5", "x", "", "1e9", "99999999999999999999", "é", '"']) | st.text(
+    "0123:|\t,\x00\x01'ß", max_size=6
+)
 
 
 @settings(max_examples=30)

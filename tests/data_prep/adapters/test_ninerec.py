@@ -38,7 +38,9 @@ def test_language(tmp_path: Path):
     assert Loaded("ninerec", pairs(tmp_path, lines), items(tmp_path), language="zh").items == ZH
     assert Loaded("ninerec", pairs(tmp_path, lines), items(tmp_path), language="en").items == EN
     one = items(tmp_path, ["v17551,韩国电影", "v2,猫"])
-    with pytest.raises(UserError, match=r"lines of 2 fields; expected item, Chinese title, English title; set language = 'zh'"):
+    with pytest.raises(
+        UserError, match=r"lines of 2 fields; expected item, Chinese title, English title; set language = 'zh'"
+    ):
         Loaded("ninerec", pairs(tmp_path, lines), one)
     assert Loaded("ninerec", pairs(tmp_path, lines), one, language="zh").items == [("v17551", "韩国电影"), ("v2", "猫")]
 
@@ -47,7 +49,11 @@ def test_without_times_the_order_of_lines_counts(tmp_path: Path):
     lines = ["u1,v3", "u2,v2", "u1,v2", "u1,v17551"]
     loaded = Loaded("ninerec", pairs(tmp_path, lines, "QB_pair.csv"), items(tmp_path))
     assert loaded.order == "position"
-    assert [item for user, item, _ in sorted(loaded.interactions, key=lambda row: row[2]) if user == "u1"] == ["v3", "v2", "v17551"]
+    assert [item for user, item, _ in sorted(loaded.interactions, key=lambda row: row[2]) if user == "u1"] == [
+        "v3",
+        "v2",
+        "v17551",
+    ]
     with_empty_times = pairs(tmp_path, [line + "," for line in lines], "QB_pair.csv")
     assert Loaded("ninerec", with_empty_times, items(tmp_path), order="position").interactions == loaded.interactions
 
@@ -71,11 +77,18 @@ def test_columns_that_both_may_be_the_items(tmp_path: Path):
     numbered = items(tmp_path, ["1,一,One", "2,二,Two", "3,三,Three"])
     both = pairs(tmp_path, ["1,2,5", "2,3,6"])
     with pytest.raises(
-        UserError, match=r"cannot tell users from items; set config.corpus.sources.shop.columns = \{'user': '1', 'item': '2'\}"
+        UserError,
+        match=r"cannot tell users from items; set config.corpus.sources.shop.columns = \{'user': '1', 'item': '2'\}",
     ):
         Loaded("ninerec", both, numbered)
-    assert Loaded("ninerec", both, numbered, columns={"user": "1", "item": "2"}).interactions == [("1", "2", 5), ("2", "3", 6)]
-    assert Loaded("ninerec", both, numbered, columns={"user": "2", "item": "1"}).interactions == [("2", "1", 5), ("3", "2", 6)]
+    assert Loaded("ninerec", both, numbered, columns={"user": "1", "item": "2"}).interactions == [
+        ("1", "2", 5),
+        ("2", "3", 6),
+    ]
+    assert Loaded("ninerec", both, numbered, columns={"user": "2", "item": "1"}).interactions == [
+        ("2", "1", 5),
+        ("3", "2", 6),
+    ]
     with pytest.raises(UserError, match=r"no id of the file of items occurs in its first two columns"):
         Loaded("ninerec", pairs(tmp_path, ["u1,v1,5"]), numbered)
 
@@ -100,7 +113,9 @@ def test_a_bad_line_is_counted_and_shown_with_its_number(tmp_path: Path, line, r
     assert loaded.interactions == [("u1", "v2", 9), ("u2", "v2", 9)]
     assert loaded.rejected == {reason: 1}
     assert loaded.samples[reason][0].startswith(f"{path}: line 2: ")
-    with pytest.raises(UserError, match=r"_pair.csv: 1 bad lines, more than config.corpus.max_bad_lines = 0; .* first line 2: "):
+    with pytest.raises(
+        UserError, match=r"_pair.csv: 1 bad lines, more than config.corpus.max_bad_lines = 0; .* first line 2: "
+    ):
         Loaded("ninerec", path, items(tmp_path), max_bad_lines=0)
 
 
@@ -108,7 +123,11 @@ def test_bad_items(tmp_path: Path):
     path = items(tmp_path, [*ITEM_LINES, "v4,舞", ",舞,Dance", "v3,舞,Other", "v5,舞,", "v6,舞,a,b"])
     loaded = Loaded("ninerec", pairs(tmp_path, ["u1,v2,9"]), path)
     assert loaded.items == [*EN, ("v3", "Other"), ("v5", None)]
-    assert loaded.rejected == {"malformed line: missing columns": 1, "malformed line: too many columns": 1, "item without id": 1}
+    assert loaded.rejected == {
+        "malformed line: missing columns": 1,
+        "malformed line: too many columns": 1,
+        "item without id": 1,
+    }
 
 
 def test_files_that_make_no_corpus(tmp_path: Path):
@@ -132,14 +151,19 @@ def test_truncated_gzip(tmp_path: Path, which):
 def test_to_a_corpus_by_order(tmp_path: Path):
     lines = [f"u{n % 7},v{n % 5}" for n in range(70)]
     source = {"role": "downstream", "adapter": "ninerec", "platform": "bilibili", "language": "zh"}
-    source |= {"interactions": str(pairs(tmp_path, lines)), "items": str(items(tmp_path, [f"v{n},标题{n},T{n}" for n in range(5)]))}
+    source |= {
+        "interactions": str(pairs(tmp_path, lines)),
+        "items": str(items(tmp_path, [f"v{n},标题{n},T{n}" for n in range(5)])),
+    }
     corpus = corpus_of(tmp_path, {"QB": source}, k_core=0)
     assert corpus.items.title[0] == "标题0"
     assert corpus.set_info("QB").split == "leave_one_out"
     assert len(corpus.targets("test", "QB")) == 7
 
 
-FIELD = st.sampled_from(["u1", "v2", "v3", "-5", "x", "", "1e9", "99999999999999999999", "舞"]) | st.text("0123:|\t\x00\x01'ß", max_size=6)
+FIELD = st.sampled_from(["u1", "v2", "v3", "-5", "x", "", "1e9", "99999999999999999999", "舞"]) | st.text(
+    "0123:|\t\x00\x01'ß", max_size=6
+)
 
 
 @settings(max_examples=30)
@@ -150,5 +174,7 @@ def test_any_lines_are_read_or_counted(tmp_path: Path, lines):
     good = ["u1,v2,9"] * 20  # so that most lines have three fields
     loaded = Loaded("ninerec", pairs(tmp_path, [*good, *texts]), items(tmp_path), columns={"user": "1", "item": "2"})
     assert len(loaded.interactions) + loaded.refused() == filled + 20
-    loaded = Loaded("ninerec", pairs(tmp_path, good), items(tmp_path, [*ITEM_LINES * 7, *texts]), columns={"user": "1", "item": "2"})
+    loaded = Loaded(
+        "ninerec", pairs(tmp_path, good), items(tmp_path, [*ITEM_LINES * 7, *texts]), columns={"user": "1", "item": "2"}
+    )
     assert len(loaded.items) + loaded.refused() == filled + 21

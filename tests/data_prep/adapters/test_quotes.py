@@ -1,4 +1,5 @@
-"""Quoted files of every adapter with quotes, line ends and lines that are not as they should be: counted, or named with file and line."""
+"""Quoted files of every adapter with quotes, line ends and lines that are not as they should be: counted, or named with
+file and line."""
 
 import re
 from collections.abc import Callable
@@ -19,8 +20,23 @@ Lines = list[str]
 class Quoted:
     """One file that is read with quotes, `which` of two, and what stands in a good line of it."""
 
-    def __init__(self, adapter: str, which: str, names: tuple[str, str], header: str, other: Lines, line: Callable[[str, int], str]):
-        self.adapter, self.which, self.names, self.header, self.other, self.line = adapter, which, names, header, other, line
+    def __init__(
+        self,
+        adapter: str,
+        which: str,
+        names: tuple[str, str],
+        header: str,
+        other: Lines,
+        line: Callable[[str, int], str],
+    ):
+        self.adapter, self.which, self.names, self.header, self.other, self.line = (
+            adapter,
+            which,
+            names,
+            header,
+            other,
+            line,
+        )
 
     def load(self, folder: Path, lines: Lines, end: str = "\n", **source) -> tuple[Loaded, Path]:
         content = "".join(line + end for line in [*([self.header] if self.header else []), *lines]).encode()
@@ -40,9 +56,16 @@ class Quoted:
 META = ['{"parent_asin": "1", "title": "One"}']
 FILES = {
     "table interactions": Quoted(
-        "table", "interactions", ("x.csv", "y.csv"), "user_id,item_id,timestamp", ["item_id,title", "1,One"], "{0},1,{1}".format
+        "table",
+        "interactions",
+        ("x.csv", "y.csv"),
+        "user_id,item_id,timestamp",
+        ["item_id,title", "1,One"],
+        "{0},1,{1}".format,
     ),
-    "table items": Quoted("table", "items", ("x.csv", "y.csv"), "item_id,title", ["user_id,item_id,timestamp", "u,1,5"], "{0},T{1}".format),
+    "table items": Quoted(
+        "table", "items", ("x.csv", "y.csv"), "item_id,title", ["user_id,item_id,timestamp", "u,1,5"], "{0},T{1}".format
+    ),
     "movielens ratings": Quoted(
         "movielens",
         "interactions",
@@ -59,10 +82,17 @@ FILES = {
         ["userId,movieId,rating,timestamp", "1,1,5,9"],
         "{0},T,{1}".format,
     ),
-    "ninerec pairs": Quoted("ninerec", "interactions", ("X_pair.csv", "X_item.csv"), "", ["1,一,One"], "{0},1,{1}".format),
+    "ninerec pairs": Quoted(
+        "ninerec", "interactions", ("X_pair.csv", "X_item.csv"), "", ["1,一,One"], "{0},1,{1}".format
+    ),
     "ninerec items": Quoted("ninerec", "items", ("X_pair.csv", "X_item.csv"), "", ["u,1,5"], "{0},题,T{1}".format),
     "amazon2023": Quoted(
-        "amazon2023", "interactions", ("X.csv", "meta_X.jsonl"), "user_id,parent_asin,timestamp", META, "{0},1,{1}".format
+        "amazon2023",
+        "interactions",
+        ("X.csv", "meta_X.jsonl"),
+        "user_id,parent_asin,timestamp",
+        META,
+        "{0},1,{1}".format,
     ),
 }
 GOOD = {name: [file.line(f"u{n}", n) for n in range(ROWS)] for name, file in FILES.items()}
@@ -81,7 +111,9 @@ def test_a_quote_that_is_not_closed_is_an_error_with_its_line(tmp_path: Path, na
         put(lines, at10='"' + lines[10], at120='"' + lines[120]),  # text after the closing quote
         [*lines[:10], '"' + lines[10], *lines[10:] * 30],  # more than the excerpt that DuckDB keeps
     ):
-        with pytest.raises(UserError, match=r"line \d+: a quote opens a field there and is not closed as it should be") as caught:
+        with pytest.raises(
+            UserError, match=r"line \d+: a quote opens a field there and is not closed as it should be"
+        ) as caught:
             file.load(tmp_path, damaged)
         assert f"{file.names[file.which == 'items']}: line {first}: " in str(caught.value)
 
@@ -100,7 +132,10 @@ def test_a_quote_that_a_later_line_closes_counts_as_all_its_lines(tmp_path: Path
 def test_a_record_of_too_few_fields_counts_as_all_its_lines(tmp_path: Path):
     file, lines = FILES["table interactions"], GOOD["table interactions"]
     loaded, _ = file.load(tmp_path, put(lines, at7='"a\nb\n\nc",1'))
-    assert loaded.rejected == {"malformed line: missing columns": 1, "malformed line: more lines of the same records": 2}
+    assert loaded.rejected == {
+        "malformed line: missing columns": 1,
+        "malformed line: more lines of the same records": 2,
+    }
     assert len(loaded.interactions) == ROWS - 1
 
 
@@ -134,12 +169,19 @@ def test_any_lines_are_read_or_counted(tmp_path: Path, name, lines):
 @pytest.mark.parametrize("name", [*FILES, "tsv"])
 def test_mixed_line_ends_name_the_line(tmp_path: Path, name):
     file = FILES.get(name) or Quoted(
-        "table", "interactions", ("x.tsv", "y.tsv"), "user_id\titem_id\ttimestamp", ["item_id\ttitle", "1\tOne"], "{0}\t1\t{1}".format
+        "table",
+        "interactions",
+        ("x.tsv", "y.tsv"),
+        "user_id\titem_id\ttimestamp",
+        ["item_id\ttitle", "1\tOne"],
+        "{0}\t1\t{1}".format,
     )
     lines = [file.line(f"u{n}", n) for n in range(ROWS)]
     n = 151 + bool(file.header)
     for text, said in ((lines[150] + "\r", "CR LF"), ("u\r" + lines[150], "CR")):
-        with pytest.raises(UserError, match=rf"mixed line ends: line {n} ends in {said}, those before it in LF; make them alike"):
+        with pytest.raises(
+            UserError, match=rf"mixed line ends: line {n} ends in {said}, those before it in LF; make them alike"
+        ):
             file.load(tmp_path, put(lines, at150=text))
     loaded, _ = file.load(tmp_path, lines, "\r\n")
     assert file.n_lines(loaded) == ROWS and loaded.rejected == {}

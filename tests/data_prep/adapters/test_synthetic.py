@@ -4,7 +4,7 @@ import pytest
 from cprec_jax.config.corpus import SyntheticSpec
 from cprec_jax.errors import UserError
 from data_prep.adapters.synthetic import SyntheticAdapter, make_world, next_item_distribution
-from tests.jobs import corpus_spec
+from tests.run_jobs import corpus_spec
 
 DOMAINS = ["beauty", "toys", "kitchen", "garden"]
 SMALL = SyntheticSpec(users=300, items=40, tastes=5, interactions=12.0)
@@ -38,14 +38,17 @@ def test_first_items_are_drawn_with_their_probabilities():
     first = np.concatenate([[True], world.user[1:] != world.user[:-1]])
     counts = np.bincount(world.item[first], minlength=40)
     spec = SyntheticSpec(users=5000, items=40, tastes=5)
-    p_BN = next_item_distribution(spec, world.favour_UK, world.share_MN[0], np.full(5000, -1), np.zeros((5000, 40), bool))
+    p_BN = next_item_distribution(
+        spec, world.favour_UK, world.share_MN[0], np.full(5000, -1), np.zeros((5000, 40), bool)
+    )
     expected, variance = p_BN.sum(axis=0), (p_BN * (1 - p_BN)).sum(axis=0)
     assert np.all(np.abs(counts - expected) < 5 * np.sqrt(variance))
 
 
 @pytest.mark.parametrize("split", ["valid", "test"])
 def test_oracle_is_calibrated_on_the_corpus(synthetic_corpus, split):
-    """If targets really come from the stored distribution, the mean of -log p(target) is its mean entropy, within sampling error."""
+    """If targets really come from the stored distribution, the mean of -log p(target) is its mean entropy, within
+    sampling error."""
     for name in DOMAINS:
         p_BN = synthetic_corpus.oracle(split, name).astype(np.float64)
         np.testing.assert_allclose(p_BN.sum(axis=1), 1.0, rtol=1e-5)
@@ -92,7 +95,9 @@ def test_times_rise_strictly_and_items_never_repeat():
 
 def test_seeded():
     assert np.array_equal(make_world(SMALL, DOMAINS, seed=1).item, make_world(SMALL, DOMAINS, seed=1).item)
-    assert not np.array_equal(make_world(SMALL, DOMAINS, seed=1).time[:50], make_world(SMALL, DOMAINS, seed=2).time[:50])
+    assert not np.array_equal(
+        make_world(SMALL, DOMAINS, seed=1).time[:50], make_world(SMALL, DOMAINS, seed=2).time[:50]
+    )
 
 
 def test_more_items_than_titles_is_refused():

@@ -14,7 +14,7 @@ from cprec_jax.errors import UserError
 from data_prep.adapters.table import LATEST_SECONDS, TableAdapter
 from data_prep.engine import Engine
 from data_prep.rejects import Rejects
-from tests.jobs import corpus_spec
+from tests.run_jobs import corpus_spec
 
 ITEMS = "item_id\ttitle\na\tApple\nb\tPear\n"
 
@@ -62,7 +62,9 @@ def test_formats_agree(tmp_path: Path, suffix, packed):
 def test_parquet_with_numbers_dates_and_nulls(tmp_path: Path):
     pq.write_table(pa.table({"item_id": [1, 2, 3], "title": ["x", None, "z"]}), tmp_path / "item.parquet")
     times = pa.array([5_000_000, None, 7_000_000], pa.timestamp("us"))
-    pq.write_table(pa.table({"user_id": [10, 11, 12], "item_id": [1, 2, 3], "timestamp": times}), tmp_path / "inter.parquet")
+    pq.write_table(
+        pa.table({"user_id": [10, 11, 12], "item_id": [1, 2, 3], "timestamp": times}), tmp_path / "inter.parquet"
+    )
     loaded = Loaded(tmp_path / "inter.parquet", tmp_path / "item.parquet")
     assert loaded.interactions == [("10", "1", 5), ("12", "3", 7)]
     assert loaded.items == [("1", "x"), ("2", None), ("3", "z")]
@@ -81,11 +83,16 @@ def test_parquet_columns_that_would_be_read_as_something_else(tmp_path: Path):
         ({"user_id": [["u"], ["v"]]}, r"column 'user_id' holds list<.*>; expected text or numbers"),
         ({"item_id": [b"\xff", b"a"]}, r"column 'item_id' holds binary; expected text or numbers"),
         ({"user_id": [1.0, None]}, r"column 'user_id' holds ids as double, so that 1 becomes 1.0"),
-        ({"USER_ID": ["x", "y"]}, r"column 'user_id' occurs twice \(as 'user_id', 'USER_ID'; case does not count\); rename one"),
+        (
+            {"USER_ID": ["x", "y"]},
+            r"column 'user_id' occurs twice \(as 'user_id', 'USER_ID'; case does not count\); rename one",
+        ),
     ):
         with pytest.raises(UserError, match=rf"inter.parquet: {message}"):
             parquet(tmp_path, **columns)
-    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 3, ["item_id", "title", "title"]), tmp_path / "item.parquet")
+    pq.write_table(
+        pa.Table.from_arrays([pa.array(["a"])] * 3, ["item_id", "title", "title"]), tmp_path / "item.parquet"
+    )
     with pytest.raises(UserError, match=r"item.parquet: column 'title' occurs twice"):
         Loaded(tmp_path / "inter.parquet", tmp_path / "item.parquet")
 
@@ -93,7 +100,9 @@ def test_parquet_columns_that_would_be_read_as_something_else(tmp_path: Path):
 def test_parquet_kinds_that_are_read_and_rows_that_are_refused(tmp_path: Path):
     loaded = parquet(tmp_path, user_id=pa.array(["u", "v"]).dictionary_encode(), timestamp=[5.0, None])
     assert loaded.interactions == [("u", "a", 5)]
-    assert loaded.rejected["unparsable timestamp"]["samples"][0].split("parquet: ")[1].startswith("row 2: {'user_id': 'v'")
+    assert (
+        loaded.rejected["unparsable timestamp"]["samples"][0].split("parquet: ")[1].startswith("row 2: {'user_id': 'v'")
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,7 +173,10 @@ def test_truncated_files(tmp_path: Path, suffix):
     rows = "".join(f"user-{i * 7919}\ta\t{i * 31 % 1009}\n" for i in range(20_000))
     whole = gzip.compress(("user_id\titem_id\ttimestamp\n" + rows).encode())
     if suffix == "parquet":
-        pq.write_table(pa.table({"user_id": ["u"] * 999, "item_id": ["a"] * 999, "timestamp": range(999)}), tmp_path / "whole.parquet")
+        pq.write_table(
+            pa.table({"user_id": ["u"] * 999, "item_id": ["a"] * 999, "timestamp": range(999)}),
+            tmp_path / "whole.parquet",
+        )
         whole = (tmp_path / "whole.parquet").read_bytes()
     (tmp_path / "item.tsv").write_text(ITEMS)
     path = tmp_path / f"inter.{suffix}"
@@ -206,7 +218,8 @@ def test_bad_lines_are_counted_and_shown_with_their_lines(tmp_path: Path):
 def test_too_many_bad_lines_name_file_and_line(tmp_path: Path):
     with pytest.raises(
         UserError,
-        match=r"inter.tsv: 2 bad lines, more than config.corpus.max_bad_lines = 1; unparsable timestamp, first line 4: u3\\ta\\tsoon",
+        match=r"inter.tsv: 2 bad lines, more than config.corpus.max_bad_lines = 1; unparsable timestamp, first line "
+        r"4: u3\\ta\\tsoon",
     ):
         load(tmp_path, GOOD_TSV + "u3\ta\tsoon\nu4\ta\tsoon\n", max_bad_lines=1)
 
@@ -219,7 +232,9 @@ def test_nul_bytes_and_item_without_id(tmp_path: Path):
 
 FIELD = st.text(st.characters(exclude_characters="\t\r\n", exclude_categories=["Cs"]), max_size=6)
 TIME = st.one_of(
-    st.integers(-5, 2 * LATEST_SECONDS).map(str), st.sampled_from(["", "x", "1e3", "inf", "NaN", "2014-01-05", "--", "1.5"]), FIELD
+    st.integers(-5, 2 * LATEST_SECONDS).map(str),
+    st.sampled_from(["", "x", "1e3", "inf", "NaN", "2014-01-05", "--", "1.5"]),
+    FIELD,
 )
 LINE = st.lists(st.one_of(FIELD, TIME), min_size=1, max_size=4).map("\t".join)
 
@@ -249,13 +264,17 @@ TITLE = st.text(st.characters(exclude_characters="\r\0", exclude_categories=["Cs
 
 @given(
     titles=st.lists(
-        st.one_of(TITLE, st.sampled_from(["tab\there", 'q"uo"te', "a,b", "😀" * 5, "x" * 2000, "two\nlines"])), min_size=1, max_size=8
+        st.one_of(TITLE, st.sampled_from(["tab\there", 'q"uo"te', "a,b", "😀" * 5, "x" * 2000, "two\nlines"])),
+        min_size=1,
+        max_size=8,
     )
 )
 @settings(max_examples=25)
 def test_quoted_csv_titles_arrive_whole(tmp_path: Path, titles):
     with open(tmp_path / "item.csv", "w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([("item_id", "title"), *((f"i{n}", title) for n, title in enumerate(titles))])
+        csv.writer(stream, lineterminator="\n").writerows(
+            [("item_id", "title"), *((f"i{n}", title) for n, title in enumerate(titles))]
+        )
     (tmp_path / "inter.csv").write_text("user_id,item_id,timestamp\nu,i0,1\n")
     loaded = Loaded(tmp_path / "inter.csv", tmp_path / "item.csv")
     assert loaded.items == sorted(((f"i{n}", title) for n, title in enumerate(titles)), key=str)

@@ -29,7 +29,14 @@ COLUMNS = {"user": "user_id", "item": "movie_id", "title": "movie_title"}
 
 def rating(user: object, movie: object, time: int, title: object = None) -> dict:
     title = f"Film {movie} é" if title is None else title
-    return {"movie_id": movie, "movie_title": title, "movie_genres": [1, 2], "user_id": user, "user_rating": 4.0, "timestamp": time}
+    return {
+        "movie_id": movie,
+        "movie_title": title,
+        "movie_genres": [1, 2],
+        "user_id": user,
+        "user_rating": 4.0,
+        "timestamp": time,
+    }
 
 
 def build(directory: Path, features: dict, shard: int = 100, **splits: Iterable[dict]) -> Path:
@@ -55,12 +62,16 @@ def test_ratings_of_several_shards_and_the_newest_version(tmp_path: Path):
     assert (loaded.interactions, loaded.order, loaded.rejected) == (sorted(MADE), "timestamp", {})
     assert loaded.items == [(str(n), f"Film {n} é") for n in range(5)]
     assert loaded.left_over == []
-    assert Loaded("tfds", tmp_path / "films", None, columns=COLUMNS, tfds_split="other").interactions == [("u9", "1", 7)]
+    assert Loaded("tfds", tmp_path / "films", None, columns=COLUMNS, tfds_split="other").interactions == [
+        ("u9", "1", 7)
+    ]
     sliced = Loaded("tfds", tmp_path / "films" / "1.10.0", None, columns=COLUMNS, tfds_split="train[20%:60%]")
     assert sliced.interactions == sorted(MADE[50:150])
     titles = [{"movie_id": str(n), "movie_title": f"Film {n}"} for n in range(5)]
     build(tmp_path / "titles" / "1.0.0", {"movie_id": TEXT, "movie_title": TEXT}, train=titles[:4], rare=titles[4:])
-    sliced = Loaded("tfds", tmp_path / "films" / "1.10.0", tmp_path / "titles", columns=COLUMNS, tfds_split="train[20%:60%]")
+    sliced = Loaded(
+        "tfds", tmp_path / "films" / "1.10.0", tmp_path / "titles", columns=COLUMNS, tfds_split="train[20%:60%]"
+    )
     assert sliced.interactions == sorted(MADE[50:150])
     assert sliced.items == [(str(n), f"Film {n}") for n in range(5)], "a slice of the interactions needs all titles"
     assert "tensorflow" not in sys.modules
@@ -68,12 +79,24 @@ def test_ratings_of_several_shards_and_the_newest_version(tmp_path: Path):
 
 def test_numbers_nested_features_milliseconds_and_titles_of_their_own(tmp_path: Path):
     features = {"who": np.int64, "what": {"id": np.int32, "when": np.float64}}
-    build(tmp_path / "plays" / "1.0.0", features, train=[{"who": n % 3, "what": {"id": n, "when": n * 1000.0}} for n in range(6)])
-    build(tmp_path / "songs" / "1.0.0", {"id": np.int32, "title": TEXT}, train=[{"id": n, "title": f"Song {n}"} for n in range(6)])
+    build(
+        tmp_path / "plays" / "1.0.0",
+        features,
+        train=[{"who": n % 3, "what": {"id": n, "when": n * 1000.0}} for n in range(6)],
+    )
+    build(
+        tmp_path / "songs" / "1.0.0",
+        {"id": np.int32, "title": TEXT},
+        train=[{"id": n, "title": f"Song {n}"} for n in range(6)],
+    )
     columns = {"user": "who", "item": "what/id", "time": "what/when"}
     with pytest.raises(UserError, match=r"no feature 'what/id'; .*columns.item"):
         Loaded("tfds", tmp_path / "plays", tmp_path / "songs", columns=columns, time_unit="ms")
-    build(tmp_path / "titles" / "1.0.0", {"what": {"id": np.int32}, "title": TEXT}, train=[{"what": {"id": 1}, "title": "Song"}])
+    build(
+        tmp_path / "titles" / "1.0.0",
+        {"what": {"id": np.int32}, "title": TEXT},
+        train=[{"what": {"id": 1}, "title": "Song"}],
+    )
     loaded = Loaded("tfds", tmp_path / "plays", tmp_path / "titles", columns=columns, time_unit="ms")
     assert loaded.interactions == sorted((str(n % 3), str(n), n) for n in range(6))
     assert loaded.items == [("1", "Song")]
@@ -102,7 +125,10 @@ def test_bad_records_are_counted_and_shown_with_their_number(tmp_path: Path):
     shown = {reason: samples[0].rpartition("1.0.0: ")[2] for reason, samples in loaded.samples.items()}
     assert shown[NOT_UTF8] == "record 2"
     assert shown["negative timestamp"] == "record 5: user u1, item 2, time -5"
-    with pytest.raises(UserError, match=r"1.0.0: 2 bad lines, more than config.corpus.max_bad_lines = 1; missing item, first record 4: "):
+    with pytest.raises(
+        UserError,
+        match=r"1.0.0: 2 bad lines, more than config.corpus.max_bad_lines = 1; missing item, first record 4: ",
+    ):
         Loaded("tfds", tmp_path / "films", None, columns=COLUMNS, max_bad_lines=1)
 
 
@@ -110,7 +136,10 @@ def test_what_cannot_be_read(tmp_path: Path):
     films = build(tmp_path / "films" / "1.0.0", RATINGS, train=[rating(*row) for row in MADE])
     with pytest.raises(UserError, match=r"sources.shop.tfds_split: .* has no split 'tarin'; did you mean 'train'"):
         Loaded("tfds", films, None, columns=COLUMNS, tfds_split="tarin")
-    with pytest.raises(UserError, match=r"no feature 'film_id'; did you mean 'movie_id'\? \(set config.corpus.sources.shop.columns.item"):
+    with pytest.raises(
+        UserError,
+        match=r"no feature 'film_id'; did you mean 'movie_id'\? \(set config.corpus.sources.shop.columns.item",
+    ):
         Loaded("tfds", films, None, columns={**COLUMNS, "item": "film_id"})
     with pytest.raises(UserError, match=r"feature 'movie_genres' holds many values a record; set .*columns.title"):
         Loaded("tfds", films, None, columns={**COLUMNS, "title": "movie_genres"})
@@ -131,7 +160,13 @@ def test_what_cannot_be_read(tmp_path: Path):
 
 def test_to_a_corpus(tmp_path: Path):
     films = build(tmp_path / "films" / "1.0.0", RATINGS, train=[rating(*row) for row in MADE])
-    source = {"role": "downstream", "adapter": "tfds", "interactions": str(films.parent), "columns": COLUMNS, "split": "leave_one_out"}
+    source = {
+        "role": "downstream",
+        "adapter": "tfds",
+        "interactions": str(films.parent),
+        "columns": COLUMNS,
+        "split": "leave_one_out",
+    }
     corpus = corpus_of(tmp_path, {"films": source}, k_core=0)
     assert len(corpus.targets("test", "films")) == 7
     files = corpus.manifest["sources"]["films"]["files"]

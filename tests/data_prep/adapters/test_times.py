@@ -16,7 +16,11 @@ from tests.data_prep.fuzz import EXAMPLES
 
 ITEMS = ["item_id,title", "a,Apple"]
 FIRST, LAST = datetime.datetime(1971, 1, 1), datetime.datetime(2099, 12, 30)
-ZONES = sorted(name for name in zoneinfo.available_timezones() if "/" in name and not name.startswith(("posix/", "right/", "SystemV/")))
+ZONES = sorted(
+    name
+    for name in zoneinfo.available_timezones()
+    if "/" in name and not name.startswith(("posix/", "right/", "SystemV/"))
+)
 OFFSET = st.integers(-15 * 60, 15 * 60).map(lambda minutes: datetime.timezone(datetime.timedelta(minutes=minutes)))
 
 
@@ -35,7 +39,9 @@ def seconds(folder: Path, times: list[str], **source) -> list[int]:
 
 def written(moment: datetime.datetime, style: str) -> str:
     """The moment with its offset as programs write it."""
-    text = moment.isoformat(" " if "blank" in style else "T", timespec="microseconds" if "fraction" in style else "seconds")
+    text = moment.isoformat(
+        " " if "blank" in style else "T", timespec="microseconds" if "fraction" in style else "seconds"
+    )
     if "colon" not in style and text[-3] == ":":
         text = text[:-3] + text[-2:]
     return text[:-6] + " " + text[-6:] if "apart" in style else text
@@ -47,27 +53,45 @@ STYLE = st.sets(st.sampled_from(["blank", "fraction", "colon", "apart"])).map(fr
 @settings(max_examples=EXAMPLES)
 @given(moments=st.lists(st.tuples(st.datetimes(FIRST, LAST), OFFSET, STYLE), min_size=1, max_size=8))
 def test_any_offset_counts(tmp_path: Path, moments):
-    given = [(moment.replace(tzinfo=offset), style | {"colon"} if "apart" in style else style) for moment, offset, style in moments]
-    expected = [int((moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(seconds=1)) for moment, _ in given]
+    given = [
+        (moment.replace(tzinfo=offset), style | {"colon"} if "apart" in style else style)
+        for moment, offset, style in moments
+    ]
+    expected = [
+        int((moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(seconds=1))
+        for moment, _ in given
+    ]
     assert seconds(tmp_path, [written(moment, style) for moment, style in given]) == expected
 
 
 @settings(max_examples=EXAMPLES)
-@given(moments=st.lists(st.tuples(st.datetimes(FIRST, datetime.datetime(2024, 1, 1)), st.sampled_from(ZONES)), min_size=1, max_size=8))
-@example(moments=[(datetime.datetime(2017, 7, 14, 13, 40), "America/New_York"), (datetime.datetime(2017, 1, 14, 13, 40), "Europe/Berlin")])
+@given(
+    moments=st.lists(
+        st.tuples(st.datetimes(FIRST, datetime.datetime(2024, 1, 1)), st.sampled_from(ZONES)), min_size=1, max_size=8
+    )
+)
+@example(
+    moments=[
+        (datetime.datetime(2017, 7, 14, 13, 40), "America/New_York"),
+        (datetime.datetime(2017, 1, 14, 13, 40), "Europe/Berlin"),
+    ]
+)
 def test_any_named_zone_counts(tmp_path: Path, moments):
     texts, expected = [], []
     for naive, name in moments:
         moment = naive.replace(microsecond=0, tzinfo=zoneinfo.ZoneInfo(name))
         there = moment.astimezone(datetime.UTC)
-        around = {(there + datetime.timedelta(hours=hours)).astimezone(moment.tzinfo).utcoffset() for hours in (-30, 30)}
+        around = {
+            (there + datetime.timedelta(hours=hours)).astimezone(moment.tzinfo).utcoffset() for hours in (-30, 30)
+        }
         if len(around) > 1 or moment.utcoffset().seconds % 60:  # clocks are set about then, or ran by the sun
             continue
         texts.append(f"{naive.replace(microsecond=0)} {name}")
         expected.append(int(moment.timestamp()))
     found = seconds(tmp_path, texts) if texts else []
     differ = [(text, one, two) for text, one, two in zip(texts, found, expected, strict=True) if one != two]
-    # DuckDB and Python each bring a release of the zone database: later years, and a few corrections of earlier ones, differ.
+    # DuckDB and Python each bring a release of the zone database: later years, and a few corrections of earlier ones,
+    # differ.
     assert len(differ) <= len(texts) // 8, differ
 
 
@@ -105,7 +129,10 @@ def test_a_date_that_is_not_read_is_shown_with_file_line_value_and_what_is_read(
     loaded = load(tmp_path, ["1505433721", text])
     assert loaded.rejected == {"unparsable timestamp": 1}
     assert loaded.samples["unparsable timestamp"] == [f"{tmp_path / 'inter.csv'}: line 3: u1,a,{text}"]
-    with pytest.raises(UserError, match=r"inter.csv: 1 bad lines.*first line 3: .*read are unix seconds and ISO 8601 such as 2017-07-14, "):
+    with pytest.raises(
+        UserError,
+        match=r"inter.csv: 1 bad lines.*first line 3: .*read are unix seconds and ISO 8601 such as 2017-07-14, ",
+    ):
         load(tmp_path, ["1505433721", text], max_bad_lines=0)
 
 
@@ -133,19 +160,26 @@ def test_numbers_that_are_no_unix_seconds_are_asked_about(tmp_path: Path, times,
 
 
 @settings(max_examples=EXAMPLES)
-@given(moments=st.lists(st.datetimes(datetime.datetime(1990, 1, 1), LAST), min_size=1, max_size=8), unit=st.sampled_from(["s", "ms"]))
+@given(
+    moments=st.lists(st.datetimes(datetime.datetime(1990, 1, 1), LAST), min_size=1, max_size=8),
+    unit=st.sampled_from(["s", "ms"]),
+)
 def test_no_real_time_is_taken_for_a_date_written_as_a_number(tmp_path: Path, moments, unit):
     expected = [int(moment.replace(tzinfo=datetime.UTC).timestamp()) for moment in moments]
     given = {"time_unit": unit} if unit == "ms" else {}
     assert seconds(tmp_path, [str(second * (1000 if unit == "ms" else 1)) for second in expected], **given) == expected
     dates = [moment.strftime(style) for moment in moments for style in ("%Y%m%d", "%Y%m%d%H%M", "%Y%m%d%H%M%S")]
-    assert load(tmp_path, dates, **given).rejected == {"timestamp that is a date written as a number (time_unit wrong?)": len(dates)}
+    assert load(tmp_path, dates, **given).rejected == {
+        "timestamp that is a date written as a number (time_unit wrong?)": len(dates)
+    }
 
 
 def test_parquet_times_as_32_bit_floats_are_refused(tmp_path: Path):
     table = pa.table({"user_id": ["u"], "item_id": ["a"], "timestamp": pa.array([1505433721.0], pa.float32())})
     pq.write_table(table, tmp_path / "inter.parquet")
-    with pytest.raises(UserError, match=r"inter.parquet: column 'timestamp' holds times as float, which cuts unix seconds to minutes"):
+    with pytest.raises(
+        UserError, match=r"inter.parquet: column 'timestamp' holds times as float, which cuts unix seconds to minutes"
+    ):
         Loaded("table", tmp_path / "inter.parquet", write(tmp_path / "items.csv", ITEMS))
 
 
@@ -163,7 +197,9 @@ def test_small_numbers_that_only_order_the_rows_are_times(tmp_path: Path):
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 def test_parquet_times_with_a_zone_are_moments(tmp_path: Path, zone, unit, monkeypatch):
     monkeypatch.setenv("TZ", "Asia/Tokyo")
-    times = pa.array([datetime.datetime(2017, 9, 15, 0, 2, 1, tzinfo=datetime.UTC if zone else None)], pa.timestamp(unit, zone))
+    times = pa.array(
+        [datetime.datetime(2017, 9, 15, 0, 2, 1, tzinfo=datetime.UTC if zone else None)], pa.timestamp(unit, zone)
+    )
     pq.write_table(pa.table({"user_id": ["u"], "item_id": ["a"], "timestamp": times}), tmp_path / "inter.parquet")
     loaded = Loaded("table", tmp_path / "inter.parquet", write(tmp_path / "items.csv", ITEMS))
     assert loaded.interactions == [("u", "a", 1505433721)]

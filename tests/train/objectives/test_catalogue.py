@@ -10,17 +10,17 @@ import numpy as np
 import optax
 import pytest
 
-from cprec_jax.data.rows import expand
 from cprec_jax.model.decoder import Decoder, abstract_params
 from cprec_jax.parallel import rules
 from cprec_jax.parallel.mesh import make_mesh
+from cprec_jax.rows.dataset import expand
 from cprec_jax.train.catalogue_rows import capacities
 from cprec_jax.train.catalogue_tables import build_tables
 from cprec_jax.train.objectives.catalogue import CatalogueLikelihood
 from cprec_jax.train.objectives.cpt import Cpt
 from cprec_jax.train.state import TrainState
 from cprec_jax.train.step import train_step
-from tests.evaluate.titles import random_titles
+from tests.inference.titles import random_titles
 from tests.model.tiny import tiny
 from tests.train.catalogues import catalogue_of, stored_row
 
@@ -32,7 +32,9 @@ ROOM = capacities(TABLES, ROWS)
 
 
 def objective(decoder: Decoder, **changes: Any) -> CatalogueLikelihood:
-    made = CatalogueLikelihood(decoder=decoder, loss_chunk=16, lm_weight=0.0, loss_temperature=1.0, tables=TABLES, capacities=ROOM)
+    made = CatalogueLikelihood(
+        decoder=decoder, loss_chunk=16, lm_weight=0.0, loss_temperature=1.0, tables=TABLES, capacities=ROOM
+    )
     return dataclasses.replace(made, **changes)
 
 
@@ -51,7 +53,9 @@ def step_of(loss: CatalogueLikelihood, micro_batches: int = 1) -> Any:
         micro_batches=micro_batches,
         dropout_seed=None,
     )
-    return step, lambda params: TrainState(step=jnp.zeros((), jnp.int32), trained=params, opt_state=optimizer.init(params))
+    return step, lambda params: TrainState(
+        step=jnp.zeros((), jnp.int32), trained=params, opt_state=optimizer.init(params)
+    )
 
 
 def test_terms_and_weights() -> None:
@@ -78,7 +82,9 @@ def test_the_loss_is_the_sum_of_its_terms_each_by_its_own_weight() -> None:
     batch = batch_of(both)
     _, metrics = jax.jit(step)(new(params), {}, batch)
     sums, weights = both.sums(params, batch, None), both.weights(batch)
-    assert float(metrics["loss"]) == pytest.approx(sum(float(sums[name] / weights[name]) for name in both.terms), rel=1e-5)
+    assert float(metrics["loss"]) == pytest.approx(
+        sum(float(sums[name] / weights[name]) for name in both.terms), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("lm_weight", [0.0, 0.5])

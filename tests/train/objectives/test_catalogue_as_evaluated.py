@@ -11,17 +11,17 @@ import pytest
 
 from cprec_jax.config.text import TemplateSpec
 from cprec_jax.corpus import Corpus
-from cprec_jax.data.rows import expand, open_split
-from cprec_jax.evaluate import harness
-from cprec_jax.evaluate.models import LoadedModel
+from cprec_jax.methods import registry
+from cprec_jax.rows.dataset import expand, open_split
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.template import Template
 from cprec_jax.train.catalogue_rows import capacities, row_columns
 from cprec_jax.train.catalogue_tables import build_tables
 from cprec_jax.train.objectives.catalogue import CatalogueLikelihood
+from cprec_jax.train.open import LoadedModel
 from cprec_jax.workdir import result_directory
-from tests import jobs
+from tests import run_jobs as jobs
 from tests.evaluate.world import EVALUATE
 from tests.model.tiny import tiny
 from tests.road import config
@@ -44,7 +44,9 @@ def model(corpus: Corpus, tiny_rows: Path) -> LoadedModel:
     decoder, params = tiny(vocab_size=448, num_layers=2, max_position_embeddings=256)
     template = TemplateSpec(header="{scope}:\n")
     catalogue = Catalogue.build(words, corpus.items.title, template.end_of_item)
-    return LoadedModel(decoder=decoder, params=params, catalogue=catalogue, template=Template(template, words), step=7, words=words)
+    return LoadedModel(
+        decoder=decoder, params=params, catalogue=catalogue, template=Template(template, words), step=7, words=words
+    )
 
 
 def rows_of(model: LoadedModel, corpus: Corpus, users: list[int]) -> list[dict[str, Any]]:
@@ -53,7 +55,9 @@ def rows_of(model: LoadedModel, corpus: Corpus, users: list[int]) -> list[dict[s
     made = []
     for user in users:
         history = targets.items[targets.offsets[user] : targets.offsets[user + 1]].tolist()
-        made.append(stored_row(model.catalogue, [[*history, int(targets.target[user])]], T, header.tolist(), last_only=True))
+        made.append(
+            stored_row(model.catalogue, [[*history, int(targets.target[user])]], T, header.tolist(), last_only=True)
+        )
     return made
 
 
@@ -63,8 +67,14 @@ def test_the_loss_of_a_target_is_the_nll_that_evaluate_reports(
     (tmp_path / "corpus").symlink_to(corpus.path)
     (tmp_path / "runs" / "cpt").mkdir(parents=True)
     (tmp_path / "runs" / "cpt" / "manifest.json").write_text('{"params_sha256": "x"}')
-    monkeypatch.setattr(harness, "load_model", lambda *_: model)
-    changes = {"sets": ("Garden",), "max_users": None, "prompt_tokens": 100, "temperature": TEMPERATURE, "mask_history": "never"}
+    monkeypatch.setattr(registry, "load_model", lambda *_: model)
+    changes = {
+        "sets": ("Garden",),
+        "max_users": None,
+        "prompt_tokens": 100,
+        "temperature": TEMPERATURE,
+        "mask_history": "never",
+    }
     jobs.evaluate({"evaluate": {**EVALUATE, **changes, "protocols": ("full",)}}, tmp_path)
     ranks = pq.read_table(result_directory(tmp_path, "test", "model") / "ranks.parquet").to_pylist()
     reported = {row["user"]: row["nll"] for row in ranks if row["protocol"] == "full"}
@@ -95,7 +105,8 @@ def test_the_loss_of_a_target_is_the_nll_that_evaluate_reports(
 
 
 def test_packed_rows_have_the_decisions_of_their_items(tiny_rows: Path) -> None:
-    """Rows of every source as `pack` writes them: as many target items as pieces that are no header, fewer than the room."""
+    """Rows of every source as `pack` writes them: as many target items as pieces that are no header, fewer than the
+    room."""
     rows = tiny_rows / "rows" / "cpt"
     corpus = Corpus.open(tiny_rows / "corpus")
     catalogue = Catalogue.build(tokenizer.load(rows / "tokenizer"), corpus.items.title, TemplateSpec().end_of_item)

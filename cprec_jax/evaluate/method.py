@@ -1,0 +1,42 @@
+"""What the harness can rank a set with: one score an item, in batches of users, and (where it has one) a
+distribution."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from cprec_jax.evaluate.eval_set import EvalSet
+
+USERS_A_BATCH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Users (positions in the set) with their scores float[b, N], and log-probabilities of the whole unmasked catalogue
+    or None.
+
+    Without `scores` (a method asked for sampled protocols only) `by_protocol` has those of the candidates, float[b, C];
+    a protocol that it leaves out is not ranked.
+    `partial`: scores beyond each user's best titles, the target and the candidates are not those of the method.
+    """
+
+    users: np.ndarray
+    scores: np.ndarray | None
+    log_probs: np.ndarray | None
+    by_protocol: Mapping[str, np.ndarray] = field(default_factory=dict)
+    partial: bool = False
+
+
+class Method(Protocol):
+    """Scores every user of a set once; `facts` are recorded in the set's results after that."""
+
+    def score(self, data: EvalSet) -> Iterator[Scored]: ...
+
+    def facts(self) -> dict[str, Any]: ...
+
+
+def user_batches(n: int) -> Iterator[np.ndarray]:
+    for first in range(0, n, USERS_A_BATCH):
+        yield np.arange(first, min(first + USERS_A_BATCH, n))

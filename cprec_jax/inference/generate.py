@@ -1,0 +1,121 @@
+"""Text token by token, for a batch of prompts, in one compiled loop. B rows, P prompt length, N new tokens at most."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cprec_jax.inference.next_token import next_hidden, nothing_generated
+from cprec_jax.inference.prompt_cache import encode_prompts
+from cprec_jax.inference.prompts import LENGTHS
+from cprec_jax.model.decoder import Decoder, logits
+
+
+@functools.partial(jax.jit, static_argnums=(0,), static_argnames=("new_tokens", "greedy"))
+def generate_batch(
+    decoder: Decoder,
+    params: Any,
+    tokens_BP: jax.Array,
+    length_B: jax.Array,
+    end_ids_E: jax.Array,
+    row_B: jax.Array,
+    seed: jax.Array,
+    temperature: jax.Array,
+    *,
+    new_tokens: int,
+    greedy: bool,
+) -> jax.Array:
+    """int32 [B, N]: what follows each prompt; after a token of `end_ids_E` (which may be empty) a row goes on with -1.
+
+    Args:
+      tokens_BP, length_B: prompts int32, padded on the right.
+      row_B: the number of each row among all prompts. Its random numbers depend on it, the seed and the position alone,
+        so that the batch a prompt is in changes nothing.
+      greedy: take the most likely token; otherwise draw from the distribution at `temperature`.
+    """
+    cache = encode_prompts(decoder, params, tokens_BP, length_B)
+    key_B = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), row_B)
+
+    def choose(x_BD: jax.Array, step: jax.Array) -> jax.Array:
+        logits_BV = logits(params, decoder.config, x_BD[:, None])[:, 0]
+        if greedy:
+            return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+        step_key_B = jax.vmap(jax.random.fold_in, (0, None))(key_B, step)
+        return jax.vmap(jax.random.categorical)(step_key_B, logits_BV / temperature).astype(jnp.int32)
+
+    def add(found_BN: jax.Array, done_B: jax.Array, token_B: jax.Array, step: jax.Array) -> tuple[jax.Array, jax.Array]:
+        found_BN = found_BN.at[:, step].set(jnp.where(done_B, -1, token_B))
+        return found_BN, done_B | jnp.any(token_B[:, None] == end_ids_E, axis=1)
+
+    def more(carry: Any) -> jax.Array:
+        _, done_B, _, _, step = carry
+        return (step < new_tokens) & ~jnp.all(done_B)
+
+    def body(carry: Any) -> Any:
+        found_BN, done_B, token_B, past, step = carry
+        x_BD, past = next_hidden(decoder, params, cache, past, token_B)
+        token_B = choose(x_BD, step)
+        found_BN, done_B = add(found_BN, done_B, token_B, step)
+        return found_BN, done_B, token_B, past, step + 1
+
+    B = tokens_BP.shape[0]
+    first_B = choose(cache.last_BD, jnp.int32(0))
+    empty_BN = jnp.full((B, new_tokens), -1, jnp.int32)
+    found_BN, done_B = add(empty_BN, jnp.zeros(B, bool), first_B, jnp.int32(0))
+    past = nothing_generated(cache, new_tokens)
+    return jax.lax.while_loop(more, body, (found_BN, done_B, first_B, past, jnp.int32(1)))[0]
+
+
+def generate(
+    decoder: Decoder,
+    params: Any,
+    prompts: Sequence[np.ndarray],
+    *,
+    new_tokens: int,
+    end_ids: Sequence[int] = (),
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch: int = 8,
+) -> list[np.ndarray]:
+    """What the model writes after each of `prompts` (int32[p], not empty): int32 arrays of at most `new_tokens`, the
+    end token included.
+
+    temperature 0 is greedy. `batch` prompts go together, those of like length; it changes no result.
+    """
+    assert all(len(prompt) for prompt in prompts)
+    found: list[np.ndarray] = [np.zeros(0, np.int32)] * len(prompts)
+    order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
+    batch = min(batch, len(prompts))
+    for first in range(0, len(order), batch):
+        rows = order[first : first + batch]
+        rows = np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows))])  # shapes repeat
+        tokens_BP, length_B = pad([prompts[row] for row in rows])
+        result = generate_batch(
+            decoder,
+            params,
+            tokens_BP,
+            length_B,
+            np.asarray(end_ids, np.int32),
+            rows.astype(np.int32),
+            np.uint32(seed),
+            np.float32(temperature or 1.0),
+            new_tokens=new_tokens,
+            greedy=temperature == 0,
+        )
+        for row, tokens in zip(rows, np.asarray(result), strict=True):
+            found[row] = tokens[tokens >= 0]
+    return found
+
+
+def pad(prompts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """int32[B, P], padded on the right to one of few lengths, and the lengths int32[B]."""
+    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+    longest = int(lengths.max())
+    width = next((length for length in LENGTHS if length >= longest), longest)
+    tokens = np.zeros((len(prompts), width), np.int32)
+    for row, prompt in zip(tokens, prompts, strict=True):
+        row[: len(prompt)] = prompt
+    return tokens, lengths

@@ -1,0 +1,211 @@
+"""A log-linear ensemble of two or three rows: log p = (sum of w_k log p_k - log Z) / temperature, with weights that add
+up to 1.
+
+Weights are chosen from a grid on validation, by NDCG@10, so each row alone is among what is tried; then the
+temperature, by the NLL. A product of distributions asks every member to agree, where an average would ask one of them
+(Hinton 2002; Genest and Zidek 1986).
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cprec_jax.config.evaluate import EnsembleSpec
+from cprec_jax.corpus import Corpus
+from cprec_jax.errors import UserError
+from cprec_jax.evaluate.eval_set import EvalSet, open_set
+from cprec_jax.evaluate.method import Method, Scored, user_batches
+from cprec_jax.evaluate.metrics import per_user
+
+POWERS, SHIFTS = (1.0, 2.0, 4.0), (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+SHAPE_USERS = 500  # of the validation users, that power and shift are chosen on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What a member contributes: its log-probabilities, or (`power`) power * log(scores + shift), normalised.
+
+    The distribution of a counting row is smoothed by popularity, and so orders items otherwise than its scores do.
+    Where the scores rank validation targets better, they are the member, by the shift and power with the lowest NLL;
+    popularity may be a member of its own.
+    """
+
+    power: float | None = None
+    shift: float = 0.0
+
+    def __str__(self) -> str:
+        return (
+            "probabilities" if self.power is None else f"scores to the power {self.power:g}, shifted by {self.shift:g}"
+        )
+
+    def of(self, scored: Scored) -> np.ndarray:
+        """Log-probabilities float[b, N]."""
+        assert scored.log_probs is not None and scored.scores is not None
+        return scored.log_probs if self.power is None else _normalised(self.power * np.log(scored.scores + self.shift))
+
+
+class Ensemble:
+    """The row `ensemble`. `members`: the methods by the names of their rows; each is asked for the validation users,
+    too."""
+
+    def __init__(self, members: Mapping[str, Method], spec: EnsembleSpec, corpus: Corpus):
+        self._members, self._spec, self._corpus = members, spec, corpus
+        self._facts: dict[str, Any] = {}
+
+    def facts(self) -> dict[str, Any]:
+        return self._facts
+
+    def score(self, data: EvalSet) -> Iterator[Scored]:
+        spec = self._spec
+        valid = open_set(
+            self._corpus,
+            data.name,
+            "valid",
+            ("full",),
+            data.history_masked,
+            spec.validation_users,
+            0,
+            mask_repeats=True,
+        )
+        if not len(valid):
+            raise UserError(
+                f"set {data.name}: an ensemble needs validation users to choose its weights on; leave this set out"
+            )
+        forms, weights, temperature, self._facts = self._choose(valid)
+        streams = [
+            _InOrder(name, member, data, form)
+            for (name, member), form in zip(self._members.items(), forms, strict=True)
+        ]
+        for users in user_batches(len(data)):
+            pooled = np.tensordot(weights, np.stack([stream.take(users) for stream in streams]), axes=1)
+            yield Scored(users=users, scores=pooled, log_probs=_normalised(pooled / temperature))
+        self._facts["members"] = {name: member.facts() for name, member in self._members.items()}
+
+    def _choose(self, data: EvalSet) -> tuple[list[Form], np.ndarray, float, dict[str, Any]]:
+        """Forms, weights, temperature, and what of them is recorded. Every member's validation users are held in
+        float32."""
+        found = [_held(name, member, data) for name, member in self._members.items()]
+        forms, held = [form for form, _ in found], np.stack([log_probs for _, log_probs in found])
+        rivals = _Rivals(held, data)
+        tried = {weights: rivals.ndcg(np.array(weights)) for weights in simplex(len(self._members), self._spec.parts)}
+        weights = max(tried, key=lambda one: tried[one])
+        nll = _nll_by_temperature(np.array(weights), held, data, self._spec.temperatures)
+        temperature = min(nll, key=lambda t: nll[t])
+        names = list(self._members)
+        facts = {
+            "weights": dict(zip(names, weights, strict=True)),
+            "forms": dict(zip(names, map(str, forms), strict=True)),
+            "temperature": temperature,
+            "validation_ndcg@10": tried[weights],
+            "tried": {
+                ", ".join(f"{name} {w:g}" for name, w in zip(names, one, strict=True)): value
+                for one, value in tried.items()
+            },
+            "validation_nll": {str(t): value for t, value in nll.items()},
+            "validation_users": len(data),
+        }
+        return forms, np.array(weights), temperature, facts
+
+
+def _held(name: str, method: Method, data: EvalSet) -> tuple[Form, np.ndarray]:
+    """The form of a member, and its log-probabilities in that form, float32[n, N]."""
+    scores, log_probs = np.zeros((2, len(data), len(data.items)), np.float32)
+    for scored in method.score(data):
+        _check_whole(name, data, scored)
+        scores[scored.users], log_probs[scored.users] = scored.scores, scored.log_probs
+    if scores.min() < 0 or _Rivals(scores[None], data).ndcg(np.ones(1)) <= _Rivals(log_probs[None], data).ndcg(
+        np.ones(1)
+    ):
+        return Form(), log_probs
+    few = np.arange(min(len(data), SHAPE_USERS))
+    nll = {
+        form: _nll_of(form, scores[few], data.target[few])
+        for form in (Form(power=p, shift=s) for p in POWERS for s in SHIFTS)
+    }
+    form = min(nll, key=lambda one: nll[one])
+    for users in user_batches(len(data)):
+        log_probs[users] = _normalised(form.power * np.log(scores[users] + form.shift))
+    return form, log_probs
+
+
+def _nll_of(form: Form, scores: np.ndarray, target: np.ndarray) -> float:
+    assert form.power is not None
+    return -float(_normalised(form.power * np.log(scores + form.shift))[np.arange(len(target)), target].mean())
+
+
+def _check_whole(name: str, data: EvalSet, scored: Scored) -> None:
+    if scored.log_probs is None or scored.scores is None or scored.partial:
+        why = (
+            "ranks_to leaves most titles out"
+            if scored.partial
+            else "it gives scores alone, or those of candidates alone"
+        )
+        raise UserError(f"config.evaluate.names: {name} has no distribution over the catalogue of {data.name} ({why})")
+
+
+class _InOrder:
+    """A method's distributions in the order of the users, whatever its own batches are; what comes early is held."""
+
+    def __init__(self, name: str, method: Method, data: EvalSet, form: Form):
+        self._name, self._data, self._form, self._scored = name, data, form, iter(method.score(data))
+        self._held: dict[int, np.ndarray] = {}
+
+    def take(self, users: np.ndarray) -> np.ndarray:
+        while not all(int(user) in self._held for user in users):
+            scored = next(self._scored)
+            _check_whole(self._name, self._data, scored)
+            self._held |= zip(scored.users.tolist(), self._form.of(scored), strict=True)
+        return np.stack([np.asarray(self._held.pop(int(user)), np.float64) for user in users])
+
+
+def simplex(n: int, parts: int) -> list[tuple[float, ...]]:
+    """All weights of n members in steps of 1 / parts that add up to 1; the most even ones first, which so win where all
+    are equal."""
+    counts = [whole for whole in itertools.product(range(parts + 1), repeat=n) if sum(whole) == parts]
+    return [tuple(k / parts for k in whole) for whole in sorted(counts, key=lambda whole: sum(k * k for k in whole))]
+
+
+class _Rivals:
+    """What may stand above the targets, whatever the weights: items that some member prefers to the target, or that all
+    have beside it."""
+
+    def __init__(self, held: np.ndarray, data: EvalSet):
+        """held: log-probabilities float32[members, n, N]."""
+        self._n = len(data)
+        rows, leads = [], []
+        for users in user_batches(len(data)):
+            place = np.arange(len(users))
+            lead = held[:, users] - held[:, users, data.target[users]][..., None]
+            rival = lead.max(axis=0) >= 0
+            rival[place, data.target[users]] = False
+            if (excluded := data.excluded(users)) is not None:
+                rival &= ~excluded
+            rows.append(users[np.nonzero(rival)[0]])
+            leads.append(lead[:, rival])
+        self._rows, self._leads = np.concatenate(rows), np.concatenate(leads, axis=1)
+
+    def ndcg(self, weights: np.ndarray) -> float:
+        """Mean NDCG@10 of the product with these weights."""
+        lead = weights.astype(np.float32) @ self._leads
+        better, tied = (np.bincount(self._rows[found], minlength=self._n) for found in (lead > 0, lead == 0))
+        return float(per_user(better, tied)["ndcg@10"].mean())
+
+
+def _nll_by_temperature(
+    weights: np.ndarray, held: np.ndarray, data: EvalSet, temperatures: tuple[float, ...]
+) -> dict[float, float]:
+    total = dict.fromkeys(temperatures, 0.0)
+    for users in user_batches(len(data)):
+        pooled = np.tensordot(weights, held[:, users], axes=1)
+        for temperature in temperatures:
+            total[temperature] -= float(
+                _normalised(pooled / temperature)[np.arange(len(users)), data.target[users]].sum()
+            )
+    return {temperature: value / len(data) for temperature, value in total.items()}
+
+
+def _normalised(scores: np.ndarray) -> np.ndarray:
+    return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)

@@ -1,0 +1,122 @@
+"""Does a language model know the test by heart? Its greedy continuation of titles and of test users' sequences,
+verbatim or not.
+
+*Titles*: from the first half of a title's tokens, the rest. *Sequences*: after a user's prompt, the target's title, out
+of everything that could be written; the control asks for another user's target, and so counts what any title there
+would give. A model that was trained on the catalogue will know titles; a base model that does has met the data set, and
+one that continues sequences has met the test.
+
+Greedy decoding gives a text exactly when each of its tokens is the likeliest after those before it, so one forward pass
+tells.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cprec_jax.evaluate.eval_set import EvalSet
+from cprec_jax.inference.prompts import LENGTHS, make_prompts
+from cprec_jax.model.decoder import Decoder, head_weight
+from cprec_jax.train.open import LoadedModel
+
+ROWS = 8  # read together
+SHORTEST = 4  # tokens of a title that is asked for: less has no half to go on with
+
+
+def leak_probe(model: LoadedModel, data: EvalSet, prompt_tokens: int, n: int, seed: int) -> dict[str, Any]:
+    """Of `n` titles and `n` users of a set (a seeded choice): how many there were, and the share that comes out
+    verbatim.
+
+    `titles_tokens`: share of single tokens that are the likeliest, which moves before whole titles do. A title's end of
+    item is not asked
+    for: no model knows ours by nature.
+    """
+    titles = _ask_titles(model, data, n, seed)
+    sequences, others = _ask_sequences(model, data, prompt_tokens, n, seed)
+    of_titles, of_sequences, of_others = (_hits(model, asked) for asked in (titles, sequences, others))
+    return {
+        "titles": len(of_titles),
+        "titles_verbatim": _verbatim(of_titles),
+        "titles_tokens": float(np.concatenate(of_titles).mean()) if of_titles else 0.0,
+        "sequences": len(of_sequences),
+        "sequences_verbatim": _verbatim(of_sequences),
+        "sequences_verbatim_control": _verbatim(of_others),
+    }
+
+
+Asked = tuple[np.ndarray, np.ndarray]  # what is given, and what should follow: int32 tokens
+
+
+def _ask_titles(model: LoadedModel, data: EvalSet, n: int, seed: int) -> list[Asked]:
+    bos = [] if model.words is None or model.words.bos_id is None else [model.words.bos_id]
+    asked = []
+    for item in data.items[np.random.default_rng(seed).permutation(len(data.items))]:
+        title = model.catalogue.item(int(item))[:-1]
+        if len(title) >= SHORTEST:
+            half = -(-len(title) // 2)
+            asked.append((np.concatenate([np.array(bos, np.int32), title[:half]]), title[half:]))
+        if len(asked) == n:
+            break
+    return asked
+
+
+def _ask_sequences(
+    model: LoadedModel, data: EvalSet, prompt_tokens: int, n: int, seed: int
+) -> tuple[list[Asked], list[Asked]]:
+    """With the user's own target, and with the target of the next user chosen; both leave out whoever shares it."""
+    users = np.random.default_rng(seed).permutation(len(data))[:n]
+    prompts = make_prompts(data.targets, data.name, model.catalogue, model.template, prompt_tokens).tokens
+    titles = [model.catalogue.item(int(item))[:-1] for item in data.targets.target]
+    pairs = [
+        (user, other)
+        for user, other in zip(users, np.roll(users, 1), strict=True)
+        if not np.array_equal(titles[user], titles[other])
+    ]
+    return [(prompts[user], titles[user]) for user, _ in pairs], [
+        (prompts[user], titles[other]) for user, other in pairs
+    ]
+
+
+def _verbatim(hits: Sequence[np.ndarray]) -> float:
+    return float(np.mean([hit.all() for hit in hits])) if hits else 0.0
+
+
+def _hits(model: LoadedModel, asked: Sequence[Asked]) -> list[np.ndarray]:
+    """Of each text, which of its tokens are the likeliest one after all before them."""
+    decoder = Decoder(
+        config=model.decoder.config, dtype=model.decoder.dtype
+    )  # the default attend function, so compiled once
+    found: list[np.ndarray] = [np.zeros(0, bool)] * len(asked)
+    order = np.argsort([len(given) + len(rest) for given, rest in asked], kind="stable")
+    for first in range(0, len(order), ROWS):
+        rows = order[first : first + ROWS]
+        longest = max(len(asked[row][0]) + len(asked[row][1]) for row in rows)
+        most = -(-max(len(asked[row][1]) for row in rows) // 8) * 8
+        tokens_BT = np.zeros((ROWS, next((length for length in LENGTHS if length >= longest), longest)), np.int32)
+        place_BK = np.zeros((ROWS, most), np.int32)
+        for at, row in enumerate(rows):
+            given, rest = asked[row]
+            tokens_BT[at, : len(given) + len(rest)] = np.concatenate([given, rest])
+            place_BK[at, : len(rest)] = len(given) - 1 + np.arange(len(rest))
+        likeliest_BK = np.asarray(_likeliest(decoder, model.params, tokens_BT, place_BK))
+        for at, row in enumerate(rows):
+            rest = asked[row][1]
+            found[row] = likeliest_BK[at, : len(rest)] == rest
+    return found
+
+
+def _likeliest_tokens(decoder: Decoder, params: Any, tokens_BT: jax.Array, place_BK: jax.Array) -> jax.Array:
+    """The likeliest next token, int32[B, K], after the tokens up to each place. Padding behind a text changes nothing
+    before it."""
+    positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
+    x_BTD: Any = decoder.apply({"params": params}, tokens_BT, positions_BT, (jnp.ones_like(tokens_BT),))
+    x_BKD = jnp.take_along_axis(x_BTD, place_BK[..., None], axis=1)
+    w_VD = head_weight(params, decoder.config).astype(x_BKD.dtype)
+    logits = lambda x_KD: jnp.einsum("KD,VD->KV", x_KD, w_VD, preferred_element_type=jnp.float32)  # noqa: E731
+    return jax.lax.map(lambda x_KD: jnp.argmax(logits(x_KD), axis=-1), x_BKD)  # a row at a time: never B x K x V
+
+
+_likeliest = jax.jit(_likeliest_tokens, static_argnums=0)

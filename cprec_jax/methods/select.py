@@ -1,0 +1,95 @@
+"""What the checkpoints of a run are worth by validation users: the same exact ranking as `evaluate`, on users that no
+test sees."""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Literal
+
+from cprec_jax.config.evaluate import EvaluateSpec, MethodSpec
+from cprec_jax.config.root import Config
+from cprec_jax.config.text import TemplateSpec
+from cprec_jax.corpus import Corpus
+from cprec_jax.errors import UserError
+from cprec_jax.evaluate.collect import FULL, collect
+from cprec_jax.evaluate.eval_set import EvalSet, open_set
+from cprec_jax.evaluate.metrics import per_user
+from cprec_jax.methods.title_model import TitleModel
+from cprec_jax.progress import say
+from cprec_jax.train.open import checkpoint_steps, load_model
+from cprec_jax.workdir import corpus_directory
+
+Measure = Literal["nll", "ndcg@10"]
+
+
+def values_by_step(
+    config: Config,
+    workdir: Path,
+    directory: Path,
+    measure: Measure,
+    sets: Sequence[str] | None = None,
+    steps: Collection[int] | None = None,
+) -> dict[int, float]:
+    """What each checkpoint of the run `directory` is worth, by its step.
+
+    Args:
+      measure: the NLL of the validation targets, less is better, or their NDCG@10, more is better; the mean over sets.
+      sets: whose users; None: those that `config.evaluate` names, or all.
+      steps: which checkpoints; None: all but step 0.
+    """
+    spec = dataclasses.replace(config.evaluate, rule="trie", ranks_to=None, beam=None, leak_probe=None)
+    corpus = Corpus.open(corpus_directory(workdir))
+    validation = {name: open_validation(corpus, spec, name) for name in sets or spec.sets or corpus.sets}
+    validation = {name: data for name, data in validation.items() if len(data)}
+    if not validation:
+        raise UserError(
+            f"{corpus.path}: no set has validation users, so no checkpoint can be chosen; use select = 'last'"
+        )
+    return of_checkpoints(
+        spec,
+        measure,
+        MethodSpec(kind="checkpoint"),
+        config.text.template,
+        workdir,
+        corpus,
+        directory,
+        validation,
+        steps,
+    )
+
+
+def open_validation(corpus: Corpus, spec: EvaluateSpec, name: str) -> EvalSet:
+    """The validation users of a set, a seeded choice, who are ranked for over the whole catalogue."""
+    mask, always = spec.mask_history != "never", spec.mask_history == "always"
+    return open_set(corpus, name, "valid", ("full",), mask, spec.validation_users, spec.seed, mask_repeats=always)
+
+
+def of_checkpoints(
+    spec: EvaluateSpec,
+    measure: Measure,
+    chosen: MethodSpec,
+    template: TemplateSpec,
+    workdir: Path,
+    corpus: Corpus,
+    directory: Path,
+    validation: dict[str, EvalSet],
+    steps: Collection[int] | None = None,
+) -> dict[int, float]:
+    """`values_by_step` of opened sets."""
+    found: dict[int, float] = {}
+    for step in checkpoint_steps(directory):
+        if steps is not None and step not in steps:
+            continue
+        model = load_model(dataclasses.replace(chosen, step=step), template, workdir, corpus, directory)
+        method = TitleModel(model, spec, validation)
+        found[step] = method.validation_nll() if measure == "nll" else _ndcg(method, validation)
+        say(f"evaluate: step {step}: {'NLL' if measure == 'nll' else 'NDCG@10'} {found[step]:.4f} on validation")
+    return found
+
+
+def _ndcg(method: TitleModel, validation: dict[str, EvalSet]) -> float:
+    values = []
+    for name, data in validation.items():
+        ranks = collect(method, data, name)
+        values.append(float(per_user(ranks.n_better[FULL], ranks.n_tied[FULL])["ndcg@10"].mean()))
+    return sum(values) / len(values)

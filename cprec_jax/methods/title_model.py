@@ -1,0 +1,407 @@
+"""A language model as a method: the likelihood of titles after each user's prompt, by the rules `trie`, `sum` and
+`mean`."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from cprec_jax.config.evaluate import EvaluateSpec, Rule
+from cprec_jax.errors import UserError
+from cprec_jax.evaluate.eval_set import EvalSet
+from cprec_jax.evaluate.method import Scored
+from cprec_jax.inference.prompt_cache import PromptCache, encode_prompts
+from cprec_jax.inference.prompts import PromptBatch, Prompts, make_prompts, without_history
+from cprec_jax.inference.shared_prefix import score_after
+from cprec_jax.inference.title_tokens import first_alike, padded_titles, tied, titles_alike
+from cprec_jax.inference.trie.exact import (
+    DeviceTrie,
+    block_edge_logits,
+    encode_for_trie,
+    join_edges,
+    root_edge_logits,
+    title_log_probs,
+    to_device,
+)
+from cprec_jax.inference.trie.index import build_index
+from cprec_jax.inference.trie.search import UNKNOWN, Found, search
+from cprec_jax.inference.trie.trie import TitleTrie, build_trie
+from cprec_jax.methods.beam_recall import BeamRecall
+from cprec_jax.methods.forgetting import general_text
+from cprec_jax.methods.leak_probe import leak_probe
+from cprec_jax.methods.validation import Validation
+from cprec_jax.model.decoder import Decoder
+from cprec_jax.parallel.mesh import make_mesh
+from cprec_jax.parallel.rules import batch_shardings, replicated
+from cprec_jax.progress import Progress, say
+from cprec_jax.train.open import LoadedModel
+
+# At module level, so that all methods and sets with like shapes share what is compiled.
+_encode = jax.jit(encode_prompts, static_argnums=0)
+_score_after = jax.jit(score_after, static_argnums=0)
+_encode_for_trie = jax.jit(encode_for_trie, static_argnums=0)
+_block_logits = jax.jit(block_edge_logits, static_argnums=0)
+_root_logits = jax.jit(root_edge_logits, static_argnums=0)
+_join = jax.jit(join_edges)
+_finish = jax.jit(title_log_probs)
+
+# search together: the more, the fewer rows of a call are padding; each has a place in the pool of keys and values
+SEARCH_USERS = 16
+CANDIDATES = 32  # of a user, scored together when only sampled protocols are asked for
+
+
+class TitleModel:
+    """A language model that scores titles. Rule `trie`: exact distribution over the catalogue. `sum`, `mean`:
+    likelihood of the tokens.
+
+    `validation` holds the sets on which what is open is chosen, by name; `facts` are recorded with those of every set.
+    `rule` is what it scores by, None until validation has chosen it. Users are shared out to all local devices, or
+    `devices`; searches use one.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        spec: EvaluateSpec,
+        validation: dict[str, EvalSet],
+        facts: Mapping[str, Any] | None = None,
+    ):
+        self._model, self._spec, self._validation = model, spec, validation
+        # The default attend function, so that equal architectures are equal, and compiled once.
+        self._decoder = Decoder(config=model.decoder.config, dtype=model.decoder.dtype)
+        devices = jax.local_devices()[: spec.devices]
+        if len(devices) > 1 and (spec.ranks_to is not None or spec.beam is not None):
+            say(f"evaluate: ranks_to and beam search on one device of {len(devices)}; without them all share the users")
+        self._mesh = make_mesh(devices=devices if spec.ranks_to is None else devices[:1])
+        self._params = jax.device_put(model.params, replicated(self._mesh)) if self._mesh.size > 1 else model.params
+        self._chosen = dict(facts or {})
+        self._facts: dict[str, Any] = {}
+        self.rule: Rule | None = None if spec.rule == "validation" else spec.rule
+        self._rule_mrr: dict[str, float] = {}
+
+    def facts(self) -> dict[str, Any]:
+        return self._facts
+
+    def score(self, data: EvalSet) -> Iterator[Scored]:
+        prompts = self._prompts(data)
+        self._facts = self._chosen | {
+            "users_with_dropped_history": prompts.users_cut,
+            "items_dropped": prompts.items_dropped,
+            "users_with_all_history_dropped": prompts.users_emptied,
+            "titles_tokenised_alike": titles_alike(self._model.catalogue, data.items),
+        }
+        if prompts.users_cut:
+            empty = (
+                f"; of {prompts.users_emptied} nothing is left, so their prompt is the header alone"
+                if prompts.users_emptied
+                else ""
+            )
+            cut = f"{prompts.users_cut} of {len(data)} histories exceed the prompt"
+            say(f"evaluate: {data.name}: {cut}; their oldest items were dropped{empty}")
+        if self.rule is None:
+            self.choose_rule()
+        if self._rule_mrr:
+            self._facts["validation_mrr_by_rule"] = self._rule_mrr
+        if self.rule == "trie":
+            ranks_to = self._spec.ranks_to
+            exact = self._by_trie(data, prompts) if ranks_to is None else self._by_search(data, prompts, ranks_to)
+            return exact if self._spec.beam is None else self._with_beam(data, prompts, exact, self._spec.beam)
+        return (
+            self._by_likelihood(data, prompts)
+            if "full" in self._spec.protocols
+            else self._candidates_only(data, prompts)
+        )
+
+    def general_text(self, path: Path) -> dict[str, Any]:
+        """See `general_text.general_text`."""
+        assert self._model.words is not None
+        return general_text(self._decoder, self._model.params, self._model.words, path)
+
+    def leak_probe(self, data: EvalSet, n: int) -> dict[str, Any]:
+        """See `leak_probe.leak_probe`."""
+        return leak_probe(self._model, data, self._spec.prompt_tokens, n, self._spec.seed)
+
+    def _check_room(self, data: EvalSet, longest: int) -> None:
+        limit = self._model.decoder.config.max_position_embeddings
+        if self._spec.prompt_tokens + longest > limit:
+            raise UserError(
+                f"config.evaluate.prompt_tokens: {self._spec.prompt_tokens} and the titles of set {data.name} "
+                f"({longest} tokens) do not "
+                f"fit the model's context of {limit}; use at most {limit - longest}"
+            )
+
+    def _prompts(self, data: EvalSet) -> Prompts:
+        return make_prompts(
+            data.targets, data.name, self._model.catalogue, self._model.template, self._spec.prompt_tokens
+        )
+
+    def _trie(self, data: EvalSet) -> TitleTrie:
+        return build_trie(*self._model.catalogue.gather(data.items))
+
+    def _validation_of(self, data: EvalSet, trie: TitleTrie) -> Validation:
+        return Validation(self._decoder, self._model.params, self._model, self._spec, data, trie)
+
+    def choose_rule(self) -> Rule:
+        """The rule with the highest mean reciprocal rank on validation, which is also what this model scores by from
+        now on."""
+        self._rule_mrr = self._mrr_by_rule()
+        self.rule = cast(Rule, max(self._rule_mrr, key=self._rule_mrr.__getitem__))
+        say(f"evaluate: rule {self.rule}: mean reciprocal rank on validation {self._rule_mrr}")
+        return self.rule
+
+    def _mrr_by_rule(self) -> dict[str, float]:
+        """By rule, the mean over all sets with validation users; one rule is used for all sets."""
+        found = []
+        for data in self._validation.values():
+            if len(data):
+                validation = self._validation_of(data, self._trie(data))
+                found.append(validation.mrr_by_rule(self._fitted(validation.nll_by_temperature())))
+        if not found:
+            raise UserError(
+                "config.evaluate.rule: 'validation' needs validation users, and no set has any; choose trie, sum or "
+                "mean"
+            )
+        return {rule: float(np.mean([each[rule] for each in found])) for rule in found[0]}
+
+    def validation_nll(self) -> float:
+        """NLL of the validation targets under the rule `trie`, mean over sets, each at its own best temperature."""
+        sets = [data for data in self._validation.values() if len(data)]
+        if not sets:
+            raise UserError("config.evaluate.names: step 'validation' needs validation users, and no set has any")
+        return float(
+            np.mean([min(self._validation_of(data, self._trie(data)).nll_by_temperature().values()) for data in sets])
+        )
+
+    def _fitted(self, nll: dict[float, float]) -> float:
+        fixed = self._spec.temperature
+        return min(nll, key=nll.__getitem__) if fixed == "validation" else float(fixed)
+
+    def _by_trie(self, data: EvalSet, prompts: Prompts) -> Iterator[Scored]:
+        trie = self._trie(data)
+        self._check_room(data, int(trie.node_depth.max(initial=0)))
+        device_trie = to_device(trie, self._spec.node_chunk)
+        batch_users = _batch_users(self._spec, min(trie.nodes, self._spec.node_chunk), self._mesh)
+        temperature, weight, unconditional = self._calibrated(data, trie, device_trie, batch_users)
+        self._facts |= {"temperature": temperature, "skeleton_nodes": trie.nodes, "trie_edges": trie.edges}
+        for batch, logits in self._logits(device_trie, prompts, batch_users, f"score {data.name}"):
+            log_probs = np.asarray(_finish(device_trie, logits, jnp.float32(temperature)))[: len(batch.users)]
+            if weight:
+                log_probs = _normalised(log_probs - weight * unconditional)
+            yield Scored(users=batch.users, scores=log_probs, log_probs=log_probs)
+
+    def _by_search(self, data: EvalSet, prompts: Prompts, ranks_to: int) -> Iterator[Scored]:
+        """The best titles of each user, the target and the candidates; all other titles somewhere below the best.
+
+        Where the target is among the best, unknown titles rank below everything known; else above the target, so that
+        its rank is never flattered.
+        """
+        trie = self._trie(data)
+        self._check_room(data, int(trie.node_depth.max(initial=0)))
+        index, batch_users = build_index(trie), min(self._spec.batch_users, SEARCH_USERS)
+        temperature = self._temperature(data, trie)
+        self._facts |= {"temperature": temperature, "skeleton_nodes": trie.nodes, "ranks_exact_to": ranks_to}
+        progress = Progress(f"score {data.name}", len(data), "users")
+        asked = np.concatenate([data.target[:, None], *data.candidates.values()], axis=1)
+        visited = 0
+        for batch in prompts.batches(batch_users):
+            count = len(batch.users)
+            users = np.concatenate([batch.users, np.repeat(batch.users[-1:], batch_users - count)])
+            excluded = data.excluded(users)
+            best = np.full(batch_users, ranks_to) + (0 if excluded is None else excluded.sum(axis=1))
+            best[count:] = 1  # these users only fill the batch
+            cache = _encode_for_trie(self._decoder, self._params, batch.tokens, batch.lengths)
+            found = search(self._decoder, self._params, index, cache, asked[users], best, temperature=temperature)
+            visited += found.nodes
+            self._facts["nodes_visited_per_user"] = visited / len(data)
+            scores = _filled(found, data.target[users])[:count]
+            yield Scored(users=batch.users, scores=scores, log_probs=found.log_probs[:count], partial=True)
+            progress.advance(count)
+
+    def _with_beam(self, data: EvalSet, prompts: Prompts, exact: Iterator[Scored], width: int) -> Iterator[Scored]:
+        """The exact scores, and beside them what a beam would have found."""
+        beam = BeamRecall(self._decoder, self._model.params, self._trie(data), width)
+        for batch in exact:
+            beam.add(data, prompts, batch, self._facts["temperature"])
+            yield batch
+        self._facts["beam"] = beam.facts()
+        say(
+            f"evaluate: {data.name}: a beam finds "
+            f"{', '.join(f'{key} {value:.4g}' for key, value in self._facts['beam'].items())}"
+        )
+
+    def _temperature(self, data: EvalSet, trie: TitleTrie) -> float:
+        users = self._validation.get(data.name)
+        grid, _ = self._spec.grids(bool(users is not None and len(users)))
+        if users is None or len(grid) == 1:
+            return grid[0]
+        nll = self._validation_of(users, trie).nll_by_temperature()
+        self._facts["validation_nll"] = {str(t): value for t, value in nll.items()}
+        return self._fitted(nll)
+
+    def _calibrated(
+        self, data: EvalSet, trie: TitleTrie, device_trie: DeviceTrie, batch_users: int
+    ) -> tuple[float, float, np.ndarray]:
+        """Temperature, weight of the unconditional log-probabilities, and those, float32[N] (at the temperature)."""
+        users = self._validation.get(data.name)
+        grid_t, grid_w = self._spec.grids(bool(users is not None and len(users)))
+        if grid_w == (0.0,):
+            return self._temperature(data, trie), 0.0, np.zeros(len(data.items), np.float32)
+        nothing = make_prompts(
+            without_history(data.targets),
+            data.name,
+            self._model.catalogue,
+            self._model.template,
+            self._spec.prompt_tokens,
+        )
+        _, empty = next(self._logits(device_trie, nothing, batch_users, f"empty history {data.name}"))
+        base = {t: np.asarray(_finish(device_trie, empty, jnp.float32(t)))[0] for t in grid_t}
+        total = np.zeros((len(grid_t), len(grid_w)))
+        if users is not None and total.size > 1:
+            for batch, logits in self._logits(device_trie, self._prompts(users), batch_users, f"calibrate {data.name}"):
+                rows = np.arange(len(batch.users))
+                for i, t in enumerate(grid_t):
+                    log_probs = np.asarray(_finish(device_trie, logits, jnp.float32(t)))[: len(rows)]
+                    for j, w in enumerate(grid_w):
+                        total[i, j] -= _normalised(log_probs - w * base[t])[rows, users.target[batch.users]].sum(
+                            dtype=np.float64
+                        )
+            names = [
+                (str(t), {str(w): float(v / len(users)) for w, v in zip(grid_w, row, strict=True)})
+                for t, row in zip(grid_t, total, strict=True)
+            ]
+            self._facts["validation_nll_by_pmi"] = dict(names)
+        i, j = divmod(int(np.argmin(total)), len(grid_w))
+        self._facts["pmi_weight"] = grid_w[j]
+        return grid_t[i], grid_w[j], base[grid_t[i]]
+
+    def _logits(
+        self, trie: DeviceTrie, prompts: Prompts, batch_users: int, label: str
+    ) -> Iterator[tuple[PromptBatch, jax.Array]]:
+        """The edge logits [B, E] of every batch of users."""
+        progress = Progress(label, len(prompts.tokens), "users")
+        chunks = trie.chunks()
+        for batch in prompts.batches(batch_users):
+            cache = _encode_for_trie(self._decoder, self._params, *self._placed(batch))
+            at_root = _root_logits(self._decoder, self._params, trie.root_token, cache)
+            # a chunk a call: what is compiled depends on no catalogue
+            yield (
+                batch,
+                _join(
+                    trie.below_place, at_root, [_block_logits(self._decoder, self._params, cache, c) for c in chunks]
+                ),
+            )
+            progress.advance(len(batch.users))
+
+    def _placed(self, batch: PromptBatch) -> tuple[Any, Any]:
+        arrays = (batch.tokens, batch.lengths)
+        return jax.device_put(arrays, batch_shardings(self._mesh, arrays)) if self._mesh.size > 1 else arrays
+
+    def _by_likelihood(self, data: EvalSet, prompts: Prompts) -> Iterator[Scored]:
+        """The whole catalogue after each prompt, a chunk of titles at a time."""
+        lengths = self._model.catalogue.lengths[data.items].astype(np.int32)
+        self._check_room(data, int(lengths.max()))
+        # What is alike is scored once: in other rows of other chunks, rounding would tell copies apart.
+        alike = first_alike(self._model.catalogue, data.items)
+        distinct = np.unique(alike)
+        order = distinct[np.argsort(lengths[distinct], kind="stable")]  # chunks of like lengths waste little padding
+        batch_users = _batch_users(self._spec, self._spec.node_chunk, self._mesh)
+        chunks = [
+            (order[a:b], padded_titles(self._model.catalogue, data.items[order[a:b]]))
+            for a, b in _chunks(lengths[order], self._spec.node_chunk)
+        ]
+        progress = Progress(f"score {data.name}", len(data), "users")
+        for batch in prompts.batches(batch_users):
+            cache: PromptCache = _encode(self._decoder, self._params, *self._placed(batch))
+            scores = np.zeros((len(batch.users), len(lengths)), np.float64)
+            for columns, tokens_Ct in chunks:
+                shape = (batch_users, *tokens_Ct.shape)
+                found = _score_after(
+                    self._decoder,
+                    self._params,
+                    cache,
+                    np.broadcast_to(tokens_Ct, shape),
+                    np.broadcast_to(lengths[columns], shape[:2]),
+                )
+                scores[:, columns] = np.asarray(found)[: len(batch.users)]
+            scores = scores[:, alike]
+            log_probs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+            yield Scored(
+                users=batch.users, scores=scores / lengths if self.rule == "mean" else scores, log_probs=log_probs
+            )
+            progress.advance(len(batch.users))
+
+    def _candidates_only(self, data: EvalSet, prompts: Prompts) -> Iterator[Scored]:
+        """The candidates of the sampled protocols, each user's sorted by length, so that blocks of them waste little
+        padding."""
+        catalogue, spec = self._model.catalogue, self._spec
+        columns_nC = np.concatenate(list(data.candidates.values()), axis=1)
+        ends = np.cumsum([c.shape[1] for c in data.candidates.values()])
+        lengths_nC = catalogue.lengths[data.items][columns_nC].astype(np.int32)
+        alike = first_alike(catalogue, data.items)
+        copies = len(np.unique(alike)) < len(alike)
+        self._check_room(data, int(lengths_nC.max()))
+        batch_users = _batch_users(spec, int(lengths_nC.sum(axis=1).max()), self._mesh)
+        for batch in prompts.batches(batch_users):
+            users = np.concatenate([batch.users, np.repeat(batch.users[-1:], batch_users - len(batch.users))])
+            cache: PromptCache = _encode(self._decoder, self._params, *self._placed(batch))
+            order = np.argsort(lengths_nC[users], axis=1, kind="stable")
+            scores = np.zeros(order.shape)
+            for first in range(0, order.shape[1], CANDIDATES):
+                block = order[:, first : first + CANDIDATES]
+                tokens = padded_titles(
+                    self._model.catalogue, data.items[np.take_along_axis(columns_nC[users], block, axis=1)]
+                )
+                length = np.take_along_axis(lengths_nC[users], block, axis=1)
+                found = np.asarray(_score_after(self._decoder, self._params, cache, tokens, length))
+                np.put_along_axis(scores, block, found / length if self.rule == "mean" else found, axis=1)
+            if copies:
+                scores = tied(scores, alike[columns_nC[users]])
+            parts = np.split(scores[: len(batch.users)], ends[:-1], axis=1)
+            yield Scored(
+                users=batch.users,
+                scores=None,
+                log_probs=None,
+                by_protocol=dict(zip(data.candidates, parts, strict=True)),
+            )
+
+
+def _filled(found: Found, target: np.ndarray) -> np.ndarray:
+    """Scores of a search, float64[U, N], with every unknown title of a user at one place: below everything, or above
+    the target."""
+    own = found.log_probs[np.arange(len(target)), target]
+    place = np.where(own >= found.bound, UNKNOWN, (own + found.bound) / 2)
+    return np.where(found.log_probs == UNKNOWN, place[:, None], found.log_probs)
+
+
+def _normalised(scores: np.ndarray) -> np.ndarray:
+    """Scores as log-probabilities over the catalogue."""
+    return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+
+
+def _chunks(sorted_lengths: np.ndarray, budget: int) -> Iterator[tuple[int, int]]:
+    """(first, last) of runs of titles of like length whose padded tokens stay within `budget`."""
+    first = 0
+    while first < len(sorted_lengths):
+        width = -(-int(sorted_lengths[first]) // 4) * 4
+        last = int(np.searchsorted(sorted_lengths, width, side="right"))
+        last = min(last, first + max(1, budget // width))
+        yield first, last
+        first = last
+
+
+def _batch_users(spec: EvaluateSpec, nodes: int, mesh: Mesh) -> int:
+    """How many users go together: their prompts and nodes stay within `batch_tokens` a device."""
+    each = max(1, min(spec.batch_users, _batch_tokens(spec.batch_tokens) // (nodes + spec.prompt_tokens)))
+    return each * mesh.size
+
+
+@functools.cache
+def _batch_tokens(given: int | None) -> int:
+    # On a CPU what fits its caches is fastest: with 1,036 nodes and 256-token prompts, 84 ms a user at 2 users a batch,
+    # 147 at 32.
+    return given or (6144 if jax.default_backend() == "cpu" else 131072)

@@ -1,0 +1,129 @@
+"""Opening models, a checkpoint of a run or a Hugging Face directory: for generation, and with the tokens of the titles
+for evaluation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import jax.numpy as jnp
+
+from cprec_jax.config.evaluate import MethodSpec
+from cprec_jax.config.text import TemplateSpec
+from cprec_jax.corpus import Corpus
+from cprec_jax.errors import UserError
+from cprec_jax.hf import adapter
+from cprec_jax.hf.hub import locate
+from cprec_jax.hf.load import load_params, read_config
+from cprec_jax.model.decoder import Decoder
+from cprec_jax.progress import say
+from cprec_jax.text import tokenizer
+from cprec_jax.text.catalogue import Catalogue
+from cprec_jax.text.template import Template
+from cprec_jax.train.checkpoint import Checkpoints
+from cprec_jax.train.description import read_description
+from cprec_jax.train.restore import restore_decoder
+from cprec_jax.workdir import run_directory, tokenizer_directory
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedModel:
+    """A decoder with parameters, its tokenizer (from `tokenizer_dir`) and its template. `step` is None for a Hugging
+    Face directory."""
+
+    decoder: Decoder
+    params: Any
+    tokenizer_dir: Path
+    words: tokenizer.Tokenizer
+    template: Template
+    step: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A decoder with parameters, and the titles and template in its own tokens. `step` is None for a Hugging Face
+    directory."""
+
+    decoder: Decoder
+    params: Any
+    catalogue: Catalogue
+    template: Template
+    step: int | None
+    words: tokenizer.Tokenizer | None = None
+
+
+def checkpoint_steps(directory: Path) -> list[int]:
+    """The steps of the checkpoints of a run that saw any training."""
+    checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
+    steps = [step for step in checkpoints.steps() if step > 0]
+    checkpoints.close()
+    if not steps:
+        raise UserError(f"{directory}: no checkpoint after step 0; run `launch.py train` first")
+    return steps
+
+
+def load_model(
+    spec: MethodSpec, template: TemplateSpec, workdir: Path, corpus: Corpus, directory: Path | None = None
+) -> LoadedModel:
+    """The model of a method of kind `untrained`, `checkpoint` (of the run `directory`) or `hf` (with `template`).
+    Unfit: `UserError`."""
+    if spec.kind == "hf":
+        assert spec.path is not None
+        opened = open_directory(spec.path, template)
+    else:
+        step = 0 if spec.kind == "untrained" else cast("int | None", spec.step)
+        opened = open_run(workdir, directory or run_directory(workdir), step, spec.fraction)
+    catalogue = Catalogue.build(opened.words, corpus.items.title, opened.template.spec.end_of_item)
+    if catalogue.losses:
+        say(f"warning: {opened.tokenizer_dir}: the tokenizer loses parts of titles: {catalogue.losses}")
+    return LoadedModel(
+        decoder=opened.decoder,
+        params=opened.params,
+        catalogue=catalogue,
+        template=opened.template,
+        step=opened.step,
+        words=opened.words,
+    )
+
+
+def open_directory(location: str, template: TemplateSpec) -> OpenedModel:
+    """A Hugging Face directory or hub id, with a template. Absent or unfit: `UserError`."""
+    directory = locate(location)
+    decoder = Decoder(config=read_config(directory), dtype=jnp.float32)
+    params = load_params(directory, decoder.config)
+    directory = adapter.tokenizer_directory(directory)
+    words = _words(directory, decoder)
+    return OpenedModel(
+        decoder=decoder,
+        params=params,
+        tokenizer_dir=directory,
+        words=words,
+        template=Template(template, words),
+        step=None,
+    )
+
+
+def open_run(workdir: Path, directory: Path, step: int | None = None, fraction: float | None = None) -> OpenedModel:
+    """A checkpoint (see `restore_decoder`) of the run `directory` of `workdir`, with the template it was trained
+    with."""
+    restored = restore_decoder(directory, step=step, fraction=fraction)
+    description = read_description(directory)
+    template = description["template"]
+    tokenizer_dir = tokenizer_directory(workdir, description["rows"])
+    words = _words(tokenizer_dir, restored.decoder)
+    return OpenedModel(
+        decoder=restored.decoder,
+        params=restored.params,
+        tokenizer_dir=tokenizer_dir,
+        words=words,
+        template=Template(template, words),
+        step=restored.step,
+    )
+
+
+def _words(directory: Path, decoder: Decoder) -> tokenizer.Tokenizer:
+    words = tokenizer.load(directory)
+    if words.size > decoder.config.vocab_size:
+        raise UserError(
+            f"{directory}: {words.size} tokens, but the model's embedding has {decoder.config.vocab_size} rows"
+        )
+    return words

@@ -1,0 +1,3 @@
+"""The corpus, the model and the job of tests/evaluate."""
+
+from tests.evaluate.conftest import corpus, evaluated, model  # noqa: F401
