@@ -14,7 +14,7 @@ from cprec_jax.config.root import SECTIONS, make_config, section_classes
 from tests.conftest import ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-CONFIGS = [ROOT / "launch.py", *sorted((ROOT / "configs").rglob("*.py"))]
+CONFIGS = [ROOT / "cprec_jax/cli.py", *sorted((ROOT / "configs").rglob("*.py"))]
 FREE = ("runs", "corpus.times", "corpus.sources", "evaluate.names")  # mappings by names of the user's
 OURS = ("cprec_jax", "data_prep", "configs", "benchmarks", "docs", "tests")
 

@@ -103,3 +103,32 @@ def test_config_and_launcher_import_no_jax() -> None:
 @pytest.mark.parametrize("room", [room for room in ROOMS if room not in ("", "cli")])
 def test_tests_mirror_the_rooms(room: str) -> None:
     assert (ROOT / "tests" / room).is_dir()
+
+
+# Libraries that few files may know, with those files.
+KNOWN_BY = {
+    "orbax": ("cprec_jax/train/checkpoint.py", "cprec_jax/train/read_back.py"),
+    "grain": ("cprec_jax/rows/",),
+    "tensorflow_datasets": ("cprec_jax/rows/", "data_prep/adapters/tfds.py"),
+    "duckdb": ("data_prep/engine.py",),
+    "pyspark": ("data_prep/spark_engine.py",),
+    "sqlglot": ("data_prep/spark_engine.py",),
+    "safetensors": ("cprec_jax/hf/",),
+    "huggingface_hub": ("cprec_jax/hf/",),
+    "transformers": ("cprec_jax/text/tokenizer_files.py",),
+}
+
+
+def test_libraries_are_known_by_few_files() -> None:
+    wrong = []
+    for path in [*files(), *(ROOT / "data_prep").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [name.name for name in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            file = path.relative_to(ROOT).as_posix()
+            wrong += [
+                f"{file} imports {name}"
+                for name in names
+                if (allowed := KNOWN_BY.get(name.split(".")[0])) is not None and not file.startswith(allowed)
+            ]
+    assert not wrong
