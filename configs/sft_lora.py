@@ -13,9 +13,9 @@ import sft
 from ml_collections import ConfigDict
 
 PRETRAINED_ON = "electronics14_1m"
-TOKENS = 6_000_000  # of pre-training
+TOKENS = 3_000_000  # of pre-training
 ADAPTER = {"rank": 16, "alpha": 32.0}
-PEAKS = {"full": (3e-4, 1e-3, 3e-3), "lora": (3e-3, 1e-2, 3e-2)}
+PEAKS = {"full": (1e-3, 3e-3), "lora": (3e-3, 1e-2)}
 
 
 def get_config(argument: str = "scientific18") -> ConfigDict:
