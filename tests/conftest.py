@@ -1,6 +1,8 @@
 """Eight CPU devices for every test, set before jax is imported anywhere."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,12 @@ from hypothesis import HealthCheck, settings
 os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8").strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tests compile the same small programs again and again: they, and the processes that they start, share what is
+# compiled. The first process makes the folder, and starts the others.
+COMPILED = None if "JAX_COMPILATION_CACHE_DIR" in os.environ else tempfile.mkdtemp(prefix="cprec-compiled-")
+if COMPILED is not None:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 # A busy machine is slow, which says nothing about a property; and no property here depends on what a fixture was left
 # like. The same examples in every run, so that a failure is of the change at hand; CPREC_FUZZ=1 looks for new ones.
@@ -21,6 +29,11 @@ settings.register_profile(
 settings.load_profile("cprec_jax")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_unconfigure() -> None:
+    if COMPILED is not None:
+        shutil.rmtree(COMPILED, ignore_errors=True)
 
 
 def shared_directory(name: str) -> Path:

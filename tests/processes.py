@@ -4,13 +4,11 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from tests.conftest import ROOT
 
-CACHE = tempfile.TemporaryDirectory(prefix="cprec-compiled-")  # of compiled programs, which runs of a test share
 PATIENCE = 600  # seconds for what takes ten on an idle machine
 
 
@@ -21,11 +19,9 @@ def free_port() -> int:
 
 
 def environment(devices: int) -> dict[str, str]:
-    """For processes of so many devices each."""
-    cache = {"JAX_COMPILATION_CACHE_DIR": CACHE.name, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    """For processes of so many devices each. They share what is compiled with all tests (tests/conftest.py)."""
     return {
         **os.environ,
-        **cache,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
