@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cprec_jax.inference.next_token import next_hidden, nothing_generated
+from cprec_jax.inference.padding import fill_batch, pad
 from cprec_jax.inference.prompt_cache import encode_prompts
-from cprec_jax.inference.prompts import LENGTHS
 from cprec_jax.model.decoder import Decoder, logits
 
 
@@ -90,8 +90,7 @@ def generate(
     order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
     batch = min(batch, len(prompts))
     for first in range(0, len(order), batch):
-        rows = order[first : first + batch]
-        rows = np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows))])  # shapes repeat
+        rows = fill_batch(order[first : first + batch], batch)
         tokens_BP, length_B = pad([prompts[row] for row in rows])
         result = generate_batch(
             decoder,
@@ -108,14 +107,3 @@ def generate(
         for row, tokens in zip(rows, np.asarray(result), strict=True):
             found[row] = tokens[tokens >= 0]
     return found
-
-
-def pad(prompts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """int32[B, P], padded on the right to one of few lengths, and the lengths int32[B]."""
-    lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-    longest = int(lengths.max())
-    width = next((length for length in LENGTHS if length >= longest), longest)
-    tokens = np.zeros((len(prompts), width), np.int32)
-    for row, prompt in zip(tokens, prompts, strict=True):
-        row[: len(prompt)] = prompt
-    return tokens, lengths

@@ -8,26 +8,26 @@ import numpy as np
 
 from cprec_jax.corpus import Targets
 from cprec_jax.errors import UserError
+from cprec_jax.inference.padding import fill_batch, pad
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.template import Template
-
-LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)  # few: each is compiled once for every catalogue
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptBatch:
-    """`users` int64[b] are positions in the targets; `tokens` int32[B, P] and `lengths` int32[B] with B >= b (the rest
-    repeats a user)."""
+    """b users in B rows. users int64[b]: positions in the targets. rows int64[B]: the user of every row; the last user
+    repeats where a row only fills the batch. tokens int32[B, P], lengths int32[B]."""
 
     users: np.ndarray
+    rows: np.ndarray
     tokens: np.ndarray
     lengths: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """All users' prompts: ragged tokens, how many users lost how many of their oldest items to the limit, and how many
-    lost every item."""
+    """The prompts of all users. tokens: int32[p] per user. users_cut: how many users lost items to the limit;
+    items_dropped: how many items they lost, the oldest first; users_emptied: how many users lost every item."""
 
     tokens: list[np.ndarray]
     users_cut: int
@@ -43,36 +43,32 @@ class Prompts:
 
     def batch(self, users: np.ndarray, batch_users: int) -> PromptBatch:
         """The prompts of these users (at most `batch_users`), filled up to `batch_users` rows."""
-        rows = np.concatenate([users, np.repeat(users[-1:], batch_users - len(users))])
-        lengths = np.array([len(self.tokens[row]) for row in rows], np.int64)
-        width = next((length for length in LENGTHS if length >= lengths.max()), int(lengths.max()))
-        tokens = np.zeros((batch_users, width), np.int32)
-        for at, row in enumerate(rows):
-            tokens[at, : lengths[at]] = self.tokens[row]
-        return PromptBatch(users=users, tokens=tokens, lengths=lengths.astype(np.int32))
+        rows = fill_batch(users, batch_users)
+        tokens, lengths = pad([self.tokens[row] for row in rows])
+        return PromptBatch(users=users, rows=rows, tokens=tokens, lengths=lengths)
 
 
 def make_prompts(targets: Targets, scope: str, catalogue: Catalogue, template: Template, max_tokens: int) -> Prompts:
     """The prompt of every record: header and the most recent items that fit `max_tokens` whole."""
-    made = [
+    prompts = [
         template.prompt(scope, targets.items[a:b], catalogue, max_tokens)
         for a, b in zip(targets.offsets[:-1], targets.offsets[1:], strict=True)
     ]
-    lengths = np.array([len(prompt.tokens) for prompt in made], np.int64)
-    if len(made) and lengths.max() > max_tokens:
+    lengths = np.array([len(prompt.tokens) for prompt in prompts], np.int64)
+    if len(prompts) and lengths.max() > max_tokens:
         raise UserError(
             f"config.evaluate.prompt_tokens: {max_tokens} does not hold the header of set {scope} ({lengths.max()} "
             f"tokens)"
         )
-    if len(made) and not lengths.min():
+    if len(prompts) and not lengths.min():
         user = targets.user[int(np.argmin(lengths))]
         raise UserError(
             f"set {scope}: the prompt of user {user} is empty (no history that fits, no header); give "
             f"config.text.template a header"
         )
-    dropped = np.array([prompt.dropped_items for prompt in made], np.int64)
+    dropped = np.array([prompt.dropped_items for prompt in prompts], np.int64)
     return Prompts(
-        tokens=[prompt.tokens for prompt in made],
+        tokens=[prompt.tokens for prompt in prompts],
         users_cut=int(np.count_nonzero(dropped)),
         items_dropped=int(dropped.sum()),
         users_emptied=int(np.count_nonzero((dropped > 0) & (dropped == np.diff(targets.offsets)))),

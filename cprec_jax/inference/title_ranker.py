@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from cprec_jax.inference.finite import check_finite
-from cprec_jax.inference.generate import pad
+from cprec_jax.inference.padding import pad
 from cprec_jax.inference.trie.exact import encode_for_trie, to_device, trie_log_probs
 from cprec_jax.inference.trie.index import build_index
 from cprec_jax.inference.trie.search import UNKNOWN, search

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cprec_jax.evaluate.eval_set import EvalSet
-from cprec_jax.inference.prompts import LENGTHS, make_prompts
+from cprec_jax.inference.padding import fill_batch, pad
+from cprec_jax.inference.prompts import make_prompts
 from cprec_jax.model.decoder import Decoder, head_weight
 from cprec_jax.train.open import LoadedModel
 
@@ -34,9 +35,9 @@ def leak_probe(model: LoadedModel, data: EvalSet, prompt_tokens: int, n: int, se
     item is not asked
     for: no model knows ours by nature.
     """
-    titles = _ask_titles(model, data, n, seed)
-    sequences, others = _ask_sequences(model, data, prompt_tokens, n, seed)
-    of_titles, of_sequences, of_others = (_hits(model, asked) for asked in (titles, sequences, others))
+    titles = _title_continuations(model, data, n, seed)
+    sequences, others = _sequence_continuations(model, data, prompt_tokens, n, seed)
+    of_titles, of_sequences, of_others = (_hits(model, continuations) for continuations in (titles, sequences, others))
     return {
         "titles": len(of_titles),
         "titles_verbatim": _verbatim(of_titles),
@@ -47,36 +48,36 @@ def leak_probe(model: LoadedModel, data: EvalSet, prompt_tokens: int, n: int, se
     }
 
 
-Asked = tuple[np.ndarray, np.ndarray]  # what is given, and what should follow: int32 tokens
+Continuation = tuple[np.ndarray, np.ndarray]  # what is given, and what should follow: int32 tokens
 
 
-def _ask_titles(model: LoadedModel, data: EvalSet, n: int, seed: int) -> list[Asked]:
+def _title_continuations(model: LoadedModel, data: EvalSet, n: int, seed: int) -> list[Continuation]:
     bos = [] if model.words is None or model.words.bos_id is None else [model.words.bos_id]
-    asked = []
+    continuations: list[Continuation] = []
     for item in data.items[np.random.default_rng(seed).permutation(len(data.items))]:
         title = model.catalogue.item(int(item))[:-1]
         if len(title) >= SHORTEST:
             half = -(-len(title) // 2)
-            asked.append((np.concatenate([np.array(bos, np.int32), title[:half]]), title[half:]))
-        if len(asked) == n:
+            continuations.append((np.concatenate([np.array(bos, np.int32), title[:half]]), title[half:]))
+        if len(continuations) == n:
             break
-    return asked
+    return continuations
 
 
-def _ask_sequences(
+def _sequence_continuations(
     model: LoadedModel, data: EvalSet, prompt_tokens: int, n: int, seed: int
-) -> tuple[list[Asked], list[Asked]]:
+) -> tuple[list[Continuation], list[Continuation]]:
     """With the user's own target, and with the target of the next user chosen; both leave out whoever shares it."""
     users = np.random.default_rng(seed).permutation(len(data))[:n]
     prompts = make_prompts(data.targets, data.name, model.catalogue, model.template, prompt_tokens).tokens
     titles = [model.catalogue.item(int(item))[:-1] for item in data.targets.target]
     pairs = [
-        (user, other)
-        for user, other in zip(users, np.roll(users, 1), strict=True)
-        if not np.array_equal(titles[user], titles[other])
+        (user, another)
+        for user, another in zip(users, np.roll(users, 1), strict=True)
+        if not np.array_equal(titles[user], titles[another])
     ]
     return [(prompts[user], titles[user]) for user, _ in pairs], [
-        (prompts[user], titles[other]) for user, other in pairs
+        (prompts[user], titles[another]) for user, another in pairs
     ]
 
 
@@ -84,36 +85,33 @@ def _verbatim(hits: Sequence[np.ndarray]) -> float:
     return float(np.mean([hit.all() for hit in hits])) if hits else 0.0
 
 
-def _hits(model: LoadedModel, asked: Sequence[Asked]) -> list[np.ndarray]:
+def _hits(model: LoadedModel, continuations: Sequence[Continuation]) -> list[np.ndarray]:
     """Of each text, which of its tokens are the likeliest one after all before them."""
     decoder = Decoder(
         config=model.decoder.config, dtype=model.decoder.dtype
     )  # the default attend function, so compiled once
-    found: list[np.ndarray] = [np.zeros(0, bool)] * len(asked)
-    order = np.argsort([len(given) + len(rest) for given, rest in asked], kind="stable")
+    hits: list[np.ndarray] = [np.zeros(0, bool)] * len(continuations)
+    order = np.argsort([len(given) + len(rest) for given, rest in continuations], kind="stable")
     for first in range(0, len(order), ROWS):
-        rows = order[first : first + ROWS]
-        longest = max(len(asked[row][0]) + len(asked[row][1]) for row in rows)
-        most = -(-max(len(asked[row][1]) for row in rows) // 8) * 8
-        tokens_BT = np.zeros((ROWS, next((length for length in LENGTHS if length >= longest), longest)), np.int32)
-        place_BK = np.zeros((ROWS, most), np.int32)
-        for at, row in enumerate(rows):
-            given, rest = asked[row]
-            tokens_BT[at, : len(given) + len(rest)] = np.concatenate([given, rest])
-            place_BK[at, : len(rest)] = len(given) - 1 + np.arange(len(rest))
-        likeliest_BK = np.asarray(_likeliest(decoder, model.params, tokens_BT, place_BK))
-        for at, row in enumerate(rows):
-            rest = asked[row][1]
-            found[row] = likeliest_BK[at, : len(rest)] == rest
-    return found
+        rows = fill_batch(order[first : first + ROWS], ROWS)
+        tokens_BT, _ = pad([np.concatenate(continuations[row]) for row in rows])
+        most = -(-max(len(continuations[row][1]) for row in rows) // 8) * 8
+        position_BK = np.zeros((ROWS, most), np.int32)
+        for position_K, (given, rest) in zip(position_BK, (continuations[row] for row in rows), strict=True):
+            position_K[: len(rest)] = len(given) - 1 + np.arange(len(rest))
+        likeliest_BK = np.asarray(_likeliest(decoder, model.params, tokens_BT, position_BK))
+        for row, likeliest_K in zip(rows, likeliest_BK, strict=True):
+            rest = continuations[row][1]
+            hits[row] = likeliest_K[: len(rest)] == rest
+    return hits
 
 
-def _likeliest_tokens(decoder: Decoder, params: Any, tokens_BT: jax.Array, place_BK: jax.Array) -> jax.Array:
-    """The likeliest next token, int32[B, K], after the tokens up to each place. Padding behind a text changes nothing
+def _likeliest_tokens(decoder: Decoder, params: Any, tokens_BT: jax.Array, position_BK: jax.Array) -> jax.Array:
+    """The likeliest next token, int32[B, K], after the token at each position. Padding behind a text changes nothing
     before it."""
     positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1]), tokens_BT.shape)
     x_BTD: Any = decoder.apply({"params": params}, tokens_BT, positions_BT, (jnp.ones_like(tokens_BT),))
-    x_BKD = jnp.take_along_axis(x_BTD, place_BK[..., None], axis=1)
+    x_BKD = jnp.take_along_axis(x_BTD, position_BK[..., None], axis=1)
     w_VD = head_weight(params, decoder.config).astype(x_BKD.dtype)
     logits = lambda x_KD: jnp.einsum("KD,VD->KV", x_KD, w_VD, preferred_element_type=jnp.float32)  # noqa: E731
     return jax.lax.map(lambda x_KD: jnp.argmax(logits(x_KD), axis=-1), x_BKD)  # a row at a time: never B x K x V

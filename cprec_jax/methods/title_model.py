@@ -210,15 +210,14 @@ class TitleModel:
         visited = 0
         for batch in prompts.batches(batch_users):
             count = len(batch.users)
-            users = np.concatenate([batch.users, np.repeat(batch.users[-1:], batch_users - count)])
-            excluded = data.excluded(users)
+            excluded = data.excluded(batch.rows)
             best = np.full(batch_users, ranks_to) + (0 if excluded is None else excluded.sum(axis=1))
             best[count:] = 1  # these users only fill the batch
             cache = _encode_for_trie(self._decoder, self._params, batch.tokens, batch.lengths)
-            found = search(self._decoder, self._params, index, cache, asked[users], best, temperature=temperature)
+            found = search(self._decoder, self._params, index, cache, asked[batch.rows], best, temperature=temperature)
             visited += found.nodes
             self._facts["nodes_visited_per_user"] = visited / len(data)
-            scores = _filled(found, data.target[users])[:count]
+            scores = _filled(found, data.target[batch.rows])[:count]
             yield Scored(users=batch.users, scores=scores, log_probs=found.log_probs[:count], partial=True)
             progress.advance(count)
 
@@ -347,20 +346,20 @@ class TitleModel:
         self._check_room(data, int(lengths_nC.max()))
         batch_users = _batch_users(spec, int(lengths_nC.sum(axis=1).max()), self._mesh)
         for batch in prompts.batches(batch_users):
-            users = np.concatenate([batch.users, np.repeat(batch.users[-1:], batch_users - len(batch.users))])
+            lengths_BC = lengths_nC[batch.rows]
             cache: PromptCache = _encode(self._decoder, self._params, *self._placed(batch))
-            order = np.argsort(lengths_nC[users], axis=1, kind="stable")
+            order = np.argsort(lengths_BC, axis=1, kind="stable")
             scores = np.zeros(order.shape)
             for first in range(0, order.shape[1], CANDIDATES):
                 block = order[:, first : first + CANDIDATES]
                 tokens = padded_titles(
-                    self._model.catalogue, data.items[np.take_along_axis(columns_nC[users], block, axis=1)]
+                    self._model.catalogue, data.items[np.take_along_axis(columns_nC[batch.rows], block, axis=1)]
                 )
-                length = np.take_along_axis(lengths_nC[users], block, axis=1)
+                length = np.take_along_axis(lengths_BC, block, axis=1)
                 found = np.asarray(_score_after(self._decoder, self._params, cache, tokens, length))
                 np.put_along_axis(scores, block, found / length if self.rule == "mean" else found, axis=1)
             if copies:
-                scores = tied(scores, alike[columns_nC[users]])
+                scores = tied(scores, alike[columns_nC[batch.rows]])
             parts = np.split(scores[: len(batch.users)], ends[:-1], axis=1)
             yield Scored(
                 users=batch.users,

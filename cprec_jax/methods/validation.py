@@ -83,14 +83,14 @@ class Validation:
         each = spec.prompt_tokens + int(catalogue.lengths[self._data.items][columns_nC].sum(axis=1).max())
         batch_users = max(1, min(spec.batch_users, TOKENS // each))
         for batch in prompts.batches(batch_users):
-            users = np.concatenate([batch.users, np.repeat(batch.users[-1:], batch_users - len(batch.users))])
-            tokens = padded_titles(catalogue, self._data.items[columns_nC[users]])
-            plan = plan_paths(self._trie, columns_nC[users], tokens.shape[2] - 1)
+            columns_BC = columns_nC[batch.rows]
+            tokens = padded_titles(catalogue, self._data.items[columns_BC])
+            plan = plan_paths(self._trie, columns_BC, tokens.shape[2] - 1)
             cache = _encode(self._decoder, self._params, batch.tokens, batch.lengths)
             logits = np.asarray(_paths(self._decoder, self._params, cache, tokens, plan.at, plan.token))
             sums = np.zeros(columns_nC[batch.users].shape)
             if with_sums:
-                lengths = catalogue.lengths[self._data.items][columns_nC[users]].astype(np.int32)
+                lengths = catalogue.lengths[self._data.items][columns_BC].astype(np.int32)
                 sums = np.asarray(_score_after(self._decoder, self._params, cache, tokens, lengths), np.float64)[
                     : len(batch.users)
                 ]

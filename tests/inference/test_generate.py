@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cprec_jax.inference.generate import generate, pad
+from cprec_jax.inference.generate import generate
 from cprec_jax.inference.next_token import next_hidden, nothing_generated
+from cprec_jax.inference.padding import pad
 from cprec_jax.inference.prompt_cache import encode_prompts
 from cprec_jax.model.decoder import logits
 from tests.model.tiny import hidden, one_segment, tiny

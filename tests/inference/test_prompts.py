@@ -8,7 +8,8 @@ import pytest
 from cprec_jax.config.text import TemplateSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from cprec_jax.inference.prompts import LENGTHS, Prompts, make_prompts, without_history
+from cprec_jax.inference.padding import LENGTHS
+from cprec_jax.inference.prompts import Prompts, make_prompts, without_history
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.template import Template
@@ -29,6 +30,8 @@ def test_every_user_is_in_one_batch_of_a_few_shapes(batch_users: int) -> None:
         assert batch.tokens.shape[0] == len(batch.lengths) == batch_users and batch.tokens.shape[1] in LENGTHS
         for row, user in enumerate(batch.users):
             assert np.array_equal(batch.tokens[row, : batch.lengths[row]], prompts.tokens[user])
+            assert not batch.tokens[row, batch.lengths[row] :].any(), "padded on the right"
+        assert batch.rows.tolist() == [*batch.users, *[batch.users[-1]] * (batch_users - len(batch.users))]
         assert (batch.lengths > 0).all(), "rows that fill up a batch hold a real prompt"
         seen += batch.users.tolist()
     assert sorted(seen) == list(range(11))

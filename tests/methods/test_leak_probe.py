@@ -76,7 +76,7 @@ def test_a_model_that_knows_titles_is_found_out(model: LoadedModel, data: EvalSe
 
 
 def test_sequences_are_asked_after_the_prompt_of_the_evaluation(model: LoadedModel, data: EvalSet) -> None:
-    own, others = probe._ask_sequences(model, data, 40, 20, 0)
+    own, others = probe._sequence_continuations(model, data, 40, 20, 0)
     prompts = make_prompts(data.targets, "Books", model.catalogue, model.template, 40).tokens
     titles = [model.catalogue.item(int(item))[:-1].tolist() for item in data.targets.target]
     written = sorted((prompt.tolist(), title) for prompt, title in zip(prompts, titles, strict=True))
