@@ -9,7 +9,8 @@ DESCRIPTION = "config.json"  # of a run: what others need to load it
 METRICS = "metrics.jsonl"  # of a run: its logged steps
 ATTEMPTS = "attempts.jsonl"  # of a run: where the time of each attempt went
 FILE_HASHES = ".file-hashes.json"
-RESULTS_FILE = "results.json"  # of a result
+RESULTS_FILE = "results.json"  # of a result: its record
+RANKS_FILE, SLICES_FILE, EXAMPLES_FILE = "ranks.parquet", "slices.parquet", "examples.json"  # of a result, beside that
 LOCK = ".lock"
 TOKEN = ".token"  # what all processes of a job must see
 

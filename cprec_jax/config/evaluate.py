@@ -28,10 +28,12 @@ Kind = Literal[
     "hf",
     "scores",
 ]
-MODEL_KINDS = ("untrained", "checkpoint", "hf")  # language models
+RUN_KINDS = ("untrained", "checkpoint")  # language models that a run trained
+MODEL_KINDS = (*RUN_KINDS, "hf")  # language models
 SEQUENTIAL_KINDS = ("gru4rec", "sasrec")
 TEXT_KINDS = ("text_knn", "graph")
 COUNTED = ("popularity", "popularity_decayed", "last_items", "markov", "item_knn", "graph")
+UNSEEDED_KINDS = ("random", *COUNTED, "text_knn", "oracle", "hf", "scores")  # every seed gives the same
 Rule = Literal["trie", "sum", "mean"]
 Unit = Literal["words", "characters"]
 Weighting = Literal["tfidf", "bm25"]
@@ -74,13 +76,13 @@ class MethodSpec:
         return {"kind": "checkpoint", **section} if "run" in section else dict(section)
 
     def __post_init__(self) -> None:
-        if self.run is not None and self.kind not in ("untrained", "checkpoint"):
+        if self.run is not None and self.kind not in RUN_KINDS:
             raise ValueError(f"run belongs to the kinds 'untrained' and 'checkpoint', not to {self.kind!r}")
         if (self.kind == "ensemble") != bool(self.members) or (self.members and len(set(self.members)) not in (2, 3)):
             raise ValueError("members belongs to the kind 'ensemble', which needs the names of two or three rows")
         if len(set(self.members)) < len(self.members):
             raise ValueError(f"members {self.members}: a row is named twice")
-        if self.init is not None and self.kind not in ("gru4rec", "sasrec"):
+        if self.init is not None and self.kind not in SEQUENTIAL_KINDS:
             raise ValueError("init belongs to the kinds 'gru4rec' and 'sasrec'")
         if self.fit != "train" and self.kind not in COUNTED:
             raise ValueError(f"fit belongs to the kinds {', '.join(COUNTED)}")

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from cprec_jax.config.evaluate import EvaluateSpec
 from cprec_jax.corpus import SMALL_SET, Corpus, EvalSplit, Targets
 from cprec_jax.errors import UserError
+from cprec_jax.evaluate.intervals import HISTORY, WARM, intervals
 from cprec_jax.text import ragged
-
-HISTORY_SLICES = (("history 1-5", 1, 5), ("history 6-10", 6, 10), ("history 11-20", 11, 20), ("history 21+", 21, None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +53,40 @@ class EvalSet:
         """Name -> bool[n]; what is empty is left out."""
         length = np.diff(self.targets.offsets)
         count = self.train_count[self.target]
-        found = {
-            name: (length >= low) & (length <= (length.max(initial=0) if high is None else high))
-            for name, low, high in HISTORY_SLICES
-        }
-        found |= {
-            "never seen": count == 0,
-            "cold": (count > 0) & (count < 5),
-            "warm": count >= 5,
+        never_seen, cold, warm = intervals(0, 1, WARM)
+        masks = {f"history {interval.label()}": interval.mask(length) for interval in intervals(*HISTORY)} | {
+            "never seen": never_seen.mask(count),
+            "cold": cold.mask(count),
+            "warm": warm.mask(count),
             "seen users": self.targets.seen,
             "unseen users": ~self.targets.seen,
             "untied": self.targets.untied,
             **self.more_slices,
         }
-        return {name: mask for name, mask in found.items() if mask.any()}
+        return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def open_ranked(corpus: Corpus, spec: EvaluateSpec, name: str) -> EvalSet:
+    """The users of a set that `evaluate` ranks for, with the candidates of every protocol."""
+    return _open_by_spec(corpus, spec, name, spec.split, spec.protocols, spec.max_users)
+
+
+def open_validation(corpus: Corpus, spec: EvaluateSpec, name: str) -> EvalSet:
+    """The validation users of a set, a seeded choice, who are ranked for over the whole catalogue alone."""
+    return _open_by_spec(corpus, spec, name, "valid", ("full",), spec.validation_users)
+
+
+def validation_of(corpus: Corpus, data: EvalSet, max_users: int) -> EvalSet:
+    """The validation users of the set of `data`, with the history masked as it is there: for baselines, whose choices
+    depend on no setting of `config.evaluate` but their own."""
+    return open_set(corpus, data.name, "valid", ("full",), data.history_masked, max_users, 0, mask_repeats=True)
+
+
+def _open_by_spec(
+    corpus: Corpus, spec: EvaluateSpec, name: str, split: EvalSplit, protocols: tuple[str, ...], max_users: int | None
+) -> EvalSet:
+    mask, always = spec.mask_history != "never", spec.mask_history == "always"
+    return open_set(corpus, name, split, protocols, mask, max_users, spec.seed, mask_repeats=always)
 
 
 def open_set(

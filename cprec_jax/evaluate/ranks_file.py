@@ -8,13 +8,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cprec_jax.config.build import nearest
-from cprec_jax.config.evaluate import COUNTED
+from cprec_jax.config.evaluate import UNSEEDED_KINDS
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.evaluate.metrics import only_bounds, per_user, random_ranker
-from cprec_jax.evaluate.results import ORACLE, RANDOM, RANKS_FILE, RESULTS_FILE, SLICES_FILE, Result, read_result
+from cprec_jax.evaluate.results import ORACLE, RANDOM, Result, read_result
 from cprec_jax.evaluate.significance import UserMetrics
+from cprec_jax.workdir import RANKS_FILE, RESULTS_FILE, SLICES_FILE
 
-DETERMINISTIC = ("random", *COUNTED, "text_knn", "oracle", "hf", "scores")  # kinds without a seed
 COLUMNS = ("set", "user", "n_better", "n_tied", "nll", "seed")
 
 
@@ -30,6 +30,11 @@ def read_ranks(directory: Path, protocol: str) -> pa.Table:
     return table
 
 
+def has_ranks(result: Result) -> bool:
+    """Whether a result has ranks of single users: one that was computed, or written by hand, has none."""
+    return result.folder is not None and (result.folder / RANKS_FILE).is_file()
+
+
 def has_protocol(directory: Path, protocol: str) -> bool:
     """Whether a result has ranks under a protocol."""
     return len(read_ranks(directory, protocol)) > 0
@@ -38,13 +43,13 @@ def has_protocol(directory: Path, protocol: str) -> bool:
 def random_of_ranked(result: Result, set_name: str, protocol: str) -> dict[str, float] | None:
     """Expected metrics of a random ranking of the very candidates that a result's users had (N without a masked
     history); None where its ranks do not say. The NLL is left out: it is over the whole catalogue."""
-    if result.folder is None or not (result.folder / RANKS_FILE).is_file():
+    if result.folder is None or not has_ranks(result):
         return None
     table = read_ranks(result.folder, protocol)
     if "n_candidates" not in table.column_names:
         return None
-    here = np.asarray(table["set"].to_pylist()) == set_name
-    numbers, counts = np.unique(table["n_candidates"].to_numpy()[here], return_counts=True)
+    of_set = np.asarray(table["set"].to_pylist()) == set_name
+    numbers, counts = np.unique(table["n_candidates"].to_numpy()[of_set], return_counts=True)
     forms = [random_ranker(n) for n in numbers.tolist()]
     if not forms:
         return None
@@ -80,23 +85,23 @@ def read_user_metrics(directory: Path, protocol: str = "full", slice_name: str |
         table = table.join(read_slice(directory, slice_name), ["set", "user"], join_type="left semi")
     names = np.asarray(table["set"].to_pylist())
     columns = {name: table[name].to_numpy() for name in COLUMNS[1:]}
-    facts = {name: one.facts for name, one in result.sets.items()}
+    facts = {name: of_set.facts for name, of_set in result.sets.items()}
     users: dict[str, np.ndarray] = {}
     values: dict[str, dict[str, np.ndarray]] = {}
     for set_name in dict.fromkeys(names.tolist()):
-        here = {key: column[names == set_name] for key, column in columns.items()}
-        order = np.lexsort((here["user"], here["seed"]))
-        by_seed = np.split(here["user"][order], np.flatnonzero(np.diff(here["seed"][order])) + 1)
+        of_set = {key: column[names == set_name] for key, column in columns.items()}
+        order = np.lexsort((of_set["user"], of_set["seed"]))
+        by_seed = np.split(of_set["user"][order], np.flatnonzero(np.diff(of_set["seed"][order])) + 1)
         if any(not np.array_equal(user, by_seed[0]) for user in by_seed):
             raise UserError(
                 f"{directory / RANKS_FILE}: set {set_name}: seeds were evaluated on different users; evaluate it again"
             )
         shape = (len(by_seed), len(by_seed[0]))
-        ranked = per_user(here["n_better"][order], here["n_tied"][order])
+        ranked = per_user(of_set["n_better"][order], of_set["n_tied"][order])
         if (
-            protocol == "full" and not np.isnan(here["nll"]).any()
+            protocol == "full" and not np.isnan(of_set["nll"]).any()
         ):  # it is over the whole catalogue, whatever the candidates
-            ranked["nll"] = here["nll"][order].astype(np.float64)
+            ranked["nll"] = of_set["nll"][order].astype(np.float64)
         for metric in only_bounds(facts.get(set_name, {}), protocol):
             del ranked[metric]
         users[set_name] = by_seed[0]
@@ -104,7 +109,7 @@ def read_user_metrics(directory: Path, protocol: str = "full", slice_name: str |
     return UserMetrics(
         name=result.name,
         corpus_hash=result.corpus_hash,
-        deterministic=all(kind in DETERMINISTIC for kind in (result.members or {"": result.kind}).values()),
+        deterministic=all(kind in UNSEEDED_KINDS for kind in (result.members or {"": result.kind}).values()),
         users=users,
         values=values,
         split=result.split,
@@ -115,7 +120,7 @@ def read_user_metrics(directory: Path, protocol: str = "full", slice_name: str |
             if protocol == "full" and "history_masked" in fact
         },
         rule=result.rule,
-        bound=result.kind == ORACLE,
+        oracle=result.kind == ORACLE,
         expected=result.kind == RANDOM,
         without_score=result.without_score,
         too_small=frozenset(name for name, fact in facts.items() if fact.get("too_small")),

@@ -1,6 +1,5 @@
 """results/NAME: who writes it, and who reads it. Damaged files are named, unknown keys are ignored."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,20 +10,23 @@ import pyarrow.parquet as pq
 
 from cprec_jax import artefact
 from cprec_jax.artefact import read_json
+from cprec_jax.checked_json import Damaged, items, mapping, number, text
 from cprec_jax.config.evaluate import MODEL_KINDS
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.collect import Collected, slice_table
 from cprec_jax.evaluate.eval_set import EvalSet
 from cprec_jax.evaluate.metrics import only_bounds
-from cprec_jax.workdir import RESULTS_FILE, result_files, results_directory
+from cprec_jax.workdir import (
+    EXAMPLES_FILE,
+    RANKS_FILE,
+    RESULTS_FILE,
+    SLICES_FILE,
+    result_files,
+    results_directory,
+)
 
-RANKS_FILE, SLICES_FILE, EXAMPLES_FILE = "ranks.parquet", "slices.parquet", "examples.json"  # beside results.json
-ORACLE, RANDOM, UNTRAINED, POPULARITY = (
-    "oracle",
-    "random",
-    "untrained",
-    "popularity",
-)  # kinds that are treated on their own
+EXAMPLE_KEYS = ("history", "target", "rank", "probability", "top")
+ORACLE, RANDOM, UNTRAINED, POPULARITY = "oracle", "random", "untrained", "popularity"  # kinds with rules of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +41,14 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class SetResult:
-    """One method on one set: by protocol, and by slice and protocol; `facts` are the other numbers and texts of the
-    set."""
+    """One method on one set: by protocol, and by slice and protocol. facts: the other numbers and texts of the set.
+    entry: all that results.json says of the set."""
 
     users: int
     protocols: dict[str, Measured]
     slices: dict[str, dict[str, Measured]] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    entry: Mapping[str, Any] = field(default_factory=dict)
 
     def slice_of(self, name: str, protocol: str) -> Measured | None:
         return self.slices.get(name, {}).get(protocol)
@@ -53,8 +56,7 @@ class SetResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One results.json. `step` and `run` are there for results of checkpoints, `members`
-    (kinds by name) for ensembles."""
+    """One results.json. Results of checkpoints have `step` and `run`, ensembles have `members` (kinds by name)."""
 
     name: str
     kind: str
@@ -69,6 +71,7 @@ class Result:
     members: dict[str, str] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     general_text: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
 
     @property
@@ -86,8 +89,8 @@ class Result:
     def without_score(self) -> dict[str, int]:
         """By set, how many pairs of user and item a file of scores left out; sets where it left out none are
         missing."""
-        found = {name: one.facts.get("pairs_without_score") for name, one in self.sets.items()}
-        return {name: pairs for name, pairs in found.items() if isinstance(pairs, int) and pairs > 0}
+        pairs_by_set = {name: of_set.facts.get("pairs_without_score") for name, of_set in self.sets.items()}
+        return {name: pairs for name, pairs in pairs_by_set.items() if isinstance(pairs, int) and pairs > 0}
 
 
 def without_score_note(name: str, set_name: str, pairs: int) -> str:
@@ -110,35 +113,37 @@ def write_result(
       made_from: for its manifest.
     """
     ranks = [
-        of_seed[one.name].table(one, seed)
-        for one in data
+        of_seed[eval_set.name].table(eval_set, seed)
+        for eval_set in data
         for seed, of_seed in zip(record["seeds"], collected, strict=True)
     ]
-    examples = [user for one in data if not (first := collected[0][one.name]).flat for user in first.examples]
-    with artefact.new_directory(directory) as made:
-        artefact.write_json(made / RESULTS_FILE, record)
-        pq.write_table(pa.concat_tables(ranks), made / RANKS_FILE)
-        pq.write_table(pa.concat_tables(map(slice_table, data)), made / SLICES_FILE)
-        artefact.write_json(
-            made / EXAMPLES_FILE, {"users": examples}
-        )  # of no flat scores: which ten of equals come first is an accident
+    # Not of flat scores: which ten of equals come first is an accident.
+    first_seed = [collected[0][eval_set.name] for eval_set in data]
+    examples = [user for of_set in first_seed if not of_set.flat for user in of_set.examples]
+    with artefact.new_directory(directory) as target:
+        artefact.write_json(target / RESULTS_FILE, record)
+        pq.write_table(pa.concat_tables(ranks), target / RANKS_FILE)
+        pq.write_table(pa.concat_tables(map(slice_table, data)), target / SLICES_FILE)
+        artefact.write_json(target / EXAMPLES_FILE, {"users": examples})
         # How long it took, and where, is no part of what was found.
         record_hash = artefact.fingerprint(
             {key: value for key, value in record.items() if key not in ("environment", "cost")}
         )
-        content = [record_hash, *(artefact.file_sha256(made / name) for name in (RANKS_FILE, SLICES_FILE))]
-        artefact.write_manifest(made, made_from, {"results_hash": artefact.fingerprint(content)})
+        content = [record_hash, *(artefact.file_sha256(target / name) for name in (RANKS_FILE, SLICES_FILE))]
+        artefact.write_manifest(target, made_from, {"results_hash": artefact.fingerprint(content)})
 
 
 def read_results(workdir: Path, split: str = "test") -> list[Result]:
     """All results of a split, by folder name. None at all, a damaged one, or two of one name: `UserError`."""
     paths = result_files(workdir, split)
     if not paths:
-        other = next((other for other in ("test", "valid") if result_files(workdir, other)), None)
-        there = "" if other is None else f", or set config.evaluate.split to {other!r}, of which there are results"
+        with_results = next((name for name in ("test", "valid") if result_files(workdir, name)), None)
+        remedy = (
+            "" if with_results is None else f", or set config.evaluate.split to {with_results!r}, which has results"
+        )
         raise UserError(
             f"{results_directory(workdir, split)}: holds no results; run `launch.py evaluate` with the same --workdir "
-            f"first{there}"
+            f"first{remedy}"
         )
     results = [read_result(path) for path in paths]
     names: dict[str, Path] = {}
@@ -154,109 +159,105 @@ def read_results(workdir: Path, split: str = "test") -> list[Result]:
 def read_result(path: Path) -> Result:
     """One results.json, checked; what is missing or of the wrong kind is a `UserError` that names file and key."""
     try:
-        raw = _mapping(read_json(path, "evaluate"), "the file")
-        sets = {name: _set_result(value, f"sets.{name}") for name, value in _mapping(raw.get("sets"), "sets").items()}
+        raw = mapping(read_json(path, "evaluate"), "the file")
+        sets = {name: _set_result(value, f"sets.{name}") for name, value in mapping(raw.get("sets"), "sets").items()}
         step = raw.get("step")
         return Result(
-            name=_text(raw.get("name"), "name"),
-            kind=_text(raw.get("kind"), "kind"),
+            name=text(raw.get("name"), "name"),
+            kind=text(raw.get("kind"), "kind"),
             sets=sets,
-            corpus_hash=_text(raw.get("corpus_hash"), "corpus_hash"),
+            corpus_hash=text(raw.get("corpus_hash"), "corpus_hash"),
             protocol_version=raw.get("protocol_version"),
             split=str(raw.get("split") or "test"),
             scoring_rule=raw.get("scoring_rule"),
             seeds=raw.get("seeds"),
-            step=None if step is None else int(_number(step, "step")),
+            step=None if step is None else int(number(step, "step")),
             run=str(raw.get("run") or ""),
-            members={str(row): str(kind) for row, kind in _mapping(raw.get("members") or {}, "members").items()},
+            members={str(row): str(kind) for row, kind in mapping(raw.get("members") or {}, "members").items()},
             cost=dict(raw["cost"]) if isinstance(raw.get("cost"), Mapping) else {},
             general_text=_mean_over_seeds(raw.get("general_text")),
+            environment=dict(mapping(raw.get("environment") or {}, "environment")),
             folder=path.parent,
         )
-    except _Damaged as error:
+    except Damaged as error:
+        raise UserError(f"{path}: damaged ({error}); delete {path.parent} and run `launch.py evaluate` again") from None
+
+
+def read_examples(result: Result) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Set -> user -> example, of the users that a result kept with titles; empty where it kept none. Damaged:
+    `UserError`."""
+    path = None if result.folder is None else result.folder / EXAMPLES_FILE
+    if path is None or not path.is_file():
+        return {}
+    try:
+        by_set: dict[str, dict[str, Mapping[str, Any]]] = {}
+        for example in items(mapping(read_json(path, "evaluate"), "the file").get("users"), "users"):
+            for key in ("set", "user", *EXAMPLE_KEYS):
+                if key not in mapping(example, "users"):
+                    raise Damaged(f"users: {key} is missing")
+            kept = {key: example[key] for key in EXAMPLE_KEYS}
+            by_set.setdefault(str(example["set"]), {})[str(example["user"])] = kept
+        return by_set
+    except Damaged as error:
         raise UserError(f"{path}: damaged ({error}); delete {path.parent} and run `launch.py evaluate` again") from None
 
 
 def _mean_over_seeds(value: Any) -> dict[str, Any]:
-    """A mapping, or of a list of them (one a seed) the means of its numbers; what all have alike stays as it is. Empty
-    otherwise."""
-    seeds = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, Mapping)]
+    """`value` where it is a mapping. Of a list of mappings, one per seed: the means of the numbers that differ. Of
+    anything else: empty."""
+    seeds = [of_seed for of_seed in (value if isinstance(value, list) else [value]) if isinstance(of_seed, Mapping)]
     mean: dict[str, Any] = dict(seeds[0]) if seeds else {}
     for key, first in mean.items():
-        if any(one.get(key) != first for one in seeds) and isinstance(first, int | float):
-            mean[key] = sum(_number(one.get(key), f"general_text.{key}") for one in seeds) / len(seeds)
+        if any(of_seed.get(key) != first for of_seed in seeds) and isinstance(first, int | float):
+            mean[key] = sum(number(of_seed.get(key), f"general_text.{key}") for of_seed in seeds) / len(seeds)
     return mean
 
 
-class _Damaged(Exception):
-    pass
-
-
 def _set_result(value: Any, where: str) -> SetResult:
-    value = _mapping(value, where)
-    users = int(_number(value.get("users"), f"{where}.users"))
+    value = mapping(value, where)
+    users = int(number(value.get("users"), f"{where}.users"))
     protocols = {
         name: _measured(numbers, users, f"{where}.protocols.{name}")
-        for name, numbers in _mapping(value.get("protocols"), f"{where}.protocols").items()
+        for name, numbers in mapping(value.get("protocols"), f"{where}.protocols").items()
     }
     slices: dict[str, dict[str, Measured]] = {}
-    for name, part in _mapping(value.get("slices", {}), f"{where}.slices").items():
-        slices[name] = _slice(_mapping(part, f"{where}.slices.{name}"), f"{where}.slices.{name}")
+    for name, part in mapping(value.get("slices", {}), f"{where}.slices").items():
+        slices[name] = _slice(mapping(part, f"{where}.slices.{name}"), f"{where}.slices.{name}")
     facts = {key: fact for key, fact in value.items() if isinstance(fact, bool | int | float | str) and key != "users"}
     if isinstance(probe := value.get("leak_probe"), Mapping):
-        facts |= {f"leak_probe {key}": _number(number, f"{where}.leak_probe.{key}") for key, number in probe.items()}
+        facts |= {f"leak_probe {key}": number(fact, f"{where}.leak_probe.{key}") for key, fact in probe.items()}
     if isinstance(scored := value.get("scored_candidates_of"), list):
         facts["scored_candidates_of"] = ", ".join(map(str, scored))
     for protocol, measured in [*protocols.items(), *(pair for part in slices.values() for pair in part.items())]:
         for metric in only_bounds(value, protocol):  # not to be compared with, or marked among, exact ones
             measured.values.pop(metric, None)
             measured.ci95.pop(metric, None)
-    return SetResult(users=users, protocols=protocols, slices=slices, facts=facts)
+    return SetResult(users=users, protocols=protocols, slices=slices, facts=facts, entry=value)
 
 
 def _slice(part: Mapping[str, Any], where: str) -> dict[str, Measured]:
     """By protocol. Metrics that stand directly in a slice are those of the primary protocol, `full`."""
-    users = int(_number(part.get("users", 0), f"{where}.users"))
+    users = int(number(part.get("users", 0), f"{where}.users"))
     nested = part.get(
         "protocols", {key: value for key, value in part.items() if isinstance(value, Mapping) and key != "ci95"}
     )
     if nested:
-        return {name: _measured(numbers, users, f"{where}.{name}") for name, numbers in _mapping(nested, where).items()}
+        return {name: _measured(numbers, users, f"{where}.{name}") for name, numbers in mapping(nested, where).items()}
     return {"full": _measured(part, users, where)}
 
 
 def _measured(value: Any, users: int, where: str) -> Measured:
-    value = _mapping(value, where)
+    value = mapping(value, where)
     intervals = {}
-    for key, pair in _mapping(value.get("ci95") or {}, f"{where}.ci95").items():
+    for key, pair in mapping(value.get("ci95") or {}, f"{where}.ci95").items():
         if pair is None:
             continue
         if not isinstance(pair, list) or len(pair) != 2:
-            raise _Damaged(f"{where}.ci95.{key} is not a pair of numbers")
-        intervals[key] = (_number(pair[0], f"{where}.ci95.{key}"), _number(pair[1], f"{where}.ci95.{key}"))
+            raise Damaged(f"{where}.ci95.{key} is not a pair of numbers")
+        intervals[key] = (number(pair[0], f"{where}.ci95.{key}"), number(pair[1], f"{where}.ci95.{key}"))
     numbers = {
-        key: _number(number, f"{where}.{key}")
-        for key, number in value.items()
-        if key != "users" and isinstance(number, int | float) and not isinstance(number, bool)
+        key: number(figure, f"{where}.{key}")
+        for key, figure in value.items()
+        if key != "users" and isinstance(figure, int | float) and not isinstance(figure, bool)
     }
-    return Measured(users=int(_number(value.get("users", users), f"{where}.users")), values=numbers, ci95=intervals)
-
-
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise _Damaged(f"{where} is {'missing' if value is None else 'no mapping'}")
-    return value
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise _Damaged(f"{where} is {'missing' if value is None else 'no text'}")
-    return value
-
-
-def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _Damaged(f"{where} is {'missing' if value is None else 'no number'}")
-    if not math.isfinite(value):
-        raise _Damaged(f"{where} is {value}")
-    return float(value)
+    return Measured(users=int(number(value.get("users", users), f"{where}.users")), values=numbers, ci95=intervals)

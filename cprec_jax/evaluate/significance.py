@@ -42,11 +42,11 @@ class Comparison:
 class UserMetrics:
     """One results directory under one protocol. By set: users int64[n] ascending, and by metric float64[seeds, n].
 
-    `deterministic`: another seed could not have given anything else. `masked`: by set, whether items of the history
-    were left out of the ranking; a set is missing where nothing says so, or where the protocol's candidates do not
-    depend on it. `rule`: how a language model scored titles (other methods: empty). `bound`: the oracle, which is no
-    method. `expected`: the metrics are the closed form of a random ranking. `without_score`: by set, how many pairs of
-    user and item a file of scores left out. `too_small`: the sets of which the corpus has few users.
+    deterministic: every seed gives the same. masked: by set, whether items of the history were left out of the
+    ranking; a set is missing where nothing says so, or where the protocol's candidates do not depend on it. rule: how
+    a language model scored titles (other methods: empty). oracle: it is the oracle, which is no method. expected: the
+    metrics are the closed form of a random ranking. without_score: by set, how many pairs of user and item a file of
+    scores left out. too_small: the sets of which the corpus has few users.
     """
 
     name: str
@@ -58,7 +58,7 @@ class UserMetrics:
     protocol_version: Any = None
     masked: Mapping[str, bool] = field(default_factory=dict)
     rule: str = ""
-    bound: bool = False
+    oracle: bool = False
     expected: bool = False
     too_small: frozenset[str] = frozenset()
     without_score: Mapping[str, int] = field(default_factory=dict)
@@ -77,15 +77,15 @@ def paired_randomisation(a: np.ndarray, b: np.ndarray, samples: int = 10_000, se
     observed = abs(difference.sum())
     limit = observed - 1e-12 * np.abs(difference).sum()  # sums in another order differ in the last digits
     extreme = 0
-    at_once = _rows_at_once(len(difference), 500)
-    for start in range(0, samples, at_once):
-        signs = rng.integers(0, 2, (min(at_once, samples - start), len(difference)), np.int8)
-        # sum of +-d is the total minus twice what is swapped
-        extreme += int(np.count_nonzero(np.abs(difference.sum() - 2 * (signs @ difference)) >= limit))
+    chunk = _resamples_at_once(len(difference), 500)
+    for start in range(0, samples, chunk):
+        swapped = rng.integers(0, 2, (min(chunk, samples - start), len(difference)), np.int8)
+        # The sum of +-d is the total minus twice what is swapped.
+        extreme += int(np.count_nonzero(np.abs(difference.sum() - 2 * (swapped @ difference)) >= limit))
     return (extreme + 1) / (samples + 1)
 
 
-def _rows_at_once(n: int, most: int) -> int:
+def _resamples_at_once(n: int, most: int) -> int:
     """How many resamples of n users are drawn at a time: tens of megabytes, whatever the set."""
     return max(1, min(most, DRAWN_AT_ONCE // n))
 
@@ -133,11 +133,14 @@ def on_common_users(results: Sequence[UserMetrics]) -> list[UserMetrics]:
             common[name] = np.intersect1d(common[name], user) if name in common else user
     cut = []
     for result in results:
-        places = {name: np.searchsorted(user, common[name]) for name, user in result.users.items() if len(common[name])}
-        values = {
-            name: {metric: v[:, place] for metric, v in result.values[name].items()} for name, place in places.items()
+        columns = {
+            name: np.searchsorted(user, common[name]) for name, user in result.users.items() if len(common[name])
         }
-        cut.append(dataclasses.replace(result, users={name: common[name] for name in places}, values=values))
+        values = {
+            name: {metric: v[:, column] for metric, v in result.values[name].items()}
+            for name, column in columns.items()
+        }
+        cut.append(dataclasses.replace(result, users={name: common[name] for name in columns}, values=values))
     return cut
 
 
@@ -152,34 +155,34 @@ def compare(
     time.
 
     Results of another corpus, split or protocol version, of other users, or with other items in the ranking, are a
-    `UserError`: they cannot be paired. So are language models of which any two have different scoring rules. A bound
+    `UserError`: they cannot be paired. So are language models of which any two have different scoring rules. The oracle
     must fit as well, and is not tested; nor is the closed form of random: an expectation does not vary as hits do, so
     that swapping the two would find chance significant.
     """
     _check_rules([method, *references])
     rows: list[Comparison] = []
     for metric in metrics:
-        found: list[dict] = []
+        of_metric: list[dict] = []
         for reference in references:
             _check_pair(method, reference)
-            for set_name in () if reference.bound or reference.expected or method.expected else method.values:
+            for set_name in () if reference.oracle or reference.expected or method.expected else method.values:
                 if metric in method.values[set_name] and metric in reference.values.get(set_name, {}):
                     pair = (method.values[set_name][metric], reference.values[set_name][metric])
                     names = {"method": method.name, "reference": reference.name, "set_name": set_name, "metric": metric}
                     by_seed = _seeds(method, reference, *pair)
                     p_seeds = None if by_seed is None else t_test_over_seeds(*by_seed)
-                    found.append(names | _compare_pair(*pair, samples, seed) | {"p_seeds": p_seeds})
-        corrected = holm([row["p"] for row in found])
-        rows += [Comparison(**row, p_holm=float(p)) for row, p in zip(found, corrected, strict=True)]
+                    of_metric.append(names | _compare_pair(*pair, samples, seed) | {"p_seeds": p_seeds})
+        corrected = holm([row["p"] for row in of_metric])
+        rows += [Comparison(**row, p_holm=float(p)) for row, p in zip(of_metric, corrected, strict=True)]
     return rows
 
 
 def _check_rules(results: Sequence[UserMetrics]) -> None:
     rules = {result.name: result.rule for result in results if result.rule}
     if len(set(rules.values())) > 1:
-        found = ", ".join(f"{name}: {rule}" for name, rule in rules.items())
+        listed = ", ".join(f"{name}: {rule}" for name, rule in rules.items())
         raise UserError(
-            f"results of different scoring rules do not compare ({found}); evaluate again with "
+            f"results of different scoring rules do not compare ({listed}); evaluate again with "
             f"--config.evaluate.rule=trie"
         )
 
@@ -187,16 +190,15 @@ def _check_rules(results: Sequence[UserMetrics]) -> None:
 def _check_pair(a: UserMetrics, b: UserMetrics) -> None:
     if a.corpus_hash != b.corpus_hash:
         raise UserError(f"results {a.name!r} and {b.name!r} are of different corpora; evaluate both on the same one")
-    for what, one, other in (("split", a.split, b.split), ("protocol version", a.protocol_version, b.protocol_version)):
-        if one != other:
+    for what, of_a, of_b in (("split", a.split, b.split), ("protocol version", a.protocol_version, b.protocol_version)):
+        if of_a != of_b:
             raise UserError(
-                f"results {a.name!r} and {b.name!r} are not of one {what} ({one} and {other}); evaluate both alike"
+                f"results {a.name!r} and {b.name!r} are not of one {what} ({of_a} and {of_b}); evaluate both alike"
             )
-    for name in other_masks(a, b):
+    for name in sets_masked_otherwise(a, b):
         raise UserError(
             f"results {a.name!r} and {b.name!r}: set {name} was ranked without the items of the history in one and "
-            f"with them in the "
-            "other; use the same config.evaluate.mask_history"
+            f"with them in the other; use the same config.evaluate.mask_history"
         )
     for name in a.users:
         if name in b.users and not np.array_equal(a.users[name], b.users[name]):
@@ -206,7 +208,7 @@ def _check_pair(a: UserMetrics, b: UserMetrics) -> None:
             )
 
 
-def other_masks(a: UserMetrics, b: UserMetrics) -> list[str]:
+def sets_masked_otherwise(a: UserMetrics, b: UserMetrics) -> list[str]:
     """The sets of both in which one ranked the items of the history and the other did not."""
     return [name for name in a.values if name in b.values and {a.masked.get(name), b.masked.get(name)} == {True, False}]
 
@@ -228,8 +230,8 @@ def _seeds(
 def _bootstrap_means(difference: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """Means of float64[n] over resamples of it, float64[samples]."""
     rng, n = np.random.default_rng(seed), len(difference)
-    at_once = _rows_at_once(n, samples)
-    sizes = [min(at_once, samples - start) for start in range(0, samples, at_once)]
+    chunk = _resamples_at_once(n, samples)
+    sizes = [min(chunk, samples - start) for start in range(0, samples, chunk)]
     return np.concatenate([difference[rng.integers(0, n, (size, n), np.int32)].mean(axis=1) for size in sizes])
 
 

@@ -10,6 +10,7 @@ from cprec_jax.artefact import read_manifest
 from cprec_jax.config.affects import Settings, settings_of
 from cprec_jax.config.evaluate import (
     MODEL_KINDS,
+    RUN_KINDS,
     SEQUENTIAL_KINDS,
     TEXT_KINDS,
     TITLES,
@@ -59,36 +60,36 @@ def artefacts(config: Config, workdir: Path, corpus: Artefact, runs: Sequence[Ar
     ]
 
 
-def cell(config: Config, workdir: Path, graph: Graph, name: str, one: str, seed: int) -> Artefact:
+def cell(config: Config, workdir: Path, graph: Graph, name: str, set_name: str, seed: int) -> Artefact:
     """The ranks of one row, set and seed: no node of the graph, since which sets there are is known only when there is
     a corpus."""
     behind = _seeds(config, name, seed)
-    asked = _runs(config, workdir, behind, (one,))
+    runs = _runs(config, workdir, behind, (set_name,))
     return Artefact(
-        name=f"cells/{name}/{one}.seed-{seed}",
-        path=paths.cell_directory(workdir, config.evaluate.split, name, one, seed),
+        name=f"cells/{name}/{set_name}.seed-{seed}",
+        path=paths.cell_directory(workdir, config.evaluate.split, name, set_name, seed),
         job="evaluate",
         version=VERSION,
-        inputs=(*graph.of_job("prepare"), *(run for run in graph.of_job("train") if run.path in asked)),
+        inputs=(*graph.of_job("prepare"), *(run for run in graph.of_job("train") if run.path in runs)),
         settings=partial(_settings_of_cell, config, name),
         files=partial(_files, config.evaluate, name),
-        facts=partial(_facts_of_cell, config, behind, one),
+        facts=partial(_facts_of_cell, config, behind, set_name),
     )
 
 
-def trained(config: Config, workdir: Path, graph: Graph, row: str, one: str, seed: int) -> Artefact:
+def trained(config: Config, workdir: Path, graph: Graph, row: str, set_name: str, seed: int) -> Artefact:
     """The parameters that evaluation trains for one row, set and seed, whatever is ranked with them."""
-    init = {other: [0] for other in _init_rows(config.evaluate, row)}
-    asked = _runs(config, workdir, init, (one,))
+    init = {name: [0] for name in _init_rows(config.evaluate, row)}
+    runs = _runs(config, workdir, init, (set_name,))
     return Artefact(
-        name=f"trained/{row}@{one}.seed-{seed}",
-        path=paths.trained_directory(workdir, row, one, seed),
+        name=f"trained/{row}@{set_name}.seed-{seed}",
+        path=paths.trained_directory(workdir, row, set_name, seed),
         job="evaluate",
         version=VERSION_OF_TRAINED,
-        inputs=(*graph.of_job("prepare"), *(run for run in graph.of_job("train") if run.path in asked)),
+        inputs=(*graph.of_job("prepare"), *(run for run in graph.of_job("train") if run.path in runs)),
         settings=lambda: _settings(config, row).where(partial(_is_of_training, (row, *init))),
         files=partial(_files_of_rows, config.evaluate, init),
-        facts=partial(_facts, config, init, (one,)),
+        facts=partial(_facts, config, init, (set_name,)),
     )
 
 
@@ -133,16 +134,16 @@ def kinds_of(spec: EvaluateSpec, name: str) -> set[str]:
     """The kinds of artefacts that a result is (`config/affects.py`)."""
     rows = rows_behind(spec, name)
     kinds = {spec.names[row].kind for row in rows}
-    found = {"results", *(f"results:{row}" for row in rows)}
+    sections = {"results", *(f"results:{row}" for row in rows)}
     tests: dict[str, tuple[str, ...]] = {
         "model": MODEL_KINDS,
         "sequential": SEQUENTIAL_KINDS,
         "text_knn": TEXT_KINDS,
         "ensemble": ("ensemble",),
-        "runs": ("untrained", "checkpoint"),
+        "runs": RUN_KINDS,
         "hf": ("hf",),
     }
-    return found | {f"results.{what}" for what, of in tests.items() if not kinds.isdisjoint(of)}
+    return sections | {f"results.{what}" for what, of in tests.items() if not kinds.isdisjoint(of)}
 
 
 def _settings(config: Config, name: str) -> Settings:
@@ -159,41 +160,41 @@ def _seeds(config: Config, name: str, seed: int | None = None) -> Seeds:
     spec = config.evaluate
     if seed is None:
         return {row: list(range(seeds_of(config, row))) for row in rows_behind(spec, name)}
-    found = {row: {seed % seeds_of(config, row)} for row in spec.rows_of(name)}
+    numbers = {row: {seed % seeds_of(config, row)} for row in spec.rows_of(name)}
     for row in _of_first_seed(spec, name):
-        found.setdefault(row, set()).add(0)
-    return {row: sorted(seeds) for row, seeds in found.items()}
+        numbers.setdefault(row, set()).add(0)
+    return {row: sorted(seeds) for row, seeds in numbers.items()}
 
 
 def _sets(config: Config, name: str) -> tuple[str, ...]:
     """The sets of a result that a run per set stands behind, as far as they are evaluated; none where no run is."""
-    found = sets_of_row(config, name) or ()
-    return tuple(one for one in found if config.evaluate.sets is None or one in config.evaluate.sets)
+    evaluated = config.evaluate.sets
+    return tuple(set_name for set_name in sets_of_row(config, name) or () if evaluated is None or set_name in evaluated)
 
 
 def _parts(row: MethodSpec, config: Config, sets: Sequence[str]) -> list[str | None]:
     """Those of `sets` of which a row has a run each; None: one run serves all."""
     parts = parts_of(row, config)
-    return [None] if parts is None else [one for one in sets if one in parts]
+    return [None] if parts is None else [set_name for set_name in sets if set_name in parts]
 
 
 def _runs(config: Config, workdir: Path, behind: Seeds, sets: Sequence[str]) -> set[Path]:
     """The runs of this work directory that are asked for these sets."""
     rows = [(config.evaluate.names[row], seeds) for row, seeds in behind.items()]
-    asked = [(row, seeds) for row, seeds in rows if row.kind in ("untrained", "checkpoint") and row.path is None]
+    of_runs = [(row, seeds) for row, seeds in rows if row.kind in RUN_KINDS and row.path is None]
     return {
         RunKey(name=config.run_of_row(row), part=part, seed=seed).directory(workdir)
-        for row, seeds in asked
+        for row, seeds in of_runs
         for part in _parts(row, config, sets)
         for seed in seeds
     }
 
 
 def _files(spec: EvaluateSpec, name: str) -> dict[str, Path]:
-    found = _files_of_rows(spec, rows_behind(spec, name))
+    files = _files_of_rows(spec, rows_behind(spec, name))
     if spec.general_text is not None and "results.model" in kinds_of(spec, name):
-        found["config.evaluate.general_text"] = local_path(spec.general_text, "config.evaluate.general_text")
-    return found
+        files["config.evaluate.general_text"] = local_path(spec.general_text, "config.evaluate.general_text")
+    return files
 
 
 def _files_of_rows(spec: EvaluateSpec, rows: Iterable[str]) -> dict[str, Path]:
@@ -220,24 +221,24 @@ def _facts(config: Config, behind: Seeds, sets: Sequence[str]) -> dict[str, Any]
     from cprec_jax.hf import hub
 
     spec = config.evaluate
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for row, seeds in behind.items():
         method, key = spec.names[row], f"{PATH}.{row}.path"
         if method.path is not None and method.kind == "hf" and not hub.is_directory(method.path):
-            found[key] = hub.identity(method.path)
+            facts[key] = hub.identity(method.path)
         elif method.path is not None and method.kind == "checkpoint":
-            found[key] = [
+            facts[key] = [
                 _parameters(runs_of(method, config, Path(), part)[seed])
                 for part in _parts(method, config, sets)
                 for seed in seeds
             ]
-    return found
+    return facts
 
 
-def _facts_of_cell(config: Config, behind: Seeds, one: str) -> dict[str, Any]:
+def _facts_of_cell(config: Config, behind: Seeds, set_name: str) -> dict[str, Any]:
     """Seeds of what evaluation trains, too; those of runs stand in the names of the runs."""
     of_trained = {row: seeds for row, seeds in behind.items() if config.evaluate.names[row].kind in SEQUENTIAL_KINDS}
-    return _facts(config, behind, (one,)) | ({"seeds of what evaluation trains": of_trained} if of_trained else {})
+    return _facts(config, behind, (set_name,)) | ({"seeds of what evaluation trains": of_trained} if of_trained else {})
 
 
 def _parameters(run: Path) -> str:
@@ -271,11 +272,11 @@ def _rank(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Grap
 
 def chosen_rule(config: Config, workdir: Path, graph: Graph) -> str | None:
     """The scoring rule that the row which chooses it recorded, where that result is up to date."""
-    from cprec_jax.artefact import read_json
+    from cprec_jax.evaluate.results import read_result
 
     chooser = config.evaluate.rule_chooser()
-    result = next((one for one in graph.of_job("evaluate") if one.path.name == chooser), None)
+    result = next((result for result in graph.of_job("evaluate") if result.path.name == chooser), None)
     if config.evaluate.rule != VALIDATION or result is None or not graph.state(result).usable:
         return None
-    recorded = read_json(result.path / "results.json", "evaluate").get("scoring_rule")
+    recorded = read_result(result.path / paths.RESULTS_FILE).scoring_rule
     return recorded if isinstance(recorded, str) else None

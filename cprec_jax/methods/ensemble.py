@@ -16,7 +16,7 @@ import numpy as np
 from cprec_jax.config.evaluate import EnsembleSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.eval_set import EvalSet, open_set
+from cprec_jax.evaluate.eval_set import EvalSet, validation_of
 from cprec_jax.evaluate.method import Method, Scored, user_batches
 from cprec_jax.evaluate.metrics import per_user
 
@@ -60,16 +60,7 @@ class Ensemble:
 
     def score(self, data: EvalSet) -> Iterator[Scored]:
         spec = self._spec
-        valid = open_set(
-            self._corpus,
-            data.name,
-            "valid",
-            ("full",),
-            data.history_masked,
-            spec.validation_users,
-            0,
-            mask_repeats=True,
-        )
+        valid = validation_of(self._corpus, data, spec.validation_users)
         if not len(valid):
             raise UserError(
                 f"set {data.name}: an ensemble needs validation users to choose its weights on; leave this set out"

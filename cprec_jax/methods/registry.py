@@ -31,7 +31,7 @@ from cprec_jax.methods.text_knn import TextKNN
 from cprec_jax.methods.title_embeddings import from_states, from_tf_idf
 from cprec_jax.methods.title_model import TitleModel
 from cprec_jax.paths import local_path
-from cprec_jax.train.open import LoadedModel, load_model
+from cprec_jax.train.open import LoadedModel, checkpoint_steps, load_model
 
 COUNTERS: dict[str, type[Counter]] = {
     "popularity": PlainPopularity,
@@ -91,11 +91,14 @@ class Registry:
         if chosen.step != VALIDATION:
             model = load_model(chosen, template, home, self.corpus, directory)
             return TitleModel(model, self.spec, validation), model.step
-        nll = of_checkpoints(self.spec, "nll", chosen, template, home, self.corpus, directory, validation)
+
+        def load(step: int) -> LoadedModel:
+            return load_model(dataclasses.replace(chosen, step=step), template, home, self.corpus, directory)
+
+        nll = of_checkpoints(load, checkpoint_steps(directory), "nll", self.spec, validation)
         best = min(nll, key=nll.__getitem__)
-        model = load_model(dataclasses.replace(chosen, step=best), template, home, self.corpus, directory)
         facts = {"validation_nll_by_step": {str(step): value for step, value in nll.items()}}
-        return TitleModel(model, self.spec, validation, facts), best
+        return TitleModel(load(best), self.spec, validation, facts), best
 
     def _of_directory(self, row: str, seed: int, part: str | None) -> Made:
         model = load_model(self.spec.names[row], self.config.text.template, self.workdir, self.corpus)
@@ -106,13 +109,12 @@ class Registry:
         assert kind == "gru4rec" or kind == "sasrec"
         if row not in self._features:
             self._features[row] = self._title_features(self.spec.names[row])
-        for one in (0, seed):
-            if (row, one) not in self._sequential:
-                first, shelf = self._sequential.get((row, 0)), self.store.shelf(row, one)
-                made = Sequential(
-                    kind, spec.sequential, self.corpus, spec.temperatures, one, first, self._features[row], shelf
+        for number in (0, seed):  # the first seed chooses for all
+            if (row, number) not in self._sequential:
+                first, shelf = self._sequential.get((row, 0)), self.store.shelf(row, number)
+                self._sequential[row, number] = Sequential(
+                    kind, spec.sequential, self.corpus, spec.temperatures, number, first, self._features[row], shelf
                 )
-                self._sequential[row, one] = made
         return self._sequential[row, seed], None
 
     def _title_features(self, chosen: MethodSpec) -> Callable[[EvalSet], np.ndarray] | None:

@@ -4,7 +4,7 @@ another."""
 from pathlib import Path
 
 from cprec_jax import workdir as paths
-from cprec_jax.config.evaluate import SEQUENTIAL_KINDS, TITLES, MethodSpec
+from cprec_jax.config.evaluate import RUN_KINDS, SEQUENTIAL_KINDS, TITLES, MethodSpec
 from cprec_jax.config.root import Config
 from cprec_jax.errors import UserError
 from cprec_jax.paths import local_path
@@ -20,19 +20,19 @@ def runs_of(method: MethodSpec, config: Config, workdir: Path, part: str | None 
     part: the set, where there is one run per set.
     """
     home, name = work_directory_of(method, workdir), str(RunKey(name=name_of_run(method, config), part=part))
-    found = [paths.run_directory(home, seed, name) for seed in range(config.seeds_of_row(method))]
-    for directory in found[1:]:
+    directories = [paths.run_directory(home, seed, name) for seed in range(config.seeds_of_row(method))]
+    for directory in directories[1:]:
         if not directory.is_dir():
             raise UserError(
                 f"{directory}: not there; `launch.py train` with this config trains it, or set config.train.seeds = 1"
             )
-    return found
+    return directories
 
 
 def seeds_of(config: Config, row: str) -> int:
     """How many seeds a row has."""
     method = config.evaluate.names[row]
-    if method.kind in ("untrained", "checkpoint"):
+    if method.kind in RUN_KINDS:
         return config.seeds_of_row(method)
     if method.kind in SEQUENTIAL_KINDS:
         return config.evaluate.seeds
@@ -44,11 +44,11 @@ def sets_of_row(config: Config, row: str) -> tuple[str, ...] | None:
     None: any."""
     method = config.evaluate.names[row]
     needed = [*method.members, *([method.init] if method.init not in (None, TITLES) else [])]
-    found = [sets_of_row(config, str(other)) for other in needed]
-    if method.kind in ("untrained", "checkpoint"):
-        found.append(parts_of(method, config))
-    limits = [sets for sets in found if sets is not None]
-    return tuple(one for one in limits[0] if all(one in sets for sets in limits)) if limits else None
+    limited = [sets_of_row(config, str(name)) for name in needed]
+    if method.kind in RUN_KINDS:
+        limited.append(parts_of(method, config))
+    limits = [sets for sets in limited if sets is not None]
+    return tuple(name for name in limits[0] if all(name in sets for sets in limits)) if limits else None
 
 
 def parts_of(method: MethodSpec, config: Config) -> tuple[str, ...] | None:
@@ -56,13 +56,11 @@ def parts_of(method: MethodSpec, config: Config) -> tuple[str, ...] | None:
     if method.path is None:
         parts = config.parts_of(config.run_of_row(method)) if config.runs else (None,)
         return None if parts == (None,) else tuple(part for part in parts if part is not None)
-    name, there = (
-        name_of_run(method, config),
-        [key_of(path) for path in paths.run_directories(work_directory_of(method, Path()))],
-    )
-    if any(key.name == name and key.part is None for key in there) or "@" in name:
+    name = name_of_run(method, config)
+    keys = [key_of(path) for path in paths.run_directories(work_directory_of(method, Path()))]
+    if any(key.name == name and key.part is None for key in keys) or "@" in name:
         return None
-    return tuple(dict.fromkeys(key.part for key in there if key.name == name and key.part is not None)) or None
+    return tuple(dict.fromkeys(key.part for key in keys if key.name == name and key.part is not None)) or None
 
 
 def work_directory_of(method: MethodSpec, workdir: Path) -> Path:

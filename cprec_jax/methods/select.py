@@ -2,21 +2,20 @@
 test sees."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from cprec_jax.config.evaluate import EvaluateSpec, MethodSpec
 from cprec_jax.config.root import Config
-from cprec_jax.config.text import TemplateSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.collect import FULL, collect
-from cprec_jax.evaluate.eval_set import EvalSet, open_set
+from cprec_jax.evaluate.eval_set import EvalSet, open_validation
 from cprec_jax.evaluate.metrics import per_user
 from cprec_jax.methods.title_model import TitleModel
 from cprec_jax.progress import say
-from cprec_jax.train.open import checkpoint_steps, load_model
+from cprec_jax.train.open import LoadedModel, checkpoint_steps, load_model
 from cprec_jax.workdir import corpus_directory
 
 Measure = Literal["nll", "ndcg@10"]
@@ -45,46 +44,34 @@ def values_by_step(
         raise UserError(
             f"{corpus.path}: no set has validation users, so no checkpoint can be chosen; use select = 'last'"
         )
+
+    def load(step: int) -> LoadedModel:
+        method = MethodSpec(kind="checkpoint", step=step)
+        return load_model(method, config.text.template, workdir, corpus, directory)
+
     return of_checkpoints(
-        spec,
+        load,
+        [step for step in checkpoint_steps(directory) if steps is None or step in steps],
         measure,
-        MethodSpec(kind="checkpoint"),
-        config.text.template,
-        workdir,
-        corpus,
-        directory,
+        spec,
         validation,
-        steps,
     )
 
 
-def open_validation(corpus: Corpus, spec: EvaluateSpec, name: str) -> EvalSet:
-    """The validation users of a set, a seeded choice, who are ranked for over the whole catalogue."""
-    mask, always = spec.mask_history != "never", spec.mask_history == "always"
-    return open_set(corpus, name, "valid", ("full",), mask, spec.validation_users, spec.seed, mask_repeats=always)
-
-
 def of_checkpoints(
-    spec: EvaluateSpec,
+    load: Callable[[int], LoadedModel],
+    steps: Iterable[int],
     measure: Measure,
-    chosen: MethodSpec,
-    template: TemplateSpec,
-    workdir: Path,
-    corpus: Corpus,
-    directory: Path,
+    spec: EvaluateSpec,
     validation: dict[str, EvalSet],
-    steps: Collection[int] | None = None,
 ) -> dict[int, float]:
-    """`values_by_step` of opened sets."""
-    found: dict[int, float] = {}
-    for step in checkpoint_steps(directory):
-        if steps is not None and step not in steps:
-            continue
-        model = load_model(dataclasses.replace(chosen, step=step), template, workdir, corpus, directory)
-        method = TitleModel(model, spec, validation)
-        found[step] = method.validation_nll() if measure == "nll" else _ndcg(method, validation)
-        say(f"evaluate: step {step}: {'NLL' if measure == 'nll' else 'NDCG@10'} {found[step]:.4f} on validation")
-    return found
+    """`values_by_step` of opened sets. load: the model of a step."""
+    values: dict[int, float] = {}
+    for step in steps:
+        method = TitleModel(load(step), spec, validation)
+        values[step] = method.validation_nll() if measure == "nll" else _ndcg(method, validation)
+        say(f"evaluate: step {step}: {'NLL' if measure == 'nll' else 'NDCG@10'} {values[step]:.4f} on validation")
+    return values
 
 
 def _ndcg(method: TitleModel, validation: dict[str, EvalSet]) -> float:

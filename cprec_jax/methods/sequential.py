@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cprec_jax.config.sequential import SequentialSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.eval_set import EvalSet, open_set
+from cprec_jax.evaluate.eval_set import EvalSet, validation_of
 from cprec_jax.evaluate.interactions import Interactions, histories, interactions
 from cprec_jax.evaluate.kept import Shelf
 from cprec_jax.evaluate.method import Scored, user_batches
@@ -92,8 +92,7 @@ class Sequential:
         return self._fitted[data.name]
 
     def _fit(self, data: EvalSet) -> tuple[Trained, float, dict[str, Any]]:
-        limit = self._spec.validation_users
-        valid = open_set(self._corpus, data.name, "valid", ("full",), data.history_masked, limit, 0, mask_repeats=True)
+        valid = validation_of(self._corpus, data, self._spec.validation_users)
         if not len(valid):
             raise UserError(
                 f"set {data.name}: {self._architecture} needs validation users to stop on; leave this set out"

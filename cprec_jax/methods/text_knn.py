@@ -17,7 +17,7 @@ import scipy.sparse as sp
 
 from cprec_jax.config.evaluate import TextKNNSpec, Weighting
 from cprec_jax.corpus import Corpus
-from cprec_jax.evaluate.eval_set import EvalSet, open_set
+from cprec_jax.evaluate.eval_set import EvalSet, validation_of
 from cprec_jax.evaluate.interactions import histories, interactions
 from cprec_jax.evaluate.method import Scored, user_batches
 from cprec_jax.methods.smoothing import ndcg, prior, ranked, sharpened, smoothed
@@ -111,8 +111,7 @@ class TextKNN:
 
     def validation(self, data: EvalSet) -> EvalSet:
         """The validation users of a set, for every choice."""
-        limit = self._spec.validation_users
-        return open_set(self._corpus, data.name, "valid", ("full",), data.history_masked, limit, 0, mask_repeats=True)
+        return validation_of(self._corpus, data, self._spec.validation_users)
 
     def choice(self, data: EvalSet) -> tuple[Setting, float, float, dict[str, Any]]:
         """Setting, sharpness, smoothing weight, and what of them is recorded. Made once a set, whichever of its users

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cprec_jax.artefact import MADE_FROM, MANIFEST, fingerprint, read_json
-from cprec_jax.evaluate.results import RESULTS_FILE, Result
+from cprec_jax.artefact import MADE_FROM, fingerprint, read_json, read_manifest
+from cprec_jax.evaluate.results import Result
 from cprec_jax.report.corpus_summary import corpus_tables
 from cprec_jax.report.render import markdown_table
 from cprec_jax.report.tables import NOTHING, Cell, Column, Row, Table, describe
@@ -37,8 +37,8 @@ def card(manifest: Mapping[str, Any], results: Sequence[Result], workdir: Path) 
     rows = {result.name: _row_of(result) for result in results if result.folder is not None}
     environments: dict[str, dict[str, Any]] = {}
     for name, row in rows.items():
-        if place := row["environment"]:
-            environments.setdefault(fingerprint(place), {**place, "rows": []})["rows"].append(name)
+        if environment := row["environment"]:
+            environments.setdefault(fingerprint(environment), {**environment, "rows": []})["rows"].append(name)
     kept = ("corpus_hash", "seed", "sources", "times", "filters", "counts", "rejected", "titles", "mixed", "sets")
     return {
         "data": {key: manifest[key] for key in kept if key in manifest},
@@ -48,44 +48,42 @@ def card(manifest: Mapping[str, Any], results: Sequence[Result], workdir: Path) 
     }
 
 
-def card_markdown(title: str, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+def card_markdown(title: str, facts: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     """The card for people."""
     parts = [
         f"# {title}: reproducibility card",
         "card.json has the same in full: every value tried, every setting.",
         "## Commands",
-        _commands(found),
+        _commands(facts),
         "## Machines and versions",
-        markdown_table(_environments(found)) if found["environments"] else "Not recorded.",
+        markdown_table(_environments(facts)) if facts["environments"] else "Not recorded.",
         "## Data",
         f"Corpus {manifest['corpus_hash']}.",
         markdown_table(_files(manifest)),
         *map(markdown_table, corpus_tables(manifest)),
-        *(["## Runs", markdown_table(_run_table(found["runs"]))] if found["runs"] else []),
+        *(["## Runs", markdown_table(_run_table(facts["runs"]))] if facts["runs"] else []),
         "## Rows",
-        markdown_table(_row_table(found["rows"])),
-        *(markdown_table(table) for table in _choices(found["rows"])),
+        markdown_table(_row_table(facts["rows"])),
+        *(markdown_table(table) for table in _choices(facts["rows"])),
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
 def _row_of(result: Result) -> dict[str, Any]:
     assert result.folder is not None
-    raw = read_json(result.folder / RESULTS_FILE, "evaluate")
-    made_from = read_json(result.folder / MANIFEST, "evaluate") if (result.folder / MANIFEST).is_file() else {}
-    sets = raw.get("sets", {})
+    manifest = read_manifest(result.folder) or {}
     return {
         "kind": result.kind,
         "seeds": result.seeds,
         "step": result.step,
         "scoring_rule": result.scoring_rule,
         "split": result.split,
-        "inputs_hash": made_from.get("inputs_hash", ""),
-        "settings": made_from.get(MADE_FROM, {}).get("settings", {}),
-        "chosen": {name: _chosen(entry) for name, entry in sets.items()},
-        "users": {name: entry.get("users") for name, entry in sets.items()},
+        "inputs_hash": manifest.get("inputs_hash", ""),
+        "settings": manifest.get(MADE_FROM, {}).get("settings", {}),
+        "chosen": {name: _chosen(of_set.entry) for name, of_set in result.sets.items()},
+        "users": {name: of_set.entry.get("users") for name, of_set in result.sets.items()},
         "seconds": result.cost.get("seconds"),
-        "environment": dict(raw.get("environment") or {}),
+        "environment": result.environment,
     }
 
 
@@ -97,14 +95,14 @@ def _runs(workdir: Path) -> dict[str, Any]:
     """By run: parameters' hash, seed and settings of the training, tokens and hours as the last line of its metrics has
     them."""
     metrics = read_metrics(workdir)
-    found = {}
+    runs: dict[str, Any] = {}
     for run in run_directories(workdir):
         if not (run / DESCRIPTION).is_file():
             continue
         description = read_json(run / DESCRIPTION, "train")
-        done = read_json(run / MANIFEST, "train") if (run / MANIFEST).is_file() else {}
+        done = read_manifest(run) or {}
         last = metrics.get(run.name, [{}])[-1]
-        found[run.name] = {
+        runs[run.name] = {
             "steps": done.get("step", last.get("step")),
             "tokens": last.get("tokens"),
             "hours": None if last.get("seconds") is None else last["seconds"] / 3600,
@@ -112,11 +110,11 @@ def _runs(workdir: Path) -> dict[str, Any]:
             "model": description.get("model", {}),
             "train": description.get("train", {}),
         }
-    return json.loads(json.dumps(found, default=list))
+    return json.loads(json.dumps(runs, default=list))
 
 
-def _commands(found: Mapping[str, Any]) -> str:
-    commands = dict.fromkeys(place["command"] for place in found["environments"] if place.get("command"))
+def _commands(facts: Mapping[str, Any]) -> str:
+    commands = dict.fromkeys(machine["command"] for machine in facts["environments"] if machine.get("command"))
     if not commands:
         return "Not recorded."
     return (
@@ -130,15 +128,15 @@ def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> T
     return Table(title=title, columns=tuple(Column(name=name) for name in names), rows=lines, text_columns=len(names))
 
 
-def _environments(found: Mapping[str, Any]) -> Table:
+def _environments(facts: Mapping[str, Any]) -> Table:
     rows = [
         (
-            ", ".join(place["rows"]),
-            describe(place.get("machine")),
-            describe(place.get("versions")),
-            str(place.get("commit") or NOTHING),
+            ", ".join(environment["rows"]),
+            describe(environment.get("machine")),
+            describe(environment.get("versions")),
+            str(environment.get("commit") or NOTHING),
         )
-        for place in found["environments"]
+        for environment in facts["environments"]
     ]
     return _table("Where the rows were made", ("Rows", "Machine", "Versions", "Commit"), rows)
 
@@ -165,13 +163,13 @@ def _row_table(rows: Mapping[str, Any]) -> Table:
     lines = []
     for name, row in rows.items():
         hours = NOTHING if row["seconds"] is None else f"{row['seconds'] / 3600:.2f}"
-        words = (row["kind"], row["seeds"], row["step"], row["scoring_rule"])
-        lines.append((name, *map(describe, words), hours, row["inputs_hash"][:16] or NOTHING))
+        values = (row["kind"], row["seeds"], row["step"], row["scoring_rule"])
+        lines.append((name, *map(describe, values), hours, row["inputs_hash"][:16] or NOTHING))
     return _table("What the rows are", ("Row", "Kind", "Seeds", "Step", "Scoring rule", "Hours", "Inputs"), lines)
 
 
 def _choices(rows: Mapping[str, Any]) -> list[Table]:
-    """A table a row that chose something: by set what was chosen, and what from."""
+    """One table per row that chose something: by set, what was chosen and from what."""
     tables = []
     for name, row in rows.items():
         lines = []

@@ -12,11 +12,11 @@ from cprec_jax.config.build import nearest
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.metrics import METRICS
 from cprec_jax.evaluate.ranks_file import has_protocol, read_user_metrics
-from cprec_jax.evaluate.results import RESULTS_FILE, Measured, without_score_note
+from cprec_jax.evaluate.results import Measured, without_score_note
 from cprec_jax.evaluate.significance import Comparison, UserMetrics, compare, on_common_users
 from cprec_jax.report.render import WIDTH, markdown_table, plain_text
-from cprec_jax.report.tables import NOTHING, Cell, Column, Entry, Row, Table, metric_cells, number, small_words
-from cprec_jax.workdir import results_directory
+from cprec_jax.report.tables import NOTHING, Cell, Column, Entry, Row, Table, metric_cells, number, small_note
+from cprec_jax.workdir import RESULTS_FILE, results_directory
 
 ALPHA = 0.05
 BETTER, WORSE = "▲", "▼"
@@ -58,26 +58,28 @@ def run(request: Request) -> str:
     """The table as text; also written to `request.out`. Results that cannot be paired are a `UserError`."""
     results, left_out = read(request.paths, request.protocol, request.slice_name)
     method = pick(results, request.method)
-    others = [result for result in results if result is not method]
-    if all(other.bound or other.expected for other in others):
+    rivals = [result for result in results if result is not method]
+    if all(rival.oracle or rival.expected for rival in rivals):
         raise UserError(TOO_FEW)
     counted = {
         name: {result.name: len(result.users[name]) for result in results if name in result.users}
         for name in method.users
     }
     cut = on_common_users(results)
-    found = compare(
-        cut[results.index(method)], [cut[results.index(other)] for other in others], request.metrics, request.samples
+    comparisons = compare(
+        cut[results.index(method)], [cut[results.index(rival)] for rival in rivals], request.metrics, request.samples
     )
-    if not found:
+    if not comparisons:
         raise UserError(f"{method.name} shares no set and metric with the others")
-    pairs = dict.fromkeys((row.set_name, row.metric) for name in method.users for row in found if row.set_name == name)
+    pairs = dict.fromkeys(
+        (row.set_name, row.metric) for name in method.users for row in comparisons if row.set_name == name
+    )
     where = ", ".join(filter(None, (request.protocol, request.slice_name)))
-    tables = [metric_table(name, metric, method.name, cut, found, where, counted[name]) for name, metric in pairs]
+    tables = [metric_table(name, metric, method.name, cut, comparisons, where, counted[name]) for name, metric in pairs]
     legend = LEGEND.format(method=method.name)
     if request.out is not None:
         text = (
-            csv_text(found, cut, request.slice_name or "")
+            csv_text(comparisons, cut, request.slice_name or "")
             if request.out.suffix == ".csv"
             else "\n".join([*map(markdown_table, tables), legend, ""])
         )
@@ -91,14 +93,14 @@ def read(paths: Sequence[Path], protocol: str, slice_name: str | None = None) ->
     directory in front as tells them apart. A result without the protocol (a file of scores of some candidates) is left
     out where a folder of results was named, and is a `UserError` where it was named itself."""
     named = {path.resolve() for path in paths} | {path.resolve().parent for path in paths if path.is_file()}
-    found = list(dict.fromkeys(directory.resolve() for path in paths for directory in expand(path)))
-    directories = [directory for directory in found if directory in named or has_protocol(directory, protocol)]
+    named_or_below = list(dict.fromkeys(directory.resolve() for path in paths for directory in expand(path)))
+    directories = [directory for directory in named_or_below if directory in named or has_protocol(directory, protocol)]
     left_out = [
         f"{directory.name} has no ranks under {protocol} and is left out."
-        for directory in found
+        for directory in named_or_below
         if directory not in directories
     ]
-    results = [read_user_metrics(directory, protocol, slice_name) for directory in directories or found]
+    results = [read_user_metrics(directory, protocol, slice_name) for directory in directories or named_or_below]
     names = told_apart([result.name for result in results], directories)
     return [dataclasses.replace(result, name=name) for result, name in zip(results, names, strict=True)], left_out
 
@@ -106,19 +108,19 @@ def read(paths: Sequence[Path], protocol: str, slice_name: str | None = None) ->
 def told_apart(names: Sequence[str], directories: Sequence[Path]) -> list[str]:
     """The names, all different: `workdir/name`, `folder/workdir/name` and so on; two of one work directory become their
     directories."""
-    found = list(names)
+    labels = list(names)
     for name in {name for name in names if names.count(name) > 1}:
-        alike = [index for index, other in enumerate(names) if other == name]
+        alike = [index for index, label in enumerate(names) if label == name]
         workdirs = [directories[index].parent.parent.parts for index in alike]
         for depth in range(1, max(map(len, workdirs)) + 1):
-            labels = ["/".join([*parts[-depth:], name]) for parts in workdirs]
-            if len(set(labels)) == len(labels):
+            longer = ["/".join([*parts[-depth:], name]) for parts in workdirs]
+            if len(set(longer)) == len(longer):
                 break
         else:
-            labels = [str(directories[index]) for index in alike]
-        for index, label in zip(alike, labels, strict=True):
-            found[index] = label
-    return found
+            longer = [str(directories[index]) for index in alike]
+        for index, label in zip(alike, longer, strict=True):
+            labels[index] = label
+    return labels
 
 
 def expand(path: Path) -> list[Path]:
@@ -128,16 +130,16 @@ def expand(path: Path) -> list[Path]:
     if (path / RESULTS_FILE).is_file():
         return [path]
     for folder in (path, *(results_directory(path, split) for split in ("test", "valid"))):
-        found = sorted(file.parent for file in folder.glob(f"*/{RESULTS_FILE}") if not file.parent.name.startswith("."))
-        if found:
-            return found
+        files = folder.glob(f"*/{RESULTS_FILE}")
+        if directories := sorted(file.parent for file in files if not file.parent.name.startswith(".")):
+            return directories
     raise UserError(f"{path}: no results here; give WORKDIR/results/NAME, WORKDIR/results or WORKDIR")
 
 
 def pick(results: Sequence[UserMetrics], name: str | None) -> UserMetrics:
     for result in results:
-        if result.name == name or (name is None and not result.bound and not result.expected):
-            if result.bound:
+        if result.name == name or (name is None and not result.oracle and not result.expected):
+            if result.oracle:
                 raise UserError(f"--method={name}: the oracle is a bound, not a method; name another result")
             if result.expected:
                 raise UserError(
@@ -155,23 +157,23 @@ def metric_table(
     metric: str,
     method: str,
     results: Sequence[UserMetrics],
-    found: Sequence[Comparison],
+    comparisons: Sequence[Comparison],
     protocol: str,
     counted: Mapping[str, int],
 ) -> Table:
-    """One set and metric, a row a result: its value (best and second marked), and how the method differs from it.
+    """One set and metric, a row per result: its value (best and second marked), and how the method differs from it.
     `counted`: the users that each result has ranked."""
-    here = [result for result in results if metric in result.values.get(set_name, {})]
-    users = len(here[0].users[set_name])
+    with_metric = [result for result in results if metric in result.values.get(set_name, {})]
+    users = len(with_metric[0].users[set_name])
     entries = [
         Entry(
-            name=one.name,
-            kind="bound" if one.bound else "method",
-            measured=Measured(users=users, values={metric: float(one.values[set_name][metric].mean())}),
+            name=result.name,
+            kind="bound" if result.oracle else "method",
+            measured=Measured(users=users, values={metric: float(result.values[set_name][metric].mean())}),
         )
-        for one in here
+        for result in with_metric
     ]
-    by_reference = {row.reference: row for row in found if (row.set_name, row.metric) == (set_name, metric)}
+    by_reference = {row.reference: row for row in comparisons if (row.set_name, row.metric) == (set_name, metric)}
     rows = []
     for entry, (cell,) in zip(entries, metric_cells([(metric, metric)], entries), strict=True):
         row = by_reference.get(entry.name)
@@ -182,15 +184,15 @@ def metric_table(
         why = f"{fewer}, others up to {most:,}" if fewer else f"each has {most:,}, but not the same"
         notes.append(f"Only the {users:,} users that all results have ranked ({why})")
     notes += [
-        without_score_note(one.name, set_name, one.without_score[set_name])
-        for one in here
-        if set_name in one.without_score
+        without_score_note(result.name, set_name, result.without_score[set_name])
+        for result in with_metric
+        if set_name in result.without_score
     ]
     columns = ("Method", metric.upper(), f"{method} minus it", "95 % interval", "p", "p Holm", "p seeds", "effect")
     return Table(
         title=f"{set_name}, {metric.upper()}",
         subtitle=f"{users:,} users, {protocol}",
-        warning=small_words(max(counted.values())) if any(set_name in one.too_small for one in results) else "",
+        warning=small_note(max(counted.values())) if any(set_name in result.too_small for result in results) else "",
         columns=tuple(Column(name=name) for name in columns),
         rows=tuple(rows),
         notes=tuple(notes),
@@ -225,7 +227,7 @@ def _p(p: float) -> str:
     return "<.001" if p < 0.001 else f"{p:.3f}"
 
 
-def csv_text(found: Sequence[Comparison], results: Sequence[UserMetrics], slice_name: str = "") -> str:
+def csv_text(comparisons: Sequence[Comparison], results: Sequence[UserMetrics], slice_name: str = "") -> str:
     """Every comparison as one line in full precision; `slice`: empty where all users are compared."""
     stream = io.StringIO()
     fields = ("set_name", "metric", "method", "reference", "users", "value", "reference_value", "difference")
@@ -234,8 +236,8 @@ def csv_text(found: Sequence[Comparison], results: Sequence[UserMetrics], slice_
         [*fields, "ci_low", "ci_high", "p", "p_holm", "p_seeds", "effect", "reference_is", "too_small", "slice"]
     )
     small = frozenset().union(*(result.too_small for result in results))
-    words = {BETTER: "better", WORSE: "worse", "": ""}
-    for row in found:
+    verdicts = {BETTER: "better", WORSE: "worse", "": ""}
+    for row in comparisons:
         p_seeds = "" if row.p_seeds is None else row.p_seeds
         tests = (
             *row.ci95,
@@ -243,7 +245,7 @@ def csv_text(found: Sequence[Comparison], results: Sequence[UserMetrics], slice_
             row.p_holm,
             p_seeds,
             row.effect,
-            words[verdict(row)],
+            verdicts[verdict(row)],
             "yes" if row.set_name in small else "",
             slice_name,
         )

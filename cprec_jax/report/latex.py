@@ -1,4 +1,4 @@
-"""Tables for LaTeX (package booktabs): best bold, second underlined, signs as superscripts."""
+"""Tables for LaTeX (package booktabs): best bold, second underlined, significance marks as superscripts."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -59,13 +59,13 @@ def latex_table(table: Table) -> str:
 
 
 def _groups(table: Table) -> list[str]:
-    cells, rules, place = [], [], 1
+    cells, rules, column = [], [], 1
     for group, members in groupby(table.columns, key=lambda column: column.group):
         n = len(list(members))
         cells.append(rf"\multicolumn{{{n}}}{{c}}{{{escape(group)}}}" if group else " & ".join([""] * n))
         if group:
-            rules.append(rf"\cmidrule(lr){{{place}-{place + n - 1}}}")
-        place += n
+            rules.append(rf"\cmidrule(lr){{{column}-{column + n - 1}}}")
+        column += n
     return [_row(cells), " ".join(rules)]
 
 

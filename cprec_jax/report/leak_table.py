@@ -7,7 +7,7 @@ from cprec_jax.report.tables import Cell, Column, Row, Table
 
 
 def leak_table(results: Sequence[Result], sets: Sequence[str]) -> Table | None:
-    """What language models write verbatim, a row a model and set; None where no result was asked."""
+    """What language models write verbatim, a row per model and set; None where no result has a leak probe."""
     keys = (
         "titles",
         "titles_verbatim",
@@ -20,11 +20,11 @@ def leak_table(results: Sequence[Result], sets: Sequence[str]) -> Table | None:
     for name in sets:
         for result in results:
             facts = result.sets[name].facts if name in result.sets else {}
-            found = [facts.get(f"leak_probe {key}") for key in keys]
-            if None not in found:
+            values = [facts.get(f"leak_probe {key}") for key in keys]
+            if None not in values:
                 figures = (
                     f"{value:,.0f}" if key in ("titles", "sequences") else f"{value:.3f}"
-                    for key, value in zip(keys, found, strict=True)
+                    for key, value in zip(keys, values, strict=True)
                 )
                 rows.append(
                     Row(cells=(Cell(text=name), Cell(text=result.name), *(Cell(text=figure) for figure in figures)))

@@ -7,6 +7,7 @@ from typing import Any
 
 from cprec_jax.artefact import MANIFEST
 from cprec_jax.config.root import Config
+from cprec_jax.corpus import SMALL_SET
 from cprec_jax.evaluate.results import read_results, result_files
 from cprec_jax.report.render import escape_markdown, markdown_table, one_line
 from cprec_jax.report.report import one_protocol, read_manifest
@@ -183,7 +184,7 @@ def _results(config: Config, workdir: Path, manifest: Mapping[str, Any], step: A
     ]
     tables = [markdown_table(main_table(name, results, (), manifest)) for name in set_names(results, manifest)]
     intro = (
-        "Ranking of the whole catalogue, one test target a user. Bold: best measured method, underlined: second; NLL "
+        "Ranking of the whole catalogue, one test target per user. Bold: best measured method, underlined: second; NLL "
         "in nats, less is "
         "better; 95 % intervals in brackets." + (f" This model is the row {', '.join(this)}." if this else "")
     )
@@ -259,7 +260,7 @@ def _limits(base: Path | None, licence: str) -> str:
         "from.",
         "Training titles may be reproduced word for word. Check the terms of the data before giving the model to "
         "others.",
-        "Figures hold for the protocol named; sets with fewer than 500 test users are marked as too small.",
+        f"Figures hold for the protocol named; sets with fewer than {SMALL_SET} test users are marked as too small.",
     ]
     if base:
         whose = (

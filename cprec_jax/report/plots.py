@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cprec_jax.evaluate.results import ORACLE, POPULARITY, UNTRAINED, Result
 from cprec_jax.report.render import one_line
-from cprec_jax.report.tables import PRIMARY
+from cprec_jax.report.tables import PRIMARY, measured_of
 
 Records = Mapping[str, Sequence[Mapping[str, float]]]
 
@@ -176,14 +176,14 @@ def _checkpoints(
         panes = figure.subplots(1, 2, gridspec_kw={"wspace": 0.06})
         for axes, (metric, part, title) in zip(panes, panels, strict=True):
             for index, name in enumerate(sets):
-                found = [(_step(r), value) for r in line if (value := _value(r, name, part, metric)) is not None]
+                points = [(_step(r), value) for r in line if (value := _value(r, name, part, metric)) is not None]
                 look: dict[str, Any] = {
                     "color": COLOURS[index % len(COLOURS)],
                     "linestyle": STYLES[index // len(COLOURS) % len(STYLES)],
                 }
                 axes.plot(
-                    [p[0] for p in found],
-                    [p[1] for p in found],
+                    [p[0] for p in points],
+                    [p[1] for p in points],
                     marker="o",
                     markersize=4,
                     label=short_name(name),
@@ -209,13 +209,12 @@ def _checkpoints(
 
 
 def _value(result: Result, set_name: str, part: str, metric: str) -> float | None:
-    here = result.sets.get(set_name)
-    measured = None if here is None else here.slice_of(part, PRIMARY) if part else here.protocols.get(PRIMARY)
+    measured = measured_of(result, set_name, PRIMARY, part)
     return None if measured is None else measured.values.get(metric)
 
 
 def write_comparison(path: Path, results: Sequence[Result], set_order: Sequence[str]) -> str | None:
-    """HR@10 of every method with its 95 % interval, one panel a set; returns the caption, or None where there is
+    """HR@10 of every method with its 95 % interval, one panel per set; returns the caption, or None where there is
     nothing to draw."""
     sets = [name for name in set_order if sum(_value(r, name, "", "hr@10") is not None for r in results) > 1]
     if not sets:
@@ -231,14 +230,14 @@ def write_comparison(path: Path, results: Sequence[Result], set_order: Sequence[
             down, across, squeeze=False, sharey=True, gridspec_kw={"hspace": 0.08, "wspace": 0.06}
         ).ravel()
         for axes, name in zip(grid, sets, strict=False):
-            for place, result in enumerate(methods):
+            for height, result in enumerate(methods):
                 value = _value(result, name, "", "hr@10")
                 if value is None:
                     continue
                 low, high = result.sets[name].protocols[PRIMARY].ci95.get("hr@10", (value, value))
                 colour = "#8a94a3" if result.kind == ORACLE else COLOURS[0]
-                axes.hlines(place, low, high, color=colour, linewidth=2, alpha=0.6)
-                axes.plot(value, place, marker="D" if result.kind == ORACLE else "o", markersize=5, color=colour)
+                axes.hlines(height, low, high, color=colour, linewidth=2, alpha=0.6)
+                axes.plot(value, height, marker="D" if result.kind == ORACLE else "o", markersize=5, color=colour)
             axes.set(title=short_name(name, 22), xlim=(0, None), ylim=(-0.6, len(methods) - 0.4))
             axes.set_yticks(range(len(methods)), [short_name(result.name, 22) for result in methods])
             axes.xaxis.set_major_locator(MaxNLocator(nbins=4))

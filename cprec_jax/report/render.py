@@ -9,9 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cprec_jax.config.report import ReferenceRow
-from cprec_jax.evaluate.results import ORACLE, Measured, Result
-from cprec_jax.report.marks import SIGN
-from cprec_jax.report.tables import PRIMARY, Cell, Entry, Mark, Section, Signs, Table, entries, is_small, marks
+from cprec_jax.evaluate.results import Measured, Result
+from cprec_jax.report.marks import DAGGER
+from cprec_jax.report.tables import (
+    PRIMARY,
+    Cell,
+    Entry,
+    Mark,
+    Section,
+    SignificanceMarks,
+    Table,
+    entries,
+    is_small,
+    marks,
+    row_kind,
+)
 
 WIDTH = 120
 LONGEST_NAME = 40
@@ -38,8 +50,8 @@ def plain_text(tables: Sequence[Table]) -> str:
         "* best, + second of the measured methods (the oracle and figures taken from elsewhere take no part); NLL in "
         "nats, less is better"
     )
-    if any(SIGN in cell.text for table in tables for row in table.rows for cell in row.cells):
-        legend += f"; {SIGN} better than the second with p < 0.05 (paired randomisation over users, Holm over sets)"
+    if any(DAGGER in cell.text for table in tables for row in table.rows for cell in row.cells):
+        legend += f"; {DAGGER} better than the second with p < 0.05 (paired randomisation over users, Holm over sets)"
     return "\n\n".join([*blocks, "\n".join(textwrap.wrap(legend, WIDTH))]) + "\n"
 
 
@@ -122,38 +134,38 @@ def csv_text(
     results: Sequence[Result],
     reference: Sequence[ReferenceRow],
     manifest: Mapping[str, Any],
-    signs: Signs | None = None,
+    significance: SignificanceMarks | None = None,
 ) -> str:
     """Every figure as one line in full precision: results by set, protocol and slice, reference rows, and the corpus's
     counts.
 
-    `mark`: best or second among the measured methods, as in the tables; `sign`: that of a significant lead (`signs`,
-    whole catalogue); `too_small`: `yes` for a set of which the corpus has fewer than 500 users, however few were
-    ranked.
+    Columns: `mark`, best or second among the measured methods, as in the tables; `sign`, that of a significant lead on
+    the whole catalogue (`significance`); `too_small`, `yes` for a set of which the corpus has fewer than `SMALL_SET`
+    users, however few were ranked.
     """
     marked = {}
     stream = io.StringIO()
     writer = csv.DictWriter(stream, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     for result in results:
-        kind = "bound" if result.kind == ORACLE else "method"
-        for set_name, here in result.sets.items():
-            too_small = "yes" if is_small(set_name, results, manifest) else ""
-            where = {"set": set_name, "method": result.name, "kind": kind, "too_small": too_small}
-            parts = [(protocol, "", measured) for protocol, measured in here.protocols.items()]
+        for set_name, of_set in result.sets.items():
+            too_small = "yes" if is_small(set_name, results) else ""
+            where = {"set": set_name, "method": result.name, "kind": row_kind(result), "too_small": too_small}
+            parts = [(protocol, "", measured) for protocol, measured in of_set.protocols.items()]
             parts += [
-                (protocol, name, m) for name, by_protocol in here.slices.items() for protocol, m in by_protocol.items()
+                (protocol, name, m)
+                for name, by_protocol in of_set.slices.items()
+                for protocol, m in by_protocol.items()
             ]
             for protocol, slice_name, measured in parts:
-                place = (set_name, protocol, slice_name)
-                if place not in marked:
-                    marked[place] = _marks_of(entries(set_name, protocol, results, slice_name))
+                key = (set_name, protocol, slice_name)
+                if key not in marked:
+                    marked[key] = _marks_of(entries(set_name, protocol, results, slice_name))
                 for line in _csv_lines(measured):
-                    line["mark"] = marked[place][line["metric"], result.name]
+                    line["mark"] = marked[key][line["metric"], result.name]
+                    on_all = (protocol, slice_name) == (PRIMARY, "")
                     line["sign"] = (
-                        (signs or {}).get((set_name, line["metric"], result.name), "")
-                        if place[1:] == (PRIMARY, "")
-                        else ""
+                        (significance or {}).get((set_name, line["metric"], result.name), "") if on_all else ""
                     )
                     writer.writerow({**where, "protocol": protocol, "slice": slice_name, **line})
     for row in reference:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from cprec_jax.artefact import MANIFEST, new_directory, read_json, write_json, write_manifest
+from cprec_jax.checked_json import Damaged, mapping, text
 from cprec_jax.config.report import ReferenceRow
 from cprec_jax.config.root import Config
 from cprec_jax.errors import UserError
+from cprec_jax.evaluate.intervals import WARM
 from cprec_jax.evaluate.results import Result, read_results, without_score_note
 from cprec_jax.progress import say
 from cprec_jax.report.card import card, card_markdown
@@ -17,7 +19,7 @@ from cprec_jax.report.goodput import goodput_line, goodput_section, read_ledgers
 from cprec_jax.report.html import html_page
 from cprec_jax.report.latex import latex
 from cprec_jax.report.leak_table import leak_table
-from cprec_jax.report.marks import best_signs
+from cprec_jax.report.marks import significance_marks
 from cprec_jax.report.render import csv_text, markdown, plain_text
 from cprec_jax.report.tables import (
     PRIMARY,
@@ -75,9 +77,9 @@ def report(config: Config, workdir: Path, made_from: Mapping[str, Any]) -> None:
         for name in _unknown_sets(reference, sets)
     ]
     notes += _tokenizer_notes(workdir)
-    signs = best_signs(results, sets)
-    main = [main_table(name, results, reference, manifest, signs) for name in sets]
-    overview = overview_tables(sets, results, manifest, signs)
+    significance = significance_marks(results, sets)
+    main = [main_table(name, results, reference, manifest, significance) for name in sets]
+    overview = overview_tables(sets, results, manifest, significance)
     intro = [*_intro(results, manifest), *loss_notes(manifest), *notes]
     ledgers = read_ledgers(workdir)
     parts = sections([*overview, *main], results, manifest)
@@ -94,10 +96,10 @@ def report(config: Config, workdir: Path, made_from: Mapping[str, Any]) -> None:
         (directory / "tables.tex").write_text(latex([*overview, *main]), encoding="utf-8")
         if page := users_page(spec.title, results, sets):
             (directory / "users.html").write_text(page, encoding="utf-8")
-        (directory / "tables.csv").write_text(csv_text(results, reference, manifest, signs), encoding="utf-8")
-        found = card(manifest, results, workdir)
-        write_json(directory / "card.json", found)
-        (directory / "card.md").write_text(card_markdown(spec.title, found, manifest), encoding="utf-8")
+        (directory / "tables.csv").write_text(csv_text(results, reference, manifest, significance), encoding="utf-8")
+        facts = card(manifest, results, workdir)
+        write_json(directory / "card.json", facts)
+        (directory / "card.md").write_text(card_markdown(spec.title, facts, manifest), encoding="utf-8")
         write_manifest(directory, made_from, {})
     for note in notes:
         say(f"report: {note}")
@@ -110,14 +112,13 @@ def report(config: Config, workdir: Path, made_from: Mapping[str, Any]) -> None:
 def read_manifest(workdir: Path) -> dict[str, Any]:
     """The corpus manifest, with what the report cannot do without checked."""
     path = corpus_directory(workdir) / MANIFEST
-    manifest = read_json(path, "prepare")
-    if (
-        not isinstance(manifest, dict)
-        or not isinstance(manifest.get("sets"), dict)
-        or not isinstance(manifest.get("corpus_hash"), str)
-    ):
-        raise UserError(f"{path}: damaged (no `sets` or no `corpus_hash`); run `launch.py prepare` again")
-    return manifest
+    try:
+        manifest = mapping(read_json(path, "prepare"), "the file")
+        mapping(manifest.get("sets"), "sets")
+        text(manifest.get("corpus_hash"), "corpus_hash")
+    except Damaged as error:
+        raise UserError(f"{path}: damaged ({error}); run `launch.py prepare` again") from None
+    return dict(manifest)
 
 
 def load_results(
@@ -125,14 +126,14 @@ def load_results(
 ) -> tuple[list[Result], list[str]]:
     """Results that may stand in one table, the random row included, in the order given (those it leaves out as they are
     `named` in `config.evaluate`); and notes on those that may not or are missing."""
-    found = read_results(workdir, split)
-    usable, notes = one_protocol(found, manifest)
+    results = read_results(workdir, split)
+    usable, notes = one_protocol(results, manifest)
     if not usable:
         raise UserError(
             f"{results_directory(workdir, split)}: all results were made from another corpus; run `launch.py "
             f"evaluate` again"
         )
-    known = {result.name for result in found}
+    known = {result.name for result in results}
     order = list(dict.fromkeys([*order, *named]))
     for name in order:
         if name not in known:
@@ -145,10 +146,10 @@ def load_results(
     return with_random(ordered(usable, order), manifest), notes + _mask_notes(usable) + _score_notes(usable)
 
 
-def one_protocol(found: Sequence[Result], manifest: Mapping[str, Any]) -> tuple[list[Result], list[str]]:
+def one_protocol(results: Sequence[Result], manifest: Mapping[str, Any]) -> tuple[list[Result], list[str]]:
     """Those of the manifest's corpus, the newest protocol version, one split (test where there is any) and one scoring
     rule of the language models (the most frequent; of equals that of a trained one); a note on each other one."""
-    fitting = [result for result in found if result.corpus_hash == manifest["corpus_hash"]]
+    fitting = [result for result in results if result.corpus_hash == manifest["corpus_hash"]]
     newest = max(
         (r.protocol_version for r in fitting),
         key=lambda version: (isinstance(version, int), str(version)),
@@ -163,10 +164,10 @@ def one_protocol(found: Sequence[Result], manifest: Mapping[str, Any]) -> tuple[
     of_split = [result for result in current if result.split == split]
     rules = [result.rule for result in of_split if result.rule]
     trained = {result.rule for result in of_split if result.kind != "untrained"}
-    rule = max(dict.fromkeys(rules), key=lambda one: (rules.count(one), one in trained), default="")
+    rule = max(dict.fromkeys(rules), key=lambda name: (rules.count(name), name in trained), default="")
     usable = [result for result in of_split if result.rule in ("", rule)]
     notes = []
-    for result in found:
+    for result in results:
         if result in usable:
             continue
         if result not in fitting:
@@ -205,7 +206,7 @@ def _tokenizer_notes(workdir: Path) -> list[str]:
         for path in sorted(rows_directory(workdir).parent.glob(f"*/{MANIFEST}"))
     }
     losses = {stage: rows.get("tokenizer_losses") for stage, rows in manifests.items() if not stage.startswith(".")}
-    return [f"rows of {stage}: the tokenizer loses parts of titles: {text}" for stage, text in losses.items() if text]
+    return [f"rows of {stage}: the tokenizer loses parts of titles: {lost}" for stage, lost in losses.items() if lost]
 
 
 def _score_notes(results: Sequence[Result]) -> list[str]:
@@ -215,8 +216,8 @@ def _score_notes(results: Sequence[Result]) -> list[str]:
         for name, pairs in result.without_score.items()
     ]
     for result in results:
-        for name, one in result.sets.items():
-            if scored := one.facts.get("scored_candidates_of"):
+        for name, of_set in result.sets.items():
+            if scored := of_set.facts.get("scored_candidates_of"):
                 notes.append(
                     f"{name}: {result.name} has scores for the candidates of {scored} alone, and stands in their "
                     f"tables alone"
@@ -226,59 +227,69 @@ def _score_notes(results: Sequence[Result]) -> list[str]:
 
 def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping[str, Any]) -> list[Section]:
     """Everything under its heading; headings with nothing below are left out."""
-    sets = set_names(results, manifest)
-    protocols = dict.fromkeys(p for r in results for here in r.sets.values() for p in here.protocols)
-    whole = [p for p in protocols if p.startswith(PRIMARY) and p != PRIMARY]  # full_unmasked
-    unmasked = [table for name in sets for p in whole if (table := protocol_table(name, p, results, manifest))]
-    sampled = [
-        table
-        for name in sets
-        for p in protocols
-        if not p.startswith(PRIMARY) and (table := protocol_table(name, p, results, manifest))
-    ]
-    sliced = [table for name in sets for table in slice_tables(name, results, manifest)]
-    found = [
+    every = [
         Section(title="Ranking the whole catalogue", intro=LEGEND, tables=tuple(main)),
+        *_ranking_sections(results, manifest),
+        *_model_sections(results, manifest),
+        Section(title="Corpus", intro="", tables=tuple(corpus_tables(manifest))),
+    ]
+    return [section for section in every if section.tables]
+
+
+def _ranking_sections(results: Sequence[Result], manifest: Mapping[str, Any]) -> list[Section]:
+    """How the methods rank on parts of the users, and under the other protocols."""
+    sets = set_names(results, manifest)
+    protocols = dict.fromkeys(
+        name for result in results for of_set in result.sets.values() for name in of_set.protocols
+    )
+
+    def tables(names: Sequence[str]) -> tuple[Table, ...]:
+        by_set = (protocol_table(name, protocol, results, manifest) for name in sets for protocol in names)
+        return tuple(table for table in by_set if table)
+
+    return [
         Section(
             title="By kind of target",
-            intro="Warm targets have at least 5 training interactions, cold ones 1 to 4, never seen ones none; "
-            "untied targets share their "
-            "time with no other interaction of the user. Memorised: the transition from the last item to the target "
-            "occurs in training; "
-            "generalised: it does not. Overlap: the best TF-IDF cosine of the target's title and a title of the "
-            "history, in terciles. "
-            "Whole catalogue.",
-            tables=tuple(sliced),
+            intro=f"Warm targets have at least {WARM} training interactions, cold ones 1 to {WARM - 1}, never seen "
+            "ones none; untied targets share their time with no other interaction of the user. Memorised: the "
+            "transition from the last item to the target occurs in training; generalised: it does not. Overlap: the "
+            "best TF-IDF cosine of the target's title and a title of the history, in terciles. Whole catalogue.",
+            tables=tuple(table for name in sets for table in slice_tables(name, results, manifest)),
         ),
         Section(
             title="Sampled candidates",
             intro="The target among random others: only for comparison with papers, since sampling can reverse the "
-            "order of methods "
-            "(Krichene and Rendle 2020). u: uniform, p: matched in popularity.",
-            tables=tuple(sampled),
+            "order of methods (Krichene and Rendle 2020). u: uniform, p: matched in popularity.",
+            tables=tables([name for name in protocols if not name.startswith(PRIMARY)]),
             folded=True,
         ),
         Section(
             title="History not masked",
             intro="The whole catalogue again, items of the user's history included, for the sets where they were "
             "left out above.",
-            tables=tuple(unmasked),
+            tables=tables([name for name in protocols if name.startswith(PRIMARY) and name != PRIMARY]),
             folded=True,
         ),
+    ]
+
+
+def _model_sections(results: Sequence[Result], manifest: Mapping[str, Any]) -> list[Section]:
+    """What the methods are, what language models know besides, and what is recommended."""
+    sets = set_names(results, manifest)
+    forgetting, leaks = forgetting_table(results), leak_table(results, sets)
+    return [
         Section(
             title="Forgetting",
-            intro="How well each language model predicts a general text that no training saw. Bits a byte compare "
+            intro="How well each language model predicts a general text that no training saw. Bits per byte compare "
             "between tokenizers.",
-            tables=tuple(table for table in (forgetting_table(results),) if table),
+            tables=() if forgetting is None else (forgetting,),
         ),
         Section(
             title="Leak probes",
             intro="What a model writes greedily: the rest of a title after the first half of its tokens, and a "
-            "user's target after the "
-            "prompt of the test, against another user's target after it. A base model that knows titles has met the "
-            "data; whatever was "
-            "trained on the catalogue should know them.",
-            tables=tuple(table for table in (leak_table(results, sets),) if table),
+            "user's target after the prompt of the test, against another user's target after it. A base model that "
+            "knows titles has met the data; whatever was trained on the catalogue should know them.",
+            tables=() if leaks is None else (leaks,),
         ),
         Section(title="Methods", intro="", tables=(methods_table(results),)),
         Section(
@@ -289,9 +300,7 @@ def sections(main: Sequence[Table], results: Sequence[Result], manifest: Mapping
             tables=tuple(table for name in sets if (table := facts_table(name, results))),
             folded=True,
         ),
-        Section(title="Corpus", intro="", tables=tuple(corpus_tables(manifest))),
     ]
-    return [section for section in found if section.tables]
 
 
 def _unknown_sets(reference: Sequence[ReferenceRow], sets: Sequence[str]) -> list[str]:

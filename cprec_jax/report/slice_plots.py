@@ -13,27 +13,21 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from cprec_jax.artefact import MANIFEST
 from cprec_jax.corpus import Corpus
+from cprec_jax.evaluate.intervals import HISTORY, WARM, Interval, intervals
 from cprec_jax.evaluate.metrics import only_bounds, per_user
-from cprec_jax.evaluate.ranks_file import RANKS_FILE, read_ranks
+from cprec_jax.evaluate.ranks_file import has_ranks, read_ranks
 from cprec_jax.evaluate.results import ORACLE, RANDOM, Result
 from cprec_jax.report.plots import COLOURS, DPI, RC, SIZE, STYLES, short_name, write_figure
-from cprec_jax.report.tables import PRIMARY
+from cprec_jax.report.tables import PRIMARY, measured_of
 from cprec_jax.workdir import corpus_directory
 
 AT_MOST_SETS = 12
 ACROSS = 3  # panels side by side
 FEWEST = 20  # users a point of a curve stands for
-HISTORY = (("1–5", 1, 5), ("6–10", 6, 10), ("11–20", 11, 20), ("21–50", 21, 50), ("51+", 51, None))
-COUNTS = (("0", 0, 0), ("1–4", 1, 4), ("5–19", 5, 19), ("20–99", 20, 99), ("100+", 100, None))
-CHARACTERS = (
-    ("1–20", 1, 20),
-    ("21–40", 21, 40),
-    ("41–60", 41, 60),
-    ("61–80", 61, 80),
-    ("81–120", 81, 120),
-    ("121+", 121, None),
-)
-Bins = tuple[tuple[str, int, int | None], ...]
+LENGTHS = intervals(*HISTORY, 51)
+COUNTS = intervals(0, 1, WARM, 20, 100)
+CHARACTERS = intervals(1, 21, 41, 61, 81, 121)
+Bins = Sequence[Interval]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +52,7 @@ def write_slice_plots(directory: Path, workdir: Path, results: Sequence[Result],
         (
             "history.png",
             "HR@10 by length of the history",
-            HISTORY,
+            LENGTHS,
             lambda r: r.history,
             lambda r: r.hit,
             "items in the history",
@@ -88,55 +82,47 @@ def write_slice_plots(directory: Path, workdir: Path, results: Sequence[Result],
             captions[name] = f"{caption}, whole catalogue; points of fewer than {FEWEST} users are left out"
     if _cost(directory / "cost.png", results, sets):
         captions["cost.png"] = (
-            "Cost against quality: seconds a user (training of baselines included) and HR@10, whole catalogue"
+            "Cost against quality: seconds per user (training of baselines included) and HR@10, whole catalogue"
         )
     return captions
 
 
 def read_ranked(workdir: Path, results: Sequence[Result], sets: Sequence[str]) -> dict[str, dict[str, Ranked]]:
     """Set -> method -> what is known of every user; empty where ranks or the corpus are absent."""
-    with_ranks = [
-        r
-        for r in results
-        if r.folder is not None and (r.folder / RANKS_FILE).is_file() and r.kind not in (RANDOM, ORACLE)
-    ]
+    with_ranks = [result for result in results if has_ranks(result) and result.kind not in (RANDOM, ORACLE)]
     if not with_ranks or not (corpus_directory(workdir) / MANIFEST).is_file():
         return {}
     corpus = Corpus.open(corpus_directory(workdir))
     characters = np.array([len(title) for title in corpus.items.title])
-    found: dict[str, dict[str, Ranked]] = {name: {} for name in sets[:AT_MOST_SETS]}
+    ranked: dict[str, dict[str, Ranked]] = {name: {} for name in sets[:AT_MOST_SETS]}
     for result in with_ranks:
         assert result.folder is not None
         table = read_ranks(result.folder, PRIMARY)
         names = np.asarray(table["set"].to_pylist())
-        for name in found:
+        for name in ranked:
             if name not in result.sets or name not in corpus.sets:
                 continue
-            here = {
+            columns = {
                 key: table[key].to_numpy()[names == name]
                 for key in ("user", "target", "n_better", "n_tied", "n_candidates")
             }
             targets = corpus.targets("valid" if result.split == "valid" else "test", name)
-            above = (here["n_better"] + here["n_tied"] / 2) / np.maximum(here["n_candidates"] - 1, 1)
-            length = np.diff(targets.offsets)[np.searchsorted(targets.user, here["user"])]
-            found[name][result.name] = Ranked(
-                hit=per_user(here["n_better"], here["n_tied"])["hr@10"],
+            above = (columns["n_better"] + columns["n_tied"] / 2) / np.maximum(columns["n_candidates"] - 1, 1)
+            length = np.diff(targets.offsets)[np.searchsorted(targets.user, columns["user"])]
+            ranked[name][result.name] = Ranked(
+                hit=per_user(columns["n_better"], columns["n_tied"])["hr@10"],
                 above=None if only_bounds(result.sets[name].facts, PRIMARY) else above,
                 history=length,
-                count=corpus.items.train_count[here["target"]],
-                characters=characters[here["target"]],
+                count=corpus.items.train_count[columns["target"]],
+                characters=characters[columns["target"]],
             )
-    return {name: methods for name, methods in found.items() if methods}
+    return {name: methods for name, methods in ranked.items() if methods}
 
 
 def binned(by: np.ndarray, value: np.ndarray, bins: Bins) -> list[tuple[int, float]]:
-    """(place, mean) of the bins that hold enough users."""
-    points = []
-    for place, (_, low, high) in enumerate(bins):
-        inside = (by >= low) & ((by <= high) if high is not None else True)
-        if inside.sum() >= FEWEST:
-            points.append((place, float(value[inside].mean())))
-    return points
+    """(number of the bin, mean) of the bins that hold enough users."""
+    masks = [interval.mask(by) for interval in bins]
+    return [(number, float(value[mask].mean())) for number, mask in enumerate(masks) if mask.sum() >= FEWEST]
 
 
 def _by_bins(
@@ -151,18 +137,18 @@ def _by_bins(
     curves = {
         name: {
             method: points
-            for method, one in methods.items()
-            if (values := value(one)) is not None and len(points := binned(by(one), values, bins)) > 1
+            for method, users in methods.items()
+            if (values := value(users)) is not None and len(points := binned(by(users), values, bins)) > 1
         }
         for name, methods in ranked.items()
     }
 
     def draw(axes: Axes, lines: Mapping[str, Any], look: Callable[[str], dict[str, Any]]) -> None:
         for method, points in lines.items():
-            places, means = zip(*points, strict=True)
-            axes.plot(places, means, marker="o", markersize=4, **look(method))
-        used = [place for points in lines.values() for place, _ in points]
-        axes.set_xticks(range(len(bins)), [label for label, *_ in bins])
+            numbers, means = zip(*points, strict=True)
+            axes.plot(numbers, means, marker="o", markersize=4, **look(method))
+        used = [number for points in lines.values() for number, _ in points]
+        axes.set_xticks(range(len(bins)), [interval.label("–") for interval in bins])
         axes.set_xlim(min(used) - 0.3, max(used) + 0.3)
 
     return _write_panels(path, {name: lines for name, lines in curves.items() if lines}, draw, xlabel, ylabel)
@@ -176,26 +162,22 @@ def _cost(path: Path, results: Sequence[Result], sets: Sequence[str]) -> bool:
             len(result.seeds) if isinstance(result.seeds, list) and result.seeds else 1
         )  # the seconds are of all of them
         for name in sets[:AT_MOST_SETS]:
-            one = result.sets.get(name)
-            hit = one.protocols[PRIMARY].values.get("hr@10") if one and PRIMARY in one.protocols else None
-            if (
-                hit is not None
-                and one is not None
-                and one.users
-                and seconds.get(name, 0) > 0
-                and result.kind not in (ORACLE, RANDOM)
-            ):
-                points.setdefault(name, {})[result.name] = (seconds[name] / (one.users * seeds), hit)
+            measured = measured_of(result, name, PRIMARY)
+            if measured is None or result.kind in (ORACLE, RANDOM) or not seconds.get(name, 0) > 0:
+                continue
+            if (users := result.sets[name].users) and "hr@10" in measured.values:
+                point = (seconds[name] / (users * seeds), measured.values["hr@10"])
+                points.setdefault(name, {})[result.name] = point
 
-    def draw(axes: Axes, here: Mapping[str, Any], look: Callable[[str], dict[str, Any]]) -> None:
-        for method, (x, y) in here.items():
+    def draw(axes: Axes, points: Mapping[str, Any], look: Callable[[str], dict[str, Any]]) -> None:
+        for method, (x, y) in points.items():
             axes.plot([x], [y], marker="o", markersize=7, **{**look(method), "linestyle": ""})
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
 
     return _write_panels(
-        path, {name: here for name, here in points.items() if len(here) > 1}, draw, "seconds a user", "HR@10"
+        path, {name: methods for name, methods in points.items() if len(methods) > 1}, draw, "seconds per user", "HR@10"
     )
 
 
@@ -206,11 +188,11 @@ def _write_panels(
     xlabel: str,
     ylabel: str,
 ) -> bool:
-    """One panel a set, each of what `draw` makes of its methods; a method looks alike in all. Without panels nothing is
+    """One panel per set, drawn by `draw` from its methods; a method looks alike in all. Without panels nothing is
     written."""
     if not panels:
         return False
-    methods = list(dict.fromkeys(method for here in panels.values() for method in here))
+    methods = list(dict.fromkeys(method for panel in panels.values() for method in panel))
 
     def look(method: str) -> dict[str, Any]:
         index = methods.index(method)
@@ -219,8 +201,8 @@ def _write_panels(
 
     with rc_context(RC):
         figure, grid = _panels(len(panels))
-        for axes, (name, here) in zip(grid, panels.items(), strict=False):
-            draw(axes, here, look)
+        for axes, (name, panel) in zip(grid, panels.items(), strict=False):
+            draw(axes, panel, look)
             axes.set(title=short_name(name, 24), ylim=(0, None))
             axes.tick_params(labelsize=8)
         _labels(figure, grid[: len(panels)], xlabel, ylabel)
@@ -244,5 +226,5 @@ def _labels(figure: Figure, grid: Sequence[Axes], xlabel: str, ylabel: str) -> N
     figure.supylabel(ylabel, fontsize=10)
     for axes in grid[-ACROSS:]:  # the lowest of each column; a legend outside would cover a label of the whole figure
         axes.set_xlabel(xlabel, fontsize=9)
-    found = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=min(len(found), 5))
+    handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=min(len(handles), 5))

@@ -30,7 +30,7 @@ FACTS = (
 PRIMARY = "full"
 SHARE_OF = "hr@10"
 
-Signs = Mapping[tuple[str, str, str], str]  # (set, metric, method) -> what stands behind the figure
+SignificanceMarks = Mapping[tuple[str, str, str], str]  # (set, metric, method) -> what stands behind the figure
 Mark = Literal["", "best", "second"]
 RowKind = Literal["method", "bound", "reference"]
 
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The first `text_columns` columns hold words, the others figures. Nothing in it is escaped yet."""
+    """The first `text_columns` columns hold text, the others figures. Nothing in it is escaped yet."""
 
     title: str
     columns: tuple[Column, ...]
@@ -83,15 +83,15 @@ class Entry:
 
 def ordered(results: Sequence[Result], order: Sequence[str]) -> list[Result]:
     """Results in the order of `order`; the others follow by kind of row, name: the oracle is always the last."""
-    place = {name: index for index, name in enumerate(order)}
-    return sorted(results, key=lambda r: (r.kind == ORACLE, place.get(r.name, len(place)), r.name))
+    position = {name: index for index, name in enumerate(order)}
+    return sorted(results, key=lambda r: (r.kind == ORACLE, position.get(r.name, len(position)), r.name))
 
 
 def set_names(results: Sequence[Result], manifest: Mapping[str, Any]) -> list[str]:
     """Sets that were evaluated, in the order of the corpus."""
-    found = {name for result in results for name in result.sets}
-    known = [name for name in manifest["sets"] if name in found]
-    return known + sorted(found - set(known))
+    evaluated = {name for result in results for name in result.sets}
+    of_corpus = [name for name in manifest["sets"] if name in evaluated]
+    return of_corpus + sorted(evaluated - set(of_corpus))
 
 
 def with_random(results: Sequence[Result], manifest: Mapping[str, Any]) -> list[Result]:
@@ -128,7 +128,7 @@ def _random(set_name: str, protocol: str, n: int, results: Sequence[Result]) -> 
         del values["nll"]  # it is over the whole catalogue, as that of all methods
     else:
         ranked = (random_of_ranked(result, set_name, protocol) for result in results if set_name in result.sets)
-        values |= next((found for found in ranked if found), {})
+        values |= next(filter(None, ranked), {})
     return values
 
 
@@ -137,22 +137,26 @@ def test_users(set_name: str, results: Sequence[Result]) -> int:
 
 
 def entries(set_name: str, protocol: str, results: Sequence[Result], slice_name: str = "") -> list[Entry]:
-    """One entry for every result that has the set, protocol and slice."""
-    found = []
+    """One entry per result that has the set, protocol and slice."""
+    rows = []
     for result in results:
-        here = result.sets.get(set_name)
-        measured = (
-            None
-            if here is None
-            else here.slice_of(slice_name, protocol)
-            if slice_name
-            else here.protocols.get(protocol)
-        )
+        measured = measured_of(result, set_name, protocol, slice_name)
         if measured is not None:
-            found.append(
-                Entry(name=result.name, kind="bound" if result.kind == ORACLE else "method", measured=measured)
-            )
-    return found
+            rows.append(Entry(name=result.name, kind=row_kind(result), measured=measured))
+    return rows
+
+
+def measured_of(result: Result, set_name: str, protocol: str, slice_name: str = "") -> Measured | None:
+    """The metrics of a set, or of one of its slices, under a protocol; None where the result has none."""
+    if set_name not in result.sets:
+        return None
+    of_set = result.sets[set_name]
+    return of_set.slice_of(slice_name, protocol) if slice_name else of_set.protocols.get(protocol)
+
+
+def row_kind(result: Result) -> RowKind:
+    """The oracle is an upper bound, everything else a method."""
+    return "bound" if result.kind == ORACLE else "method"
 
 
 def reference_entries(set_name: str, rows: Sequence[ReferenceRow]) -> list[Entry]:
@@ -181,7 +185,7 @@ def marks(metric: str, rows: Sequence[Entry]) -> list[Mark]:
     present = [value for value in values if value is not None]
     result: list[Mark] = []
     for value in values:
-        better = sum(other > value for other in present) if value is not None else 2
+        better = sum(rival > value for rival in present) if value is not None else 2
         result.append("best" if better == 0 else "second" if better == 1 else "")
     return result if len(present) > 1 else [""] * len(values)
 
@@ -212,9 +216,9 @@ def _cell(metric: str, measured: Measured, mark: Mark) -> Cell:
 
 def share_of_oracle(row: Entry, rows: Sequence[Entry]) -> float | None:
     """HR@10 as a fraction of the best possible one, where an oracle is known."""
-    bound = next((r.measured.values.get(SHARE_OF) for r in rows if r.kind == "bound"), None)
+    oracle = next((r.measured.values.get(SHARE_OF) for r in rows if r.kind == "bound"), None)
     value = row.measured.values.get(SHARE_OF)
-    return value / bound if bound and value is not None and row.kind == "method" else None
+    return value / oracle if oracle and value is not None and row.kind == "method" else None
 
 
 def main_table(
@@ -222,12 +226,12 @@ def main_table(
     results: Sequence[Result],
     reference: Sequence[ReferenceRow],
     manifest: Mapping[str, Any],
-    signs: Signs | None = None,
+    significance: SignificanceMarks | None = None,
 ) -> Table:
     """Full-catalogue ranking of one set: methods as rows; the oracle and references below."""
     rows = entries(set_name, PRIMARY, results) + reference_entries(set_name, reference)
-    cells = signed(set_name, MAIN, rows, metric_cells(MAIN, rows), signs or {})
-    has_bound = any(row.kind == "bound" for row in rows)
+    cells = with_significance(set_name, MAIN, rows, metric_cells(MAIN, rows), significance or {})
+    has_oracle = any(row.kind == "bound" for row in rows)
     notes: list[str] = []
     table_rows = []
     for row, figures in zip(rows, cells, strict=True):
@@ -239,11 +243,11 @@ def main_table(
                 notes.append(row.source)
             name += f" [{notes.index(row.source) + 1}]"
         line = [Cell(text=name), *figures, Cell(text=f"{row.measured.users:,}" if row.measured.users else NOTHING)]
-        if has_bound:
+        if has_oracle:
             share = share_of_oracle(row, rows)
             line.append(Cell(text=f"{share:.0%}" if share is not None else NOTHING))
         table_rows.append(Row(cells=tuple(line), kind=row.kind))
-    columns = ["Method", *(label for _, label in MAIN), "Users", *(["of oracle"] if has_bound else [])]
+    columns = ["Method", *(label for _, label in MAIN), "Users", *(["of oracle"] if has_oracle else [])]
     return Table(
         title=set_name,
         subtitle=describe_set(set_name, results, manifest),
@@ -254,45 +258,50 @@ def main_table(
     )
 
 
-def signed(
+def with_significance(
     set_name: str,
     metrics: Sequence[tuple[str, str]],
     rows: Sequence[Entry],
     cells: Sequence[Sequence[Cell]],
-    signs: Signs,
+    significance: SignificanceMarks,
 ) -> list[list[Cell]]:
-    """The cells, with the sign of (set, metric, method) behind the figure."""
-    found = []
+    """The cells, with the significance mark of (set, metric, method) behind the figure."""
+    marked_rows = []
     for row, line in zip(rows, cells, strict=True):
-        behind = [signs.get((set_name, metric, row.name), "") for metric, _ in metrics]
-        found.append([replace(cell, text=cell.text + sign) for cell, sign in zip(line, behind, strict=True)])
-    return found
+        behind = [significance.get((set_name, metric, row.name), "") for metric, _ in metrics]
+        marked_rows.append([replace(cell, text=cell.text + mark) for cell, mark in zip(line, behind, strict=True)])
+    return marked_rows
 
 
 def overview_tables(
-    sets: Sequence[str], results: Sequence[Result], manifest: Mapping[str, Any], signs: Signs, at_once: int = 4
+    sets: Sequence[str],
+    results: Sequence[Result],
+    manifest: Mapping[str, Any],
+    significance: SignificanceMarks,
+    sets_per_table: int = 4,
 ) -> list[Table]:
-    """The paper's table: methods as rows, at most `at_once` sets side by side with the metrics of each; none for a
-    single set. Small sets have a sign behind their name."""
-    parts = [sets[start : start + at_once] for start in range(0, len(sets), at_once)] if len(sets) > 1 else []
+    """The table of papers: methods as rows, at most `sets_per_table` sets side by side, each with its metrics; none for
+    a single set. A small set has `SMALL_SIGN` behind its name."""
+    starts = range(0, len(sets), sets_per_table) if len(sets) > 1 else ()
+    parts = [sets[start : start + sets_per_table] for start in starts]
     titles = ["All sets"] if len(parts) == 1 else [f"All sets ({n} of {len(parts)})" for n in range(1, len(parts) + 1)]
-    return [_overview(part, results, manifest, signs, title) for part, title in zip(parts, titles, strict=True)]
+    return [_overview(part, results, significance, title) for part, title in zip(parts, titles, strict=True)]
 
 
-def _overview(
-    sets: Sequence[str], results: Sequence[Result], manifest: Mapping[str, Any], signs: Signs, title: str
-) -> Table:
+def _overview(sets: Sequence[str], results: Sequence[Result], significance: SignificanceMarks, title: str) -> Table:
     columns, lines = [Column(name="Method")], {result.name: [Cell(text=result.name)] for result in results}
     for name in sets:
         rows = entries(name, PRIMARY, results)
-        group = f"{name} {SMALL_SIGN}" if is_small(name, results, manifest) else name
+        group = f"{name} {SMALL_SIGN}" if is_small(name, results) else name
         columns += [Column(name=label, group=group) for _, label in OVERVIEW]
-        cells = signed(name, OVERVIEW, rows, metric_cells(OVERVIEW, rows), signs)
-        found = {row.name: [replace(cell, interval="") for cell in line] for row, line in zip(rows, cells, strict=True)}
+        cells = with_significance(name, OVERVIEW, rows, metric_cells(OVERVIEW, rows), significance)
+        of_set = {
+            row.name: [replace(cell, interval="") for cell in line] for row, line in zip(rows, cells, strict=True)
+        }
         for method in lines:
-            lines[method] += found.get(method, [Cell(text=NOTHING)] * len(OVERVIEW))
-    body = tuple(Row(cells=tuple(lines[r.name]), kind="bound" if r.kind == ORACLE else "method") for r in results)
-    small = any(is_small(name, results, manifest) for name in sets)
+            lines[method] += of_set.get(method, [Cell(text=NOTHING)] * len(OVERVIEW))
+    body = tuple(Row(cells=tuple(lines[r.name]), kind=row_kind(r)) for r in results)
+    small = any(is_small(name, results) for name in sets)
     notes = (f"{SMALL_SIGN} Too small: fewer than {SMALL_SET} users; differences mean little",) if small else ()
     return Table(title=title, columns=tuple(columns), rows=body, notes=notes)
 
@@ -300,16 +309,13 @@ def _overview(
 def describe_set(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> str:
     """One line: users (how many of them were ranked), catalogue, role, split."""
     info = manifest["sets"].get(set_name, {})
-    here = [result for result in results if set_name in result.sets]
-    words = [_ranked_of(set_name, results, manifest)]
+    parts = [_ranked_of(set_name, results, manifest)]
     if "n_items" in info:
-        words.append(f"{info['n_items']:,} items ranked")
+        parts.append(f"{info['n_items']:,} items ranked")
     role = {"pretrain": "seen in pre-training", "downstream": "unseen in pre-training"}.get(info.get("role", ""))
     split = {"time": "global time split", "leave_one_out": "leave-one-out"}.get(info.get("split", ""))
-    masked = (
-        "items of the history not ranked" if any(r.sets[set_name].facts.get("history_masked") for r in here) else ""
-    )
-    return ", ".join([*words, *(word for word in (role, split, masked) if word)])
+    masked = "items of the history not ranked" if _has_fact(set_name, results, "history_masked") else ""
+    return ", ".join([*parts, *(part for part in (role, split, masked) if part)])
 
 
 def split_of(results: Sequence[Result]) -> str:
@@ -323,26 +329,28 @@ def users_of(set_name: str, results: Sequence[Result], manifest: Mapping[str, An
     return max(known, test_users(set_name, results))
 
 
-def is_small(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> bool:
-    """Whether the corpus has few users in a set: as `prepare` says for the test split. How many were ranked is another
-    matter."""
-    info = manifest["sets"].get(set_name, {})
-    if split_of(results) == "test" and "too_small" in info:
-        return bool(info["too_small"])
-    return users_of(set_name, results, manifest) < SMALL_SET
+def is_small(set_name: str, results: Sequence[Result]) -> bool:
+    """Whether the corpus has fewer than `SMALL_SET` users in a set and split, as the results say. How many of them were
+    ranked is another matter."""
+    return _has_fact(set_name, results, "too_small")
+
+
+def _has_fact(set_name: str, results: Sequence[Result], fact: str) -> bool:
+    """Whether a fact is true of a set in any of the results."""
+    return any(bool(result.sets[set_name].facts.get(fact)) for result in results if set_name in result.sets)
 
 
 def small_warning(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> str:
-    return small_words(users_of(set_name, results, manifest)) if is_small(set_name, results, manifest) else ""
+    return small_note(users_of(set_name, results, manifest)) if is_small(set_name, results) else ""
 
 
-def small_words(users: int) -> str:
+def small_note(users: int) -> str:
     return f"too small: {users:,} users, fewer than {SMALL_SET}; differences mean little"
 
 
 def _ranked_of(set_name: str, results: Sequence[Result], manifest: Mapping[str, Any]) -> str:
-    ranked, there = test_users(set_name, results), users_of(set_name, results, manifest)
-    return f"{ranked:,}{f' of {there:,}' if ranked < there else ''} {split_of(results)} users"
+    ranked, available = test_users(set_name, results), users_of(set_name, results, manifest)
+    return f"{ranked:,}{f' of {available:,}' if ranked < available else ''} {split_of(results)} users"
 
 
 def protocol_table(
@@ -363,14 +371,17 @@ def protocol_table(
 
 
 def slice_tables(
-    set_name: str, results: Sequence[Result], manifest: Mapping[str, Any], at_once: int = 4
+    set_name: str, results: Sequence[Result], manifest: Mapping[str, Any], slices_per_table: int = 4
 ) -> list[Table]:
-    """Tables of slices side by side, each with a group of columns: those that ask one question, then the others, at
-    most `at_once`."""
-    found = list({name: None for result in results if set_name in result.sets for name in result.sets[set_name].slices})
-    groups = [(title, [name for name in names if name in found]) for title, names in SLICE_GROUPS]
-    rest = [name for name in found if not any(name in names for _, names in groups)]
-    groups += [("more slices", rest[start : start + at_once]) for start in range(0, len(rest), at_once)]
+    """Tables of slices side by side, a group of columns per slice: first those of `SLICE_GROUPS`, then the others, at
+    most `slices_per_table` in each."""
+    slices = dict.fromkeys(
+        name for result in results if set_name in result.sets for name in result.sets[set_name].slices
+    )
+    groups = [(title, [name for name in names if name in slices]) for title, names in SLICE_GROUPS]
+    rest = [name for name in slices if not any(name in names for _, names in groups)]
+    starts = range(0, len(rest), slices_per_table)
+    groups += [("more slices", rest[start : start + slices_per_table]) for start in starts]
     return [table for title, names in groups if (table := _slice_table(set_name, names, results, manifest, title))]
 
 
@@ -388,10 +399,10 @@ def _slice_table(
         users = max((row.measured.users for row in rows), default=0)
         group = f"{name.capitalize()} ({users:,} users)"
         columns += [Column(name=label, group=group) for _, label in SLICED]
-        found = dict(zip([row.name for row in rows], metric_cells(SLICED, rows), strict=True))
+        of_slice = dict(zip([row.name for row in rows], metric_cells(SLICED, rows), strict=True))
         for method in methods:
-            cells_of[method.name] += found.get(method.name, [Cell(text=NOTHING)] * len(SLICED))
-    lines = tuple(Row(cells=tuple(cells_of[m.name]), kind="bound" if m.kind == ORACLE else "method") for m in methods)
+            cells_of[method.name] += of_slice.get(method.name, [Cell(text=NOTHING)] * len(SLICED))
+    lines = tuple(Row(cells=tuple(cells_of[m.name]), kind=row_kind(m)) for m in methods)
     return Table(
         title=f"{set_name}, {title}",
         columns=tuple(columns),
@@ -407,7 +418,7 @@ def facts_table(set_name: str, results: Sequence[Result]) -> Table | None:
         facts = result.sets[set_name].facts if set_name in result.sets else {}
         if any(key in facts for key, _ in FACTS):
             cells = (Cell(text=result.name), *(Cell(text=_fact(facts.get(key))) for key, _ in FACTS))
-            rows.append(Row(cells=cells, kind="bound" if result.kind == ORACLE else "method"))
+            rows.append(Row(cells=cells, kind=row_kind(result)))
     columns = tuple(Column(name=name) for name in ("Method", *(label for _, label in FACTS)))
     return Table(title=set_name, columns=columns, rows=tuple(rows)) if rows else None
 
@@ -424,11 +435,11 @@ def methods_table(results: Sequence[Result]) -> Table:
         cost = {
             key: value for key, value in result.cost.items() if not isinstance(value, Mapping)
         }  # totals, not set by set
-        words = (result.name, result.kind, result.step, result.scoring_rule, result.seeds, cost)
+        values = (result.name, result.kind, result.step, result.scoring_rule, result.seeds, cost)
         lines.append(
             Row(
-                cells=tuple(Cell(text=describe(word)) for word in words),
-                kind="bound" if result.kind == ORACLE else "method",
+                cells=tuple(Cell(text=describe(value)) for value in values),
+                kind=row_kind(result),
             )
         )
     return Table(
@@ -444,7 +455,7 @@ def forgetting_table(results: Sequence[Result]) -> Table | None:
     rows = [result for result in results if result.general_text]
     if not rows:
         return None
-    keys = (("perplexity", "Perplexity"), ("bits_per_byte", "Bits a byte"), ("tokens", "Tokens"))
+    keys = (("perplexity", "Perplexity"), ("bits_per_byte", "Bits per byte"), ("tokens", "Tokens"))
     return Table(
         title=f"Held-out general text: {describe(rows[0].general_text.get('file'))}",
         columns=(Column(name="Method"), *(Column(name=title) for _, title in keys)),

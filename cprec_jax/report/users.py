@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from cprec_jax.artefact import read_json
-from cprec_jax.errors import UserError
-from cprec_jax.evaluate.results import EXAMPLES_FILE, RANDOM, Result
+from cprec_jax.evaluate.results import RANDOM, Result, read_examples
 from cprec_jax.report.html import CSS, POLICY
 from cprec_jax.report.render import one_line
 
@@ -61,21 +59,6 @@ def users_page(title: str, results: Sequence[Result], sets: Sequence[str]) -> st
         + "\n".join(sections)
         + "\n</main>\n</body>\n</html>\n"
     )
-
-
-def read_examples(result: Result) -> dict[str, dict[str, Mapping[str, Any]]]:
-    """Set -> user -> example, as the harness wrote them; a damaged file is a `UserError`."""
-    path = None if result.folder is None else result.folder / EXAMPLES_FILE
-    if path is None or not path.is_file():
-        return {}
-    try:
-        found: dict[str, dict[str, Mapping[str, Any]]] = {}
-        for example in read_json(path, "evaluate")["users"]:
-            checked = {key: example[key] for key in ("history", "target", "rank", "probability", "top")}
-            found.setdefault(str(example["set"]), {})[str(example["user"])] = checked
-        return found
-    except (KeyError, TypeError):
-        raise UserError(f"{path}: damaged; delete {path.parent} and run `launch.py evaluate` again") from None
 
 
 def _user(by_method: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,5 +1,4 @@
-"""The whole report of a road with ranks and examples: signs, plots, users.html; and how a real browser shows the pages,
-offline."""
+"""The whole report of a road with ranks and examples: daggers, plots, users.html; and how a real browser shows it."""
 
 import re
 import shutil

@@ -59,7 +59,11 @@ def test_csv_keeps_every_figure_exactly():
     name = 'a "quoted", name;\nwith = a line break'
     full = Measured(users=7, values={"hr@10": 1 / 3, "nll": 5.123456789012345}, ci95={"hr@10": (0.1, 0.7)})
     warm = Measured(users=3, values={"hr@10": 2 / 3})
-    sets = {"Böoks": SetResult(users=7, protocols={"full": full}, slices={"warm": {"full": warm}})}
+    sets = {
+        "Böoks": SetResult(
+            users=7, protocols={"full": full}, slices={"warm": {"full": warm}}, facts={"too_small": True}
+        )
+    }
     reference = [
         ReferenceRow(set_name="Böoks", method="SASRec", values={"hr@10": 0.06}, source="a paper", protocol="loo")
     ]

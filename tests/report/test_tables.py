@@ -146,7 +146,8 @@ def test_a_large_set_of_which_few_users_were_ranked_is_not_small(tmp_path):
     assert protocol_table("Books", "u20", few, manifest).warning == ""
     assert main_table("Books", few, (), manifest).subtitle.startswith("40 of 4,000 test users, ")
     manifest["sets"]["Books"]["n_valid_users"] = 300  # validation has users of its own
-    valid = [replace(one, split="valid") for one in few]
+    small = replace(few[0].sets["Books"], facts={**few[0].sets["Books"].facts, "too_small": True})
+    valid = [replace(one, split="valid", sets={"Books": small}) for one in few]
     assert "too small: 300 users" in main_table("Books", valid, (), manifest).warning
 
 

@@ -51,6 +51,7 @@ def result(name: str, hr10: float, sets: Mapping[str, int], kind: str | None = N
                 "full_unmasked": measured(here * 0.9, users),
             },
             "items": N_ITEMS,
+            "too_small": users < 500,
             "history_masked": True,
             "coverage@10": 0.42,
             "popularity_percentile@10": 0.8123,

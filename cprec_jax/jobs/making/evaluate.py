@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from cprec_jax.config.evaluate import MODEL_KINDS, VALIDATION, EvaluateSpec, Rule
+from cprec_jax.config.evaluate import MODEL_KINDS, RUN_KINDS, VALIDATION, EvaluateSpec, Rule
 from cprec_jax.config.root import Config
 from cprec_jax.corpus import Corpus
 from cprec_jax.environment import environment
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.collect import FULL, collect, set_results
-from cprec_jax.evaluate.eval_set import EvalSet, open_set
+from cprec_jax.evaluate.eval_set import EvalSet, open_ranked, open_validation
 from cprec_jax.evaluate.kept import Cell, Store
 from cprec_jax.evaluate.results import write_result
 from cprec_jax.evaluate.target_slices import target_slices
@@ -50,7 +50,7 @@ def evaluate(
     validation = {}
     tuned = any(is_tuned(spec.names[row]) for name in records for row in spec.rows_of(name))
     if tuned or spec.validates():
-        validation = {one.name: _open(corpus, spec, one.name, "valid", spec.validation_users) for one in data}
+        validation = {ranked.name: open_validation(corpus, spec, ranked.name) for ranked in data}
     wanted = list(records)
     registry = Registry(spec=spec, config=config, workdir=workdir, corpus=corpus, validation=validation, store=store)
     chooser = spec.rule_chooser()
@@ -83,11 +83,11 @@ def _open_sets(corpus: Corpus, spec: EvaluateSpec) -> list[EvalSet]:
     """The sets that have users, with their slices."""
     for name in spec.sets or ():
         corpus.set_info(name)
-    data = [_open(corpus, spec, name, spec.split, spec.max_users) for name in spec.sets or corpus.sets]
-    for one in data:
-        if not len(one):
-            say(f"evaluate: {one.name} has no {spec.split} users; it is left out")
-    data = [_with_slices(corpus, one) for one in data if len(one)]
+    data = [open_ranked(corpus, spec, name) for name in spec.sets or corpus.sets]
+    for empty in data:
+        if not len(empty):
+            say(f"evaluate: {empty.name} has no {spec.split} users; it is left out")
+    data = [_with_slices(corpus, eval_set) for eval_set in data if len(eval_set)]
     if not data:
         raise UserError(f"{corpus.path}: no set has {spec.split} users; look at t1 and t2 in its manifest.json")
     return data
@@ -98,18 +98,12 @@ def _with_slices(corpus: Corpus, data: EvalSet) -> EvalSet:
     return dataclasses.replace(data, more_slices=slices.masks, overlap_terciles=slices.overlap_terciles)
 
 
-def _open(corpus: Corpus, spec: EvaluateSpec, name: str, split: Any, users: int | None) -> EvalSet:
-    protocols = spec.protocols if split == spec.split else ("full",)
-    mask, always = spec.mask_history != "never", spec.mask_history == "always"
-    return open_set(corpus, name, split, protocols, mask, users, spec.seed, mask_repeats=always)
-
-
 def _evaluate_row(row: str, registry: Registry, data: Sequence[EvalSet], made_from: Mapping[str, Any]) -> Rule | None:
     """Write one result. Returns the scoring rule of a language model."""
     started = time.monotonic()
     config = registry.config
     if (sets := sets_of_row(config, row)) is not None:
-        data = [one for one in data if one.name in sets]
+        data = [eval_set for eval_set in data if eval_set.name in sets]
         if not data:
             raise UserError(
                 f"{PATH}.{row}: its run is one per set ({', '.join(sets)}), and none of these is evaluated; see "
@@ -119,18 +113,19 @@ def _evaluate_row(row: str, registry: Registry, data: Sequence[EvalSet], made_fr
     cells: list[dict[str, Cell]] = []  # by seed and set
     rule: Rule | None = None
     for seed in range(seeds_of(config, row)):
-        of_seed = {one.name: registry.store.read_cell(row, one.name, seed) for one in data}
+        of_seed = {eval_set.name: registry.store.read_cell(row, eval_set.name, seed) for eval_set in data}
         kept += [cell for cell in of_seed.values() if cell is not None]
-        missing = [one for one in data if of_seed[one.name] is None]
+        missing = [eval_set for eval_set in data if of_seed[eval_set.name] is None]
         ranked = _rank(row, seed, missing, rule, registry) if missing else {}
-        cells.append({one.name: of_seed[one.name] or ranked[one.name] for one in data})
+        cells.append({name: cell or ranked[name] for name, cell in of_seed.items()})
         rule = cast(Rule | None, cells[-1][data[0].name].rule)
     if kept:
         say(f"evaluate: {row}: {len(kept)} of {len(cells) * len(data)} sets and seeds were ranked before")
     seconds = time.monotonic() - started + sum(cell.seconds for cell in kept)
     record = _record(row, registry, data, cells, seconds)
-    for one in data:
-        _say_result(row, one, record["sets"][one.name]["protocols"], record["cost"]["seconds_by_set"][one.name])
+    for eval_set in data:
+        name = eval_set.name
+        _say_result(row, eval_set, record["sets"][name]["protocols"], record["cost"]["seconds_by_set"][name])
     collected = [{name: cell.collected for name, cell in of_seed.items()} for of_seed in cells]
     write_result(result_directory(registry.workdir, registry.spec.split, row), record, data, collected, made_from)
     return rule
@@ -142,17 +137,17 @@ def _record(
     """results.json of a row, from its cells by seed and set. seconds: that it took in all."""
     spec, config, method = registry.spec, registry.config, registry.spec.names[row]
     first = [of_seed[data[0].name] for of_seed in cells]
-    steps = {one.name: cells[0][one.name].step for one in data}
+    steps = {eval_set.name: cells[0][eval_set.name].step for eval_set in data}
     rules = [cell.rule or method.kind for cell in first]
     general = [cell.general_text for cell in first if cell.general_text is not None]
-    cost = {one.name: sum(of_seed[one.name].seconds for of_seed in cells) for one in data}
-    users = len(cells) * sum(len(one) for one in data)  # once per seed, as the seconds
+    cost = {eval_set.name: sum(of_seed[eval_set.name].seconds for of_seed in cells) for eval_set in data}
+    users = len(cells) * sum(map(len, data))  # once per seed, as the seconds
     record: dict[str, Any] = {
         "name": row,
         "kind": method.kind,
         "step": first[0].step if len(set(steps.values())) == 1 else None,
         **({"step_by_set": steps} if len(set(steps.values())) > 1 else {}),
-        **({"run": name_of_run(method, config)} if method.kind in ("untrained", "checkpoint") else {}),
+        **({"run": name_of_run(method, config)} if method.kind in RUN_KINDS else {}),
         "protocol_version": PROTOCOL_VERSION,
         "corpus_hash": registry.corpus.hash,
         "scoring_rule": rules[0] if len(set(rules)) == 1 else rules,
@@ -160,10 +155,13 @@ def _record(
         "seeds": list(range(len(cells))) if len(cells) > 1 else [spec.seed],
         **({"members": {member: spec.names[member].kind for member in method.members}} if method.members else {}),
         "sets": {
-            one.name: set_results(
-                one, [of_seed[one.name].collected for of_seed in cells], cells[0][one.name].facts, spec
+            eval_set.name: set_results(
+                eval_set,
+                [of_seed[eval_set.name].collected for of_seed in cells],
+                cells[0][eval_set.name].facts,
+                spec,
             )
-            for one in data
+            for eval_set in data
         },
         "environment": first[0].environment,
         "cost": {"seconds": seconds, "users_per_second": users / max(sum(cost.values()), 1e-9), "seconds_by_set": cost},
@@ -182,8 +180,8 @@ def _rank(row: str, seed: int, missing: Sequence[EvalSet], rule: Rule | None, re
     if sets_of_row(registry.config, row) is None:
         return _rank_by(None, row, seed, missing, rule, registry)
     ranked: dict[str, Cell] = {}
-    for one in missing:  # each by a run of its own
-        ranked |= _rank_by(one.name, row, seed, [one], rule, registry)
+    for eval_set in missing:  # each by a run of its own
+        ranked |= _rank_by(eval_set.name, row, seed, [eval_set], rule, registry)
     return ranked
 
 
@@ -200,13 +198,13 @@ def _rank_by(
         general = method.general_text(local_path(spec.general_text, "config.evaluate.general_text"))
         say(f"evaluate: {row}: perplexity {general['perplexity']:.2f} on {general['file']}")
     ranked = {}
-    for one in missing:
+    for eval_set in missing:
         begun = time.monotonic()
-        collected = collect(method, one, row)
+        collected = collect(method, eval_set, row)
         seconds = time.monotonic() - begun
         facts = method.facts()
         if spec.leak_probe is not None and isinstance(method, TitleModel) and seed == 0:
-            facts = facts | {"leak_probe": method.leak_probe(one, spec.leak_probe)}
+            facts = facts | {"leak_probe": method.leak_probe(eval_set, spec.leak_probe)}
         cell = Cell(
             collected=collected,
             facts=facts,
@@ -216,7 +214,7 @@ def _rank_by(
             seconds=seconds,
             environment=environment(),
         )
-        ranked[one.name] = registry.store.write_cell(row, one.name, seed, cell)
+        ranked[eval_set.name] = registry.store.write_cell(row, eval_set.name, seed, cell)
     return ranked
 
 
