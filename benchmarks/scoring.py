@@ -223,7 +223,7 @@ def renormalised(model: Model, trie: TitleTrie, batches: list[Batch], chosen: np
     """log p by the rule `trie` from full sequences: at each branch on a title's way a softmax over the children,
     without our scorer."""
     head = np.asarray(head_weight(model.params, CONFIG), np.float64)
-    depth = np.concatenate([[0], trie.node_depth])
+    depth = trie.node_depth
     first = np.searchsorted(trie.edge_parent, np.arange(trie.nodes + 2))
     apply = jax.jit(lambda params, *inputs: Decoder(CONFIG).apply({"params": params}, *inputs))
     found, titles = [], iter(chosen)

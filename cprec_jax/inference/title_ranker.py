@@ -19,8 +19,8 @@ _encode = jax.jit(encode_for_trie, static_argnums=0)
 
 
 class TitleRanker:
-    """The distribution over a catalogue's N titles under the rule `trie`. beam: None, or the nodes that are visited a
-    level."""
+    """The distribution over a catalogue's N titles under the rule `trie`. beam: None, or how many nodes are visited
+    per level."""
 
     def __init__(self, decoder: Decoder, params: Any, catalogue: Catalogue, temperature: float, beam: int | None):
         self._decoder, self._params, self._temperature, self._beam = decoder, params, temperature, beam
@@ -28,17 +28,18 @@ class TitleRanker:
         self._device_trie = to_device(trie) if beam is None else None
         self._index = None if beam is None else build_index(trie)
 
-    def log_probs(self, tokens: np.ndarray, best: int, asked: list[int]) -> np.ndarray:
-        """float64[N]. By a beam: the `best` best titles it reaches and those `asked` for (columns) exactly, -inf for
-        all others. A model whose scores are not finite is a `UserError`: next to NaN every title has the first
-        place."""
+    def log_probs(self, tokens: np.ndarray, best: int, wanted: list[int]) -> np.ndarray:
+        """float64[N]. By a beam: the `best` best titles it reaches and the titles `wanted` (their numbers) exactly, -inf
+        for all others. Scores that are not finite are a `UserError`: next to NaN every title ranks first."""
         padded = pad([tokens])
         if self._index is None:
-            found = _rank(self._decoder, self._params, self._device_trie, *padded, np.float32(self._temperature))
-            check_finite(np.asarray(found), "generate")
-            return np.asarray(found, np.float64)[0]
+            log_probs_1N = np.asarray(
+                _rank(self._decoder, self._params, self._device_trie, *padded, np.float32(self._temperature))
+            )
+            check_finite(log_probs_1N, "generate")
+            return log_probs_1N[0].astype(np.float64)
         cache = _encode(self._decoder, self._params, *padded)
-        columns = np.array([asked], np.int64).reshape(1, -1)
+        columns = np.array([wanted], np.int64).reshape(1, -1)
         reached = search(
             self._decoder,
             self._params,

@@ -24,7 +24,7 @@ USERS = 16  # search together
 
 
 class BeamRecall:
-    """Gathers, batch by batch of exact scores, how many of each user's best titles a beam of `width` nodes a level
+    """Gathers, batch by batch of exact scores, how many of each user's best titles a beam of `width` nodes per level
     reaches."""
 
     def __init__(self, decoder: Decoder, params: Any, trie: TitleTrie, width: int):
@@ -52,21 +52,21 @@ class BeamRecall:
         best = np.ones(USERS, np.int64)  # users that only fill the batch ask for one
         best[: len(users)] = self._places[-1] + hidden
         nothing = np.zeros((USERS, 0), np.int64)
-        found = search(
+        beam = search(
             self._decoder, self._params, self._index, cache, nothing, best, beam=self._width, temperature=temperature
         )
         visible = scores_uN if excluded is None else np.where(excluded, -np.inf, scores_uN)
         order = np.argsort(-visible, axis=1, kind="stable")[:, : self._places[-1]]
         # What a beam reaches has its exact score, so what it reaches of the best are the best of what it reaches.
-        reached = np.take_along_axis(found.log_probs[: len(users)], order, axis=1) > UNKNOWN
-        there = np.arange(order.shape[1]) < (visible.shape[1] - hidden)[:, None]
+        reached = np.take_along_axis(beam.log_probs[: len(users)], order, axis=1) > UNKNOWN
+        visible_place = np.arange(order.shape[1]) < (visible.shape[1] - hidden)[:, None]
         for k in self._places:
-            self._reached[k] += int((reached & there)[:, :k].sum())
-            self._wanted[k] += int(there[:, :k].sum())
+            self._reached[k] += int((reached & visible_place)[:, :k].sum())
+            self._wanted[k] += int(visible_place[:, :k].sum())
         self._users += len(users)
-        self._nodes += found.nodes
+        self._nodes += beam.nodes
 
     def facts(self) -> dict[str, Any]:
-        """For results.json: width, recall@1, @10 and @100 (those that the catalogue has) and nodes visited a user."""
+        """For results.json: width, recall@1, @10 and @100 (those that the catalogue has) and nodes visited per user."""
         recall = {f"recall@{k}": self._reached[k] / max(self._wanted[k], 1) for k in self._places}
         return {"width": self._width, **recall, "nodes_visited_per_user": self._nodes / max(self._users, 1)}

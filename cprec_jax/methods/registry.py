@@ -31,7 +31,7 @@ from cprec_jax.methods.text_knn import TextKNN
 from cprec_jax.methods.title_embeddings import from_states, from_tf_idf
 from cprec_jax.methods.title_model import TitleModel
 from cprec_jax.paths import local_path
-from cprec_jax.train.open import LoadedModel, checkpoint_steps, load_model
+from cprec_jax.train.open import LoadedModel, load_model
 
 COUNTERS: dict[str, type[Counter]] = {
     "popularity": PlainPopularity,
@@ -95,7 +95,7 @@ class Registry:
         def load(step: int) -> LoadedModel:
             return load_model(dataclasses.replace(chosen, step=step), template, home, self.corpus, directory)
 
-        nll = of_checkpoints(load, checkpoint_steps(directory), "nll", self.spec, validation)
+        nll = of_checkpoints(directory, load, "nll", self.spec, validation)
         best = min(nll, key=nll.__getitem__)
         facts = {"validation_nll_by_step": {str(step): value for step, value in nll.items()}}
         return TitleModel(load(best), self.spec, validation, facts), best

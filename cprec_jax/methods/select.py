@@ -2,7 +2,7 @@
 test sees."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -49,25 +49,22 @@ def values_by_step(
         method = MethodSpec(kind="checkpoint", step=step)
         return load_model(method, config.text.template, workdir, corpus, directory)
 
-    return of_checkpoints(
-        load,
-        [step for step in checkpoint_steps(directory) if steps is None or step in steps],
-        measure,
-        spec,
-        validation,
-    )
+    return of_checkpoints(directory, load, measure, spec, validation, steps)
 
 
 def of_checkpoints(
+    directory: Path,
     load: Callable[[int], LoadedModel],
-    steps: Iterable[int],
     measure: Measure,
     spec: EvaluateSpec,
     validation: dict[str, EvalSet],
+    steps: Collection[int] | None = None,
 ) -> dict[int, float]:
-    """`values_by_step` of opened sets. load: the model of a step."""
+    """`values_by_step` of opened sets. load: gives the model of a step."""
     values: dict[int, float] = {}
-    for step in steps:
+    for step in checkpoint_steps(directory):
+        if steps is not None and step not in steps:
+            continue
         method = TitleModel(load(step), spec, validation)
         values[step] = method.validation_nll() if measure == "nll" else _ndcg(method, validation)
         say(f"evaluate: step {step}: {'NLL' if measure == 'nll' else 'NDCG@10'} {values[step]:.4f} on validation")

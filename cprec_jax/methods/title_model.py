@@ -29,7 +29,7 @@ from cprec_jax.inference.trie.exact import (
     to_device,
 )
 from cprec_jax.inference.trie.index import build_index
-from cprec_jax.inference.trie.search import UNKNOWN, Found, search
+from cprec_jax.inference.trie.search import UNKNOWN, BestTitles, search
 from cprec_jax.inference.trie.trie import TitleTrie, build_trie
 from cprec_jax.methods.beam_recall import BeamRecall
 from cprec_jax.methods.forgetting import general_text
@@ -156,17 +156,17 @@ class TitleModel:
 
     def _mrr_by_rule(self) -> dict[str, float]:
         """By rule, the mean over all sets with validation users; one rule is used for all sets."""
-        found = []
+        mrr = []
         for data in self._validation.values():
             if len(data):
                 validation = self._validation_of(data, self._trie(data))
-                found.append(validation.mrr_by_rule(self._fitted(validation.nll_by_temperature())))
-        if not found:
+                mrr.append(validation.mrr_by_rule(self._fitted(validation.nll_by_temperature())))
+        if not mrr:
             raise UserError(
                 "config.evaluate.rule: 'validation' needs validation users, and no set has any; choose trie, sum or "
                 "mean"
             )
-        return {rule: float(np.mean([each[rule] for each in found])) for rule in found[0]}
+        return {rule: float(np.mean([of_set[rule] for of_set in mrr])) for rule in mrr[0]}
 
     def validation_nll(self) -> float:
         """NLL of the validation targets under the rule `trie`, mean over sets, each at its own best temperature."""
@@ -206,7 +206,7 @@ class TitleModel:
         temperature = self._temperature(data, trie)
         self._facts |= {"temperature": temperature, "skeleton_nodes": trie.nodes, "ranks_exact_to": ranks_to}
         progress = Progress(f"score {data.name}", len(data), "users")
-        asked = np.concatenate([data.target[:, None], *data.candidates.values()], axis=1)
+        wanted = np.concatenate([data.target[:, None], *data.candidates.values()], axis=1)
         visited = 0
         for batch in prompts.batches(batch_users):
             count = len(batch.users)
@@ -214,11 +214,13 @@ class TitleModel:
             best = np.full(batch_users, ranks_to) + (0 if excluded is None else excluded.sum(axis=1))
             best[count:] = 1  # these users only fill the batch
             cache = _encode_for_trie(self._decoder, self._params, batch.tokens, batch.lengths)
-            found = search(self._decoder, self._params, index, cache, asked[batch.rows], best, temperature=temperature)
-            visited += found.nodes
+            reached = search(
+                self._decoder, self._params, index, cache, wanted[batch.rows], best, temperature=temperature
+            )
+            visited += reached.nodes
             self._facts["nodes_visited_per_user"] = visited / len(data)
-            scores = _filled(found, data.target[batch.rows])[:count]
-            yield Scored(users=batch.users, scores=scores, log_probs=found.log_probs[:count], partial=True)
+            scores = _filled(reached, data.target[batch.rows])[:count]
+            yield Scored(users=batch.users, scores=scores, log_probs=reached.log_probs[:count], partial=True)
             progress.advance(count)
 
     def _with_beam(self, data: EvalSet, prompts: Prompts, exact: Iterator[Scored], width: int) -> Iterator[Scored]:
@@ -286,14 +288,10 @@ class TitleModel:
         chunks = trie.chunks()
         for batch in prompts.batches(batch_users):
             cache = _encode_for_trie(self._decoder, self._params, *self._placed(batch))
-            at_root = _root_logits(self._decoder, self._params, trie.root_token, cache)
-            # a chunk a call: what is compiled depends on no catalogue
-            yield (
-                batch,
-                _join(
-                    trie.below_place, at_root, [_block_logits(self._decoder, self._params, cache, c) for c in chunks]
-                ),
-            )
+            root = _root_logits(self._decoder, self._params, trie.root_token, cache)
+            # one call per chunk: what is compiled depends on no catalogue
+            below = [_block_logits(self._decoder, self._params, cache, chunk) for chunk in chunks]
+            yield batch, _join(trie.below_position, root, below)
             progress.advance(len(batch.users))
 
     def _placed(self, batch: PromptBatch) -> tuple[Any, Any]:
@@ -319,14 +317,14 @@ class TitleModel:
             scores = np.zeros((len(batch.users), len(lengths)), np.float64)
             for columns, tokens_Ct in chunks:
                 shape = (batch_users, *tokens_Ct.shape)
-                found = _score_after(
+                scored = _score_after(
                     self._decoder,
                     self._params,
                     cache,
                     np.broadcast_to(tokens_Ct, shape),
                     np.broadcast_to(lengths[columns], shape[:2]),
                 )
-                scores[:, columns] = np.asarray(found)[: len(batch.users)]
+                scores[:, columns] = np.asarray(scored)[: len(batch.users)]
             scores = scores[:, alike]
             log_probs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
             yield Scored(
@@ -356,8 +354,8 @@ class TitleModel:
                     self._model.catalogue, data.items[np.take_along_axis(columns_nC[batch.rows], block, axis=1)]
                 )
                 length = np.take_along_axis(lengths_BC, block, axis=1)
-                found = np.asarray(_score_after(self._decoder, self._params, cache, tokens, length))
-                np.put_along_axis(scores, block, found / length if self.rule == "mean" else found, axis=1)
+                sums = np.asarray(_score_after(self._decoder, self._params, cache, tokens, length))
+                np.put_along_axis(scores, block, sums / length if self.rule == "mean" else sums, axis=1)
             if copies:
                 scores = tied(scores, alike[columns_nC[batch.rows]])
             parts = np.split(scores[: len(batch.users)], ends[:-1], axis=1)
@@ -369,12 +367,12 @@ class TitleModel:
             )
 
 
-def _filled(found: Found, target: np.ndarray) -> np.ndarray:
-    """Scores of a search, float64[U, N], with every unknown title of a user at one place: below everything, or above
+def _filled(best: BestTitles, target: np.ndarray) -> np.ndarray:
+    """Scores of a search, float64[U, N], with one score for all unknown titles of a user: below everything, or above
     the target."""
-    own = found.log_probs[np.arange(len(target)), target]
-    place = np.where(own >= found.bound, UNKNOWN, (own + found.bound) / 2)
-    return np.where(found.log_probs == UNKNOWN, place[:, None], found.log_probs)
+    of_target = best.log_probs[np.arange(len(target)), target]
+    unknown = np.where(of_target >= best.bound, UNKNOWN, (of_target + best.bound) / 2)
+    return np.where(best.log_probs == UNKNOWN, unknown[:, None], best.log_probs)
 
 
 def _normalised(scores: np.ndarray) -> np.ndarray:
@@ -394,13 +392,13 @@ def _chunks(sorted_lengths: np.ndarray, budget: int) -> Iterator[tuple[int, int]
 
 
 def _batch_users(spec: EvaluateSpec, nodes: int, mesh: Mesh) -> int:
-    """How many users go together: their prompts and nodes stay within `batch_tokens` a device."""
-    each = max(1, min(spec.batch_users, _batch_tokens(spec.batch_tokens) // (nodes + spec.prompt_tokens)))
-    return each * mesh.size
+    """How many users go together: their prompts and nodes stay within `batch_tokens` per device."""
+    per_device = max(1, min(spec.batch_users, _batch_tokens(spec.batch_tokens) // (nodes + spec.prompt_tokens)))
+    return per_device * mesh.size
 
 
 @functools.cache
 def _batch_tokens(given: int | None) -> int:
-    # On a CPU what fits its caches is fastest: with 1,036 nodes and 256-token prompts, 84 ms a user at 2 users a batch,
-    # 147 at 32.
+    # On a CPU what fits its caches is fastest: with 1,036 nodes and 256-token prompts, 84 ms per user at 2 users per
+    # batch, 147 at 32.
     return given or (6144 if jax.default_backend() == "cpu" else 131072)

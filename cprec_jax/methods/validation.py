@@ -1,9 +1,9 @@
-"""What validation chooses for a language model: temperature, scoring rule, checkpoint. Cheap: a few titles a user,
+"""What validation chooses for a language model: temperature, scoring rule, checkpoint. Cheap: a few titles per user,
 never the catalogue.
 
 One pass over some titles of each validation user gives everything: the logits along their ways through the trie
-(`title_paths`), so the exact `trie` probability at every temperature, and the likelihood of their tokens, so the rules
-`sum` and `mean`.
+(`inference/trie/paths`), so the exact `trie` probability at every temperature, and the likelihood of their tokens, so
+the rules `sum` and `mean`.
 """
 
 from collections.abc import Iterator
@@ -62,8 +62,8 @@ class Validation:
         total = dict.fromkeys(RULES, 0.0)
         for users, plan, logits, sums in self._scored(columns, with_sums=True):
             scores = {"trie": plan.log_probs(logits, temperature), "sum": sums, "mean": sums / lengths[columns[users]]}
-            for rule, found in scores.items():
-                ranks = rank(tied(found, alike[columns[users]]), np.zeros(len(users), np.int64))
+            for rule, scores_bC in scores.items():
+                ranks = rank(tied(scores_bC, alike[columns[users]]), np.zeros(len(users), np.int64))
                 total[rule] += float(per_user(ranks.n_better, ranks.n_tied)["mrr"].sum())
         return {rule: value / len(self._data) for rule, value in total.items()}
 
@@ -80,14 +80,14 @@ class Validation:
         batch of users."""
         catalogue, spec = self._model.catalogue, self._spec
         prompts = make_prompts(self._data.targets, self._data.name, catalogue, self._model.template, spec.prompt_tokens)
-        each = spec.prompt_tokens + int(catalogue.lengths[self._data.items][columns_nC].sum(axis=1).max())
-        batch_users = max(1, min(spec.batch_users, TOKENS // each))
+        tokens_per_user = spec.prompt_tokens + int(catalogue.lengths[self._data.items][columns_nC].sum(axis=1).max())
+        batch_users = max(1, min(spec.batch_users, TOKENS // tokens_per_user))
         for batch in prompts.batches(batch_users):
             columns_BC = columns_nC[batch.rows]
             tokens = padded_titles(catalogue, self._data.items[columns_BC])
             plan = plan_paths(self._trie, columns_BC, tokens.shape[2] - 1)
             cache = _encode(self._decoder, self._params, batch.tokens, batch.lengths)
-            logits = np.asarray(_paths(self._decoder, self._params, cache, tokens, plan.at, plan.token))
+            logits = np.asarray(_paths(self._decoder, self._params, cache, tokens, plan.state, plan.token))
             sums = np.zeros(columns_nC[batch.users].shape)
             if with_sums:
                 lengths = catalogue.lengths[self._data.items][columns_BC].astype(np.int32)

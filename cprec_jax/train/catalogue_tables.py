@@ -125,14 +125,12 @@ def _steps(tries: list[TitleTrie], sets: list[np.ndarray]) -> tuple[np.ndarray, 
     first."""
     items, depths, edges, offset = [], [], [], 0
     for trie, own in zip(tries, sets, strict=True):
-        depth = np.concatenate([[0], trie.node_depth])
-        title, at = np.arange(len(own)), trie.title_edge.astype(np.int64)
-        while len(at):
-            items.append(own[title])
-            depths.append(depth[trie.edge_parent[at]])
-            edges.append(at + offset)
-            at = trie.edge_up[at].astype(np.int64)
-            title, at = title[at >= 0], at[at >= 0]
+        ways = trie.ways(np.arange(len(own)))
+        title, level = np.nonzero(ways >= 0)
+        edge = ways[title, level]
+        items.append(own[title])
+        depths.append(trie.node_depth[trie.edge_parent[edge]])
+        edges.append(edge + offset)
         offset += trie.edges
     item, before, edge = np.concatenate(items), np.concatenate(depths), np.concatenate(edges)
     order = np.lexsort((before, item))

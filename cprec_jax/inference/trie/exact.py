@@ -1,6 +1,6 @@
 """Exact log-probabilities of a whole catalogue: the skeleton of its title trie in blocks with tree attention.
 
-B users, P prompt length, c blocks of M rows together (n = c * M), Q rows of a block whose children are asked for, X
+B users, P prompt length, c blocks of M rows together (n = c * M), Q rows of a block whose children are scored, X
 edges of a block, E edges, N titles; H, K, G, h as in `prompt_cache`.
 """
 
@@ -37,7 +37,7 @@ class NodeBlocks:
     token: jax.Array
     depth: jax.Array
     visible: jax.Array
-    asked: jax.Array
+    query_row: jax.Array
     edge_query: jax.Array
     edge_token: jax.Array
 
@@ -47,17 +47,17 @@ class DeviceTrie:
     """`TitleTrie` as device arrays, laid out for gathers (a scatter runs on one core of a CPU, one element after the
     other).
 
-    blocks: the skeleton (None: only the root branches). below_place: `SkeletonBlocks.edge_place`. root_token int32: the
-    tokens of the edges that leave the root. siblings: one int32[branching nodes, children] a bucket of like numbers of
-    children, -1 = none. edge_place int32[E]: where an edge lands when those are flattened and joined. title_path
-    int32[N, levels]: the edges on a title's way, E = none.
+    blocks: the skeleton (None: only the root branches). below_position: `SkeletonBlocks.edge_position`. root_token
+    int32: the tokens of the edges that leave the root. siblings: one int32[branching nodes, children] per bucket of
+    like numbers of children, -1 = none. edge_position int32[E]: where an edge lies when those are flattened and joined.
+    title_path int32[N, levels]: the edges on a title's way, E = none. title_copies: as in `TitleTrie`.
     """
 
     blocks: NodeBlocks | None
-    below_place: jax.Array | None
+    below_position: jax.Array | None
     root_token: jax.Array
     siblings: tuple[jax.Array, ...]
-    edge_place: jax.Array
+    edge_position: jax.Array
     title_path: jax.Array
     title_copies: jax.Array
 
@@ -72,42 +72,42 @@ class DeviceTrie:
 def to_device(trie: TitleTrie, node_chunk: int = NODE_CHUNK) -> DeviceTrie:
     """`node_chunk`: how many skeleton nodes of a user go through the decoder at a time (memory grows with users x
     node_chunk)."""
-    siblings, edge_place = _siblings(trie)
-    blocks = place = None
+    siblings, edge_position = _siblings(trie)
+    blocks = below_position = None
     if trie.nodes:
         cut = vars(cut_skeleton(trie, min(ROWS, node_chunk)))
-        place = jnp.asarray(cut.pop("edge_place"))
+        below_position = jnp.asarray(cut.pop("edge_position"))
         n, rows = cut["token"].shape
         # a power of two for small catalogues, so that few shapes are compiled
         size = min(max(1, node_chunk // rows), 1 << int(n - 1).bit_length())
         blocks = NodeBlocks(**{name: jnp.asarray(_chunked(x, size)) for name, x in cut.items()})
     return DeviceTrie(
         blocks=blocks,
-        below_place=place,
+        below_position=below_position,
         root_token=jnp.asarray(trie.edge_token[trie.edge_parent == 0]),
         siblings=tuple(map(jnp.asarray, siblings)),
-        edge_place=jnp.asarray(edge_place),
+        edge_position=jnp.asarray(edge_position),
         title_path=jnp.asarray(_title_paths(trie)),
         title_copies=jnp.asarray(trie.title_copies),
     )
 
 
 def _siblings(trie: TitleTrie) -> tuple[list[np.ndarray], np.ndarray]:
-    """Children of each branching node, in buckets by their number (powers of two, so at most half is padding), and each
-    edge's place."""
+    """The children of each branching node, in buckets by their number (powers of two, so at most half is padding), and
+    where each edge lies in them."""
     parents, first, count = np.unique(trie.edge_parent, return_index=True, return_counts=True)
     bucket = np.ceil(np.log2(np.maximum(count, 2))).astype(np.int64)
-    blocks, place, start = [], np.zeros(trie.edges, np.int32), 0
+    blocks, edge_position, start = [], np.zeros(trie.edges, np.int32), 0
     for size in np.unique(bucket):
-        at = np.flatnonzero(bucket == size)
-        column = np.arange(int(count[at].max()))
-        block = np.where(column[None, :] < count[at, None], first[at, None] + column[None, :], -1).astype(np.int32)
-        row, col = np.nonzero(block >= 0)
-        place[block[row, col]] = start + row * block.shape[1] + col
+        nodes = np.flatnonzero(bucket == size)
+        child = np.arange(int(count[nodes].max()))[None, :]
+        block = np.where(child < count[nodes, None], first[nodes, None] + child, -1).astype(np.int32)
+        row, column = np.nonzero(block >= 0)
+        edge_position[block[row, column]] = start + row * block.shape[1] + column
         start += block.size
         blocks.append(block)
     assert len(parents) == sum(len(block) for block in blocks)
-    return blocks, place
+    return blocks, edge_position
 
 
 def _chunked(blocks: np.ndarray, size: int) -> np.ndarray:
@@ -118,13 +118,8 @@ def _chunked(blocks: np.ndarray, size: int) -> np.ndarray:
 
 
 def _title_paths(trie: TitleTrie) -> np.ndarray:
-    levels = int(trie.edge_level.max(initial=-1)) + 1
-    path = np.full((len(trie.title_edge), levels), trie.edges, np.int32)
-    at = trie.title_edge.astype(np.int64)
-    for level in range(levels):
-        path[at >= 0, level] = at[at >= 0]
-        at = np.where(at >= 0, trie.edge_up[np.maximum(at, 0)], -1)
-    return path
+    ways = trie.ways(np.arange(len(trie.title_edge)))
+    return np.where(ways >= 0, ways, trie.edges).astype(np.int32)
 
 
 def _tree_attend(
@@ -161,10 +156,10 @@ def block_edge_logits(decoder: Decoder, params: Any, cache: PromptCache, blocks:
     """float32 [B, c, X]: the logit of the token of each edge that leaves nodes of the blocks [c, ...]; never the whole
     head."""
     w_VD = head_weight(params, decoder.config).astype(cache.last_BD.dtype)
-    c, Q = blocks.asked.shape
+    c, Q = blocks.query_row.shape
     offset = jnp.arange(c)[:, None] * blocks.token.shape[1]
-    asked_depth = jnp.take_along_axis(blocks.depth, blocks.asked, axis=1)
-    asked_visible = jnp.take_along_axis(blocks.visible, blocks.asked[:, :, None], axis=1)
+    query_depth = jnp.take_along_axis(blocks.depth, blocks.query_row, axis=1)
+    query_visible = jnp.take_along_axis(blocks.visible, blocks.query_row[:, :, None], axis=1)
     x_BqD = through_layers(
         decoder.clone(attend=_tree_attend),
         params,
@@ -172,8 +167,8 @@ def block_edge_logits(decoder: Decoder, params: Any, cache: PromptCache, blocks:
         blocks.depth.reshape(1, -1) - 1,
         (cache.length_B, blocks.depth, blocks.depth, blocks.visible),
         (cache.keys, cache.values),
-        (offset + blocks.asked).reshape(-1),
-        (cache.length_B, asked_depth, blocks.depth, asked_visible),
+        (offset + blocks.query_row).reshape(-1),
+        (cache.length_B, query_depth, blocks.depth, query_visible),
     )
     # All products of a block's queries and children, of which one a child is wanted, are cheaper than a gather of the
     # queries.
@@ -189,12 +184,12 @@ def root_edge_logits(decoder: Decoder, params: Any, root_token_E: jax.Array, cac
     return jnp.einsum("BD,ED->BE", cache.last_BD, w_VD[root_token_E], preferred_element_type=jnp.float32)
 
 
-def join_edges(below_place: jax.Array | None, at_root_BE: jax.Array, found: Sequence[jax.Array]) -> jax.Array:
+def join_edges(below_position: jax.Array | None, root_BE: jax.Array, chunks: Sequence[jax.Array]) -> jax.Array:
     """float32 [B, E] in the order of the trie, from the logits at the root and those of the chunks, [B, c, X] each."""
-    if below_place is None:
-        return at_root_BE
-    flat_BE = jnp.concatenate([x.reshape(len(at_root_BE), -1) for x in found], axis=1)
-    return jnp.concatenate([at_root_BE, jnp.take(flat_BE, below_place, axis=1)], axis=1)
+    if below_position is None:
+        return root_BE
+    flat_BE = jnp.concatenate([x.reshape(len(root_BE), -1) for x in chunks], axis=1)
+    return jnp.concatenate([root_BE, jnp.take(flat_BE, below_position, axis=1)], axis=1)
 
 
 def title_log_probs(trie: DeviceTrie, logits_BE: jax.Array, temperature: jax.Array) -> jax.Array:
@@ -210,7 +205,7 @@ def title_log_probs(trie: DeviceTrie, logits_BE: jax.Array, temperature: jax.Arr
     none_B1 = jnp.zeros((B, 1), jnp.float32)
     if not flat:
         return none_B1 - copies_N
-    edge_BE = jnp.take(jnp.concatenate(flat, axis=1), trie.edge_place, axis=1)
+    edge_BE = jnp.take(jnp.concatenate(flat, axis=1), trie.edge_position, axis=1)
     padded = jnp.concatenate([edge_BE, none_B1], axis=1)
     return (
         sum(jnp.take(padded, trie.title_path[:, level], axis=1) for level in range(trie.title_path.shape[1])) - copies_N
@@ -218,7 +213,7 @@ def title_log_probs(trie: DeviceTrie, logits_BE: jax.Array, temperature: jax.Arr
 
 
 def encode_for_trie(decoder: Decoder, params: Any, tokens_BP: jax.Array, length_B: jax.Array) -> PromptCache:
-    """Prompts int32[B, P], padded on the right, as the scoring of a trie wants them."""
+    """The cache of prompts int32[B, P], padded on the right, for the nodes of a trie: a title starts at position 0."""
     return encode_prompts(decoder, params, tokens_BP, length_B, from_end=True)
 
 
@@ -231,11 +226,11 @@ def trie_edge_logits(
     catalogues.
     """
     cache = encode_for_trie(decoder, params, tokens_BP, length_B)
-    found: list[jax.Array] = []
+    chunks: list[jax.Array] = []
     if trie.blocks is not None:
         chunks_GBcX = jax.lax.map(lambda blocks: block_edge_logits(decoder, params, cache, blocks), trie.blocks)
-        found = [jnp.moveaxis(chunks_GBcX, 1, 0)]
-    return join_edges(trie.below_place, root_edge_logits(decoder, params, trie.root_token, cache), found)
+        chunks = [jnp.moveaxis(chunks_GBcX, 1, 0)]
+    return join_edges(trie.below_position, root_edge_logits(decoder, params, trie.root_token, cache), chunks)
 
 
 def trie_log_probs(

@@ -37,7 +37,7 @@ from cprec_jax.model.decoder import Decoder, head_weight
 BLOCK, FEW = 16, 4  # rows of a block; of one where no user has more (deep levels, whose ancestors are many)
 BLOCKS = 32  # of a call, or half of it where that is enough
 ANCESTORS = (4, 16, 32, 64, 256, 1024, 4096)  # few widths: each is compiled once
-EDGES = 2048  # are judged at a time, or a power of two times as many
+EDGES = 2048  # are scored at a time, or a power of two times as many
 UNKNOWN = -1e9  # the score of titles that are not among the best, in the dense result
 
 
@@ -49,11 +49,22 @@ class Pool:
     values: jax.Array
 
 
+@flax.struct.dataclass
+class _Nodes:
+    """Nodes of one depth that are visited in one call: token int32[b, R], the user of each block int32[b], depth int32,
+    and where the ancestors lie in the pool, path int32[b, R, A], -1 = none."""
+
+    token: Any
+    user: Any
+    depth: Any
+    path: Any
+
+
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """log_probs float64[U, N], `UNKNOWN` where a title is neither among a user's best nor one of those asked for. bound
-    float64[U]: nothing unknown is above it (with a beam: nothing that was kept). nodes: how many were visited, all
-    users together."""
+class BestTitles:
+    """log_probs float64[U, N], `UNKNOWN` where a title is neither among a user's best nor wanted. bound float64[U]:
+    nothing unknown is above it (with a beam: nothing that was kept). nodes: how many were visited, all users
+    together."""
 
     log_probs: np.ndarray
     bound: np.ndarray
@@ -70,8 +81,8 @@ class _Frontier:
     log_prob: np.ndarray
     path: np.ndarray
 
-    def take(self, at: np.ndarray) -> "_Frontier":
-        return _Frontier(user=self.user[at], node=self.node[at], log_prob=self.log_prob[at], path=self.path[at])
+    def take(self, rows: np.ndarray) -> "_Frontier":
+        return _Frontier(user=self.user[rows], node=self.node[rows], log_prob=self.log_prob[rows], path=self.path[rows])
 
 
 @dataclass(kw_only=True)
@@ -88,37 +99,37 @@ def search(
     params: Any,
     index: TrieIndex,
     cache: PromptCache,
-    asked_UC: np.ndarray,
+    wanted_UC: np.ndarray,
     best_U: np.ndarray,
     beam: int | None = None,
     temperature: float = 1.0,
-) -> Found:
-    """The `best_U` best titles of each user and the titles `asked_UC`, whatever they score.
+) -> BestTitles:
+    """The `best_U` best titles of each user and the titles `wanted_UC`, whatever their probability.
 
     Args:
-      cache: of `encode_prompts(..., from_end=True)`. asked_UC: titles (their numbers in the trie), int64[U, C].
-      beam: visit only so many nodes a user and level (beside those on the way to what is asked): deterministic, not
+      cache: of `encode_prompts(..., from_end=True)`. wanted_UC: titles (their numbers in the trie), int64[U, C].
+      beam: visit only so many nodes per user and level (beside those on the way to wanted titles): deterministic, not
         exact.
     """
     users = len(best_U)
     trie = index.trie
     if not trie.edges:  # all titles are one
-        return Found(
+        return BestTitles(
             log_probs=np.tile(-np.log(trie.title_copies.astype(np.float64)), (users, 1)),
             bound=np.full(users, -np.inf),
             nodes=0,
         )
-    keep_node, keep_edge = _ways(index, asked_UC)
+    keep_node, keep_edge = _ways(index, wanted_UC)
     leaves = _Leaves()
     pool = _Rows(decoder, params, cache, int(best_U.sum()) * 16)
-    at_root = _root(decoder, params, trie.edge_token[: index.edge_first[1]], cache)[:users]
+    root_logits = _root(decoder, params, trie.edge_token[: index.edge_first[1]], cache)[:users]
     start = _Frontier(
         user=np.arange(users),
         node=np.zeros(users, np.int64),
         log_prob=np.zeros(users),
         path=np.zeros((users, 0), np.int64),
     )
-    frontier = _expand(index, start, at_root.reshape(-1), temperature, leaves)
+    frontier = _expand(index, start, root_logits.reshape(-1), temperature, leaves)
     bound = np.full(users, -np.inf)
     visited = 0
     while True:
@@ -131,68 +142,65 @@ def search(
         visited += len(frontier.node)
         frontier, logits = pool.visit(index, frontier)
         frontier = _expand(index, frontier, logits, temperature, leaves)
-    return Found(log_probs=_dense(index, leaves, users), bound=bound, nodes=visited)
+    return BestTitles(log_probs=_dense(index, leaves, users), bound=bound, nodes=visited)
 
 
-def _ways(index: TrieIndex, asked_UC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """bool[U, n], bool[U, E]: the nodes and edges on the ways of the titles asked for."""
-    trie, users = index.trie, len(asked_UC)
+def _ways(index: TrieIndex, wanted_UC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """bool[U, n], bool[U, E]: the nodes on the ways of the wanted titles, and their last edges."""
+    trie, users = index.trie, len(wanted_UC)
     nodes, edges = np.zeros((users, trie.nodes + 1), bool), np.zeros((users, trie.edges), bool)
-    user = np.repeat(np.arange(users), asked_UC.shape[1])
-    at = trie.title_edge[asked_UC.reshape(-1)].astype(np.int64)
-    node = np.where(at >= 0, trie.edge_parent[np.maximum(at, 0)], 0).astype(np.int64)
-    way_user, way_node = user, node
+    user = np.repeat(np.arange(users), wanted_UC.shape[1])
+    edge = trie.title_edge[wanted_UC.reshape(-1)]
+    edges[user, edge] = True
+    node = trie.edge_parent[edge]
     while len(node):
-        nodes[way_user, way_node] = True
-        node = (
-            np.where(way_node > 0, trie.node_parent[np.maximum(way_node - 1, 0)].astype(np.int64) + 1, -1)
-            if trie.nodes
-            else -way_node - 1
-        )
-        way_user, way_node = way_user[node >= 0], node[node >= 0]
-        node = way_node
-    edges[user[at >= 0], at[at >= 0]] = True
+        nodes[user, node] = True
+        user, node = user[node > 0], trie.node_parent[node[node > 0]]
     return nodes, edges
 
 
-def _expand(index: TrieIndex, at: _Frontier, logits: np.ndarray, temperature: float, leaves: _Leaves) -> _Frontier:
-    """The next level: children of visited nodes. `logits`: of the edges of all nodes of `at`, one after the other;
-    `UserError` where one is not finite, since NaN is below every bound and its titles would be left out in silence."""
+def _expand(
+    index: TrieIndex, frontier: _Frontier, logits: np.ndarray, temperature: float, leaves: _Leaves
+) -> _Frontier:
+    """The next level: children of visited nodes. logits: of the edges of all nodes of `frontier`, one after the other.
+    One that is not finite is a `UserError`: NaN is below every bound, so its titles would be left out in silence."""
     if not np.isfinite(logits).all():
         raise UserError(
             f"the model gives a title the logit {logits[~np.isfinite(logits)][0]}; its parameters must give finite "
             f"scores"
         )
-    owner, edge = spans(index.edge_first, at.node)
+    owner, edge = spans(index.edge_first, frontier.node)
     log_prob = np.zeros(0)
-    first = np.zeros(len(at.node), np.int64)
+    first = np.zeros(len(frontier.node), np.int64)
     if len(edge):
-        count = index.edge_first[at.node + 1] - index.edge_first[at.node]
+        count = index.edge_first[frontier.node + 1] - index.edge_first[frontier.node]
         first = np.cumsum(count) - count
         branching = np.flatnonzero(count)
         scaled = logits.astype(np.float64) / temperature
         total = np.logaddexp.reduceat(scaled, first[branching])
-        log_prob = scaled - np.repeat(total, count[branching]) + at.log_prob[owner]
+        log_prob = scaled - np.repeat(total, count[branching]) + frontier.log_prob[owner]
         leaf = index.leaf[edge]
-        leaves.user.append(at.user[owner[leaf]])
+        leaves.user.append(frontier.user[owner[leaf]])
         leaves.edge.append(edge[leaf])
         leaves.log_prob.append(
             log_prob[leaf] - np.log(index.trie.title_copies[index.title[index.title_first[edge[leaf]]]])
         )
-    owner, kid = spans(index.kid_first, at.node)
+    owner, kid = spans(index.kid_first, frontier.node)
     into = index.kid_edge[kid]
-    own = at.log_prob[owner]
+    kid_log_prob = frontier.log_prob[owner]
     if len(log_prob):
-        place = np.minimum(np.maximum(first[owner] + into - index.edge_first[at.node[owner]], 0), len(log_prob) - 1)
-        own = np.where(into >= 0, log_prob[place], own)
-    return _Frontier(user=at.user[owner], node=index.kid[kid], log_prob=own, path=at.path[owner])
+        position = np.minimum(
+            np.maximum(first[owner] + into - index.edge_first[frontier.node[owner]], 0), len(log_prob) - 1
+        )
+        kid_log_prob = np.where(into >= 0, log_prob[position], kid_log_prob)
+    return _Frontier(user=frontier.user[owner], node=index.kid[kid], log_prob=kid_log_prob, path=frontier.path[owner])
 
 
 def _bound(
     index: TrieIndex, frontier: _Frontier, leaves: _Leaves, best_U: np.ndarray, bound: np.ndarray, exact: bool
 ) -> np.ndarray:
-    """What the K-th best title of each user has at least: from titles found, and (exact) one title below each node not
-    visited yet."""
+    """A lower bound of the K-th best title of each user: from the titles that were reached, and (exact) one title below
+    each node not visited yet."""
     user = np.concatenate([*leaves.user, frontier.user if exact else frontier.user[:0]])
     value = np.concatenate(
         [
@@ -203,11 +211,11 @@ def _bound(
     order = np.lexsort((-value, user))
     user, value = user[order], value[order]
     first = np.searchsorted(user, np.arange(len(best_U)))
-    place = first + best_U - 1
-    enough = place < np.searchsorted(user, np.arange(len(best_U)), side="right")
-    found = np.full(len(best_U), -np.inf)
-    found[enough] = value[place[enough]]
-    return np.maximum(bound, found)
+    last = first + best_U - 1
+    enough = last < np.searchsorted(user, np.arange(len(best_U)), side="right")
+    kth_best = np.full(len(best_U), -np.inf)
+    kth_best[enough] = value[last[enough]]
+    return np.maximum(bound, kth_best)
 
 
 def _chosen(frontier: _Frontier, bound: np.ndarray, beam: int | None) -> np.ndarray:
@@ -217,13 +225,13 @@ def _chosen(frontier: _Frontier, bound: np.ndarray, beam: int | None) -> np.ndar
     if beam is not None:
         order = np.lexsort((frontier.node, -frontier.log_prob, frontier.user))
         user = frontier.user[order]
-        place = np.arange(len(order)) - np.searchsorted(user, user)
-        chosen[order[place >= beam]] = False
+        rank = np.arange(len(order)) - np.searchsorted(user, user)
+        chosen[order[rank >= beam]] = False
     return chosen
 
 
 def _drop(leaves: _Leaves, bound: np.ndarray, keep_edge: np.ndarray) -> None:
-    """Forget titles that are not among the best and were not asked for."""
+    """Forget titles that are neither among the best nor wanted."""
     if not leaves.user:
         return
     user, edge, log_prob = np.concatenate(leaves.user), np.concatenate(leaves.edge), np.concatenate(leaves.log_prob)
@@ -234,8 +242,8 @@ def _drop(leaves: _Leaves, bound: np.ndarray, keep_edge: np.ndarray) -> None:
 def _dense(index: TrieIndex, leaves: _Leaves, users: int) -> np.ndarray:
     N = len(index.trie.title_edge)
     scores = np.full((users, N), UNKNOWN)
-    owner, place = spans(index.title_first, np.concatenate(leaves.edge))
-    scores[np.concatenate(leaves.user)[owner], index.title[place]] = np.concatenate(leaves.log_prob)[owner]
+    owner, position = spans(index.title_first, np.concatenate(leaves.edge))
+    scores[np.concatenate(leaves.user)[owner], index.title[position]] = np.concatenate(leaves.log_prob)[owner]
     return scores
 
 
@@ -252,7 +260,7 @@ class _Rows:
         self._used = 0
 
     def visit(self, index: TrieIndex, frontier: _Frontier) -> tuple[_Frontier, np.ndarray]:
-        """The frontier with its nodes' own places on their paths, and the logits of the edges that leave them."""
+        """The frontier with its nodes at the end of their paths, and the logits of the edges that leave them."""
         depth = frontier.path.shape[1] + 1
         _, owner, count = np.unique(frontier.user, return_inverse=True, return_counts=True)
         inside = np.arange(len(owner)) - np.searchsorted(owner, owner)
@@ -266,26 +274,33 @@ class _Rows:
         token = np.zeros(total * rows, np.int32)
         path = np.full((total * rows, width), -1, np.int32)
         user = np.zeros(total, np.int32)
-        token[row], path[row, : depth - 1], user[block] = index.token[frontier.node], frontier.path, frontier.user
-        place = self._used + row
+        token[row], path[row, : depth - 1], user[block] = (
+            index.trie.node_token[frontier.node],
+            frontier.path,
+            frontier.user,
+        )
+        in_pool = self._used + row
         states = []
-        for at in range(0, total, size):
+        for first in range(0, total, size):
             self._make_room(size * rows)
-            here = slice(at * rows, (at + size) * rows)
+            call = slice(first * rows, (first + size) * rows)
             shape = (size, rows)
-            x, self._pool = _visit(
-                self._decoder, self._params, self._cache, self._pool, token[here].reshape(shape), user[at : at + size],
-                np.int32(depth), path[here].reshape(*shape, width), np.int32(self._used),
-            )  # fmt: skip
+            nodes = _Nodes(
+                token=token[call].reshape(shape),
+                user=user[first : first + size],
+                depth=np.int32(depth),
+                path=path[call].reshape(*shape, width),
+            )
+            x, self._pool = _visit(self._decoder, self._params, self._cache, self._pool, nodes, np.int32(self._used))
             states.append(x)
             self._used += rows * size
-        found = _Frontier(
+        visited = _Frontier(
             user=frontier.user,
             node=frontier.node,
             log_prob=frontier.log_prob,
-            path=np.concatenate([frontier.path, place[:, None]], axis=1),
+            path=np.concatenate([frontier.path, in_pool[:, None]], axis=1),
         )
-        return found, self._edges(index, frontier.node, row, states, size * rows)
+        return visited, self._edges(index, frontier.node, row, states, size * rows)
 
     def _make_room(self, rows: int) -> None:
         size = self._pool.keys.shape[1]
@@ -299,14 +314,16 @@ class _Rows:
         logits = np.zeros(len(edge), np.float32)
         call = row[owner] // rows
         for number, x_RD in enumerate(states):
-            here = np.flatnonzero(call == number)
+            of_call = np.flatnonzero(call == number)
             size = EDGES
-            while size < len(here):
+            while size < len(of_call):
                 size *= 2
-            at, token = np.zeros((2, size), np.int32)
-            at[: len(here)], token[: len(here)] = row[owner[here]] % rows, index.trie.edge_token[edge[here]]
-            if len(here):
-                logits[here] = np.asarray(_judge(self._decoder, self._params, x_RD, at, token))[: len(here)]
+            row_E, token_E = np.zeros((2, size), np.int32)
+            row_E[: len(of_call)] = row[owner[of_call]] % rows
+            token_E[: len(of_call)] = index.trie.edge_token[edge[of_call]]
+            if len(of_call):
+                scored = np.asarray(_score(self._decoder, self._params, x_RD, row_E, token_E))
+                logits[of_call] = scored[: len(of_call)]
         return logits
 
 
@@ -329,50 +346,42 @@ def _pool_attend(
         visible_bRA &= depth - 1 - jnp.arange(A) < window
     # each row is alone with its ancestors and itself
     rows = lambda x: x.reshape(b * R, -1, *x.shape[-2:])  # noqa: E731
-    k, v = (
-        jnp.concatenate([rows(up), rows(own)], axis=1) for up, own in ((keys_bRAKh, k_bRKh), (values_bRAKh, v_bRKh))
-    )
+    k = jnp.concatenate([rows(keys_bRAKh), rows(k_bRKh)], axis=1)
+    v = jnp.concatenate([rows(values_bRAKh), rows(v_bRKh)], axis=1)
     visible = jnp.concatenate([visible_bRA, jnp.ones((b, R, 1), bool)], axis=2).reshape(b * R, 1, A + 1)
     on_path = join_rows(attend_keys(by_head(q_bRHh.reshape(b * R, 1, H, h), K), k, v, visible, softcap), b)
     return by_position(merge(on_prompt, on_path)).astype(v_bRKh.dtype)
 
 
 def _visit_rows(
-    decoder: Decoder,
-    params: Any,
-    cache: PromptCache,
-    pool: Pool,
-    token_bR: Any,
-    user_b: Any,
-    depth: Any,
-    path_bRA: Any,
-    place: Any,
+    decoder: Decoder, params: Any, cache: PromptCache, pool: Pool, nodes: _Nodes, offset: Any
 ) -> tuple[jax.Array, Pool]:
-    """Final hidden states [b * R, D] of rows at one depth, and the pool with their keys and values from `place` on."""
-    up = jnp.maximum(path_bRA, 0)
-    past = (cache.keys[:, user_b], cache.values[:, user_b], pool.keys[:, up], pool.values[:, up])
-    position_bR = jnp.broadcast_to(depth - 1, token_bR.shape)
-    context = (cache.length_B[user_b], depth, path_bRA >= 0)
-    found: Any = decoder.apply({"params": params}, token_bR, position_bR, context, past, return_kv=True)
-    x_bRD, (k, v) = found
+    """Final hidden states [b * R, D] of nodes, and the pool with their keys and values from `offset` on."""
+    ancestors = jnp.maximum(nodes.path, 0)
+    keys_and_values = (cache.keys[:, nodes.user], cache.values[:, nodes.user])
+    past = (*keys_and_values, pool.keys[:, ancestors], pool.values[:, ancestors])
+    position_bR = jnp.broadcast_to(nodes.depth - 1, nodes.token.shape)
+    context = (cache.length_B[nodes.user], nodes.depth, nodes.path >= 0)
+    outputs: Any = decoder.apply({"params": params}, nodes.token, position_bR, context, past, return_kv=True)
+    x_bRD, (k, v) = outputs
 
-    def put(whole: jax.Array, new: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(whole, new.reshape(len(new), -1, *new.shape[3:]), place, axis=1)
+    def put(pooled: jax.Array, new: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_update_slice_in_dim(pooled, new.reshape(len(new), -1, *new.shape[3:]), offset, axis=1)
 
     return x_bRD.reshape(-1, x_bRD.shape[-1]), Pool(keys=put(pool.keys, k), values=put(pool.values, v))
 
 
-def _judge_edges(decoder: Decoder, params: Any, x_RD: jax.Array, at_E: Any, token_E: Any) -> jax.Array:
+def _score_edges(decoder: Decoder, params: Any, x_RD: jax.Array, row_E: Any, token_E: Any) -> jax.Array:
     w_VD = head_weight(params, decoder.config).astype(x_RD.dtype)
-    return jnp.sum(x_RD[at_E].astype(jnp.float32) * w_VD[token_E].astype(jnp.float32), axis=-1)
+    return jnp.sum(x_RD[row_E].astype(jnp.float32) * w_VD[token_E].astype(jnp.float32), axis=-1)
 
 
 _visit = jax.jit(_visit_rows, static_argnums=0, donate_argnums=3)
-_judge = jax.jit(_judge_edges, static_argnums=0)
-_judge_root = jax.jit(root_edge_logits, static_argnums=0)
+_score = jax.jit(_score_edges, static_argnums=0)
+_score_root = jax.jit(root_edge_logits, static_argnums=0)
 
 
 def _root(decoder: Decoder, params: Any, token_E: np.ndarray, cache: PromptCache) -> np.ndarray:
     if not len(token_E):
         return np.zeros((len(cache.last_BD), 0), np.float32)
-    return np.asarray(_judge_root(decoder, params, token_E, cache))
+    return np.asarray(_score_root(decoder, params, token_E, cache))

@@ -16,16 +16,16 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class TitleTrie:
-    """Static arrays of one catalogue; n skeleton nodes below the root, E edges below branching nodes, N titles.
+    """Static arrays of one catalogue; n skeleton nodes, the root among them, E edges below branching nodes, N titles.
 
-    Nodes are in preorder (a node's descendants follow it directly). Edges are ordered by the node they leave
-    (`edge_parent`, ascending, 0 = root, node j = j + 1), so siblings are neighbours.
+    Nodes are in preorder: 0 is the root, and a node's descendants follow it directly. Edges are ordered by the node
+    they leave, so siblings are neighbours.
 
-    node_token int32[n], node_depth int32[n] (1 = child of the root), node_parent int32[n] (-1 = root).
-    edge_parent int32[E], edge_token int32[E], edge_up int32[E] (the edge before it on the way to the root, -1 = none),
-    edge_level int32[E] (how many edges are above it).
-    title_edge int32[N] (the last edge on a title's way; -1 in a catalogue of one title), title_copies int32[N] (how
-    many titles tokenise just like it, itself included: they share a leaf and its probability).
+    node_token, node_depth int32[n]: 0 for the root. node_parent int32[n]: -1 for the root.
+    edge_parent int32[E], ascending: the node that an edge leaves. edge_token int32[E]. edge_up int32[E]: the edge
+    before it on the way from the root, -1 = none. edge_level int32[E]: how many edges are above it.
+    title_edge int32[N]: the last edge on a title's way; -1 in a catalogue of one title. title_copies int32[N]: how
+    many titles tokenise alike, itself included; they share a leaf and its probability.
     """
 
     node_token: np.ndarray
@@ -40,11 +40,23 @@ class TitleTrie:
 
     @property
     def nodes(self) -> int:
-        return len(self.node_token)
+        """How many skeleton nodes are below the root: what must be evaluated after the prompt."""
+        return len(self.node_token) - 1
 
     @property
     def edges(self) -> int:
         return len(self.edge_token)
+
+    def ways(self, titles: np.ndarray) -> np.ndarray:
+        """int64[C, levels]: the edges on the ways of C titles, each way from its last edge to its first; -1 where a way
+        is shorter than the longest of the catalogue."""
+        levels = int(self.edge_level.max(initial=-1)) + 1
+        ways = np.full((len(titles), levels), -1, np.int64)
+        edge = self.title_edge[titles].astype(np.int64)
+        for level in range(levels):
+            ways[:, level] = edge
+            edge = np.where(edge >= 0, self.edge_up[np.maximum(edge, 0)], -1)
+        return ways
 
     def log_probs(self, edge_logits: np.ndarray) -> np.ndarray:
         """Reference in numpy: log-probability of every title, float64[N], from the logit of every edge, float[E]."""
@@ -55,8 +67,8 @@ class TitleTrie:
         np.add.at(total, self.edge_parent, np.exp(logits - top[self.edge_parent]))
         edge = logits - top[self.edge_parent] - np.log(total[self.edge_parent])
         for level in range(1, int(self.edge_level.max(initial=0)) + 1):
-            at = np.flatnonzero(self.edge_level == level)
-            edge[at] += edge[self.edge_up[at]]
+            of_level = np.flatnonzero(self.edge_level == level)
+            edge[of_level] += edge[self.edge_up[of_level]]
         path = np.where(self.title_edge >= 0, edge[np.maximum(self.title_edge, 0)] if len(edge) else 0.0, 0.0)
         return path - np.log(self.title_copies)
 
@@ -74,11 +86,11 @@ def build_trie(tokens: np.ndarray, offsets: np.ndarray) -> TitleTrie:
     first_node = np.concatenate([[0], np.cumsum(count)])
     leaf = np.repeat(np.arange(len(rows)), count)
     depth = common[leaf] + 1 + np.arange(len(leaf)) - first_node[leaf]
-    parent = _last_at(depth, depth - 1, np.arange(len(depth)))
+    parent = _last_of_depth(depth, depth - 1, np.arange(len(depth)))
 
-    # Two neighbouring leaves part at a node, and every branching node parts some pair of them. Nodes below are counted
-    # with the root as 0.
-    parting = _last_at(depth, common[1:-1], first_node[1:-1]) + 1
+    # Two neighbouring leaves part at a node, and every branching node parts some pair of them. `leaf`, `depth` and
+    # `parent` are without the root, which is node 0 from here on.
+    parting = _last_of_depth(depth, common[1:-1], first_node[1:-1]) + 1
     branching = np.zeros(len(depth) + 1, bool)
     branching[parting] = True
 
@@ -95,16 +107,16 @@ def build_trie(tokens: np.ndarray, offsets: np.ndarray) -> TitleTrie:
     same_leaf = np.concatenate([[False], edge_leaf[1:] == edge_leaf[:-1]])
     up = np.where(same_leaf, np.arange(len(order)) - 1, above[edge_parent])
     level = np.zeros(len(order), np.int64)
-    for at in _by_value(edge_depth):
-        level[at] = np.where(up[at] >= 0, level[up[at]] + 1, 0)
+    for edges in _by_value(edge_depth):
+        level[edges] = np.where(up[edges] >= 0, level[up[edges]] + 1, 0)
     leaf_edge = np.searchsorted(edge_leaf, np.arange(len(rows)), side="right") - 1
 
     by_parent = np.argsort(edge_parent, kind="stable")
     number = np.concatenate([np.argsort(by_parent), [-1]])  # index -1 stays -1
     return TitleTrie(
-        node_token=rows[leaf, depth - 1].astype(np.int32),
-        node_depth=depth.astype(np.int32),
-        node_parent=parent.astype(np.int32),
+        node_token=np.concatenate([[0], rows[leaf, depth - 1]]).astype(np.int32),
+        node_depth=np.concatenate([[0], depth]).astype(np.int32),
+        node_parent=np.concatenate([[-1], parent + 1]).astype(np.int32),
         edge_parent=edge_parent[by_parent].astype(np.int32),
         edge_token=rows[edge_leaf, edge_depth][by_parent].astype(np.int32),
         edge_up=number[up[by_parent]].astype(np.int32),
@@ -132,21 +144,22 @@ def _by_value(values: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(values[order])) + 1)
 
 
-def _last_at(depth: np.ndarray, wanted: np.ndarray, before: np.ndarray) -> np.ndarray:
-    """For each query: the last node (in preorder) with depth `wanted` among the first `before` ones; -1 (the root)
-    where `wanted` is 0.
+def _last_of_depth(depth: np.ndarray, wanted: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """For each query: the last node below the root, in preorder, with depth `wanted` among the first `before` ones; -1
+    (the root) where `wanted` is 0.
 
     In preorder the last node of depth d - 1 before a node of depth d is its parent.
     """
-    found = np.full(len(wanted), -1, np.int64)
+    last = np.full(len(wanted), -1, np.int64)
     if not len(depth):
-        return found
-    nodes_at = {int(depth[at[0]]): at for at in _by_value(depth)}
+        return last
+    nodes_of_depth = {int(depth[nodes[0]]): nodes for nodes in _by_value(depth)}
     for queries in _by_value(wanted) if len(wanted) else []:
         level = int(wanted[queries[0]])
         if level:
-            found[queries] = nodes_at[level][np.searchsorted(nodes_at[level], before[queries]) - 1]
-    return found
+            nodes = nodes_of_depth[level]
+            last[queries] = nodes[np.searchsorted(nodes, before[queries]) - 1]
+    return last
 
 
 def _edge_above(
@@ -164,6 +177,6 @@ def _edge_above(
     width = int(depth.max()) + 2
     # The edge into a node was opened by the leaf that opened the node.
     into = np.searchsorted(edge_leaf * width + edge_depth, leaf * width + depth - 1)
-    for at in _by_value(depth):
-        above[at + 1] = np.where(branching[parent[at] + 1], into[at], above[parent[at] + 1])
+    for nodes in _by_value(depth):
+        above[nodes + 1] = np.where(branching[parent[nodes] + 1], into[nodes], above[parent[nodes] + 1])
     return above

@@ -35,7 +35,7 @@ def test_equal_to_brute_force_at_any_temperature(count: int) -> None:
     def logits(tokens, lengths, titles, at, token):
         return path_logits(decoder, params, encode_prompts(decoder, params, tokens, lengths), titles, at, token)
 
-    found = np.asarray(logits(*batch, titles_BCt, plan.at, plan.token))
+    found = np.asarray(logits(*batch, titles_BCt, plan.state, plan.token))
     for temperature in (1.0, 2.5):
         scores = plan.log_probs(found, temperature)
         for row, prompt, length, chosen in zip(scores, *batch, columns, strict=True):
@@ -45,4 +45,4 @@ def test_equal_to_brute_force_at_any_temperature(count: int) -> None:
 
 def test_a_catalogue_of_one_title_needs_no_edge() -> None:
     plan = plan_paths(build_trie(*ragged([(1, 2)] * 2)), np.array([[0], [1]]), 2)
-    np.testing.assert_allclose(plan.log_probs(np.zeros(plan.at.shape), 1.0), -np.log([[2.0], [2.0]]))
+    np.testing.assert_allclose(plan.log_probs(np.zeros(plan.state.shape), 1.0), -np.log([[2.0], [2.0]]))

@@ -9,7 +9,7 @@ from cprec_jax.errors import UserError
 from cprec_jax.inference.trie import search as trie_search
 from cprec_jax.inference.trie.exact import encode_for_trie, to_device, trie_log_probs
 from cprec_jax.inference.trie.index import build_index
-from cprec_jax.inference.trie.search import UNKNOWN, Found, search
+from cprec_jax.inference.trie.search import UNKNOWN, BestTitles, search
 from cprec_jax.inference.trie.trie import build_trie
 from tests.inference.titles import prompts, ragged, random_titles
 from tests.model.tiny import tiny
@@ -29,7 +29,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def searched(
     titles: list[tuple[int, ...]], asked: np.ndarray, best: int, beam: int | None = None, **changes
-) -> tuple[Found, np.ndarray]:
+) -> tuple[BestTitles, np.ndarray]:
     """What the search finds, and the exact log-probabilities of all titles."""
     temperature = changes.pop("temperature", 1.0)
     decoder, params = tiny(**changes)
@@ -83,7 +83,7 @@ def test_a_beam_is_deterministic_and_finds_most_of_the_best() -> None:
     np.testing.assert_array_equal(wide.log_probs, again.log_probs)
     top = np.argsort(-exact, axis=1)[:, :12]
 
-    def recall(found: Found) -> float:
+    def recall(found: BestTitles) -> float:
         return float((np.take_along_axis(found.log_probs, top, axis=1) > UNKNOWN).mean())
 
     assert recall(narrow) < recall(wide) and recall(wide) > 0.9 and narrow.nodes < wide.nodes

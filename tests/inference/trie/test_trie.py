@@ -12,10 +12,17 @@ from tests.inference.titles import END, ragged, random_titles
 
 def prefixes_of(trie: TitleTrie) -> list[tuple[int, ...]]:
     """The tokens on the way to each node, root first."""
-    found: list[tuple[int, ...]] = [()]
-    for parent, token in zip(trie.node_parent, trie.node_token, strict=True):
-        found.append((*found[parent + 1], int(token)))
-    return found
+    assert (trie.node_parent[0], trie.node_depth[0]) == (-1, 0)
+    prefixes: list[tuple[int, ...]] = [()]
+    for parent, token in zip(trie.node_parent[1:], trie.node_token[1:], strict=True):
+        prefixes.append((*prefixes[parent], int(token)))
+    return prefixes
+
+
+def way_of(title: tuple[int, ...], branching: set[tuple[int, ...]]) -> list[tuple[tuple[int, ...], int]]:
+    """The edges on the way of a title, each as the prefix that it leaves and its token."""
+    ended = (*title, END)
+    return [(ended[:depth], ended[depth]) for depth in range(len(ended)) if ended[:depth] in branching]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -31,21 +38,22 @@ def test_skeleton_and_edges_are_those_of_the_set_of_prefixes(seed: int) -> None:
 
     prefixes = prefixes_of(trie)
     assert set(prefixes[1:]) == skeleton and trie.nodes == len(skeleton)
-    assert [len(p) for p in prefixes[1:]] == trie.node_depth.tolist()
+    assert [len(p) for p in prefixes] == trie.node_depth.tolist()
     edges = [(prefixes[parent], int(token)) for parent, token in zip(trie.edge_parent, trie.edge_token, strict=True)]
     assert set(edges) == {(prefix, token) for prefix in branching for token in children[prefix]} and len(edges) == len(
         set(edges)
     )
     assert np.all(np.diff(trie.edge_parent) >= 0)
-    for title, edge, copies in zip(titles, trie.title_edge, trie.title_copies, strict=True):
+    ways = trie.ways(np.arange(len(titles)))
+    for title, edge, copies, of_title in zip(titles, trie.title_edge, trie.title_copies, ways, strict=True):
         assert copies == titles.count(title)
+        assert [edges[number] for number in of_title if number >= 0][::-1] == way_of(title, branching)
         way = []
         while edge >= 0:
             way.append(edges[edge])
             assert trie.edge_level[edge] == 0 or trie.edge_up[edge] >= 0
             edge = trie.edge_up[edge]
-        ended = (*title, END)
-        assert way[::-1] == [(ended[:depth], ended[depth]) for depth in range(len(ended)) if ended[:depth] in branching]
+        assert way[::-1] == way_of(title, branching)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -68,10 +76,10 @@ def test_blocks_hold_every_edge_at_a_row_that_sees_just_its_ancestors(rows: int)
 
     below = np.flatnonzero(trie.edge_parent > 0)
     width = blocks.edge_token.shape[1]
-    assert len(np.unique(blocks.edge_place)) == len(below) == len(blocks.edge_place)
-    for edge, place in zip(below, blocks.edge_place, strict=True):
-        block, column = divmod(int(place), width)
-        row = int(blocks.asked[block, blocks.edge_query[block, column]])
+    assert len(np.unique(blocks.edge_position)) == len(below) == len(blocks.edge_position)
+    for edge, position in zip(below, blocks.edge_position, strict=True):
+        block, column = divmod(int(position), width)
+        row = int(blocks.query_row[block, blocks.edge_query[block, column]])
         assert prefix(block, row) == prefixes[trie.edge_parent[edge]]
         assert blocks.edge_token[block, column] == trie.edge_token[edge]
     assert len(blocks.token) == 1 if rows > 2 * trie.nodes else len(blocks.token) > 1
@@ -84,8 +92,8 @@ def test_children_beyond_a_block_go_on_in_the_next() -> None:
     trie = build_trie(*ragged(titles))
     blocks = cut_skeleton(trie, 8)
     assert blocks.edge_token.shape[1] < 58
-    assert len(np.unique(blocks.edge_place)) == np.count_nonzero(trie.edge_parent)
-    assert np.array_equal(blocks.edge_token.reshape(-1)[blocks.edge_place], trie.edge_token[trie.edge_parent > 0])
+    assert len(np.unique(blocks.edge_position)) == np.count_nonzero(trie.edge_parent)
+    assert np.array_equal(blocks.edge_token.reshape(-1)[blocks.edge_position], trie.edge_token[trie.edge_parent > 0])
 
 
 def test_one_title_and_titles_all_alike_have_no_edges() -> None:
