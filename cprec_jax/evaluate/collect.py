@@ -22,10 +22,12 @@ FULL, UNMASKED = "full", "full_unmasked"
 
 @dataclass(kw_only=True)
 class Collected:
-    """By protocol int64[n] each: better, tied and all candidates. `nll` float64[n] (NaN: the method has no
-    probabilities). `top` int64[n, 10]: the columns of the ten best visible items; `score_sum` float64[N]: over all
-    users; `flat`: every score was alike; `partial`: see `Scored`;
-    `examples`: the first users with their history, target and top ten."""
+    """The ranks of one seed of a method on one set, and what else its scores say.
+
+    n_better, n_tied, n_candidates: by protocol, int64[n] each. nll float64[n] (NaN: the method has no probabilities).
+    top int64[n, 10]: the columns of the ten best visible items. score_sum float64[N]: over all users. flat: every score
+    was alike. partial: see `Scored`. examples: the first users with their history, target and top ten.
+    """
 
     n_better: dict[str, np.ndarray] = field(default_factory=dict)
     n_tied: dict[str, np.ndarray] = field(default_factory=dict)
@@ -46,8 +48,7 @@ class Collected:
             columns.setdefault(protocol, np.zeros(len(self.nll), np.int64))[users] = values
 
     def table(self, data: EvalSet, seed: int) -> pa.Table:
-        """`ranks.parquet` rows of this set, as in DESIGN section 2; `nll` is null where the method has no
-        probabilities."""
+        """The rows of this set in ranks.parquet; `nll` is null where the method has no probabilities."""
         n = len(data)
         return pa.concat_tables(
             pa.table(
@@ -68,7 +69,7 @@ class Collected:
 
 
 def slice_table(data: EvalSet) -> pa.Table:
-    """`slices.parquet` rows of this set: one for each user of each slice, so that methods can be compared on a slice
+    """The rows of this set in slices.parquet: one per slice and user in it, so that methods can be compared on a slice
     alone."""
     parts = data.slices()
     users = [data.targets.user[mask] for mask in parts.values()]
@@ -85,7 +86,7 @@ def slice_table(data: EvalSet) -> pa.Table:
 def collect(method: Method, data: EvalSet, name: str) -> Collected:
     """Rank every user of a set under every protocol. Scores that are not finite are a `UserError`."""
     n = len(data)
-    found = Collected(
+    collected = Collected(
         nll=np.full(n, np.nan),
         top=np.zeros((n, min(TOP, len(data.items))), np.int64),
         score_sum=np.zeros(len(data.items)),
@@ -96,7 +97,7 @@ def collect(method: Method, data: EvalSet, name: str) -> Collected:
         target = data.target[batch.users]
         if batch.scores is not None:
             check_finite(batch.scores, f"{name} on {data.name}")
-            _add_full(found, data, batch, batch.scores)
+            _add_full(collected, data, batch, batch.scores)
         for protocol, columns in data.candidates.items():
             chosen = columns[batch.users]
             scores = batch.by_protocol.get(protocol)
@@ -105,36 +106,36 @@ def collect(method: Method, data: EvalSet, name: str) -> Collected:
                     continue
                 scores = np.take_along_axis(batch.scores, chosen, axis=1)
             check_finite(scores, f"{name} on {data.name}, {protocol}")
-            found.add(protocol, batch.users, rank(scores, np.argmax(chosen == target[:, None], axis=1)))
+            collected.add(protocol, batch.users, rank(scores, np.argmax(chosen == target[:, None], axis=1)))
         if batch.log_probs is not None:
-            found.nll[batch.users] = -batch.log_probs[np.arange(len(target)), target]
+            collected.nll[batch.users] = -batch.log_probs[np.arange(len(target)), target]
     assert (done == 1).all(), "a method must score every user once"
-    return found
+    return collected
 
 
-def _add_full(found: Collected, data: EvalSet, batch: Scored, scores: np.ndarray) -> None:
+def _add_full(collected: Collected, data: EvalSet, batch: Scored, scores: np.ndarray) -> None:
     target = data.target[batch.users]
     excluded = data.excluded(batch.users)
-    found.add(FULL, batch.users, rank(scores, target, excluded))
+    collected.add(FULL, batch.users, rank(scores, target, excluded))
     if excluded is not None:
-        found.add(UNMASKED, batch.users, rank(scores, target))
+        collected.add(UNMASKED, batch.users, rank(scores, target))
     visible = scores if excluded is None else np.where(excluded, -np.inf, scores)
-    width = found.top.shape[1]
-    found.top[batch.users] = np.argpartition(-visible, width - 1, axis=1)[:, :width]
-    found.partial |= batch.partial
-    found.flat &= bool((scores == scores[:, :1]).all())
-    found.score_sum += scores.sum(axis=0, dtype=np.float64)
-    found.examples += [
-        _example(found, data, batch, int(row), visible[row]) for row in np.flatnonzero(batch.users < EXAMPLES)
+    width = collected.top.shape[1]
+    collected.top[batch.users] = np.argpartition(-visible, width - 1, axis=1)[:, :width]
+    collected.partial |= batch.partial
+    collected.flat &= bool((scores == scores[:, :1]).all())
+    collected.score_sum += scores.sum(axis=0, dtype=np.float64)
+    collected.examples += [
+        _example(collected, data, batch, int(row), visible[row]) for row in np.flatnonzero(batch.users < EXAMPLES)
     ]
 
 
-def _example(found: Collected, data: EvalSet, batch: Scored, row: int, visible_N: np.ndarray) -> dict[str, Any]:
+def _example(collected: Collected, data: EvalSet, batch: Scored, row: int, visible_N: np.ndarray) -> dict[str, Any]:
     """What a person needs to judge one user's recommendations: titles, with probabilities of the whole catalogue where
     there are some."""
     user = int(batch.users[row])
     target = int(data.target[user])
-    top = found.top[user][np.argsort(-visible_N[found.top[user]], kind="stable")]
+    top = collected.top[user][np.argsort(-visible_N[collected.top[user]], kind="stable")]
     history = np.searchsorted(
         data.items, data.targets.items[data.targets.offsets[user] : data.targets.offsets[user + 1]]
     )
@@ -146,20 +147,22 @@ def _example(found: Collected, data: EvalSet, batch: Scored, row: int, visible_N
         "user": int(data.targets.user[user]),
         "history": [data.titles[i] for i in history],
         "target": data.titles[target],
-        "rank": float(1 + found.n_better[FULL][user] + found.n_tied[FULL][user] / 2),
+        "rank": float(1 + collected.n_better[FULL][user] + collected.n_tied[FULL][user] / 2),
         "probability": probability.get(target),
         "top": [[data.titles[i], probability.get(i)] for i in top.tolist()],
     }
 
 
 def set_results(data: EvalSet, seeds: Sequence[Collected], facts: dict[str, Any], spec: EvaluateSpec) -> dict[str, Any]:
-    """The entry of one set in results.json, from what each seed of the method collected; what is no mean is that of the
+    """The entry of one set in results.json, from what each seed of the method collected. What has no mean is of the
     first seed.
 
     The NLL is over the whole unmasked catalogue, so it stands with `full` alone.
     """
-    found = seeds[0]
-    nll = None if any(np.isnan(one.nll).any() for one in seeds) else np.stack([one.nll for one in seeds])
+    first = seeds[0]
+    nll = (
+        None if any(np.isnan(of_seed.nll).any() for of_seed in seeds) else np.stack([of_seed.nll for of_seed in seeds])
+    )
     result = {
         "users": len(data),
         "items": len(data.items),
@@ -169,20 +172,20 @@ def set_results(data: EvalSet, seeds: Sequence[Collected], facts: dict[str, Any]
         **({} if data.overlap_terciles is None else {"overlap_terciles": list(data.overlap_terciles)}),
         "protocols": {
             protocol: summary(
-                np.stack([one.n_better[protocol] for one in seeds]),
-                np.stack([one.n_tied[protocol] for one in seeds]),
+                np.stack([of_seed.n_better[protocol] for of_seed in seeds]),
+                np.stack([of_seed.n_tied[protocol] for of_seed in seeds]),
                 nll if protocol == FULL else None,
                 samples=spec.bootstrap,
                 seed=spec.seed,
             )
-            for protocol in found.n_better
+            for protocol in first.n_better
         },
         "slices": {},
         **facts,
     }
-    if FULL not in found.n_better:
+    if FULL not in first.n_better:
         return result
-    better, tied = (np.stack([getattr(one, name)[FULL] for one in seeds]) for name in ("n_better", "n_tied"))
+    better, tied = (np.stack([getattr(of_seed, name)[FULL] for of_seed in seeds]) for name in ("n_better", "n_tied"))
     values = {metric: value.mean(axis=0) for metric, value in per_user(better, tied).items()}
     if nll is not None:
         values["nll"] = nll.mean(axis=0)
@@ -190,21 +193,21 @@ def set_results(data: EvalSet, seeds: Sequence[Collected], facts: dict[str, Any]
         name: {"users": int(mask.sum()), **{metric: float(value[mask].mean()) for metric, value in values.items()}}
         for name, mask in data.slices().items()
     }
-    if not found.flat:  # which ten of equals are the top would be an accident
-        result |= _top_facts(data, found)
+    if not first.flat:  # which ten of equals are the top would be an accident
+        result |= _top_facts(data, first)
     return result
 
 
-def _top_facts(data: EvalSet, found: Collected) -> dict[str, float]:
+def _top_facts(data: EvalSet, collected: Collected) -> dict[str, float]:
     percentile = stats.rankdata(data.train_count, method="average") / len(data.train_count)
     length = [len(title) for title in data.titles]
-    constant = len(set(length)) == 1 or np.ptp(found.score_sum) == 0
+    constant = len(set(length)) == 1 or np.ptp(collected.score_sum) == 0
     facts = {
-        "coverage@10": float(len(np.unique(found.top)) / len(data.items)),
-        "popularity_percentile@10": float(percentile[found.top].mean()),
+        "coverage@10": float(len(np.unique(collected.top)) / len(data.items)),
+        "popularity_percentile@10": float(percentile[collected.top].mean()),
     }
-    if not found.partial:
+    if not collected.partial:
         facts["score_length_correlation"] = (
-            0.0 if constant else float(stats.spearmanr(found.score_sum, length).statistic)
+            0.0 if constant else float(stats.spearmanr(collected.score_sum, length).statistic)
         )
     return facts

@@ -53,8 +53,8 @@ def interactions(corpus: Corpus, data: EvalSet, fit: Fit) -> Interactions:
             f"it is split by time; "
             "use fit 'train', or split 'leave_one_out' in config.corpus"
         )
-    found = corpus.sequences("sft" if info.role == "downstream" else "domain", data.name)
-    user, offsets, items, times = found.user, found.offsets, found.items, found.times
+    sequences = corpus.sequences("sft" if info.role == "downstream" else "domain", data.name)
+    user, offsets, items, times = sequences.user, sequences.offsets, sequences.items, sequences.times
     if fit == "history":
         targets = corpus.targets(data.split, data.name)
         others = np.flatnonzero(~np.isin(user, targets.user))

@@ -24,9 +24,8 @@ BY_PROTOCOL = ("n_better", "n_tied", "n_candidates")
 class Cell:
     """One seed of a row on one set.
 
-    facts: of the method, for the set's entry in results.json. rule, step, general_text: of the seed, None where its
-    method has none.
-    seconds: ranking took. environment: it was ranked in.
+    facts: of the method, for the set's entry in results.json. rule, step, general_text: None where the method has none.
+    seconds: how long ranking took. environment: where it was ranked.
     """
 
     collected: Collected
@@ -51,12 +50,12 @@ class Store:
     trained: Callable[[str, str, int], Artefact]
     before_ranking: Callable[[str], None]
 
-    def read_cell(self, name: str, one: str, seed: int) -> Cell | None:
+    def read_cell(self, row: str, set_name: str, seed: int) -> Cell | None:
         """None where it has to be ranked."""
-        found = self._read(self.cell(name, one, seed))
-        if found is None:
+        stored = self._read(self.cell(row, set_name, seed))
+        if stored is None:
             return None
-        arrays, facts = found
+        arrays, facts = stored
         values: dict[str, Any] = {**{column: {} for column in BY_PROTOCOL}, **facts.pop("collected")}
         for key, array in arrays.items():
             column, _, protocol = key.partition("/")
@@ -66,7 +65,7 @@ class Store:
                 values[column] = array
         return Cell(collected=Collected(**values), **facts)
 
-    def write_cell(self, name: str, one: str, seed: int, cell: Cell) -> Cell:
+    def write_cell(self, row: str, set_name: str, seed: int, cell: Cell) -> Cell:
         """Gives back what was written, so that a cell is the same whether it was ranked now or before."""
         values = dict(vars(cell.collected))
         arrays = {
@@ -74,8 +73,8 @@ class Store:
         }
         arrays |= {key: values.pop(key) for key, value in list(values.items()) if isinstance(value, np.ndarray)}
         facts = {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell)} | {"collected": values}
-        self._write(self.cell(name, one, seed), arrays, facts)
-        written = self.read_cell(name, one, seed)
+        self._write(self.cell(row, set_name, seed), arrays, facts)
+        written = self.read_cell(row, set_name, seed)
         assert written is not None, "what it is made from changed while it was ranked"
         return written
 
@@ -104,12 +103,12 @@ class Shelf:
     row: str
     seed: int
 
-    def read(self, one: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    def read(self, set_name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
         """None where it has to be trained."""
-        return self.store._read(self.store.trained(self.row, one, self.seed))
+        return self.store._read(self.store.trained(self.row, set_name, self.seed))
 
-    def write(self, one: str, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
-        self.store._write(self.store.trained(self.row, one, self.seed), arrays, facts)
+    def write(self, set_name: str, arrays: Mapping[str, np.ndarray], facts: Mapping[str, Any]) -> None:
+        self.store._write(self.store.trained(self.row, set_name, self.seed), arrays, facts)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray] | None:

@@ -30,7 +30,7 @@ def target_slices(corpus: Corpus, data: EvalSet) -> TargetSlices:
     """The slices of a set. Where many users have the same overlap (none at all, say), terciles are of unequal size, or
     one is empty."""
     memorised, overlap = is_memorised(corpus, data), best_overlap(data)
-    low, high = (float(bound) for bound in np.quantile(overlap, [1 / 3, 2 / 3]))
+    low, high = map(float, np.quantile(overlap, [1 / 3, 2 / 3]))
     masks = {
         "memorised": memorised,
         "generalised": ~memorised,

@@ -1,4 +1,4 @@
-"""One more token a row after cached prompts: the keys and values of what was generated so far, beside those of the
+"""One more token per row after cached prompts: the keys and values of what was generated so far, beside those of the
 prompt.
 
 B rows, P prompt length, N new tokens at most, H query heads, K key/value heads, G = H / K, h head dim, L layers.
@@ -24,7 +24,7 @@ class Generated:
 
 
 def nothing_generated(cache: PromptCache, room: int) -> Generated:
-    """Room for `room` new tokens a row."""
+    """Room for `room` new tokens per row."""
     L, B, _, K, h = cache.keys.shape
     empty = jnp.zeros((L, B, room, K, h), cache.keys.dtype)
     return Generated(keys=empty, values=empty, count=jnp.int32(0))
@@ -62,7 +62,7 @@ def next_hidden(
     added."""
     position_B1 = (cache.length_B + past.count)[:, None]
     stepper = decoder.clone(attend=_attend)
-    found: Any = stepper.apply(
+    outputs: Any = stepper.apply(
         {"params": params},
         token_B[:, None],
         position_B1,
@@ -70,6 +70,6 @@ def next_hidden(
         ((cache.keys, cache.values), (past.keys, past.values)),
         return_kv=True,
     )
-    x_B1D, (k_LB1Kh, v_LB1Kh) = found
-    add = lambda whole, new: jax.lax.dynamic_update_slice_in_dim(whole, new, past.count, axis=2)  # noqa: E731
+    x_B1D, (k_LB1Kh, v_LB1Kh) = outputs
+    add = lambda kept, new: jax.lax.dynamic_update_slice_in_dim(kept, new, past.count, axis=2)  # noqa: E731
     return x_B1D[:, 0], Generated(keys=add(past.keys, k_LB1Kh), values=add(past.values, v_LB1Kh), count=past.count + 1)

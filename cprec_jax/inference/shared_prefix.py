@@ -1,6 +1,6 @@
-"""Log-likelihoods of C candidates a user that attend to a prompt encoded once (rules `sum` and `mean`).
+"""Log-likelihoods of C candidates per user that attend to a prompt encoded once (rules `sum` and `mean`).
 
-B users, C candidates, t tokens a candidate (padded), V vocabulary; H, K, G, h as in `prompt_cache`.
+B users, C candidates, t tokens per candidate (padded), V vocabulary; H, K, G, h as in `prompt_cache`.
 """
 
 from typing import Any
@@ -111,14 +111,14 @@ def hidden_after(decoder: Decoder, params: Any, cache: PromptCache, candidates_B
 def label_log_probs(x_ND: jax.Array, w_VD: jax.Array, labels_N: jax.Array) -> jax.Array:
     """log softmax(x @ w.T)[label], float32 [N], a chunk of rows at a time, so that N x V logits never exist."""
     n = x_ND.shape[0]
-    chunk = min(HEAD_CHUNK, n)
-    pad = -n % chunk
-    x = jnp.pad(x_ND, ((0, pad), (0, 0))).reshape(-1, chunk, x_ND.shape[1])
-    labels = jnp.pad(labels_N, (0, pad)).reshape(-1, chunk)
+    rows = min(HEAD_CHUNK, n)
+    padding = -n % rows
+    x = jnp.pad(x_ND, ((0, padding), (0, 0))).reshape(-1, rows, x_ND.shape[1])
+    labels = jnp.pad(labels_N, (0, padding)).reshape(-1, rows)
 
-    def one(piece: tuple[jax.Array, jax.Array]) -> jax.Array:
-        x_cD, labels_c = piece
+    def of_chunk(chunk: tuple[jax.Array, jax.Array]) -> jax.Array:
+        x_cD, labels_c = chunk
         logits_cV = jnp.einsum("cD,VD->cV", x_cD, w_VD, preferred_element_type=jnp.float32)
         return jnp.take_along_axis(logits_cV, labels_c[:, None], axis=1)[:, 0] - jax.nn.logsumexp(logits_cV, axis=1)
 
-    return jax.lax.map(one, (x, labels)).reshape(-1)[:n]
+    return jax.lax.map(of_chunk, (x, labels)).reshape(-1)[:n]

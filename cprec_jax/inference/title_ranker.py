@@ -29,8 +29,8 @@ class TitleRanker:
         self._index = None if beam is None else build_index(trie)
 
     def log_probs(self, tokens: np.ndarray, best: int, wanted: list[int]) -> np.ndarray:
-        """float64[N]. By a beam: the `best` best titles it reaches and the titles `wanted` (their numbers) exactly, -inf
-        for all others. Scores that are not finite are a `UserError`: next to NaN every title ranks first."""
+        """float64[N]. By a beam: the `best` best titles it reaches and the `wanted` ones exactly, -inf for all others.
+        Scores that are not finite are a `UserError`: next to NaN every title ranks first."""
         padded = pad([tokens])
         if self._index is None:
             log_probs_1N = np.asarray(

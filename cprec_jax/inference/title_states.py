@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cprec_jax.inference.padding import fill_batch
 from cprec_jax.inference.title_tokens import padded_titles
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.text.catalogue import Catalogue
@@ -21,11 +22,9 @@ def title_states(decoder: Decoder, params: Any, catalogue: Catalogue, items: np.
     decoder = Decoder(config=decoder.config, dtype=decoder.dtype)  # the default attend function, so compiled once
     states = np.zeros((len(items), decoder.config.hidden_size), np.float32)
     for first in range(0, len(items), TITLES):
-        rows = order[
-            np.minimum(np.arange(first, first + TITLES), len(items) - 1)
-        ]  # the last one fills the last batch up
-        found = _mean(decoder, params, padded_titles(catalogue, items[rows]), lengths[rows].astype(np.int32))
-        states[rows] = np.asarray(found)
+        rows = fill_batch(order[first : first + TITLES], TITLES)
+        means_BD = _mean(decoder, params, padded_titles(catalogue, items[rows]), lengths[rows].astype(np.int32))
+        states[rows] = np.asarray(means_BD)
     return states
 
 

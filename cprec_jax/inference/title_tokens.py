@@ -23,25 +23,24 @@ def titles_alike(catalogue: Catalogue, items: np.ndarray) -> int:
 
 
 def first_alike(catalogue: Catalogue, items: np.ndarray) -> np.ndarray:
-    """int64[N]: the place of the first of the N items (ascending numbers) that has the same tokens, its own where none
-    is before it."""
+    """int64[N]: of each of the N items (ascending numbers), the index of the first one with the same tokens."""
     tokens, offsets = catalogue.gather(items)
     first: dict[bytes, int] = {}
-    places = (
-        first.setdefault(tokens[a:b].tobytes(), place)
-        for place, (a, b) in enumerate(itertools.pairwise(offsets.tolist()))
+    indices = (
+        first.setdefault(tokens[a:b].tobytes(), index)
+        for index, (a, b) in enumerate(itertools.pairwise(offsets.tolist()))
     )
-    return np.fromiter(places, np.int64, len(items))
+    return np.fromiter(indices, np.int64, len(items))
 
 
 def tied(scores: np.ndarray, alike: np.ndarray) -> np.ndarray:
-    """Scores [U, C] in which candidates of a user that are alike (int64[U, C], equal where they are) all have that of
-    the first one.
+    """The scores [U, C], with that of the first one for all candidates of a user that are alike (int64[U, C]: equal
+    numbers are alike).
 
     Copies are scored in other rows and chunks, where rounding may tell them apart.
     """
-    made = np.empty_like(scores)
+    equal = np.empty_like(scores)
     for row, numbers in enumerate(alike):
-        _, one, place = np.unique(numbers, return_index=True, return_inverse=True)
-        made[row] = scores[row, one][place]
-    return made
+        _, first, group = np.unique(numbers, return_index=True, return_inverse=True)
+        equal[row] = scores[row, first][group]
+    return equal

@@ -1,5 +1,5 @@
-"""Every path that a config names, looked at before anything is made: that it is there, of its kind, and that what
-belongs together fits."""
+"""Checks every path that a config names before anything is made: it is there, of its kind, and fits what it belongs
+to."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,21 +15,21 @@ Check = Callable[[], object]
 
 def check_paths(config: Config, jobs: Sequence[str] | None = None) -> None:
     """`UserError` with all mistakes, one line each; jobs: only what these read."""
-    if found := mistakes(config, jobs):
-        raise UserError("\n".join(found))
+    if lines := mistakes(config, jobs):
+        raise UserError("\n".join(lines))
 
 
 def mistakes(config: Config, jobs: Sequence[str] | None = None) -> list[str]:
     """What is wrong with the paths of a config, one line each."""
-    found: dict[str, None] = {}
+    lines: dict[str, None] = {}
     for job, check in _checks(config):
         if jobs is not None and job not in jobs:
             continue
         try:
             check()
         except UserError as error:
-            found |= dict.fromkeys(str(error).splitlines())
-    return list(found)
+            lines |= dict.fromkeys(str(error).splitlines())
+    return list(lines)
 
 
 def _checks(config: Config) -> Iterator[tuple[str, Check]]:
@@ -59,8 +59,8 @@ def _of_sources(config: Config) -> Iterator[Check]:
     from data_prep.prepare import missing_sources
 
     def check() -> None:
-        if found := missing_sources(config.corpus_section):
-            raise UserError("\n".join(found))
+        if lines := missing_sources(config.corpus_section):
+            raise UserError("\n".join(lines))
 
     yield check
 
@@ -88,7 +88,7 @@ def _general_text(config: Config) -> None:
 
 
 def _base_model(config: Config) -> None:
-    """A directory is looked at whole but for its tensors; of a hub id config.json alone is read."""
+    """Checks all of a directory but its tensors; of a hub id config.json alone is read."""
     from cprec_jax.hf import adapter, hub
     from cprec_jax.hf.checkpoint_files import read_json
     from cprec_jax.hf.config import parse_config

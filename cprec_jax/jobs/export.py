@@ -37,11 +37,11 @@ def exports(config: Config, workdir: Path, runs: Sequence[Artefact], results: Se
         for name in names
         for part in (config.parts_of(name) if name in config.runs else (None,))
     ]
-    made: dict[str, Artefact] = {}
+    directories: dict[str, Artefact] = {}
 
     def add(key: RunKey, path: Path, *before: Artefact) -> Artefact:
         inputs = (*(run for run in runs if run.path == key.directory(workdir)), *before)
-        return made.setdefault(path.name, _artefact(config, workdir, path, inputs, results))
+        return directories.setdefault(path.name, _artefact(config, workdir, path, inputs, results))
 
     for key in keys:
         forms = spec.lora if key.name in config.runs and config.runs[key.name].lora is not None else ("merged",)
@@ -50,9 +50,9 @@ def exports(config: Config, workdir: Path, runs: Sequence[Artefact], results: Se
         if "adapter" in forms:
             base = base_of(config, key)
             before = [] if base is None else [add(base, paths.export_directory(workdir, str(base)))]
-            before = [dataclasses.replace(one, content=_weights) for one in before]
+            before = [dataclasses.replace(base_export, content=_weights) for base_export in before]
             add(key, paths.adapter_directory(workdir, str(key)), *before)
-    return list(made.values())
+    return list(directories.values())
 
 
 def base_of(config: Config, key: RunKey) -> RunKey | None:
@@ -64,7 +64,7 @@ def base_of(config: Config, key: RunKey) -> RunKey | None:
 
 
 def _weights(manifest: Mapping[str, Any]) -> Any:
-    """What of the export of a base counts for the adapter beside it."""
+    """The part of a base's export that the adapter depends on."""
     return [manifest["params_sha256"], manifest["step"], manifest["dtype"]]
 
 
@@ -96,10 +96,10 @@ def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph
     """Write the directories. All processes read the models, since they may fit none of them; the first writes."""
     from cprec_jax.jobs.making.export import export, export_adapter
 
-    for one in wanted:
-        name, made_from = one.path.name, processes.from_first(partial(graph.made_from, one))
+    for directory in wanted:
+        name, made_from = directory.path.name, processes.from_first(partial(graph.made_from, directory))
         if name.endswith(paths.ADAPTER):
-            key = key_of(one.path.with_name(name.removesuffix(paths.ADAPTER)))
+            key = key_of(directory.path.with_name(name.removesuffix(paths.ADAPTER)))
             base = base_of(config, key)
             export_adapter(config, workdir, str(key), None if base is None else str(base), made_from)
         else:

@@ -15,12 +15,12 @@ from cprec_jax.run_key import RunKey
 from cprec_jax.workdir import grid_directory
 
 
-class TrainOne(Protocol):
+class TrainPoint(Protocol):
     def __call__(self, *, directory: Path, point: int) -> None: ...
 
 
 def chosen_content(manifest: Mapping[str, Any]) -> Any:
-    """What of a first seed counts for the others: which point of the grid it chose."""
+    """The part of a first seed that the others depend on: which point of the grid it chose."""
     return manifest["chosen"]
 
 
@@ -29,7 +29,7 @@ def train_grid(
     key: RunKey,
     target: Path,
     made_from: Mapping[str, Any],
-    train_one: TrainOne,
+    train_point: TrainPoint,
     select: Callable[[Path], dict[str, Any]],
 ) -> None:
     """Train what is not there of all points, choose one by what its selected checkpoint is worth, and make it the run
@@ -48,7 +48,7 @@ def train_grid(
         if manifest is None or "selected" not in manifest:
             values = ", ".join(f"{name} {value}" for name, value in point.values.items())
             say(f"train: {key}, point {number + 1} of {len(points)}: {values}")
-            train_one(directory=directory, point=number)
+            train_point(directory=directory, point=number)
             manifest = processes.from_first(partial(_with_selection, directory, select))
         by_step = manifest["ndcg@10_by_step" if run.select == "ndcg@10" else "nll_by_step"]
         tried.append(

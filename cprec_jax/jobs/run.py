@@ -1,4 +1,4 @@
-"""Job `run`: the whole road. Walks the graph and makes what is not what the config means."""
+"""Job `run`: all jobs. Walks the graph and makes every artefact that is missing or not what the config means."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,12 +14,9 @@ from cprec_jax.parallel import processes
 from cprec_jax.progress import say
 
 Make = Callable[[Config, Path, Sequence[Artefact], Graph], None]
-BY_FIRST = (
-    "prepare",
-    "pack",
-    "report",
-)  # made by the first process, while the others wait; the other jobs say themselves who does what
-MAKE: Mapping[str, Make] = {  # in the order of the road
+# Made by the first process, while the others wait; the other jobs say themselves who does what.
+BY_FIRST = ("prepare", "pack", "report")
+MAKE: Mapping[str, Make] = {  # in the order in which they are made
     "prepare": prepare.make,
     "pack": pack.make,
     "train": train.make,
@@ -54,14 +51,14 @@ def _to_make(job: str, selected: Sequence[Artefact], graph: Graph) -> list[str]:
     """The names of the artefacts of a job that are made now. A run that was made from other inputs is set aside."""
     to_make = {artefact.name for artefact in graph.to_make(selected)}
     wanted = [artefact for artefact in selected if artefact.job == job and artefact.name in to_make]
-    for artefact in (one for one in selected if one.job == job and not one.always):
+    for artefact in (item for item in selected if item.job == job and not item.always):
         state = graph.state(artefact)
         why = f" ({state.word}{': ' if state.reason else ''}{state.reason})"
         say(f"run: {job}: {artefact.path} {'is made now' + why if artefact in wanted else 'is up to date'}")
     if job == "train":
-        for one in wanted:
-            if graph.state(one).changed:
-                train.set_aside(one)
+        for trained in wanted:
+            if graph.state(trained).changed:
+                train.set_aside(trained)
     return [artefact.name for artefact in wanted]
 
 

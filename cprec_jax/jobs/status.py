@@ -1,15 +1,14 @@
 """Job `status`: what is there, in which state and why, and what `run` would do. Makes nothing and reads no weights."""
 
-import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cprec_jax import workdir as paths
-from cprec_jax.artefact import MANIFEST
+from cprec_jax.artefact import MANIFEST, read_manifest
 from cprec_jax.config.root import Config
 from cprec_jax.errors import UserError
 from cprec_jax.graph import Artefact, Graph
@@ -38,24 +37,24 @@ def status(config: Config, workdir: Path, as_json: bool = False) -> None:
     """Print it on standard output. Mistakes in the paths of the config are a `UserError`, after everything was
     printed."""
     graph = graph_of(config, workdir)
-    found = mistakes(config)
-    made = {artefact.name for artefact in graph.to_make(graph.artefacts)}
-    lines = [_line(artefact, graph, artefact.name in made) for artefact in graph.artefacts]
+    wrong_paths = mistakes(config)
+    to_make = {artefact.name for artefact in graph.to_make(graph.artefacts)}
+    lines = [_line(artefact, graph, artefact.name in to_make) for artefact in graph.artefacts]
     if as_json:
         record: dict[str, Any] = {
             "workdir": str(workdir),
             "artefacts": [vars(line) for line in lines],
-            "mistakes": found,
+            "mistakes": wrong_paths,
         }
         record |= {"losses": _losses(workdir), "tokenizer_losses": _tokenizer_losses(workdir)}
         print(json.dumps(record, indent=1, ensure_ascii=False))
     else:
         print(_text(lines))
-    if found:
-        raise UserError("\n".join(found))
+    if wrong_paths:
+        raise UserError("\n".join(wrong_paths))
 
 
-def _line(artefact: Artefact, graph: Graph, made: bool) -> Line:
+def _line(artefact: Artefact, graph: Graph, would_be_made: bool) -> Line:
     state, record = graph.state(artefact), artefact.path / MANIFEST
     if not record.exists():
         record = artefact.path / artefact.record
@@ -67,7 +66,7 @@ def _line(artefact: Artefact, graph: Graph, made: bool) -> Line:
         modified=record.stat().st_mtime if record.exists() else None,
         state=state.word,
         reason=state.reason,
-        would_be_made=made,
+        would_be_made=would_be_made,
     )
 
 
@@ -83,21 +82,23 @@ def _size(path: Path) -> int:
 
 def _losses(workdir: Path) -> dict[str, Any]:
     """What the corpus lost of each source, and why, where there is one."""
-    try:
-        manifest = json.loads((paths.corpus_directory(workdir) / MANIFEST).read_text(encoding="utf-8"))
-        return dict(manifest.get("losses", {}))
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
+    losses = _manifest(paths.corpus_directory(workdir)).get("losses")
+    return dict(losses) if isinstance(losses, Mapping) else {}
 
 
 def _tokenizer_losses(workdir: Path) -> dict[str, str]:
     """By stage of the rows, what their tokenizer loses of the titles; stages of which it loses nothing are left out."""
-    found: dict[str, str] = {}
-    for path in sorted(paths.rows_directory(workdir).parent.glob(f"*/{MANIFEST}")):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            losses = json.loads(path.read_text(encoding="utf-8")).get("tokenizer_losses")
-            found |= {path.parent.name: str(losses)} if losses and not path.parent.name.startswith(".") else {}
-    return found
+    directories = sorted(path.parent for path in paths.rows_directory(workdir).parent.glob(f"*/{MANIFEST}"))
+    losses = {rows.name: _manifest(rows).get("tokenizer_losses") for rows in directories if rows.name[:1] != "."}
+    return {stage: str(lost) for stage, lost in losses.items() if lost}
+
+
+def _manifest(directory: Path) -> Mapping[str, Any]:
+    """The manifest of an artefact; empty where there is none or it is damaged, which its state says already."""
+    try:
+        return read_manifest(directory) or {}
+    except (OSError, UserError):
+        return {}
 
 
 def _text(lines: Sequence[Line]) -> str:
@@ -110,9 +111,9 @@ def _text(lines: Sequence[Line]) -> str:
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip()
         for row in cells
     ]
-    made = [line.name for line in lines if line.would_be_made and line.state != "current"]
+    not_current = [line.name for line in lines if line.would_be_made and line.state != "current"]
     printed = [line.name for line in lines if line.would_be_made and line.state == "current"]
-    doing = f"run would make {', '.join(made)}" if made else "run would make nothing"
+    doing = f"run would make {', '.join(not_current)}" if not_current else "run would make nothing"
     return "\n".join([*table, "", doing + (f", and print {', '.join(printed)} again" if printed else "")])
 
 

@@ -32,29 +32,27 @@ VERSION = 2  # 2: rows from the sharding, strided micro-batches, a first step th
 def artefacts(config: Config, workdir: Path, rows: Mapping[RowsKind, Artefact]) -> list[Artefact]:
     """Every run, those that others start from first. Without `config.train`, or without rows, those that are there."""
     if not config.runs or not rows:
-        there = [path for path in paths.run_directories(workdir) if (path / MANIFEST).exists()] or [
-            paths.run_directory(workdir)
-        ]
-        return [_given(path) for path in there]
-    made: dict[RunKey, Artefact] = {}
+        finished = [path for path in paths.run_directories(workdir) if (path / MANIFEST).exists()]
+        return [_given(path) for path in finished or [paths.run_directory(workdir)]]
+    runs: dict[RunKey, Artefact] = {}
     for name in config.runs:
         for part in config.parts_of(name):
             for seed in range(config.seeds_of(name)):
                 key = RunKey(name=name, part=part, seed=seed)
-                made[key] = _artefact(config, workdir, key, rows, made)
-    return list(made.values())
+                runs[key] = _artefact(config, workdir, key, rows, runs)
+    return list(runs.values())
 
 
 def _artefact(
-    config: Config, workdir: Path, key: RunKey, rows: Mapping[RowsKind, Artefact], made: Mapping[RunKey, Artefact]
+    config: Config, workdir: Path, key: RunKey, rows: Mapping[RowsKind, Artefact], runs: Mapping[RunKey, Artefact]
 ) -> Artefact:
     run = config.runs[key.name]
     path = key.directory(workdir)
     inputs = [_rows_of(config, key, rows[rows_kind(run)])]
     if (parent := parent_of(config, key)) is not None:
-        inputs.append(made[parent])
+        inputs.append(runs[parent])
     if run.grid and key.seed:  # which trains what the first seed chose
-        first = made[dataclasses.replace(key, seed=0)]
+        first = runs[dataclasses.replace(key, seed=0)]
         inputs.append(dataclasses.replace(first, content=chosen_content))
     return Artefact(
         name=f"runs/{path.name}",
@@ -133,31 +131,31 @@ def _files(model: ModelSpec) -> dict[str, Path]:
     if source is None or not hub.is_directory(source):
         return {}
     directory = hub.locate(source)
-    found = list(directory.glob("*.safetensors"))
+    files = list(directory.glob("*.safetensors"))
     if adapter.is_adapter(directory):  # what it is added to counts, too, and how
-        found += [directory / ADAPTER, *adapter.base_of(directory).glob("*.safetensors")]
-    return {f"config.model.init_from: {path.name}": path for path in sorted(found)}
+        files += [directory / ADAPTER, *adapter.base_of(directory).glob("*.safetensors")]
+    return {f"config.model.init_from: {path.name}": path for path in sorted(files)}
 
 
 def _facts(run: RunSpec) -> dict[str, Any]:
     from cprec_jax.hf import hub
 
     source = run.model.init_from
-    found: dict[str, Any] = (
+    facts: dict[str, Any] = (
         {} if source is None or hub.is_directory(source) else {"config.model.init_from": hub.identity(source)}
     )
     if run.goes_on:
         assert isinstance(run.start, StartSpec)
-        found["start"] = {key: value for key, value in vars(run.start).items() if value is not None}
+        facts["start"] = {key: value for key, value in vars(run.start).items() if value is not None}
     if run.select != "last":
-        found["select"] = run.select
+        facts["select"] = run.select
         if run.stage == "sft" or run.grid:
-            found["select_from"] = run.select_from
+            facts["select_from"] = run.select_from
     if run.patience is not None:
-        found["patience"] = run.patience
+        facts["patience"] = run.patience
     if run.grid:
-        found["grid"] = as_json(run.grid)
-    return found
+        facts["grid"] = as_json(run.grid)
+    return facts
 
 
 def _progress(path: Path) -> str:
@@ -181,12 +179,12 @@ def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph
             if len(wanted) > 1 or key.seed:
                 say(f"train: {key}, seed {key.seed}, in {run.path}")
             if config.runs[key.name].grid and key.seed == 0 and not processes.from_first((run.path / MANIFEST).exists):
-                train_one = partial(_train_one, config, workdir, run, graph, stop)
+                train_point = partial(_train_run, config, workdir, run, graph, stop)
                 made_from = processes.from_first(partial(graph.made_from, run))
-                train_grid(config, key, run.path, made_from, train_one, partial(_selected, config, workdir, key))
+                train_grid(config, key, run.path, made_from, train_point, partial(_selected, config, workdir, key))
             else:
                 point = chosen_point(config, workdir, key)
-                _train_one(config, workdir, run, graph, stop, point=point)
+                _train_run(config, workdir, run, graph, stop, point=point)
                 processes.by_first(partial(_select, config, workdir, run))
             processes.by_first(partial(shutil.rmtree, paths.replaced_directory(run.path), ignore_errors=True))
 
@@ -199,7 +197,7 @@ def chosen_point(config: Config, workdir: Path, key: RunKey) -> int | None:
     return int(read_json(first / MANIFEST, "train")["chosen"])
 
 
-def _train_one(
+def _train_run(
     config: Config,
     workdir: Path,
     run: Artefact,
@@ -223,13 +221,13 @@ def _train_one(
     name, spec = key.name, config.runs[key.name]
     start = None
     if (before := parent_of(config, key)) is not None:
-        parent = next(one for one in graph.of_job("train") if one.path == before.directory(workdir))
+        parent = next(artefact for artefact in graph.of_job("train") if artefact.path == before.directory(workdir))
         start = start_of(spec, parent.path, name)
         if processes.from_first(lambda: start.step not in paths.saved_steps(parent.path)):
             say(
                 f"train: {name} starts from step {start.step} of {parent.path.name}, which was not kept; it is replayed"
             )
-            _train_one(config, workdir, parent, graph, stop, [start.step], point=chosen_point(config, workdir, before))
+            _train_run(config, workdir, parent, graph, stop, [start.step], point=chosen_point(config, workdir, before))
     steps = sorted({*needed, *steps_needed(config, name)})
     fractions = fractions_needed(config, name)
     reads = Reads(kind=rows_kind(spec), sets=sets_of_run(config, key))
@@ -280,22 +278,22 @@ def _values(
 def fractions_needed(config: Config, name: str) -> list[float]:
     """The fractions of a run at which others start, rows of the table are taken, or from which it is chosen what it
     stands for."""
-    own = config.runs[name]
-    found = [
+    spec = config.runs[name]
+    fractions: list[float | None] = [
         run.start.fraction for run in config.runs.values() if isinstance(run.start, StartSpec) and run.start.run == name
     ]
-    found += [row.fraction for row in _rows_of_table(config, name)]
-    found += own.select_from if own.select != "last" else ()
-    return sorted({fraction for fraction in found if fraction is not None})
+    fractions += [row.fraction for row in _rows_of_table(config, name)]
+    fractions += spec.select_from if spec.select != "last" else ()
+    return sorted({fraction for fraction in fractions if fraction is not None})
 
 
 def steps_needed(config: Config, name: str) -> list[int]:
     """The steps of a run at which others start, or rows of the table are taken, as numbers."""
-    found = [
+    steps = [
         run.start.step for run in config.runs.values() if isinstance(run.start, StartSpec) and run.start.run == name
     ]
-    found += [row.step for row in _rows_of_table(config, name) if isinstance(row.step, int)]
-    return sorted({step for step in found if step is not None})
+    steps += [row.step for row in _rows_of_table(config, name) if isinstance(row.step, int)]
+    return sorted({step for step in steps if step is not None})
 
 
 def save_what_rows_need(config: Config, workdir: Path, results: Sequence[Artefact], graph: Graph) -> None:
@@ -312,7 +310,7 @@ def save_what_rows_need(config: Config, workdir: Path, results: Sequence[Artefac
                 f"replayed"
             )
             with sigterm_flag() as stop:
-                _train_one(config, workdir, run, graph, stop, missing, point=chosen_point(config, workdir, key))
+                _train_run(config, workdir, run, graph, stop, missing, point=chosen_point(config, workdir, key))
 
 
 def _missing_steps(config: Config, run: Artefact) -> list[int]:

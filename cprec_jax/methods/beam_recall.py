@@ -59,10 +59,10 @@ class BeamRecall:
         order = np.argsort(-visible, axis=1, kind="stable")[:, : self._places[-1]]
         # What a beam reaches has its exact score, so what it reaches of the best are the best of what it reaches.
         reached = np.take_along_axis(beam.log_probs[: len(users)], order, axis=1) > UNKNOWN
-        visible_place = np.arange(order.shape[1]) < (visible.shape[1] - hidden)[:, None]
+        is_visible = np.arange(order.shape[1]) < (visible.shape[1] - hidden)[:, None]
         for k in self._places:
-            self._reached[k] += int((reached & visible_place)[:, :k].sum())
-            self._wanted[k] += int(visible_place[:, :k].sum())
+            self._reached[k] += int((reached & is_visible)[:, :k].sum())
+            self._wanted[k] += int(is_visible[:, :k].sum())
         self._users += len(users)
         self._nodes += beam.nodes
 

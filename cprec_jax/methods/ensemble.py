@@ -78,11 +78,11 @@ class Ensemble:
     def _choose(self, data: EvalSet) -> tuple[list[Form], np.ndarray, float, dict[str, Any]]:
         """Forms, weights, temperature, and what of them is recorded. Every member's validation users are held in
         float32."""
-        found = [_held(name, member, data) for name, member in self._members.items()]
-        forms, held = [form for form, _ in found], np.stack([log_probs for _, log_probs in found])
+        members = [_held(name, member, data) for name, member in self._members.items()]
+        forms, held = [form for form, _ in members], np.stack([log_probs for _, log_probs in members])
         rivals = _Rivals(held, data)
         tried = {weights: rivals.ndcg(np.array(weights)) for weights in simplex(len(self._members), self._spec.parts)}
-        weights = max(tried, key=lambda one: tried[one])
+        weights = max(tried, key=tried.__getitem__)
         nll = _nll_by_temperature(np.array(weights), held, data, self._spec.temperatures)
         temperature = min(nll, key=lambda t: nll[t])
         names = list(self._members)
@@ -92,8 +92,8 @@ class Ensemble:
             "temperature": temperature,
             "validation_ndcg@10": tried[weights],
             "tried": {
-                ", ".join(f"{name} {w:g}" for name, w in zip(names, one, strict=True)): value
-                for one, value in tried.items()
+                ", ".join(f"{name} {w:g}" for name, w in zip(names, combination, strict=True)): value
+                for combination, value in tried.items()
             },
             "validation_nll": {str(t): value for t, value in nll.items()},
             "validation_users": len(data),
@@ -105,7 +105,7 @@ def _held(name: str, method: Method, data: EvalSet) -> tuple[Form, np.ndarray]:
     """The form of a member, and its log-probabilities in that form, float32[n, N]."""
     scores, log_probs = np.zeros((2, len(data), len(data.items)), np.float32)
     for scored in method.score(data):
-        _check_whole(name, data, scored)
+        _check_distribution(name, data, scored)
         scores[scored.users], log_probs[scored.users] = scored.scores, scored.log_probs
     if scores.min() < 0 or _Rivals(scores[None], data).ndcg(np.ones(1)) <= _Rivals(log_probs[None], data).ndcg(
         np.ones(1)
@@ -116,7 +116,7 @@ def _held(name: str, method: Method, data: EvalSet) -> tuple[Form, np.ndarray]:
         form: _nll_of(form, scores[few], data.target[few])
         for form in (Form(power=p, shift=s) for p in POWERS for s in SHIFTS)
     }
-    form = min(nll, key=lambda one: nll[one])
+    form = min(nll, key=nll.__getitem__)
     for users in user_batches(len(data)):
         log_probs[users] = _normalised(form.power * np.log(scores[users] + form.shift))
     return form, log_probs
@@ -127,7 +127,7 @@ def _nll_of(form: Form, scores: np.ndarray, target: np.ndarray) -> float:
     return -float(_normalised(form.power * np.log(scores + form.shift))[np.arange(len(target)), target].mean())
 
 
-def _check_whole(name: str, data: EvalSet, scored: Scored) -> None:
+def _check_distribution(name: str, data: EvalSet, scored: Scored) -> None:
     if scored.log_probs is None or scored.scores is None or scored.partial:
         why = (
             "ranks_to leaves most titles out"
@@ -138,7 +138,7 @@ def _check_whole(name: str, data: EvalSet, scored: Scored) -> None:
 
 
 class _InOrder:
-    """A method's distributions in the order of the users, whatever its own batches are; what comes early is held."""
+    """The distributions of a method in the order of the users, whatever its batches are; what comes early is held."""
 
     def __init__(self, name: str, method: Method, data: EvalSet, form: Form):
         self._name, self._data, self._form, self._scored = name, data, form, iter(method.score(data))
@@ -147,7 +147,7 @@ class _InOrder:
     def take(self, users: np.ndarray) -> np.ndarray:
         while not all(int(user) in self._held for user in users):
             scored = next(self._scored)
-            _check_whole(self._name, self._data, scored)
+            _check_distribution(self._name, self._data, scored)
             self._held |= zip(scored.users.tolist(), self._form.of(scored), strict=True)
         return np.stack([np.asarray(self._held.pop(int(user)), np.float64) for user in users])
 
@@ -155,8 +155,8 @@ class _InOrder:
 def simplex(n: int, parts: int) -> list[tuple[float, ...]]:
     """All weights of n members in steps of 1 / parts that add up to 1; the most even ones first, which so win where all
     are equal."""
-    counts = [whole for whole in itertools.product(range(parts + 1), repeat=n) if sum(whole) == parts]
-    return [tuple(k / parts for k in whole) for whole in sorted(counts, key=lambda whole: sum(k * k for k in whole))]
+    counts = [ks for ks in itertools.product(range(parts + 1), repeat=n) if sum(ks) == parts]
+    return [tuple(k / parts for k in ks) for ks in sorted(counts, key=lambda ks: sum(k * k for k in ks))]
 
 
 class _Rivals:
@@ -168,10 +168,9 @@ class _Rivals:
         self._n = len(data)
         rows, leads = [], []
         for users in user_batches(len(data)):
-            place = np.arange(len(users))
             lead = held[:, users] - held[:, users, data.target[users]][..., None]
             rival = lead.max(axis=0) >= 0
-            rival[place, data.target[users]] = False
+            rival[np.arange(len(users)), data.target[users]] = False
             if (excluded := data.excluded(users)) is not None:
                 rival &= ~excluded
             rows.append(users[np.nonzero(rival)[0]])
@@ -181,7 +180,7 @@ class _Rivals:
     def ndcg(self, weights: np.ndarray) -> float:
         """Mean NDCG@10 of the product with these weights."""
         lead = weights.astype(np.float32) @ self._leads
-        better, tied = (np.bincount(self._rows[found], minlength=self._n) for found in (lead > 0, lead == 0))
+        better, tied = (np.bincount(self._rows[mask], minlength=self._n) for mask in (lead > 0, lead == 0))
         return float(per_user(better, tied)["ndcg@10"].mean())
 
 

@@ -30,26 +30,26 @@ def read_text(path: Path) -> str:
         raise UserError(f"config.evaluate.general_text: {path} cannot be read as UTF-8 text ({error})") from error
 
 
-def general_text(decoder: Decoder, params: Any, words: Tokenizer, path: Path) -> dict[str, Any]:
-    """Perplexity a token, and bits a byte (comparable between tokenizers), of a UTF-8 file in windows that do not
+def general_text(decoder: Decoder, params: Any, tokenizer: Tokenizer, path: Path) -> dict[str, Any]:
+    """Perplexity per token, and bits per byte (comparable between tokenizers), of a UTF-8 file in windows that do not
     overlap.
 
     A window's first token is not predicted, unless the tokenizer has a BOS, which then begins every window. Absent,
     damaged or too short files are a `UserError`.
     """
     text = read_text(path)
-    tokens, _ = words.encode_all([text])
+    tokens, _ = tokenizer.encode_all([text])
     width = min(WINDOW, decoder.config.max_position_embeddings)
-    rows, labels, counted = _windows(tokens, words.bos_id, width)
+    rows, labels, counted = _windows(tokens, tokenizer.bos_id, width)
     if not counted.any():
         raise UserError(
             f"config.evaluate.general_text: {path} has {len(tokens)} tokens; nothing can be predicted, give more text"
         )
     total = 0.0
     for first in range(0, len(rows), BATCH):
-        at = np.minimum(np.arange(first, first + BATCH), len(rows) - 1)
-        keep = counted[at] & (np.arange(first, first + BATCH) < len(rows))[:, None]
-        total -= float(_log_likelihood(decoder, params, rows[at], labels[at], keep))
+        batch = np.minimum(np.arange(first, first + BATCH), len(rows) - 1)
+        keep = counted[batch] & (np.arange(first, first + BATCH) < len(rows))[:, None]
+        total -= float(_log_likelihood(decoder, params, rows[batch], labels[batch], keep))
     if not math.isfinite(total):
         raise UserError(f"config.evaluate.general_text: the model's loss on {path} is {total}")
     nll = total / int(counted.sum())
@@ -66,13 +66,13 @@ def general_text(decoder: Decoder, params: Any, words: Tokenizer, path: Path) ->
 def _windows(tokens: np.ndarray, bos: int | None, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Inputs and labels int32[n, W], and which labels count, bool[n, W]."""
     step = width if bos is not None else width + 1  # without BOS a window's first token is only read
-    pieces = [tokens[at : at + step] for at in range(0, len(tokens), step)]
+    pieces = [tokens[first : first + step] for first in range(0, len(tokens), step)]
     rows, labels = np.zeros((2, len(pieces), width), np.int32)
     counted = np.zeros(rows.shape, bool)
     for row, piece in enumerate(pieces):
-        whole = piece if bos is None else np.concatenate([[bos], piece])
-        n = len(whole) - 1
-        rows[row, :n], labels[row, :n], counted[row, :n] = whole[:-1], whole[1:], True
+        window = piece if bos is None else np.concatenate([[bos], piece])
+        n = len(window) - 1
+        rows[row, :n], labels[row, :n], counted[row, :n] = window[:-1], window[1:], True
     return rows, labels, counted
 
 
@@ -80,8 +80,8 @@ def _sum(decoder: Decoder, params: Any, rows_BW: jax.Array, labels_BW: jax.Array
     positions = jnp.broadcast_to(jnp.arange(rows_BW.shape[1]), rows_BW.shape)
     x_BWD: Any = decoder.apply({"params": params}, rows_BW, positions, (jnp.ones_like(rows_BW),))
     w_VD = head_weight(params, decoder.config).astype(x_BWD.dtype)
-    found = label_log_probs(x_BWD.reshape(-1, x_BWD.shape[-1]), w_VD, labels_BW.reshape(-1))
-    return jnp.sum(jnp.where(counted_BW.reshape(-1), found, 0.0))
+    log_probs = label_log_probs(x_BWD.reshape(-1, x_BWD.shape[-1]), w_VD, labels_BW.reshape(-1))
+    return jnp.sum(jnp.where(counted_BW.reshape(-1), log_probs, 0.0))
 
 
 _log_likelihood = jax.jit(_sum, static_argnums=0)

@@ -72,12 +72,12 @@ class Transitions:
         """Of each item: what is exactly one hop away, exactly two hops away (1 or absent), and its edges. [B, N] each;
         -1 has none."""
         known = sp.diags_array((items_B >= 0).astype(np.float64))
-        one_BN = sp.csr_matrix(known @ self._next_NN[items_B])
-        two_BN = (one_BN @ self._next_NN).astype(bool)
-        own = (np.ones(len(items_B), bool), (np.arange(len(items_B)), np.maximum(items_B, 0)))
-        nearer_BN = one_BN.astype(bool) + sp.csr_matrix(own, shape=one_BN.shape)
-        two_BN = two_BN > two_BN.multiply(nearer_BN)
-        return one_BN, sp.csr_matrix(two_BN.astype(np.float64)), sp.csr_matrix(known @ self._edge_NN[items_B])
+        near_BN = sp.csr_matrix(known @ self._next_NN[items_B])
+        far_BN = (near_BN @ self._next_NN).astype(bool)
+        itself = (np.ones(len(items_B), bool), (np.arange(len(items_B)), np.maximum(items_B, 0)))
+        nearer_BN = near_BN.astype(bool) + sp.csr_matrix(itself, shape=near_BN.shape)
+        far_BN = far_BN > far_BN.multiply(nearer_BN)
+        return near_BN, sp.csr_matrix(far_BN.astype(np.float64)), sp.csr_matrix(known @ self._edge_NN[items_B])
 
 
 class Graph:
@@ -109,15 +109,16 @@ class Graph:
         items_kB = np.full((SOURCES, len(users)), -1)
         items_kB[age, row] = column
         rings = [transitions.rings(items_B) for items_B in items_kB]
-        for one in weights:
-            factors = [one.source**age for age in range(SOURCES)]
+        for ring_weights in weights:
+            factors = [ring_weights.source**age for age in range(SOURCES)]
             ring_BN = functools.reduce(
-                operator.add, (f * (near + one.hop * far) for f, (near, far, _) in zip(factors, rings, strict=True))
+                operator.add,
+                (f * (near + ring_weights.hop * far) for f, (near, far, _) in zip(factors, rings, strict=True)),
             )
             edge_BN = functools.reduce(
                 operator.add, (f * edges for f, (_, _, edges) in zip(factors, rings, strict=True))
             )
-            yield similarity_BN * (PAD + ring_BN.toarray()) + one.edge * edge_BN.toarray()
+            yield similarity_BN * (PAD + ring_BN.toarray()) + ring_weights.edge * edge_BN.toarray()
 
     def _choose(self, data: EvalSet) -> tuple[Setting, Weights, float, float, dict[str, Any]]:
         """Setting of the similarity, weights, sharpness, smoothing weight, and what of them is recorded."""
@@ -129,24 +130,19 @@ class Graph:
         train = interactions(self._corpus, valid, self._fit)  # with `history` not what it is for the test
         transitions, valid_prior_N = Transitions(train), prior(train)
         tried = self._ndcg(transitions, valid, setting, valid_prior_N, RINGS)
-        rings = max(RINGS, key=lambda one: tried[one])
+        rings = max(RINGS, key=tried.__getitem__)
         tried |= self._ndcg(
             transitions, valid, setting, valid_prior_N, tuple(replace(rings, edge=edge) for edge in EDGES)
         )
-        weights = max(tried, key=lambda one: tried[one])
+        weights = max(tried, key=tried.__getitem__)
 
-        def raw(one: EvalSet, users: np.ndarray) -> np.ndarray:
-            return next(self.raw(transitions, one, users, setting, (weights,)))
+        def raw(valid: EvalSet, users: np.ndarray) -> np.ndarray:
+            return next(self.raw(transitions, valid, users, setting, (weights,)))
 
         power, smoothing, of_nll = sharpened(raw, valid_prior_N, valid)
         facts |= {"setting": str(setting), "weights": str(weights), "validation_ndcg@10": tried[weights]}
-        return (
-            setting,
-            weights,
-            power,
-            smoothing,
-            facts | {"tried": {str(one): value for one, value in tried.items()}} | of_nll,
-        )
+        facts |= {"tried": {str(tried_weights): value for tried_weights, value in tried.items()}}
+        return setting, weights, power, smoothing, facts | of_nll
 
     def _ndcg(
         self, transitions: Transitions, data: EvalSet, setting: Setting, prior_N: np.ndarray, grid: tuple[Weights, ...]

@@ -21,9 +21,8 @@ from cprec_jax.progress import say
 NUMBERS, RAW_IDS, SET = ("user", "item"), ("user_id", "item_id"), "set"
 KINDS = (".parquet", ".csv", ".tsv", ".tab")
 FEWEST_FOR_A_LEAK = 10  # users: fewer may all have a scored target by chance
-SUSPICIOUS = (
-    0.95  # share of users whose target has a score, where most items have none: another system may lack an item or two
-)
+# Share of users whose target has a score, where most items have none; another system may lack an item or two.
+SUSPICIOUS = 0.95
 
 
 class ScoreFile:
@@ -34,7 +33,7 @@ class ScoreFile:
     Items a user has no score for rank below all that have one, and tie. A file that scores sampled candidates alone is
     ranked by their protocols alone: by `full` the target would beat whatever has no score. A user of the set without
     any score for its catalogue is a `UserError`; so are empty cells, scores that are not finite, pairs given twice, and
-    a file of few items a user that hold every target. There is no distribution, so no NLL.
+    a file of few items per user that hold every target. There is no distribution, so no NLL.
     """
 
     def __init__(self, path: Path, corpus: Corpus):
@@ -81,15 +80,15 @@ class ScoreFile:
         columns, scores = [], []
         for row, (start, stop) in enumerate(zip(first, last, strict=True)):
             column = np.minimum(np.searchsorted(data.items, item[start:stop]), len(data.items) - 1)
-            here = data.items[column] == item[start:stop]  # a file may hold several sets
-            if not here.any():  # the user would be ranked like chance: numbers of another corpus?
+            of_set = data.items[column] == item[start:stop]  # a file may hold several sets
+            if not of_set.any():  # the user would be ranked like chance: numbers of another corpus?
                 raise UserError(
                     f"{self._path}: user {data.targets.user[row]} has scores, but for no item of set {data.name}; "
                     f"{self._hint()} "
                     f"(numbers of its catalogue: {data.items[0]} to {data.items[-1]})"
                 )
-            columns.append(column[here])
-            scores.append(score[start:stop][here])
+            columns.append(column[of_set])
+            scores.append(score[start:stop][of_set])
         missing = len(data) * len(data.items) - sum(map(len, columns))
         try:
             sampled = _protocols_scored(data, columns) if missing else None
@@ -117,11 +116,13 @@ class ScoreFile:
         lowest = np.nextafter(self._score.min(), -np.inf)  # what is missing ties below everything
         for users in user_batches(len(data)):
             table = np.full((len(users), len(data.items)), lowest)
-            for row, one in enumerate(users):
-                table[row, columns[one]] = scores[one]
+            for row, user_row in enumerate(users):
+                table[row, columns[user_row]] = scores[user_row]
             if sampled:
-                found = {name: np.take_along_axis(table, data.candidates[name][users], axis=1) for name in sampled}
-                yield Scored(users=users, scores=None, log_probs=None, by_protocol=found)
+                by_protocol = {
+                    name: np.take_along_axis(table, data.candidates[name][users], axis=1) for name in sampled
+                }
+                yield Scored(users=users, scores=None, log_probs=None, by_protocol=by_protocol)
             else:
                 yield Scored(users=users, scores=table, log_probs=None)
 
@@ -130,9 +131,9 @@ class ScoreFile:
 
     def _check_column(self, table: pa.Table, column: str) -> None:
         if (count := table.column_names.count(column)) != 1:
-            found = f"{'two columns' if count else 'no column'} {column!r}"
+            problem = f"{'two columns' if count else 'no column'} {column!r}"
             raise UserError(
-                f"{self._path}: {found}; a file of scores has user_id, item_id and score (ids of the sources) or "
+                f"{self._path}: {problem}; a file of scores has user_id, item_id and score (ids of the sources) or "
                 f"user, item and score "
                 f"(numbers of the corpus) once (found {table.column_names})"
             )
@@ -162,10 +163,10 @@ class ScoreFile:
                 if pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
                 else column.cast(pa.string())
             )
-            found = text.dictionary_encode().unify_dictionaries().combine_chunks()
-            if isinstance(found, pa.ChunkedArray):  # of no chunks
-                found = pa.array([], pa.string()).dictionary_encode()
-            return found.indices.to_numpy().astype(np.int64), found.dictionary.to_pylist()
+            encoded = text.dictionary_encode().unify_dictionaries().combine_chunks()
+            if isinstance(encoded, pa.ChunkedArray):  # of no chunks
+                encoded = pa.array([], pa.string()).dictionary_encode()
+            return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
         except (pa.ArrowException, UnicodeDecodeError) as error:
             raise UserError(
                 f"{self._path}: user_id, item_id and set must be texts or numbers ({one_line(error)[:120]})"
@@ -205,24 +206,24 @@ class ScoreFile:
         item = items[self._item]
         if self._sets is None:
             self._refuse_ambiguous_ids(data, platform)
-            mine = item >= 0
+            of_set = item >= 0
         else:
-            mine = (item >= 0) & (self._set == (self._sets.index(data.name) if data.name in self._sets else -1))
-        return _sorted(users[self._user[mine]], item[mine], self._score[mine])
+            of_set = (item >= 0) & (self._set == (self._sets.index(data.name) if data.name in self._sets else -1))
+        return _sorted(users[self._user[of_set]], item[of_set], self._score[of_set])
 
     def _refuse_ambiguous_ids(self, data: EvalSet, platform: str) -> None:
         """Where sources number their items alike, scores made for one set would rank another as well."""
         assert self._ids is not None
         ids, sources = self._corpus.item_ids, self._corpus.manifest["sources"]
-        here = {ids[item] for item in data.items} & set(self._ids[1])
-        for other in self._corpus.sets:
-            if other != data.name and sources[other]["platform"] == platform:
-                shared = here & {ids[item] for item in self._corpus.catalogue(other)}
+        of_file = {ids[item] for item in data.items} & set(self._ids[1])
+        for name in self._corpus.sets:
+            if name != data.name and sources[name]["platform"] == platform:
+                shared = of_file & {ids[item] for item in self._corpus.catalogue(name)}
                 if shared:
                     raise UserError(
                         f"{self._path}: {len(shared):,} of its item ids, such as {min(shared)!s:.40}, are in set "
                         f"{data.name} and in set "
-                        f"{other}; add a column {SET!r} that says which of them a score is for"
+                        f"{name}; add a column {SET!r} that says which of them a score is for"
                     )
 
     def _refuse_missing_users(self, data: EvalSet, missing: np.ndarray) -> None:
@@ -243,11 +244,11 @@ class ScoreFile:
         share = sum(map(len, columns)) / (len(data) * len(data.items))
         if len(data) < FEWEST_FOR_A_LEAK or share > 0.5:
             return
-        found = np.mean([(target == column).any() for target, column in zip(data.target, columns, strict=True)])
-        if found >= SUSPICIOUS:
+        scored = np.mean([(target == column).any() for target, column in zip(data.target, columns, strict=True)])
+        if scored >= SUSPICIOUS:
             raise UserError(
                 f"{self._path}: set {data.name}: only {share:.1%} of its items have a score, but the targets of "
-                f"{found:.1%} of the users; "
+                f"{scored:.1%} of the users; "
                 "what has no score would rank below the target. Score the whole catalogue, or exactly the candidates "
                 "of "
                 "WORKDIR/corpus/candidates and ask for them in config.evaluate.protocols"
@@ -260,23 +261,23 @@ def _protocols_scored(data: EvalSet, columns: list[np.ndarray]) -> list[str]:
     Scores for nothing but candidates, and for no protocol all of them, are a `UserError`: the whole catalogue cannot be
     ranked by them.
     """
-    whole = dict.fromkeys(data.candidates, True)
+    complete = dict.fromkeys(data.candidates, True)
     for row, column in enumerate(columns):
         rest = np.zeros(len(data.items), bool)
         rest[column] = True
         for name, candidates in data.candidates.items():
-            whole[name] &= bool(np.isin(candidates[row], column).all())
+            complete[name] &= bool(np.isin(candidates[row], column).all())
         for candidates in data.candidates.values():
             rest[candidates[row]] = False
         if rest.any():
             return []
-    if whole and not any(whole.values()):
+    if complete and not any(complete.values()):
         raise UserError(
-            f"set {data.name}: has scores for candidates of {', '.join(whole)} alone, but for no protocol of them "
+            f"set {data.name}: has scores for candidates of {', '.join(complete)} alone, but for no protocol of them "
             f"all; score all of its "
             "candidates, or the whole catalogue"
         )
-    return [name for name, all_of_them in whole.items() if all_of_them]
+    return [name for name, all_of_them in complete.items() if all_of_them]
 
 
 def _sorted(user: np.ndarray, item: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

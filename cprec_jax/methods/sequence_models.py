@@ -85,15 +85,15 @@ def loss(model: SASRec | GRU4Rec, params: Any, items_BT1: jax.Array, key: jax.Ar
     # would be padding.
     real_P = targets_BT.ravel() < model.n_items
     most = min(model.spec.batch_targets, real_P.size)
-    (place_K,) = jnp.nonzero(real_P, size=most, fill_value=0)
+    (position_K,) = jnp.nonzero(real_P, size=most, fill_value=0)
     n = real_P.sum()
     weights_K = (jnp.arange(most) < n).astype(hidden_BTD.dtype)
-    x_KD = hidden_BTD.reshape(-1, model.spec.hidden)[place_K]
+    x_KD = hidden_BTD.reshape(-1, model.spec.hidden)[position_K]
     # The bias is one more column. Few positions at a time: the scores of a whole batch do not fit into a cache, which
     # took most of a step.
     x_KD = jnp.concatenate([x_KD, jnp.ones_like(x_KD[:, :1])], axis=-1)
     w_ND = jnp.concatenate([params["items"][:-1], params["bias"][:, None]], axis=-1)
-    labels_K = jnp.minimum(targets_BT.ravel()[place_K], model.n_items - 1)
+    labels_K = jnp.minimum(targets_BT.ravel()[position_K], model.n_items - 1)
     return cross_entropy_sum(
         x_KD[None], w_ND, labels_K[None], weights_K[None], chunk_for(most, POSITIONS)
     ) / jnp.maximum(n, 1)

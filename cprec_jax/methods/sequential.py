@@ -142,10 +142,10 @@ class Sequential:
         titles = None if self._titles is None else Titles(self._titles(valid), known(train.items, train.n_items))
         for dropout, rate in grid:
             model = sequence_models.make(self._architecture, train.n_items, self._spec, dropout)
-            found = fit(model, rate, train, valid, self._seed, titles)
-            tried[f"dropout {dropout:g}, learning rate {rate:g}"] = found.ndcg
-            if best is None or found.ndcg > best.ndcg:
-                best = found
+            trained = fit(model, rate, train, valid, self._seed, titles)
+            tried[f"dropout {dropout:g}, learning rate {rate:g}"] = trained.ndcg
+            if best is None or trained.ndcg > best.ndcg:
+                best = trained
         assert best is not None
         return best, tried
 
@@ -177,14 +177,14 @@ def fit(
                 f"{type(model).__name__} on {valid.name}: loss {float(total)} in epoch {epoch}; lower "
                 f"sequential.learning_rate"
             )
-        found = Trained(
+        trained = Trained(
             model=model, params=composed(params, titles), ndcg=0.0, epoch=epoch, learning_rate=learning_rate
         )
-        ndcg = _ndcg(found, valid)
+        ndcg = _ndcg(trained, valid)
         mean = float(total) / max(n, 1)
         say(f"{type(model).__name__} on {valid.name}: epoch {epoch}, loss {mean:.3f}, validation NDCG@10 {ndcg:.4f}")
         if ndcg > best.ndcg:
-            best = replace(found, ndcg=ndcg)
+            best = replace(trained, ndcg=ndcg)
         elif epoch - best.epoch >= spec.patience:
             break
     return best
@@ -244,8 +244,8 @@ def batches(
         rows = max(batch_targets // (shortest + 1), 1)  # as many as can fit, so that each width is compiled once
         chosen += [(width, rows, piece) for piece in _pieces(members, targets[members], batch_targets)]
         shortest = width
-    for place in order.permutation(len(chosen)):
-        width, rows, members = chosen[place]
+    for number in order.permutation(len(chosen)):
+        width, rows, members = chosen[number]
         batch = np.full((rows, width + 1), padding, np.int32)
         for row, member in enumerate(members):
             batch[row, : len(windows[member])] = windows[member]

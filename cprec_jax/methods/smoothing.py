@@ -45,9 +45,9 @@ def nll_by_weight(
         raw_BN, target = raw(data, users), data.target[users]
         for power in powers:
             sharpened_BN = raw_BN**power
-            own, mass = sharpened_BN[np.arange(len(users)), target], sharpened_BN.sum(axis=1)
+            raw_target, mass = sharpened_BN[np.arange(len(users)), target], sharpened_BN.sum(axis=1)
             for weight in weights:
-                total[power, weight] -= float(np.log((own + weight * prior_N[target]) / (mass + weight)).sum())
+                total[power, weight] -= float(np.log((raw_target + weight * prior_N[target]) / (mass + weight)).sum())
     return {key: value / len(data) for key, value in total.items()}
 
 

@@ -26,18 +26,18 @@ from cprec_jax.text.title_features import Similarity, similarity
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What validation chooses by NDCG@10. `own`: an item of the history is like itself, too (where histories are
-    ranked)."""
+    """What validation chooses by NDCG@10. `own_items`: an item of the history is like itself, too (where histories
+    are ranked)."""
 
     features: str
     weighting: Weighting
     step_weight: float
     last_items: int
-    own: bool
+    own_items: bool
 
     def __str__(self) -> str:
-        own = ", with the history's own items" if self.own else ""
-        return f"{self.features}, {self.weighting}, step weight {self.step_weight:g}, last {self.last_items}{own}"
+        with_own = ", with the history's own items" if self.own_items else ""
+        return f"{self.features}, {self.weighting}, step weight {self.step_weight:g}, last {self.last_items}{with_own}"
 
 
 class TextKNN:
@@ -72,7 +72,7 @@ class TextKNN:
         offsets = np.searchsorted(row, np.arange(len(users) + 1))
         recent = sp.csr_matrix((weight, column, offsets), shape=(len(users), len(data.items)))
         raw = ((recent @ likeness.query_NF) @ likeness.document_NF.T).toarray()
-        np.add.at(raw, (row, column), weight * (setting.own - likeness.own_N[column]))
+        np.add.at(raw, (row, column), weight * (setting.own_items - likeness.own_N[column]))
         return np.maximum(
             raw, 0.0
         )  # what is taken off again was added in another order: it may be off by the last digit
@@ -85,7 +85,7 @@ class TextKNN:
             weighting=spec.weightings[0],
             step_weight=spec.step_weights[0],
             last_items=spec.last_items[0],
-            own=False,
+            own_items=False,
         )
 
     def tune(self, data: EvalSet, prior_N: np.ndarray) -> tuple[Setting, dict[str, float]]:
@@ -103,18 +103,20 @@ class TextKNN:
                     tried[setting] = ndcg(partial(self.raw, setting=setting), prior_N, data)
             return max(settings, key=lambda setting: tried[setting])
 
-        found = best([replace(start, features=f, weighting=w) for f in spec.features for w in spec.weightings])
-        found = best([replace(found, step_weight=s, last_items=n) for s in spec.step_weights for n in spec.last_items])
+        chosen = best([replace(start, features=f, weighting=w) for f in spec.features for w in spec.weightings])
+        chosen = best(
+            [replace(chosen, step_weight=s, last_items=n) for s in spec.step_weights for n in spec.last_items]
+        )
         if spec.own_items and not data.history_masked:
-            found = best([found, replace(found, own=True)])
-        return found, {str(setting): value for setting, value in tried.items()}
+            chosen = best([chosen, replace(chosen, own_items=True)])
+        return chosen, {str(setting): value for setting, value in tried.items()}
 
     def validation(self, data: EvalSet) -> EvalSet:
         """The validation users of a set, for every choice."""
         return validation_of(self._corpus, data, self._spec.validation_users)
 
     def choice(self, data: EvalSet) -> tuple[Setting, float, float, dict[str, Any]]:
-        """Setting, sharpness, smoothing weight, and what of them is recorded. Made once a set, whichever of its users
+        """Setting, sharpness, smoothing weight, and what of them is recorded. Made once per set, whichever of its users
         are ranked."""
         if data.name not in self._choices:
             self._choices[data.name] = self._choose(data, prior(interactions(self._corpus, data, "train")))
@@ -126,7 +128,7 @@ class TextKNN:
             setting = self.default(data)
             return setting, 1.0, 1.0, {"setting": str(setting)}
         setting, tried = self.tune(valid, prior_N)
-        power, weight, smoothing = sharpened(lambda one, users: self.raw(one, users, setting), prior_N, valid)
+        power, weight, smoothing = sharpened(partial(self.raw, setting=setting), prior_N, valid)
         facts = {"setting": str(setting), "validation_ndcg@10": tried[str(setting)], "tried": tried}
         return setting, power, weight, facts | smoothing
 

@@ -47,17 +47,17 @@ def from_states(states_ND: np.ndarray, width: int) -> np.ndarray:
     return _scaled(centred_ND @ axes_DD[:, -width:], width)
 
 
-def _scaled(found_NR: np.ndarray, width: int) -> np.ndarray:
+def _scaled(reduced_NR: np.ndarray, width: int) -> np.ndarray:
     """Centred, of one scale, filled up with zeros. Only a start is needed, so float32 does."""
-    found_NR = found_NR - found_NR.mean(axis=0)
-    found_NR *= SCALE / max(float(np.sqrt((found_NR**2).mean())), 1e-12)
-    return np.pad(found_NR, ((0, 0), (0, width - found_NR.shape[1]))).astype(np.float32)
+    reduced_NR = reduced_NR - reduced_NR.mean(axis=0)
+    reduced_NR *= SCALE / max(float(np.sqrt((reduced_NR**2).mean())), 1e-12)
+    return np.pad(reduced_NR, ((0, 0), (0, width - reduced_NR.shape[1]))).astype(np.float32)
 
 
 def initial(params: Mapping[str, Any], titles: Titles) -> dict[str, Any]:
     """The parameters of a model at step 0, with a map of the titles instead of embeddings of the items' own."""
-    own = jnp.zeros_like(params["items"]).at[-1].set(params["items"][-1])  # the padding's stays
-    return {**params, "items": own, "title_map": jnp.eye(titles.features_ND.shape[1], dtype=own.dtype)}
+    items = jnp.zeros_like(params["items"]).at[-1].set(params["items"][-1])  # the padding's stays
+    return {**params, "items": items, "title_map": jnp.eye(titles.features_ND.shape[1], dtype=items.dtype)}
 
 
 def composed(params: Mapping[str, Any], titles: Titles | None) -> dict[str, Any]:

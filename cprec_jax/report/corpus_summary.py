@@ -20,12 +20,14 @@ def loss_notes(manifest: Mapping[str, Any]) -> list[str]:
     for name, losses in manifest.get("losses", {}).items():
         parts = []
         for lost in (True, False):
-            for what, one in losses.items():
-                named = ((reason, entry) for reason, entry in one["reasons"].items() if entry["share"] > MENTIONED)
+            for what, counts in losses.items():
+                named = ((reason, entry) for reason, entry in counts["reasons"].items() if entry["share"] > MENTIONED)
                 parts += [_reason(what, reason, entry) for reason, entry in named if entry["lost"] == lost]
         if parts:
-            loud = "Warning: " if any(one["lost_share"] > WARNED for one in losses.values()) else ""
-            counted = ", ".join(f"{one['kept']:,} of {one['read']:,} {what} kept" for what, one in losses.items())
+            loud = "Warning: " if any(counts["lost_share"] > WARNED for counts in losses.values()) else ""
+            counted = ", ".join(
+                f"{counts['kept']:,} of {counts['read']:,} {what} kept" for what, counts in losses.items()
+            )
             notes.append(f"{loud}{name}: {counted}; {'; '.join(parts)}.")
     return notes
 
@@ -34,8 +36,8 @@ def _reason(what: str, reason: str, entry: Mapping[str, Any]) -> str:
     """What became of how many, why, and for example which."""
     verb = "lost" if entry["lost"] else "kept but folded"
     notes = [text for text in (f"first {entry['example']}" if entry["example"] else "", entry["cause"]) if text]
-    said = f" ({'; '.join(notes)})" if notes else ""
-    return f"{verb} {entry['n']:,} {what} ({entry['share']:.1%}): {reason}{said}"
+    remark = f" ({'; '.join(notes)})" if notes else ""
+    return f"{verb} {entry['n']:,} {what} ({entry['share']:.1%}): {reason}{remark}"
 
 
 def corpus_tables(manifest: Mapping[str, Any]) -> list[Table]:
@@ -69,7 +71,7 @@ def _domains(manifest: Mapping[str, Any]) -> Table:
         source = manifest.get("sources", {}).get(name, {})
         kept = (list(manifest.get("counts", {}).get(name, {}).values()) or [{}])[-1]
         split = str(info.get("split", NOTHING)).replace("_", " ")
-        words = (name, str(info.get("role", NOTHING)), str(source.get("platform", NOTHING)), split)
+        texts = (name, str(info.get("role", NOTHING)), str(source.get("platform", NOTHING)), split)
         figures = (
             info.get("n_items"),
             kept.get("users"),
@@ -77,7 +79,7 @@ def _domains(manifest: Mapping[str, Any]) -> Table:
             info.get("n_valid_users"),
             info.get("n_test_users"),
         )
-        rows.append(_row(*words, *map(_count, figures), _count(info.get("n_test_targets_never_trained"))))
+        rows.append(_row(*texts, *map(_count, figures), _count(info.get("n_test_targets_never_trained"))))
     columns = _columns(
         "Domain",
         "Role",
@@ -100,11 +102,11 @@ def _domains(manifest: Mapping[str, Any]) -> Table:
 def _losses(manifest: Mapping[str, Any]) -> Table:
     rows = []
     for name, losses in manifest.get("losses", {}).items():
-        for what, one in losses.items():
+        for what, counts in losses.items():
             reasons = "; ".join(
-                f"{reason}: {entry['n']:,} ({entry['share']:.1%})" for reason, entry in one["reasons"].items()
+                f"{reason}: {entry['n']:,} ({entry['share']:.1%})" for reason, entry in counts["reasons"].items()
             )
-            rows.append(_row(name, what, reasons or NOTHING, _count(one["read"]), _count(one["kept"])))
+            rows.append(_row(name, what, reasons or NOTHING, _count(counts["read"]), _count(counts["kept"])))
     note = "Exact duplicates, repeats and items with another's title are kept but folded into others; all else is lost."
     columns = _columns("Domain", "What", "Reasons", "Read", "Kept")
     return Table(title="Read and kept", columns=columns, rows=tuple(rows), notes=(note,), text_columns=3)

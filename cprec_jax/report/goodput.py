@@ -28,8 +28,8 @@ INTRO = (
 
 def read_ledgers(workdir: Path) -> dict[str, list[Attempt]]:
     """The attempts of every run that noted some, by its name."""
-    found = {run.name: read_attempts(run) for run in run_directories(workdir)}
-    return {name: attempts for name, attempts in found.items() if attempts}
+    ledgers = {run.name: read_attempts(run) for run in run_directories(workdir)}
+    return {name: attempts for name, attempts in ledgers.items() if attempts}
 
 
 def goodput_section(ledgers: Mapping[str, list[Attempt]]) -> Section:
@@ -40,14 +40,14 @@ def goodput_section(ledgers: Mapping[str, list[Attempt]]) -> Section:
     rows = []
     for name, attempts in ledgers.items():
         of_run = goodput(attempts)
-        words = (
+        texts = (
             name,
             str(of_run.attempts),
             f"{of_run.total:.0f}",
             _percent(of_run.share),
             *(_share(of_run, cause) for cause in CAUSES),
         )
-        rows.append(_row(words))
+        rows.append(_row(texts))
     runs = Table(title="Runs", columns=_columns(names), rows=tuple(rows))
     return Section(title="Where the time went", intro=INTRO, tables=(runs, _attempts_table(ledgers)), folded=True)
 
@@ -56,10 +56,11 @@ def _attempts_table(ledgers: Mapping[str, list[Attempt]]) -> Table:
     names = ("Run", "Attempt", "Processes", "Devices", "Seconds", "Last step", "Ended by")
     rows = []
     for name, attempts in ledgers.items():
-        for one in attempts:
-            last = "" if one.last_step is None else str(one.last_step)
-            counts = (str(one.number), str(one.processes), str(one.devices), f"{one.end - one.begin:.0f}", last)
-            rows.append(_row((name, *counts, one.why or "not known")))
+        for attempt in attempts:
+            last = "" if attempt.last_step is None else str(attempt.last_step)
+            seconds = f"{attempt.end - attempt.begin:.0f}"
+            counts = (str(attempt.number), str(attempt.processes), str(attempt.devices), seconds, last)
+            rows.append(_row((name, *counts, attempt.why or "not known")))
     return Table(title="Attempts", columns=_columns(names), rows=tuple(rows))
 
 
@@ -89,5 +90,5 @@ def _columns(names: tuple[str, ...]) -> tuple[Column, ...]:
     return tuple(Column(name=name) for name in names)
 
 
-def _row(words: tuple[str, ...]) -> Row:
-    return Row(cells=tuple(Cell(text=word) for word in words), kind="method")
+def _row(texts: tuple[str, ...]) -> Row:
+    return Row(cells=tuple(Cell(text=text) for text in texts), kind="method")

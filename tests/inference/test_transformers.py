@@ -5,7 +5,7 @@ import pytest
 
 from cprec_jax.hf.load import load_params, read_config
 from cprec_jax.inference.generate import generate
-from cprec_jax.jobs.making.asked_model import end_ids
+from cprec_jax.jobs.making.model_source import end_ids
 from cprec_jax.model.decoder import Decoder
 from tests.hf.families import FAMILIES, checkpoint, torch_model
 

@@ -42,7 +42,7 @@ def test_raw_scores_are_the_weighted_mean_cosine(corpus: Corpus, data: EvalSet, 
     vectors = text.TfidfVectorizer(token_pattern=r"(?u)\w+").fit_transform(data.titles)
     cosine = (vectors @ vectors.T).toarray()
     np.fill_diagonal(cosine, float(own))
-    setting = Setting(features="words 1", weighting="tfidf", step_weight=0.8, last_items=3, own=own)
+    setting = Setting(features="words 1", weighting="tfidf", step_weight=0.8, last_items=3, own_items=own)
     raw = TextKNN(SMALL, corpus).raw(data, np.arange(len(data)), setting)
     for user in range(len(data)):
         newest = history(data, user)[-3:][::-1]
@@ -69,7 +69,7 @@ def permuted(data: EvalSet, order: np.ndarray) -> EvalSet:
 
 def test_the_order_of_items_and_users_changes_nothing(corpus: Corpus, data: EvalSet) -> None:
     order = np.random.default_rng(1).permutation(len(data.items))
-    setting = Setting(features="characters 2-3", weighting="bm25", step_weight=0.5, last_items=5, own=False)
+    setting = Setting(features="characters 2-3", weighting="bm25", step_weight=0.5, last_items=5, own_items=False)
     method, users = TextKNN(SMALL, corpus), np.arange(len(data))
     raw = method.raw(data, users, setting)
     assert np.array_equal(method.raw(data, users[::-1], setting)[::-1], raw)

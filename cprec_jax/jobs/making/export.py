@@ -147,15 +147,10 @@ def _base_model(workdir: Path, opened: _Run, stored: Restored, base_run: str | N
 
     instead = "export it merged (config.export.lora)"
     if base_run is not None:
-        made = export_directory(workdir, base_run)
-        theirs = restore_decoder(run_directory(workdir, 0, base_run), step=step, mesh=_mesh())
-        _check_base(
-            stored,
-            theirs.params,
-            f"step {theirs.step} of {base_run}, which is exported",
-            "leave config.export.step out",
-        )
-        return BaseModel(name=str(made.resolve()))
+        loaded = restore_decoder(run_directory(workdir, 0, base_run), step=step, mesh=_mesh())
+        exported = f"step {loaded.step} of {base_run}, which is exported"
+        _check_base(stored, loaded.params, exported, "leave config.export.step out")
+        return BaseModel(name=str(export_directory(workdir, base_run).resolve()))
     source = opened.description["model"].init_from
     assert source is not None, "refused by config/root.py"
     directory = hub.locate(source)
@@ -177,10 +172,13 @@ def _base_model(workdir: Path, opened: _Run, stored: Restored, base_run: str | N
     return BaseModel(name=name, revision=revision)
 
 
-def _check_base(stored: Restored, theirs: Params, what: str, remedy: str) -> None:
-    ours, others = by_name(stored.params), by_name(theirs)
+def _check_base(stored: Restored, base_params: Params, what: str, remedy: str) -> None:
+    """`UserError` where the weights under an adapter are not those of `what`."""
+    trained_on = by_name(stored.params)
     different = [
-        name for name, leaf in others.items() if ours[name].shape != leaf.shape or not bool((ours[name] == leaf).all())
+        name
+        for name, leaf in by_name(base_params).items()
+        if trained_on[name].shape != leaf.shape or not bool((trained_on[name] == leaf).all())
     ]
     if different:
         raise UserError(

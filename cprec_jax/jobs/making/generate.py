@@ -15,7 +15,7 @@ from cprec_jax.corpus import Corpus, user_key
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.inference.generate import generate as generate_tokens
 from cprec_jax.inference.title_ranker import TitleRanker
-from cprec_jax.jobs.making.asked_model import Source, open_source
+from cprec_jax.jobs.making.model_source import Source, open_source
 from cprec_jax.paths import local_path
 from cprec_jax.progress import say
 from cprec_jax.text.catalogue import Catalogue
@@ -137,12 +137,12 @@ def _json_list(option: str, text: str) -> list[str] | None:
     if not text.strip().startswith('["'):
         return None
     try:
-        found = json.loads(text)
+        titles = json.loads(text)
     except ValueError as error:
         raise UserError(f"--{option}={text}: begins as a JSON list, but is none ({one_line(error)})") from error
-    if not all(isinstance(entry, str) for entry in found):
+    if not all(isinstance(entry, str) for entry in titles):
         raise UserError(f"--{option}={text}: a JSON list of texts was expected")
-    return found
+    return titles
 
 
 def _joined(titles: Sequence[str]) -> str:
@@ -217,7 +217,7 @@ def _write_text(source: Source, spec: GenerateSpec, questions: Sequence[Question
             f"context of "
             f"{source.context}; shorten one of them"
         )
-    found = generate_tokens(
+    texts = generate_tokens(
         source.decoder,
         source.params,
         [question.tokens for question in questions],
@@ -227,7 +227,7 @@ def _write_text(source: Source, spec: GenerateSpec, questions: Sequence[Question
         seed=spec.seed,
         batch=spec.batch,
     )
-    for question, tokens in zip(questions, found, strict=True):
+    for question, tokens in zip(questions, texts, strict=True):
         ended = len(tokens) > 0 and int(tokens[-1]) in source.end_ids
         print(question.title)
         print(source.tokenizer.decode(tokens[:-1] if ended else tokens))
@@ -251,18 +251,18 @@ def _write_titles(
     ranker = TitleRanker(source.decoder, source.params, catalogue, spec.title_temperature, spec.beam)
     for question in questions:  # one at a time: the nodes of a large trie fill the batch already
         masked = np.array([title in question.seen and title != question.target for title in titles])
-        asked = [] if question.target is None else [titles.index(question.target)]
-        log_probs = ranker.log_probs(question.tokens, spec.titles + int(masked.sum()), asked)
+        target = None if question.target is None else titles.index(question.target)
+        wanted = [] if target is None else [target]
+        log_probs = ranker.log_probs(question.tokens, spec.titles + int(masked.sum()), wanted)
         shown = np.where(masked, -np.inf, log_probs)
         order = np.argsort(-shown, kind="stable")[: min(spec.titles, int((shown != -np.inf).sum()))]
         print(question.title)
-        for place, column in enumerate(order, start=1):
-            print(f"{place:4d}  {np.exp(log_probs[column]):8.4f}  {titles[column]}")
+        for rank, column in enumerate(order, start=1):
+            print(f"{rank:4d}  {np.exp(log_probs[column]):8.4f}  {titles[column]}")
         left_out = f", {masked.sum()} of the history left out" if masked.any() else ""
         if spec.beam is not None:
             left_out += f"; by a beam of {spec.beam}, which may miss titles"
-        if question.target is not None:
-            target = asked[0]
+        if target is not None:
             rank = 1 + int((shown > shown[target]).sum())
             print(
                 f"-- next was {question.target!r}: place {rank} of {int((~masked).sum())}, "

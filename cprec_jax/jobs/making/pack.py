@@ -56,20 +56,10 @@ def pack(config: Config, workdir: Path, kind: RowsKind, made_from: Mapping[str, 
         if not any(entry["rows"] for name, entry in statistics.items() if name not in optional):
             what = "pretrain" if kind.stage == "cpt" else f"training ({', '.join(sets)})"
             raise UserError(f"{corpus.path}: no {what} sequence is left to pack; see `rejected` in its manifest.json")
-        shards = {p.name: artefact.file_sha256(p) for p in sorted(directory.glob("*.array_record*"))}
-        apart = optional if kind.stage == "cpt" else sets
-        of_source = {
-            name: {p: value for p, value in shards.items() if p.startswith(rows.shard_prefix(name))} for name in apart
-        }
-        always = {p: value for p, value in shards.items() if not any(p in of_source[name] for name in optional)}
         facts = {
             "stage": kind.stage,
-            "rows_hash": artefact.fingerprint(always),
-            "source_hashes": {name: artefact.fingerprint(found) for name, found in of_source.items()},
+            **_hashes(directory, optional if kind.stage == "cpt" else sets, optional),
             "catalogue_hashes": {name: _titles_hash(corpus, name) for name in sets},
-            "tokenizer_hash": artefact.fingerprint(
-                {path.name: artefact.file_sha256(path) for path in tokenizer_files.input_files(directory / "tokenizer")}
-            ),
             "corpus_hash": corpus.hash,
             "row_length": pack_spec.row_length,
             "vocab_size": tokens.size,
@@ -83,7 +73,6 @@ def pack(config: Config, workdir: Path, kind: RowsKind, made_from: Mapping[str, 
             "tokens_per_item": tokens_per_item,
             "template": dataclasses.asdict(text.template),
             "splits": statistics,
-            "shards": shards,
         }
         artefact.write_manifest(directory, made_from, facts)
     for name, row in statistics.items():
@@ -91,6 +80,28 @@ def pack(config: Config, workdir: Path, kind: RowsKind, made_from: Mapping[str, 
             f"pack {stage}: {name}: {row['documents']} documents, {row['tokens']} tokens in {row['rows']} rows, "
             f"{row['fill']:.1%} full"
         )
+
+
+def _hashes(directory: Path, apart: Sequence[str], optional: Sequence[str]) -> dict[str, Any]:
+    """The hashes of what was written, for the manifest.
+
+    Args:
+      apart: the sources whose shards get a hash of their own.
+      optional: those of them that do not count in `rows_hash`.
+    """
+    shards = {path.name: artefact.file_sha256(path) for path in sorted(directory.glob("*.array_record*"))}
+    of_source = {
+        name: {shard: value for shard, value in shards.items() if shard.startswith(rows.shard_prefix(name))}
+        for name in apart
+    }
+    always = {shard: value for shard, value in shards.items() if not any(shard in of_source[name] for name in optional)}
+    of_tokenizer = tokenizer_files.input_files(directory / "tokenizer")
+    return {
+        "rows_hash": artefact.fingerprint(always),
+        "source_hashes": {name: artefact.fingerprint(hashes) for name, hashes in of_source.items()},
+        "tokenizer_hash": artefact.fingerprint({path.name: artefact.file_sha256(path) for path in of_tokenizer}),
+        "shards": shards,
+    }
 
 
 def tokenizer_losses(catalogue: Catalogue, items: np.ndarray, tokens: tokenizer.Tokenizer, end_of_item: str) -> str:
@@ -106,12 +117,12 @@ def sets_of(corpus: Corpus, kind: RowsKind, named: Sequence[str]) -> list[str]:
     if kind.stage == "sft" and named:
         return [corpus.set_info(name).name for name in named]
     role = "pretrain" if kind.stage == "cpt" else "downstream"
-    found = [name for name, info in corpus.sets.items() if info.role == role]
-    if kind.stage == "sft" and not found:
+    names = [name for name, info in corpus.sets.items() if info.role == role]
+    if kind.stage == "sft" and not names:
         raise UserError(
             "config.pack.stages: 'sft' packs downstream sets, and the corpus has none (a source with role 'downstream')"
         )
-    return found
+    return names
 
 
 def _titles_hash(corpus: Corpus, name: str) -> str:
@@ -138,7 +149,7 @@ def _given_tokenizer(config: Config, workdir: Path, kind: RowsKind) -> Path | No
     was trained with."""
     if config.text.source != TRAIN:
         return adapter.tokenizer_directory(hub.locate(config.text.source))
-    if kind.stage == "cpt" or not any(one.stage == "cpt" for one in config.rows_kinds):
+    if kind.stage == "cpt" or not any(packed.stage == "cpt" for packed in config.rows_kinds):
         return None
     artefact.read_json(rows_directory(workdir) / artefact.MANIFEST, "pack")
     return tokenizer_directory(workdir)

@@ -9,7 +9,7 @@ import pytest
 
 from cprec_jax import cli
 from cprec_jax.corpus import Corpus, user_key
-from cprec_jax.jobs.making.asked_model import end_ids
+from cprec_jax.jobs.making.model_source import end_ids
 from cprec_jax.text import tokenizer
 from data_prep.adapters.synthetic import _user_names
 from tests import road

@@ -1,7 +1,6 @@
-"""The model that is asked: the newest checkpoint of a work directory, or a Hugging Face directory, with its tokenizer
-and template."""
+"""The model of `generate`: the newest checkpoint of a work directory, or a Hugging Face directory, with tokenizer and
+template."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import numpy as np
 
 from cprec_jax.config.generate import GenerateSpec
 from cprec_jax.config.text import TemplateSpec
-from cprec_jax.errors import UserError, one_line
+from cprec_jax.errors import UserError
 from cprec_jax.hf import base
+from cprec_jax.hf.checkpoint_files import read_json
 from cprec_jax.hf.save import special_token_ids
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.text.template import Template
@@ -77,29 +77,24 @@ def open_source(template: TemplateSpec, spec: GenerateSpec, workdir: Path | None
 
 def _only_run(workdir: Path) -> str:
     """The run that is meant where none is named: `cpt`, or the only one that is there."""
-    there = [path.name for path in run_directories(workdir) if ".seed-" not in path.name]
-    if CPT in there or not there:
+    names = [path.name for path in run_directories(workdir) if ".seed-" not in path.name]
+    if CPT in names or not names:
         return CPT
-    if len(there) > 1:
-        raise UserError(f"config.generate.run: say which run; {workdir} has {', '.join(there)}")
-    return there[0]
+    if len(names) > 1:
+        raise UserError(f"config.generate.run: say which run; {workdir} has {', '.join(names)}")
+    return names[0]
 
 
 def end_ids(directory: Path, model: Path | None = None) -> tuple[int, ...]:
-    """The end-of-text tokens: generation_config.json's word first (as transformers has it), then config.json's or the
-    tokenizer's.
+    """The end-of-text tokens: those of generation_config.json where it names some, as in transformers; else those of
+    config.json or of the tokenizer.
 
     directory: of the tokenizer; model: of those two files, where it is another (for a run: what is kept of its base
     model).
     """
     model = directory if model is None or not model.exists() else model
     path = model / "generation_config.json"
-    found: Any = None
-    if path.exists():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-        except (OSError, ValueError, AttributeError) as error:
-            raise UserError(f"{path}: cannot be read ({one_line(error)}); delete it or mend it") from error
-    if found is None:
-        found = special_token_ids(directory, model).get("eos_token_id", ())
-    return tuple(found) if isinstance(found, list | tuple) else (int(found),)
+    ids: Any = read_json(path).get("eos_token_id") if path.exists() else None
+    if ids is None:
+        ids = special_token_ids(directory, model).get("eos_token_id", ())
+    return tuple(ids) if isinstance(ids, list | tuple) else (int(ids),)
