@@ -50,7 +50,7 @@ class EvalSet:
         return mask
 
     def slices(self) -> dict[str, np.ndarray]:
-        """Name -> bool[n]; what is empty is left out."""
+        """Name -> bool[n]; empty slices are left out."""
         length = np.diff(self.targets.offsets)
         count = self.train_count[self.target]
         never_seen, cold, warm = intervals(0, 1, WARM)

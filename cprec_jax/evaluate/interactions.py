@@ -1,4 +1,4 @@
-"""What counting and sequential baselines learn from: the sequences of one set's own domain, as columns of its
+"""The training data of counting and sequential baselines: the sequences of a set's domain, as columns of its
 catalogue."""
 
 from dataclasses import dataclass

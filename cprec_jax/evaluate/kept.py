@@ -1,5 +1,7 @@
-"""What evaluation keeps beside its results: the ranks of each row, set and seed, and what it trained. Both are used
-while they would be made from the same again; what is damaged is made anew."""
+"""What evaluation keeps beside its results: the ranks of each row, set and seed (a cell), and what it trained.
+
+Both are used as long as their inputs are the same. What is damaged is made again.
+"""
 
 import dataclasses
 import zipfile
@@ -97,7 +99,7 @@ class Store:
 
 @dataclass(frozen=True, kw_only=True)
 class Shelf:
-    """What one seed of a sequential row trained, by set: arrays by name, and facts."""
+    """The parameters that one seed of a sequential row trained, by set: arrays by name, and facts."""
 
     store: Store
     row: str

@@ -1,5 +1,4 @@
-"""What the harness can rank a set with: one score an item, in batches of users, and (where it has one) a
-distribution."""
+"""What can rank a set: one score per item, in batches of users, and (where a method has one) a distribution."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ import numpy as np
 
 from cprec_jax.evaluate.eval_set import EvalSet
 
-USERS_A_BATCH = 256
+USERS_PER_BATCH = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,5 +37,6 @@ class Method(Protocol):
 
 
 def user_batches(n: int) -> Iterator[np.ndarray]:
-    for first in range(0, n, USERS_A_BATCH):
-        yield np.arange(first, min(first + USERS_A_BATCH, n))
+    """The positions 0 to n - 1 in batches of `USERS_PER_BATCH`, int64 each."""
+    for first in range(0, n, USERS_PER_BATCH):
+        yield np.arange(first, min(first + USERS_PER_BATCH, n))

@@ -7,8 +7,8 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """Per user: candidates that score above the target, OTHER candidates with exactly its score, and how many
-    candidates there were."""
+    """Per user: how many candidates score above the target, how many OTHER candidates have exactly its score, and how
+    many candidates there were."""
 
     n_better: np.ndarray  # int64[B]
     n_tied: np.ndarray  # int64[B]

@@ -1,4 +1,5 @@
-"""Reads the ranks of single users, `results/NAME/ranks.parquet`: by column, or as metrics that can be paired."""
+"""Reads the ranks of single users and the slices, `results/NAME/ranks.parquet` and `slices.parquet`: by column, or as
+metrics that can be paired."""
 
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def read_ranks(directory: Path, protocol: str) -> pa.Table:
 
 
 def has_ranks(result: Result) -> bool:
-    """Whether a result has ranks of single users: one that was computed, or written by hand, has none."""
+    """Whether a result has ranks of single users. The closed form of random has none."""
     return result.folder is not None and (result.folder / RANKS_FILE).is_file()
 
 
@@ -41,8 +42,8 @@ def has_protocol(directory: Path, protocol: str) -> bool:
 
 
 def random_of_ranked(result: Result, set_name: str, protocol: str) -> dict[str, float] | None:
-    """Expected metrics of a random ranking of the very candidates that a result's users had (N without a masked
-    history); None where its ranks do not say. The NLL is left out: it is over the whole catalogue."""
+    """Expected metrics of a random ranking of the candidates that a result's users had (without a masked history);
+    None where its ranks do not say how many those were. The NLL is left out: it is over the whole catalogue."""
     if result.folder is None or not has_ranks(result):
         return None
     table = read_ranks(result.folder, protocol)

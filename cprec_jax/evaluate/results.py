@@ -1,4 +1,5 @@
-"""results/NAME: who writes it, and who reads it. Damaged files are named, unknown keys are ignored."""
+"""The one writer and reader of results/NAME: results.json and the examples; `ranks_file` reads the ranks. Damaged files
+are named, unknown keys are ignored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

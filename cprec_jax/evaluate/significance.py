@@ -43,10 +43,10 @@ class UserMetrics:
     """One results directory under one protocol. By set: users int64[n] ascending, and by metric float64[seeds, n].
 
     deterministic: every seed gives the same. masked: by set, whether items of the history were left out of the
-    ranking; a set is missing where nothing says so, or where the protocol's candidates do not depend on it. rule: how
-    a language model scored titles (other methods: empty). oracle: it is the oracle, which is no method. expected: the
-    metrics are the closed form of a random ranking. without_score: by set, how many pairs of user and item a file of
-    scores left out. too_small: the sets of which the corpus has few users.
+    ranking; a set is missing where the results do not say it, or where the protocol's candidates do not depend on it.
+    rule: how a language model scored titles (other methods: empty). oracle: it is the oracle, which is no method.
+    expected: the metrics are the closed form of a random ranking. without_score: by set, how many pairs of user and
+    item a file of scores left out. too_small: the sets of which the corpus has few users.
     """
 
     name: str
@@ -65,7 +65,7 @@ class UserMetrics:
 
 
 def paired_randomisation(a: np.ndarray, b: np.ndarray, samples: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p of the mean of a - b (float[n], one entry a user) when each user's two values are swapped at random.
+    """Two-sided p of the mean of a - b (float[n], one per user) when each user's two values are swapped at random.
 
     The observed assignment counts as one of the samples, so p is never 0.
     """

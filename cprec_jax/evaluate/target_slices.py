@@ -1,4 +1,4 @@
-"""Slices that ask what a hit shows: could the target be known by heart, or be found by copying words of the history?
+"""Slices that tell what a hit shows: the target could be known by heart, or found by copying words of the history.
 
 *Memorised*: the transition from the user's last item to the target occurs in the training sequences of the set;
 *generalised*: it does not. *Overlap*: the highest TF-IDF cosine of the target's title and a title of the history, in

@@ -6,7 +6,10 @@ from cprec_jax.errors import UserError
 
 
 def check_finite(scores_BN: np.ndarray, who: str) -> None:
-    """NaN or infinite scores would be ranked silently (NaN is never better, so it looks perfect): refuse them."""
+    """Refuse NaN and infinite scores, which would be ranked silently: NaN is never better, so the target looks perfect.
+
+    who: whose scores they are, for the message of the `UserError`.
+    """
     bad = ~np.isfinite(scores_BN)
     if bad.any():
         row, column = np.argwhere(bad)[0]

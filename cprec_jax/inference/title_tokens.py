@@ -1,4 +1,4 @@
-"""Tokens of titles: as padded arrays, and which are alike."""
+"""Tokens of titles: as padded arrays, and which titles have the same ones."""
 
 import itertools
 

@@ -103,7 +103,7 @@ def _base_model(config: Config) -> None:
     directory = hub.locate(source)
     tokenizer_dir = adapter.tokenizer_directory(directory)
     if config.text.source == source and tokenizer_files.has_tokenizer(tokenizer_dir):
-        tokenizer.load(tokenizer_dir)  # one that is damaged is one mistake, in the words of `_tokenizer`
+        tokenizer.load(tokenizer_dir)  # a damaged one gives the same message as in `_tokenizer`, so it is said once
     named = [text for text in config.text.new_tokens if "{scope}" not in text]
     _weights(directory, named)
     if config.text.source not in (TRAIN, source) and hub.is_directory(config.text.source):

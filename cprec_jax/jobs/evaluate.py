@@ -111,7 +111,7 @@ def _is_of_training(rows: Sequence[str], key: str) -> bool:
 
 
 def rows_behind(spec: EvaluateSpec, name: str) -> list[str]:
-    """The rows whose settings decide a result: itself, members, the row that embeddings start from, the row that
+    """The rows whose settings a result depends on: itself, members, the row that embeddings start from, the row that
     chooses the rule."""
     return list(dict.fromkeys([*spec.rows_of(name), *_of_first_seed(spec, name)]))
 
@@ -179,7 +179,7 @@ def _parts(row: MethodSpec, config: Config, sets: Sequence[str]) -> list[str | N
 
 
 def _runs(config: Config, workdir: Path, behind: Seeds, sets: Sequence[str]) -> set[Path]:
-    """The runs of this work directory that are asked for these sets."""
+    """The runs of this work directory that rows evaluate on these sets."""
     rows = [(config.evaluate.names[row], seeds) for row, seeds in behind.items()]
     of_runs = [(row, seeds) for row, seeds in rows if row.kind in RUN_KINDS and row.path is None]
     return {
@@ -249,7 +249,7 @@ def _parameters(run: Path) -> str:
 
 
 def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> None:
-    """Make all of them in one go, since what several rows share is made once; ranked is only what no cell holds."""
+    """Make all results together, since what several rows share is made once. Only what no cell holds is ranked."""
     if processes.count() > 1:  # what must be replayed is trained by all, before the first ranks alone
         train.save_what_rows_need(config, workdir, wanted, graph)
     processes.by_first(partial(_rank, config, workdir, wanted, graph))

@@ -80,7 +80,7 @@ def parent_of(config: Config, key: RunKey) -> RunKey | None:
 
 
 def _rows_of(config: Config, key: RunKey, rows: Artefact) -> Artefact:
-    """The rows as far as they count for a run."""
+    """The rows as an input of a run: only what the run reads of them counts."""
     run = config.runs[key.name]
     catalogue = run.loss.objective == "catalogue" or any(
         point.run.loss.objective == "catalogue" for point in grid_points(run, key.name)
@@ -267,7 +267,7 @@ def _train_with_patience(
 def _values(
     config: Config, workdir: Path, key: RunKey, directory: Path, steps: Sequence[int] | None
 ) -> dict[int, float]:
-    """What checkpoints are worth by validation users of the run's sets."""
+    """The measure of checkpoints on validation users of the run's sets, by step."""
     from cprec_jax.methods.select import values_by_step
 
     run = config.runs[key.name]

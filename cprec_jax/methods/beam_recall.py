@@ -1,6 +1,6 @@
-"""What a beam finds of the best titles: its recall against the exact ranking, measured beside it on the same users.
+"""The recall of a beam: how many of the best titles of the exact ranking it reaches, on the same users.
 
-Serving a huge catalogue by a beam (`config.generate.beam`) is quick and not exact; this says what it costs.
+Serving a huge catalogue by a beam (`config.generate.beam`) is quick and not exact; this measures what it costs.
 """
 
 from typing import Any

@@ -2,8 +2,8 @@
 similarity of titles.
 
 After TGH-2 of "An Embarrassingly Simple Graph Heuristic" (arXiv 2605.07125), which asks whether a benchmark needs a
-model at all. Theirs fills a top ten by quotas per ring; here every item has a score, so that the whole catalogue is
-ranked and has a distribution:
+model at all. The paper fills a top ten by quotas per ring. Here every item has a score, so that the whole catalogue
+is ranked and has a distribution:
 
     raw_j = similarity_j * (pad + sum over rings that hold j of its weight) + edge * sum over the two items of source^k
     * edge_kj

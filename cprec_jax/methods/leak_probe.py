@@ -1,10 +1,9 @@
-"""Does a language model know the test by heart? Its greedy continuation of titles and of test users' sequences,
-verbatim or not.
+"""Does a language model know the test by heart? Whether it continues titles and test users' sequences verbatim.
 
 *Titles*: from the first half of a title's tokens, the rest. *Sequences*: after a user's prompt, the target's title, out
-of everything that could be written; the control asks for another user's target, and so counts what any title there
-would give. A model that was trained on the catalogue will know titles; a base model that does has met the data set, and
-one that continues sequences has met the test.
+of everything that could be written. The control is another user's target after the same prompt. A model that was
+trained on the catalogue will know titles; a base model that does has met the data set, and one that continues sequences
+has met the test.
 
 Greedy decoding gives a text exactly when each of its tokens is the likeliest after those before it, so one forward pass
 tells.
@@ -23,17 +22,16 @@ from cprec_jax.inference.prompts import make_prompts
 from cprec_jax.model.decoder import Decoder, head_weight
 from cprec_jax.train.open import LoadedModel
 
-ROWS = 8  # read together
-SHORTEST = 4  # tokens of a title that is asked for: less has no half to go on with
+ROWS = 8  # per batch
+SHORTEST = 4  # tokens of a title: a shorter one has no half to go on with
 
 
 def leak_probe(model: LoadedModel, data: EvalSet, prompt_tokens: int, n: int, seed: int) -> dict[str, Any]:
     """Of `n` titles and `n` users of a set (a seeded choice): how many there were, and the share that comes out
     verbatim.
 
-    `titles_tokens`: share of single tokens that are the likeliest, which moves before whole titles do. A title's end of
-    item is not asked
-    for: no model knows ours by nature.
+    `titles_tokens`: share of single tokens that are the likeliest, which rises before whole titles do. The end of item
+    is not part of what should follow: only a model that was trained with our template could know it.
     """
     titles = _title_continuations(model, data, n, seed)
     sequences, others = _sequence_continuations(model, data, prompt_tokens, n, seed)
@@ -67,7 +65,8 @@ def _title_continuations(model: LoadedModel, data: EvalSet, n: int, seed: int) -
 def _sequence_continuations(
     model: LoadedModel, data: EvalSet, prompt_tokens: int, n: int, seed: int
 ) -> tuple[list[Continuation], list[Continuation]]:
-    """With the user's own target, and with the target of the next user chosen; both leave out whoever shares it."""
+    """After each user's prompt the user's own target, and that of the next user. Users who share a target with the next
+    one are left out of both."""
     users = np.random.default_rng(seed).permutation(len(data))[:n]
     prompts = make_prompts(data.targets, data.name, model.catalogue, model.template, prompt_tokens).tokens
     titles = [model.catalogue.item(int(item))[:-1] for item in data.targets.target]

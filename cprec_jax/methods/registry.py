@@ -1,4 +1,4 @@
-"""What stands behind a row of the table: kind -> maker."""
+"""The method of each row of the table: kind -> maker."""
 
 import dataclasses
 import functools
@@ -52,7 +52,7 @@ def is_tuned(spec: MethodSpec) -> bool:
 class Registry:
     """Makes the methods of one job. What several rows share is made once.
 
-    spec: of evaluation; it gets the scoring rule once that is chosen. validation: the validation users by set. store:
+    spec: `config.evaluate`, with the scoring rule once that is chosen. validation: the validation users by set. store:
     what earlier evaluations kept.
     """
 
@@ -73,7 +73,7 @@ class Registry:
     def make(self, row: str, seed: int, part: str | None = None) -> Made:
         """The method of one seed of a row, and the training step that it is of (None: it has none).
 
-        part: the set whose run is asked, where there is one per set.
+        part: the set whose run is loaded, where there is one run per set.
         """
         kind = self.spec.names[row].kind
         return self.MAKERS["counting" if is_tuned(self.spec.names[row]) else kind](self, row, seed, part)
@@ -118,7 +118,7 @@ class Registry:
         return self._sequential[row, seed], None
 
     def _title_features(self, chosen: MethodSpec) -> Callable[[EvalSet], np.ndarray] | None:
-        """Where the item embeddings of a sequential method start: a function of the set, or None."""
+        """The features that the item embeddings of a sequential method start from, by set; None: random numbers."""
         width = self.spec.sequential.hidden
         if chosen.init is None:
             return None

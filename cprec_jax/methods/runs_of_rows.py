@@ -1,5 +1,4 @@
-"""How many seeds and which sets a row has, and which runs a row of a language model asks: of this work directory, or of
-another."""
+"""How many seeds and which sets a row has, and which runs of this or another work directory it evaluates."""
 
 from pathlib import Path
 
@@ -14,8 +13,8 @@ PATH = "config.evaluate.names"
 
 
 def runs_of(method: MethodSpec, config: Config, workdir: Path, part: str | None = None) -> list[Path]:
-    """The runs that a method of kind `untrained` or `checkpoint` asks, one per seed: of this work directory, or of the
-    one that its `path` names. One of a further seed that is missing is a `UserError`.
+    """The runs that a method of kind `untrained` or `checkpoint` evaluates, one per seed: of this work directory, or of
+    the one that its `path` names. A missing run of a further seed is a `UserError`.
 
     part: the set, where there is one run per set.
     """
@@ -40,8 +39,7 @@ def seeds_of(config: Config, row: str) -> int:
 
 
 def sets_of_row(config: Config, row: str) -> tuple[str, ...] | None:
-    """The sets that a row can be evaluated on, where a run per set stands behind it, or behind a row that it needs;
-    None: any."""
+    """The sets that a row can be evaluated on, where it, or a row that it needs, has one run per set; None: any."""
     method = config.evaluate.names[row]
     needed = [*method.members, *([method.init] if method.init not in (None, TITLES) else [])]
     limited = [sets_of_row(config, str(name)) for name in needed]
@@ -72,7 +70,7 @@ def work_directory_of(method: MethodSpec, workdir: Path) -> Path:
 
 
 def name_of_run(method: MethodSpec, config: Config) -> str:
-    """The name of the run that a method of kind `untrained` or `checkpoint` asks."""
+    """The name of the run that a method of kind `untrained` or `checkpoint` evaluates."""
     if method.path is not None and method.run is None:
         path = local_path(method.path, f"{PATH}: path")
         return path.name if _is_run(path) else paths.CPT

@@ -1,5 +1,4 @@
-"""Scores of another system as a method: ranked like all others, and refused where they would rank anybody by chance or
-by a leak."""
+"""Scores of another system as a method. Files that would rank users by chance, or by a leak, are refused."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -286,8 +285,7 @@ def _sorted(user: np.ndarray, item: np.ndarray, score: np.ndarray) -> tuple[np.n
 
 
 def check_header(path: Path) -> None:
-    """What can be said of a file of scores without its rows: that it is there, of a kind that is read, and has the
-    columns."""
+    """Checks a file of scores without reading its rows: it is there, of a kind that is read, and has the columns."""
     _check_kind(path)
     try:
         if path.suffix == ".parquet":

@@ -1,5 +1,4 @@
-"""What the checkpoints of a run are worth by validation users: the same exact ranking as `evaluate`, on users that no
-test sees."""
+"""The NLL or NDCG@10 of the checkpoints of a run on validation users, by the same exact ranking as `evaluate`."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
@@ -29,7 +28,7 @@ def values_by_step(
     sets: Sequence[str] | None = None,
     steps: Collection[int] | None = None,
 ) -> dict[int, float]:
-    """What each checkpoint of the run `directory` is worth, by its step.
+    """The measure of each checkpoint of the run `directory`, by its step.
 
     Args:
       measure: the NLL of the validation targets, less is better, or their NDCG@10, more is better; the mean over sets.

@@ -27,7 +27,7 @@ def prior(train: Interactions) -> np.ndarray:
 
 
 def ranked(raw_BN: np.ndarray, prior_N: np.ndarray) -> np.ndarray:
-    """What is ranked by: the raw scores, and popularity among equals."""
+    """The scores to rank by: the raw ones, and popularity among equals."""
     return raw_BN + TIE_BREAK * prior_N
 
 

@@ -1,8 +1,8 @@
-"""Similarity of titles to those of the history, without any training: the simplest rival of whatever is said to
-understand titles.
+"""Similarity of titles to those of the history, without any training: the simplest baseline for models that read
+titles.
 
 Raw scores are the mean similarity to the newest items of the history, weighted by step_weight^age. They need no
-training interaction: items that nobody has met are ranked like all. Only ties go by popularity in training, and the
+training interaction: items without one are ranked like all others. Only ties go by popularity in training, and the
 distribution, for the NLL, is smoothed by
 it: p_j = (raw_j^s + a q_j) / (sum raw^s + a), see `methods/smoothing.py`.
 """

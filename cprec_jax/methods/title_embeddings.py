@@ -1,8 +1,8 @@
-"""What a title says about an item, as a few numbers: where the item embeddings of GRU4Rec and SASRec may start from.
+"""Features of titles, from which the item embeddings of GRU4Rec and SASRec may start.
 
 An item's embedding is `features @ map + own`: the map starts as the identity and is trained, `own` starts at zero and
-exists only for items of the training sequences. So an item that nobody has met has the place that its title gives it;
-as a parameter of its own it would only ever be pushed away, since it is never a target.
+exists only for items of the training sequences. So an item without training interactions keeps the embedding that its
+title gives it; as a free parameter it would only be pushed away, since it is never a target.
 """
 
 from collections.abc import Mapping, Sequence

@@ -50,7 +50,7 @@ _root_logits = jax.jit(root_edge_logits, static_argnums=0)
 _join = jax.jit(join_edges)
 _finish = jax.jit(title_log_probs)
 
-# search together: the more, the fewer rows of a call are padding; each has a place in the pool of keys and values
+# Search together: the more, the fewer rows of a call are padding; each needs room in the pool of keys and values.
 SEARCH_USERS = 16
 CANDIDATES = 32  # of a user, scored together when only sampled protocols are asked for
 
@@ -59,9 +59,9 @@ class TitleModel:
     """A language model that scores titles. Rule `trie`: exact distribution over the catalogue. `sum`, `mean`:
     likelihood of the tokens.
 
-    `validation` holds the sets on which what is open is chosen, by name; `facts` are recorded with those of every set.
-    `rule` is what it scores by, None until validation has chosen it. Users are shared out to all local devices, or
-    `devices`; searches use one.
+    validation: the validation users of each set, by name, for all that is chosen. facts: recorded with those of every
+    set. rule: the rule it scores by, None until validation has chosen it. All local devices, or `devices`, share the
+    users; searches use one.
     """
 
     def __init__(
@@ -147,8 +147,7 @@ class TitleModel:
         return Validation(self._decoder, self._model.params, self._model, self._spec, data, trie)
 
     def choose_rule(self) -> Rule:
-        """The rule with the highest mean reciprocal rank on validation, which is also what this model scores by from
-        now on."""
+        """Choose the rule with the highest mean reciprocal rank on validation; this model scores by it from now on."""
         self._rule_mrr = self._mrr_by_rule()
         self.rule = cast(Rule, max(self._rule_mrr, key=self._rule_mrr.__getitem__))
         say(f"evaluate: rule {self.rule}: mean reciprocal rank on validation {self._rule_mrr}")

@@ -1,5 +1,5 @@
-"""What validation chooses for a language model: temperature, scoring rule, checkpoint. Cheap: a few titles per user,
-never the catalogue.
+"""What validation chooses for a language model: temperature, scoring rule, checkpoint. It scores a few titles per user,
+never the whole catalogue.
 
 One pass over some titles of each validation user gives everything: the logits along their ways through the trie
 (`inference/trie/paths`), so the exact `trie` probability at every temperature, and the likelihood of their tokens, so

@@ -1,7 +1,7 @@
 """The reproducibility card: what somebody needs to make the figures of a report again, as card.md for people and
 card.json for programs.
 
-Everything is read from what the jobs recorded; what a job did not record is left out, never guessed.
+Everything comes from what the jobs recorded; what a job did not record is left out, never guessed.
 """
 
 import json

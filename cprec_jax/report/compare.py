@@ -124,7 +124,7 @@ def told_apart(names: Sequence[str], directories: Sequence[Path]) -> list[str]:
 
 
 def expand(path: Path) -> list[Path]:
-    """The result directories a path stands for."""
+    """The result directories that a path means."""
     if path.is_file():
         path = path.parent
     if (path / RESULTS_FILE).is_file():
@@ -200,7 +200,7 @@ def metric_table(
 
 
 def verdict(row: Comparison) -> str:
-    """What the reference of a comparison is to the method: better, worse, or not told apart."""
+    """Whether the reference of a comparison is significantly better than the method, worse, or neither (empty)."""
     if row.p_holm >= ALPHA:
         return ""
     method_better = (row.difference > 0) != (row.metric == "nll")

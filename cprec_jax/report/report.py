@@ -59,10 +59,8 @@ def report(config: Config, workdir: Path, made_from: Mapping[str, Any]) -> None:
     Of the results of `config.evaluate.split`. Those of another corpus or protocol version than the newest are left out
     and named. No usable result at all, or a damaged one, is a `UserError`.
     """
-    from cprec_jax.report.plots import (  # matplotlib: every job imports this module for its spec
-        write_comparison,
-        write_plots,
-    )
+    # matplotlib takes long to import, and model cards need this module without plots.
+    from cprec_jax.report.plots import write_comparison, write_plots
     from cprec_jax.report.slice_plots import write_slice_plots
 
     spec, split = config.report, config.evaluate.split
@@ -124,8 +122,8 @@ def read_manifest(workdir: Path) -> dict[str, Any]:
 def load_results(
     workdir: Path, manifest: Mapping[str, Any], order: Sequence[str], named: Sequence[str], split: str = "test"
 ) -> tuple[list[Result], list[str]]:
-    """Results that may stand in one table, the random row included, in the order given (those it leaves out as they are
-    `named` in `config.evaluate`); and notes on those that may not or are missing."""
+    """Results that may stand in one table, the random row included, and notes on those that may not or are missing. The
+    results are in the given order, then in that of `named`, the rows of `config.evaluate`."""
     results = read_results(workdir, split)
     usable, notes = one_protocol(results, manifest)
     if not usable:

@@ -1,4 +1,4 @@
-"""Tables of results as data: what stands in which cell and how it is marked. Rendering is elsewhere."""
+"""Tables of results as data: the text and mark of each cell. `render`, `html` and `latex` print them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -412,7 +412,7 @@ def _slice_table(
 
 
 def facts_table(set_name: str, results: Sequence[Result]) -> Table | None:
-    """What the harness records beside ranks; None where it recorded none of it."""
+    """What evaluation records beside ranks; None where no result has any of it."""
     rows = []
     for result in results:
         facts = result.sets[set_name].facts if set_name in result.sets else {}
@@ -428,7 +428,7 @@ def _fact(value: Any) -> str:
 
 
 def methods_table(results: Sequence[Result]) -> Table:
-    """What each row is: kind, step, scoring rule, seeds, cost."""
+    """Kind, step, scoring rule, seeds and cost of each row."""
     names = ("Result", "Kind", "Step", "Scoring rule", "Seeds", "Cost")
     lines = []
     for result in results:

@@ -1,5 +1,4 @@
-"""users.html: a few users of each set as a person would look at them: what they did, what each method recommends, what
-came next."""
+"""users.html: a few users of each set, with their history, what each method recommends, and what came next."""
 
 from collections.abc import Mapping, Sequence
 from html import escape

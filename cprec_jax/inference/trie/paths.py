@@ -1,10 +1,10 @@
-"""The `trie` rule for a few titles of each user, exact, from their own ways through the trie alone.
+"""The `trie` rule for a few titles of each user: exact, from nothing but their ways through the trie.
 
 A title's probability needs the logits of its siblings at each branch it passes, not the rest of the catalogue: for one
 title that is about a thousandth of the work. So temperatures, rules and checkpoints are compared on many validation
 users at hardly any cost.
 
-B users, C titles a user, t tokens a title, E edges looked at, D model.
+B users, C titles per user, t tokens per title, E edges scored, D model.
 """
 
 from dataclasses import dataclass, replace
@@ -58,7 +58,7 @@ class PathPlan:
 
 
 def plan_paths(trie: TitleTrie, titles_BC: np.ndarray, steps: int) -> PathPlan:
-    """`titles_BC`: their numbers in the trie; `steps`: hidden states a title has, t - 1."""
+    """`titles_BC`: their numbers in the trie; `steps`: hidden states per title, t - 1."""
     first_edge = np.searchsorted(trie.edge_parent, np.arange(trie.nodes + 2))
     rows = [_plan_user(trie, titles, steps, first_edge) for titles in titles_BC]
     width = max(1, -(-max(len(row[0]) for row in rows) // PAD)) * PAD

@@ -248,7 +248,7 @@ def _dense(index: TrieIndex, leaves: _Leaves, users: int) -> np.ndarray:
 
 
 class _Rows:
-    """Visits nodes: a fixed number of blocks of rows a call, keys and values into the pool."""
+    """Visits nodes: a fixed number of blocks of rows per call, whose keys and values go into the pool."""
 
     def __init__(self, decoder: Decoder, params: Any, cache: PromptCache, expected: int):
         """`expected`: how many rows are likely to be visited; where it is more, the pool grows (and is compiled

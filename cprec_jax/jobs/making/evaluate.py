@@ -188,7 +188,7 @@ def _rank(row: str, seed: int, missing: Sequence[EvalSet], rule: Rule | None, re
 def _rank_by(
     part: str | None, row: str, seed: int, missing: Sequence[EvalSet], rule: Rule | None, registry: Registry
 ) -> dict[str, Cell]:
-    """Rank sets by one method. part: the set whose run is asked, where there is one per set."""
+    """Rank sets by one method. part: the set whose run is loaded, where there is one run per set."""
     spec = registry.spec
     method, step = registry.make(row, seed, part)
     if isinstance(method, TitleModel) and rule is not None:

@@ -1,5 +1,5 @@
-"""Job `generate`: a prompt, a history or users of a set in; text or ranked titles out. For people to look at what a
-model says."""
+"""Job `generate`: text, or ranked titles, after a prompt, a history, or the histories of users. For people to look at
+what a model writes."""
 
 import json
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ ASK = "--prompt=TEXT, --history='TITLE | TITLE' or --user=ID"
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The command line's part: who is asked what. Exactly one of `prompt`, `history` and `user` is given.
+    """What the command line gives. Exactly one of `prompt`, `history` and `user` is given.
 
     model: a Hugging Face directory or hub id instead of the work directory's checkpoint. set: whose titles are ranked,
     and the scope that a history's header names. `prompt=@FILE` and `history=@FILE` hold one a line. A history is `TITLE
