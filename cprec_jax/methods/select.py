@@ -35,10 +35,9 @@ def values_by_step(
       sets: whose users; None: those that `config.evaluate` names, or all.
       steps: which checkpoints; None: all but step 0.
     """
-    spec = dataclasses.replace(config.evaluate, rule="trie", ranks_to=None, beam=None, leak_probe=None)
+    spec = ranking_spec(config)
     corpus = Corpus.open(corpus_directory(workdir))
-    validation = {name: open_validation(corpus, spec, name) for name in sets or spec.sets or corpus.sets}
-    validation = {name: data for name, data in validation.items() if len(data)}
+    validation = open_validation_sets(corpus, spec, sets)
     if not validation:
         raise UserError(
             f"{corpus.path}: no set has validation users, so no checkpoint can be chosen; use select = 'last'"
@@ -49,6 +48,17 @@ def values_by_step(
         return load_model(method, config.text.template, workdir, corpus, directory)
 
     return of_checkpoints(directory, load, measure, spec, validation, steps)
+
+
+def ranking_spec(config: Config) -> EvaluateSpec:
+    """`config.evaluate` as checkpoints of one run are compared: exactly, over the whole catalogue."""
+    return dataclasses.replace(config.evaluate, rule="trie", ranks_to=None, beam=None, leak_probe=None)
+
+
+def open_validation_sets(corpus: Corpus, spec: EvaluateSpec, sets: Sequence[str] | None) -> dict[str, EvalSet]:
+    """Those that have validation users, of `sets`; None: of those that `config.evaluate` names, or of all."""
+    opened = {name: open_validation(corpus, spec, name) for name in sets or spec.sets or corpus.sets}
+    return {name: data for name, data in opened.items() if len(data)}
 
 
 def of_checkpoints(
@@ -65,12 +75,13 @@ def of_checkpoints(
         if steps is not None and step not in steps:
             continue
         method = TitleModel(load(step), spec, validation)
-        values[step] = method.validation_nll() if measure == "nll" else _ndcg(method, validation)
+        values[step] = method.validation_nll() if measure == "nll" else ndcg(method, validation)
         say(f"evaluate: step {step}: {'NLL' if measure == 'nll' else 'NDCG@10'} {values[step]:.4f} on validation")
     return values
 
 
-def _ndcg(method: TitleModel, validation: dict[str, EvalSet]) -> float:
+def ndcg(method: TitleModel, validation: dict[str, EvalSet]) -> float:
+    """NDCG@10 of the validation targets among the whole catalogue, mean over sets."""
     values = []
     for name, data in validation.items():
         ranks = collect(method, data, name)
