@@ -21,7 +21,7 @@ EXAMPLE_ITEMS = 8  # the most recent ones
 
 
 def explain(engine: Relational, manifest: Mapping[str, Any], template: TemplateSpec) -> str:
-    """The picture, from the tables that `Preparation.run` left in the engine and the manifest that it returned."""
+    """The picture, from the tables that `run_steps` left in the engine and the manifest that it returned."""
     parts = [
         ["# The corpus"],
         _sets(manifest),

@@ -18,7 +18,7 @@ from data_prep.adapters import Adapter, KnowsTruth, make_adapters
 from data_prep.candidates import draw_candidates
 from data_prep.engine import Engine, Relational
 from data_prep.explain import explain
-from data_prep.steps import Preparation
+from data_prep.steps.run import run_steps
 from data_prep.write_corpus import corpus_hash, describe_files, write_lists
 
 EVAL_SPLITS: tuple[EvalSplit, ...] = ("valid", "test")
@@ -60,7 +60,7 @@ def prepare(spec: CorpusSpec, template: TemplateSpec, target: Path, made_from: M
         scratch = folder / "scratch"
         engine = _open_engine(spec, scratch)
         try:
-            manifest = {"engine": spec.engine, **Preparation(spec, adapters, engine).run(folder)}
+            manifest = {"engine": spec.engine, **run_steps(spec, adapters, engine, folder)}
             if spec.explain:
                 _write_explanation(template, engine, manifest, folder)
         finally:

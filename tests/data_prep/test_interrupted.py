@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 # Kills itself the hard way at the end of one step: nothing can be caught, closed or cleaned up.
 KILLED = """
 import os, signal, sys
-import data_prep.prepare, data_prep.steps, tests.run_jobs
+import data_prep.prepare, data_prep.steps.run, tests.run_jobs
 module, name = sys.argv[1].rsplit(".", 1)
 original = getattr(sys.modules[module], name)
 def last(*args):
@@ -53,7 +53,7 @@ def test_killed(tmp_path: Path):
     before = corpus_of(
         workdir, {"books": table_source(tmp_path / "old", random_interactions(2), numbered_titles())}, k_core=0
     ).hash
-    for step in ("data_prep.steps.write_sequences", "data_prep.prepare.write_manifest"):
+    for step in ("data_prep.steps.run.write_sequences", "data_prep.prepare.write_manifest"):
         done = child("-c", KILLED, step, config_file(tmp_path, source), workdir)
         assert done.returncode == -9, done.stderr
         assert Corpus.open(workdir / "corpus").hash == before

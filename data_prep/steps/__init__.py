@@ -1,0 +1,1 @@
+"""The relational steps of `prepare`: one file per step, `run.py` for their order."""
