@@ -48,11 +48,8 @@ class Catalogue:
                 )
         encoded = [titles[index] for index in numbers.tolist()]
         tokens, ends = tokenizer.encode_items(encoded, end_of_item)
-        offsets = np.zeros(len(titles) + 1, np.int64)
-        offsets[1:][numbers] = np.diff(ends)
-        np.cumsum(offsets, out=offsets)
-        unknown = 0 if tokenizer.unknown_id is None else int(np.count_nonzero(tokens == tokenizer.unknown_id))
-        clash = cls(tokens=tokens, offsets=offsets, unknown_tokens=unknown)._strict_prefix(numbers)
+        offsets = _offsets_of(numbers, np.diff(ends), len(titles))
+        clash = cls(tokens=tokens, offsets=offsets, unknown_tokens=0)._strict_prefix(numbers)
         if clash is not None:
             a, b = clash
             raise UserError(
@@ -61,6 +58,21 @@ class Catalogue:
                 f"{end_of_item!r}; set config.text.template.end_of_item to text that it keeps"
             )
         _check_ends(tokenizer, encoded, end_of_item, tokens, ends)
+        return cls._counted(tokenizer, encoded, tokens, ends, offsets)
+
+    def restrict(self, tokenizer: Tokenizer, titles: Sequence[str], needed: np.ndarray) -> "Catalogue":
+        """What `build` would give for these `needed` items alone, without encoding them again."""
+        numbers = np.asarray(needed, np.int64)
+        tokens, ends = self.gather(numbers)
+        offsets = _offsets_of(numbers, np.diff(ends), len(titles))
+        return self._counted(tokenizer, [titles[index] for index in numbers.tolist()], tokens, ends, offsets)
+
+    @classmethod
+    def _counted(
+        cls, tokenizer: Tokenizer, encoded: Sequence[str], tokens: np.ndarray, ends: np.ndarray, offsets: np.ndarray
+    ) -> "Catalogue":
+        """With the counts of what the tokenizer loses of the titles `encoded`. Too much is a `UserError`."""
+        unknown = 0 if tokenizer.unknown_id is None else int(np.count_nonzero(tokens == tokenizer.unknown_id))
         confused, distinct = _confused(encoded, tokens, ends)
         if confused > MOST_CONFUSED * distinct:
             raise UserError(
@@ -95,7 +107,7 @@ class Catalogue:
 
     @property
     def lengths(self) -> np.ndarray:
-        """Tokens an item, end of item included: int64[N]."""
+        """Tokens per item, end of item included: int64[N]."""
         return np.diff(self.offsets)
 
     def item(self, index: int) -> np.ndarray:
@@ -122,6 +134,13 @@ class Catalogue:
             if len(a) < len(b) and b.startswith(a):
                 return i, j
         return None
+
+
+def _offsets_of(numbers: np.ndarray, lengths: np.ndarray, n_items: int) -> np.ndarray:
+    """Offsets int64[n_items + 1] of a catalogue in which the items `numbers` have `lengths` tokens, all others none."""
+    offsets = np.zeros(n_items + 1, np.int64)
+    offsets[1:][numbers] = lengths
+    return np.cumsum(offsets, out=offsets)
 
 
 def _check_ends(

@@ -16,6 +16,7 @@ from cprec_jax.hf.hub import locate
 from cprec_jax.hf.load import load_params, read_config
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.progress import say
+from cprec_jax.rows import saved_catalogue
 from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.template import Template
@@ -72,7 +73,11 @@ def load_model(
     else:
         step = 0 if spec.kind == "untrained" else cast("int | None", spec.step)
         opened = open_run(workdir, directory or run_directory(workdir), step, spec.fraction)
-    catalogue = Catalogue.build(opened.words, corpus.items.title, opened.template.spec.end_of_item)
+    titles, end_of_item = corpus.items.title, opened.template.spec.end_of_item
+    if spec.kind == "hf":
+        catalogue = Catalogue.build(opened.words, titles, end_of_item)
+    else:
+        catalogue = saved_catalogue.load_or_build(opened.tokenizer_dir.parent, opened.words, titles, end_of_item)
     if catalogue.losses:
         say(f"warning: {opened.tokenizer_dir}: the tokenizer loses parts of titles: {catalogue.losses}")
     return LoadedModel(

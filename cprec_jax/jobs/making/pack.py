@@ -21,6 +21,7 @@ from cprec_jax.errors import UserError
 from cprec_jax.hf import adapter, hub
 from cprec_jax.progress import say
 from cprec_jax.rows import dataset as rows
+from cprec_jax.rows import saved_catalogue
 from cprec_jax.rows.write_splits import write_splits
 from cprec_jax.text import new_tokens, tokenizer, tokenizer_files
 from cprec_jax.text.catalogue import Catalogue
@@ -42,7 +43,9 @@ def pack(config: Config, workdir: Path, kind: RowsKind, made_from: Mapping[str, 
         base_vocab_size = tokens.size
         named = new_tokens.texts(text.new_tokens, [*corpus.domains, text.template.all_domains])
         tokens, added = new_tokens.add(directory / "tokenizer", named)
-        catalogue = Catalogue.build(tokens, corpus.items.title, text.template.end_of_item, needed)
+        catalogue = saved_catalogue.build_and_save(
+            directory, tokens, corpus.items.title, text.template.end_of_item, needed
+        )
         tokens_per_item = float(catalogue.lengths[needed].mean()) if len(needed) else 0.0
         template = Template(text.template, tokens)
         say(

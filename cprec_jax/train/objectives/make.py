@@ -14,8 +14,8 @@ from cprec_jax.errors import UserError
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.progress import say
 from cprec_jax.rows import dataset as rows
+from cprec_jax.rows import saved_catalogue
 from cprec_jax.text import tokenizer
-from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.train.catalogue_rows import capacities
 from cprec_jax.train.catalogue_tables import CatalogueTables, build_tables
 from cprec_jax.train.objectives.catalogue import CatalogueLikelihood
@@ -72,8 +72,9 @@ def _tables(directory: Path, corpus: Corpus, sets: Sequence[str]) -> CatalogueTa
     catalogues = {name: corpus.catalogue(name) for name in sets or corpus.sets}
     needed = np.sort(np.concatenate(list(catalogues.values())))
     words = tokenizer.load(directory / "tokenizer")
+    end_of_item = manifest["template"]["end_of_item"]
     return build_tables(
-        Catalogue.build(words, corpus.items.title, manifest["template"]["end_of_item"], needed), catalogues
+        saved_catalogue.load_or_build(directory, words, corpus.items.title, end_of_item, needed), catalogues
     )
 
 
