@@ -10,6 +10,7 @@ see docs/results/amazon7.md.
 """
 
 from ml_collections import ConfigDict
+from model_shapes import SMALL
 
 DOMAINS = ("Beauty", "Toys", "Clothing", "Games", "Food", "Kitchen", "Movies")
 FLOORS = {  # leave-one-out, history masked, last 10 items: hr@10, ndcg@10
@@ -33,70 +34,35 @@ TIME_FLOORS = {  # the global time split, history not masked: hr@10
 }
 
 
+# What the two sizes do not share. One epoch is short: from scratch the stable phase stood still after a third of it,
+# annealing brought the rest. A title is 45 tokens of `stories`, so that a user costs several times as much.
+SIZES = {
+    "small": {"row_length": 256, "epochs": 1.0, "peak": 3e-3, "anneal": 0.6, "prompt_tokens": 192, "max_users": 1000},
+    "stories": {"row_length": 512, "epochs": 0.1, "peak": 2e-3, "anneal": 0.3, "prompt_tokens": 352, "max_users": 20},
+}
+STORIES = "../shared/models/hf-stories260k"
+FRACTIONS = (33, 67)  # percent of the run at which `small` is ranked, too
+
+
 def get_config(size: str = "small") -> ConfigDict:
+    if size not in SIZES:
+        raise ValueError(f"size {size!r}: choose {' or '.join(SIZES)}")
+    chosen = SIZES[size]
     config = ConfigDict()
     config.name = f"amazon7-{size}"
-    sources = [
-        {
-            "name": name,
-            "role": "pretrain",
-            "platform": "amazon",
-            "interactions": f"amazon7/{name}/inter.tsv.gz",
-            "items": f"amazon7/{name}/item.tsv.gz",
-        }
-        for name in DOMAINS
-    ]
-    for name, platform in (("scientific18", "amazon"), ("electronics14_1m", "amazon-renumbered")):
-        # The users of electronics14_1m are renumbered: on the shared platform they would be taken for other people.
-        sources.append(
-            {
-                "name": name,
-                "role": "downstream",
-                "platform": platform,
-                "interactions": f"{name}/inter.tsv.gz",
-                "items": f"{name}/item.tsv.gz",
-            }
-        )
-    split = {"t1": "2014-01-05", "t2": "2014-04-04"}
-    config.corpus = {
-        "root": "../shared/data",
-        "sources": sources,
-        "times": {"amazon": split, "amazon-renumbered": split},
-        "k_core": 0,  # a 5-core of the training period would leave nothing of Kitchen and Movies
-        "candidates": {"protocols": ["u20", "u100"]},
-    }
+    config.corpus = corpus()
+    template = {"header": "{scope} one user bought:\n"}
     if size == "small":
-        config.text = {"tokenizer": "train", "vocab_size": 8192, "template": {"header": "{scope} one user bought:\n"}}
-        config.pack = {"row_length": 256}
-        config.model = {
-            "hidden_size": 128,
-            "intermediate_size": 384,
-            "num_layers": 3,
-            "num_heads": 2,
-            "num_kv_heads": 2,
-            "max_position_embeddings": 512,
-            "unroll": True,
-        }
-        epochs, peak, anneal, prompt, users = 1.0, 3e-3, 0.6, 192, 1000
-    elif size == "stories":
-        stories = "../shared/models/hf-stories260k"
-        config.text = {"tokenizer": stories, "template": {"header": "{scope} one user bought:\n"}}
-        config.pack = {"row_length": 512}
-        config.model = {"init_from": stories, "unroll": True}
-        epochs, peak, anneal, prompt, users = (
-            0.1,
-            2e-3,
-            0.3,
-            352,
-            20,
-        )  # a title is 45 of its tokens: a user costs several times as much
+        config.text = {"tokenizer": "train", "vocab_size": 8192, "template": template}
+        config.model = {**SMALL, "max_position_embeddings": 512}
     else:
-        raise ValueError(f"size {size!r}: choose small or stories")
+        config.text = {"tokenizer": STORIES, "template": template}
+        config.model = {"init_from": STORIES, "unroll": True}
+    config.pack = {"row_length": chosen["row_length"]}
     config.train = {
         "global_batch": 8,
-        "epochs": epochs,
-        # One epoch is short: from scratch the stable phase stood still after a third of it, annealing brought the rest.
-        "schedule": {"peak": peak, "warmup": 0.03, "anneal": anneal, "shape": "linear"},
+        "epochs": chosen["epochs"],
+        "schedule": {"peak": chosen["peak"], "warmup": 0.03, "anneal": chosen["anneal"], "shape": "linear"},
         # By size alone the smallest domain, Movies, would be 2 % of the rows; so it is 4.5 %.
         "mixture": {"temperature": 0.6},
         "loss_chunk": 32,
@@ -105,7 +71,7 @@ def get_config(size: str = "small") -> ConfigDict:
         "milestones": (0.33, 0.67),
     }
     between = {
-        f"cpt-{percent}": {"kind": "checkpoint", "fraction": percent / 100} for percent in (33, 67) if size == "small"
+        f"cpt-{percent}": {"kind": "checkpoint", "fraction": percent / 100} for percent in FRACTIONS if size == "small"
     }
     config.evaluate = {
         "names": {
@@ -117,25 +83,54 @@ def get_config(size: str = "small") -> ConfigDict:
         },
         "protocols": ["full", "u20"],
         "ranks_to": 100,  # exact up to rank 100, which HR@100 needs; several times cheaper than every rank
-        "max_users": users,
+        "max_users": chosen["max_users"],
         "validation_users": 50,
         "temperatures": (0.85, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0),
-        "prompt_tokens": prompt,
+        "prompt_tokens": chosen["prompt_tokens"],
     }
     config.export = {"dtype": "float32"}
-    reference = {
-        "source": "published floors of the data's README, own run there",
-        "protocol": "leave-one-out, history masked",
-    }
-    for name, rows in FLOORS.items():
-        reference[name] = {row: {"hr@10": hr, "ndcg@10": ndcg} for row, (hr, ndcg) in rows.items()}
-    for name, times in TIME_FLOORS.items():
-        reference.setdefault(name, {})
-        for row, hr in times.items():
-            reference[name][row] = {"hr@10": hr, "protocol": "global time split, history not masked, up to 5,000 users"}
     config.report = {
         "title": f"Amazon, seven domains ({size})",
         "order": ("random", "popularity", "untrained", *between, "cpt"),
-        "reference": reference,
+        "reference": reference(),
     }
     return config
+
+
+def corpus() -> dict:
+    """Seven domains to pre-train on, two sets to rank zero-shot."""
+    # The users of electronics14_1m are renumbered: on the shared platform they would be taken for other people.
+    downstream = {"scientific18": "amazon", "electronics14_1m": "amazon-renumbered"}
+    sources = [(name, "pretrain", "amazon", f"amazon7/{name}") for name in DOMAINS]
+    sources += [(name, "downstream", platform, name) for name, platform in downstream.items()]
+    split = {"t1": "2014-01-05", "t2": "2014-04-04"}
+    return {
+        "root": "../shared/data",
+        "sources": [
+            {
+                "name": name,
+                "role": role,
+                "platform": platform,
+                "interactions": f"{folder}/inter.tsv.gz",
+                "items": f"{folder}/item.tsv.gz",
+            }
+            for name, role, platform, folder in sources
+        ],
+        "times": dict.fromkeys(downstream.values(), split),
+        "k_core": 0,  # a 5-core of the training period would leave nothing of Kitchen and Movies
+        "candidates": {"protocols": ["u20", "u100"]},
+    }
+
+
+def reference() -> dict:
+    """The published floors of each set, for the report."""
+    rows = {
+        "source": "published floors of the data's README, own run there",
+        "protocol": "leave-one-out, history masked",
+    }
+    for name, floors in FLOORS.items():
+        rows[name] = {row: {"hr@10": hr, "ndcg@10": ndcg} for row, (hr, ndcg) in floors.items()}
+    for name, floors in TIME_FLOORS.items():
+        protocol = "global time split, history not masked, up to 5,000 users"
+        rows.setdefault(name, {}).update({row: {"hr@10": hr, "protocol": protocol} for row, hr in floors.items()})
+    return rows

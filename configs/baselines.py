@@ -2,16 +2,15 @@
 
     python launch.py evaluate --config=configs/baselines.py:time --workdir=runs/baselines-time
     python launch.py evaluate --config=configs/baselines.py:published --workdir=runs/baselines-published
-    python launch.py evaluate --config=configs/baselines.py:published,Beauty --workdir=runs/baselines-beauty
-    --only=sasrec
+    python launch.py evaluate --config=configs/baselines.py:published,Beauty --workdir=runs/beauty --only=sasrec
 
 (`prepare` first, with the same arguments; `compare` and `report` after.) Words after the first name the sets to take.
 
-time        the project's protocol: one global time pair a platform, ties by a seeded hash; sets with order only are
-leave-one-out loo         leave-one-out, ties by a seeded hash
+time        the project's protocol: one global pair of times per platform, ties by a seeded hash;
+            leave-one-out for sets that have only an order
+loo         leave-one-out, ties by a seeded hash
 published   leave-one-out as papers do it: ties in the order of the files (which leaks on the Amazon sets of 2014),
-histories masked,
-            counting baselines counted on everything before the targets
+            histories masked, counting baselines counted on everything before the targets
 
 Figures: docs/results/baselines.md.
 """
@@ -46,33 +45,7 @@ def get_config(argument: str = "time") -> ConfigDict:
             raise ValueError(f"set {name!r}: choose from {', '.join((*DOMAINS, *DOWNSTREAM))}")
     config = ConfigDict()
     config.name = f"baselines-{protocol}"
-    split = {"t1": "2014-01-05", "t2": "2014-04-04"}
-    platforms = {name: DOWNSTREAM.get(name, "amazon") for name in names}
-    # MovieLens is split at the quantiles of its own times; scientific18 and Yelp have only an order.
-    timed = {
-        name
-        for name in ("amazon", "amazon-books", "amazon-electronics")
-        if protocol == "time" and name in platforms.values()
-    }
-    config.corpus = {
-        "root": "../shared/data",
-        "sources": [
-            {
-                "name": name,
-                "role": "downstream" if name in DOWNSTREAM else "pretrain",
-                "platform": platforms[name],
-                "interactions": f"{name if name in DOWNSTREAM else f'amazon7/{name}'}/inter.tsv.gz",
-                "items": f"{name if name in DOWNSTREAM else f'amazon7/{name}'}/item.tsv.gz",
-            }
-            for name in names
-        ],
-        "split": "auto" if protocol == "time" else "leave_one_out",
-        "times": dict.fromkeys(sorted(timed), split),
-        "ties": "file" if protocol == "published" else "hash",
-        "k_core": 0,
-        "titles": {"policy": "distinguish"},
-        "candidates": {"protocols": ["u20", "u100"]},
-    }
+    config.corpus = corpus(protocol, names)
     fit = "history" if protocol == "published" else "train"
     config.evaluate = {
         "names": {
@@ -97,3 +70,31 @@ def get_config(argument: str = "time") -> ConfigDict:
             reference[name] = {"SASRec++": dict(zip(("hr@10", "ndcg@10"), PUBLISHED[name], strict=True))}
     config.report = {"title": f"Baselines, {protocol}", "reference": reference if len(reference) > 2 else {}}
     return config
+
+
+def corpus(protocol: str, names: list[str]) -> dict:
+    """The sets `names`, split as the protocol has it."""
+    platforms = {name: DOWNSTREAM.get(name, "amazon") for name in names}
+    # MovieLens is split at the quantiles of its own times; scientific18 and Yelp have only an order.
+    timed = {"amazon", "amazon-books", "amazon-electronics"} & set(platforms.values()) if protocol == "time" else set()
+    split = {"t1": "2014-01-05", "t2": "2014-04-04"}
+    folders = {name: name if name in DOWNSTREAM else f"amazon7/{name}" for name in names}
+    return {
+        "root": "../shared/data",
+        "sources": [
+            {
+                "name": name,
+                "role": "downstream" if name in DOWNSTREAM else "pretrain",
+                "platform": platforms[name],
+                "interactions": f"{folders[name]}/inter.tsv.gz",
+                "items": f"{folders[name]}/item.tsv.gz",
+            }
+            for name in names
+        ],
+        "split": "auto" if protocol == "time" else "leave_one_out",
+        "times": dict.fromkeys(sorted(timed), split),
+        "ties": "file" if protocol == "published" else "hash",
+        "k_core": 0,
+        "titles": {"policy": "distinguish"},
+        "candidates": {"protocols": ["u20", "u100"]},
+    }

@@ -7,6 +7,7 @@ and ranked zero-shot. Titles carry the tastes, so what is learned in three domai
 """
 
 from ml_collections import ConfigDict
+from model_shapes import SMALL
 
 DOMAINS = ("Books", "Games", "Kitchen")
 UNSEEN = "Garden"
@@ -25,14 +26,7 @@ def get_config() -> ConfigDict:
     }
     config.text = {"tokenizer": "train", "vocab_size": 768, "across_words": False}
     config.pack = {"row_length": 256}
-    config.model = {
-        "hidden_size": 128,
-        "intermediate_size": 384,
-        "num_layers": 3,
-        "num_heads": 2,
-        "num_kv_heads": 2,
-        "unroll": True,
-    }
+    config.model = dict(SMALL)
     config.train = {
         "global_batch": 8,
         "epochs": 2.0,

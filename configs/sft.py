@@ -1,16 +1,17 @@
 """Fine-tuning on one of the five downstream sets, from scratch, by both losses: leave-one-out beside the baselines.
 
     python launch.py run --config=configs/sft.py:scientific18 --workdir=runs/sft-scientific18
-    python launch.py run --config=configs/sft.py:scientific18,60 --workdir=runs/sft-scientific18-60     (titles cut to
-    60 characters) python launch.py run --config=configs/sft.py:ml1m --workdir=runs/sft-ml1m
+    python launch.py run --config=configs/sft.py:scientific18,60 --workdir=runs/sft-60
+    python launch.py run --config=configs/sft.py:ml1m --workdir=runs/sft-ml1m
 
-SET: scientific18, ml1m, yelp_p5, electronics14_1m, books14_1m. The corpus has this set alone and nothing to pre-train
-on, so the tokenizer is trained on its training titles; another one is given with --config.text.tokenizer=DIR, a base
-model with --config.model.init_from=DIR.
+SET: scientific18, ml1m, yelp_p5, electronics14_1m, books14_1m; `SET,60` cuts titles to 60 characters. The corpus has
+this set alone and nothing to pre-train on, so the tokenizer is trained on its training titles; another one is given
+with --config.text.tokenizer=DIR, a base model with --config.model.init_from=DIR.
 Figures: docs/results/sft.md.
 """
 
 from ml_collections import ConfigDict
+from model_shapes import SMALL
 
 SETS = ("scientific18", "ml1m", "yelp_p5", "electronics14_1m", "books14_1m")
 EPOCHS = {"scientific18": 5.0, "ml1m": 7.0, "yelp_p5": 8.0, "electronics14_1m": 8.0, "books14_1m": 5.0}
@@ -39,16 +40,7 @@ def get_config(argument: str = "scientific18") -> ConfigDict:
     }
     config.text = {"vocab_size": 8192, "template": {"header": "{scope} one user chose:\n"}}
     config.pack = {"row_length": 256}
-    config.model = {
-        "hidden_size": 128,
-        "intermediate_size": 384,
-        "num_layers": 3,
-        "num_heads": 2,
-        "num_kv_heads": 2,
-        "max_position_embeddings": 512,
-        "dropout": 0.2,
-        "unroll": True,
-    }
+    config.model = {**SMALL, "max_position_embeddings": 512, "dropout": 0.2}
     config.train = {
         "epochs": EPOCHS[name],
         "global_batch": 8,
