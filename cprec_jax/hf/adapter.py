@@ -20,6 +20,7 @@ from cprec_jax.hf.checkpoint_files import ADAPTER, INDEX, SINGLE, CheckpointFile
 from cprec_jax.hf.keys import EMBEDDING, HEAD, few
 from cprec_jax.hf.keys import LORA_A as A
 from cprec_jax.hf.keys import LORA_B as B
+from cprec_jax.hf.settings import Settings
 from cprec_jax.hf.tensor_file import TensorFile
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.text import tokenizer_files
@@ -105,13 +106,11 @@ def base_of(directory: Path) -> Path:
 
 def base_name(directory: Path) -> str:
     """The model that an adapter belongs to: a directory, or a hub id with its revision."""
-    settings = read_json(directory / ADAPTER)
-    name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
-    if not isinstance(name, str) or not name:
-        raise UserError(f"{directory / ADAPTER}: names no base_model_name_or_path, so there is nothing to add it to")
-    if not isinstance(revision, str | None):
-        raise UserError(f"{directory / ADAPTER}: revision {revision!r} is no text")
-    return name if revision is None or hub.is_directory(name) else f"{name}@{revision}"
+    settings = Settings(read_json(directory / ADAPTER), str(directory / ADAPTER))
+    name, revision = settings.value("base_model_name_or_path", str, ""), settings.value("revision", str, "")
+    if not name:
+        raise UserError(f"{settings.where}: names no base_model_name_or_path, so there is nothing to add it to")
+    return f"{name}@{revision}" if revision and not hub.is_directory(name) else name
 
 
 def open_files(directory: Path) -> CheckpointFiles:
@@ -258,15 +257,12 @@ def _factors(file: TensorFile, module: str, settings: Mapping[str, Any]) -> _Fac
 
 
 def _number(settings: Mapping[str, Any], patterns: str, default: str, module: str, path: Path) -> float:
-    given = settings.get(patterns) or {}
-    if not isinstance(given, Mapping):
-        raise UserError(f"{path}: {patterns} must be an object")
+    numbers = Settings(settings, str(path))
+    by_pattern = numbers.section(patterns)
     try:
-        value = next(
-            (value for key, value in given.items() if re.match(rf"(.*\.)?({key})$", module)), settings.get(default, 8)
-        )
+        pattern = next((key for key in by_pattern.given if re.match(rf"(.*\.)?({key})$", module)), None)
     except re.error as error:
         raise UserError(f"{path}: {patterns} holds a pattern that is none ({error})") from error
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise UserError(f"{path}: {default} {value!r} must be a number above 0")
-    return value
+    if pattern is not None:
+        return by_pattern.positive(pattern)
+    return numbers.positive(default, None if default in settings else 8.0)  # a null is no number

@@ -1,6 +1,5 @@
 """The small files of a base model, kept with the run: an export needs them, and the base model may be gone by then."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from cprec_jax.errors import UserError
 from cprec_jax.hf.adapter import model_directory, tokenizer_directory
 from cprec_jax.hf.hub import locate
 from cprec_jax.hf.save import LICENCES
+from cprec_jax.json_object import read_object
 from cprec_jax.text import tokenizer, tokenizer_files
 
 DIRECTORY = "base"  # inside the run
@@ -35,7 +35,7 @@ def keep(init_from: str, tokenizer_dir: Path, target: Path) -> None:
 
 def hub_name(kept: Path) -> str | None:
     """owner/name of the base model whose files `keep` put into `kept`, where it came from the hub."""
-    record = json.loads((kept / SOURCE).read_text(encoding="utf-8")) if (kept / SOURCE).exists() else {}
+    record = read_object(kept / SOURCE) if (kept / SOURCE).exists() else {}
     return record["init_from"].partition("@")[0] if record.get("from_hub") else None
 
 

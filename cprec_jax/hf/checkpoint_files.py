@@ -1,16 +1,15 @@
 """The tensors of a Hugging Face directory, wherever they lie: one safetensors file, or shards with an index. Never a
 pickle."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cprec_jax.errors import UserError, one_line
+from cprec_jax.errors import UserError
 from cprec_jax.hf.keys import few
-from cprec_jax.hf.settings import once
 from cprec_jax.hf.tensor_file import TensorFile
+from cprec_jax.json_object import read_object
 from cprec_jax.progress import say
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -21,14 +20,9 @@ _said: set[Path] = set()
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; absent, broken, or with one key twice -> `UserError`."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+        return read_object(path, once=True)
     except FileNotFoundError:
         raise UserError(f"{path}: not found; a Hugging Face model directory needs it") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({one_line(error)})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object")
-    return value
 
 
 def refuse_adapter(directory: Path) -> None:

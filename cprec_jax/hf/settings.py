@@ -1,21 +1,10 @@
-"""JSON objects that others made: no key twice, and typed look-ups whose errors name the file, the key and the value."""
+"""Typed look-ups in JSON objects that others wrote: errors name the file, the key and the value."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from cprec_jax.errors import UserError
-from cprec_jax.hf.keys import few
-
-
-def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """An `object_pairs_hook` of `json` that raises `ValueError` for a key that stands twice, where `json` lets the last
-    one win."""
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"duplicate keys {few({key for key in keys if keys.count(key) > 1})}")
-    return result
 
 
 class Settings:

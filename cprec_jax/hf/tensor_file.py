@@ -17,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cprec_jax.errors import UserError, one_line
-from cprec_jax.hf.settings import once
+from cprec_jax.json_object import keys_once
 
 DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(ml_dtypes.bfloat16), "F16": np.dtype(np.float16)}
 _KINDS = {dtype: kind for kind, dtype in DTYPES.items()}
@@ -44,7 +44,7 @@ class TensorFile:
             with open(path, "rb") as stream:
                 length = int.from_bytes(stream.read(8), "little")
                 header = json.loads(
-                    stream.read(length), object_pairs_hook=once
+                    stream.read(length), object_pairs_hook=keys_once
                 )  # safetensors takes a tensor's name twice
         except FileNotFoundError:
             raise UserError(f"{path}: not found, but the index names it; download the checkpoint again") from None

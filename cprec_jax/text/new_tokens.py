@@ -7,7 +7,7 @@ from pathlib import Path
 import tokenizers
 
 from cprec_jax.errors import UserError
-from cprec_jax.text import tokenizer
+from cprec_jax.text import tokenizer, tokenizer_files
 
 SCOPE = "{scope}"
 
@@ -48,16 +48,12 @@ def add(directory: Path, wanted: Sequence[str]) -> tuple[tokenizer.Tokenizer, di
 
 def _register(directory: Path, ids: dict[str, int]) -> None:
     """Tell the other files that list added tokens, where they do: a reader may trust them more than tokenizer.json."""
-    path = directory / "tokenizer_config.json"
-    if path.exists():
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(settings.get("added_tokens_decoder"), dict):
-            flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": False}
-            settings["added_tokens_decoder"] |= {str(index): {"content": text, **flags} for text, index in ids.items()}
-            path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    listed = tokenizer_files.read_object(directory / tokenizer_files.SETTINGS).get("added_tokens_decoder")
+    if isinstance(listed, dict):
+        flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": False}
+        listed |= {str(index): {"content": text, **flags} for text, index in ids.items()}
+        tokenizer_files.write_settings(directory, {"added_tokens_decoder": listed})
     path = directory / "added_tokens.json"
     if path.exists():
-        path.write_text(
-            json.dumps(json.loads(path.read_text(encoding="utf-8")) | ids, indent=2, ensure_ascii=False) + "\n",
-            encoding="utf-8",
-        )
+        known = tokenizer_files.read_object(path)
+        path.write_text(json.dumps(known | ids, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -14,6 +14,7 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
+from cprec_jax import json_object
 from cprec_jax.errors import UserError, one_line
 from cprec_jax.progress import say
 
@@ -154,15 +155,7 @@ def write_settings(directory: Path, changes: dict[str, Any]) -> None:
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; empty where the file is absent. Damaged: `UserError`."""
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({one_line(error)}); get the tokenizer again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object; get the tokenizer again")
-    return value
+    return json_object.read_object(path, "get the tokenizer again") if path.exists() else {}
 
 
 def _settings(directory: Path) -> dict[str, Any]:

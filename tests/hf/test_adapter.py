@@ -149,7 +149,11 @@ def test_no_bit_depends_on_the_devices(base: Path, tmp_path: Path) -> None:
             r"the adapter of model.layers.1.self_attn.q_proj has rank 5 \(A\) and 5 \(B\), and 6 by "
             r"adapter_config.json",
         ),
-        ({"lora_alpha": "ten"}, r"lora_alpha 'ten' must be a number above 0"),
+        ({"lora_alpha": "ten"}, r"lora_alpha = 'ten' has the wrong type"),
+        ({"lora_alpha": None}, r"lora_alpha is missing"),
+        ({"lora_alpha": 0}, r"lora_alpha = 0.0 must be above 0"),
+        ({"rank_pattern": ["q_proj"]}, r"rank_pattern = \['q_proj'\] has the wrong type"),
+        ({"revision": 3}, r"revision = 3 has the wrong type"),
         ({"base_model_name_or_path": None}, r"names no base_model_name_or_path"),
         ({"base_model_name_or_path": "./not/there"}, r"no such directory"),
     ],
