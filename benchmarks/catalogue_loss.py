@@ -87,7 +87,7 @@ def read_users(folder: Path) -> tuple[list[str], list[list[int]], bool]:
             row["item_id"]: " ".join(row["title"].split())[:300]
             for row in csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)
         }
-    number = {item: place for place, item in enumerate(item for item, title in read.items() if title)}
+    number = {item: index for index, item in enumerate(item for item, title in read.items() if title)}
     users: dict[str, list[tuple[float, int]]] = {}
     with gzip.open(folder / "inter.tsv.gz", "rt", encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE):
@@ -134,16 +134,16 @@ def make_world(name: str, shared: Path, results: measure.Results) -> World:
     titles, users, made_up = read_users(shared / "data" / SET)
     V, _ = SIZES[name]
     with tempfile.TemporaryDirectory() as folder:
-        words, kind = _tokenizer(name, titles, V, shared, Path(folder))
-        catalogue = Catalogue.build(words, titles, "\n")
-        header = np.asarray(words.encode(HEADER), np.int32)
+        encoder, kind = _tokenizer(name, titles, V, shared, Path(folder))
+        catalogue = Catalogue.build(encoder, titles, "\n")
+        header = np.asarray(encoder.encode(HEADER), np.int32)
     rows = pack(catalogue, header, users)
     tables = build_tables(catalogue, {"Games": np.arange(len(titles))})
     begun = time.perf_counter()
     room = capacities(tables, rows)
     for row in rows:
         row_columns(tables, room, row)
-    each = 1e3 * (time.perf_counter() - begun) / len(rows)
+    per_row = 1e3 * (time.perf_counter() - begun) / len(rows)
     what = (
         f"{len(titles)} {'made-up ' if made_up else ''}titles, {kind}, {len(tables.allowed)} wide nodes over "
         f"{len(tables.union)} tokens"
@@ -151,7 +151,7 @@ def make_world(name: str, shared: Path, results: measure.Results) -> World:
     what += f", room for {room.wide} wide decisions and {room.blocks} blocks"
     results.add(
         f"columns_ms_per_row_{name}",
-        each,
+        per_row,
         "ms",
         "",
         f"numpy, one core, capacities and columns of {len(rows)} rows; {what}",
@@ -170,8 +170,8 @@ def _tokenizer(name: str, titles: list[str], V: int, shared: Path, folder: Path)
 def batch_of(world: World, B: int) -> dict[str, jax.Array]:
     """Rows of the middle of the world as a batch, with the columns of both losses."""
     first = len(world.rows) // 2
-    made = [expand(row) | row_columns(world.tables, world.room, row) for row in world.rows[first : first + B]]
-    return {name: jnp.asarray(np.stack([row[name] for row in made])) for name in made[0]}
+    expanded = [expand(row) | row_columns(world.tables, world.room, row) for row in world.rows[first : first + B]]
+    return {name: jnp.asarray(np.stack([row[name] for row in expanded])) for name in expanded[0]}
 
 
 def mask_of(world: World, batch: Mapping[str, jax.Array], V: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -185,13 +185,13 @@ def mask_of(world: World, batch: Mapping[str, jax.Array], V: int) -> tuple[jax.A
     wide, narrow = batch["wide_node"].shape[1], batch["narrow_first"].shape[2]
     decides = decision < wide + batch["narrow_first"][0].size
     for b, t in zip(*np.nonzero(decides), strict=True):
-        place = int(decision[b, t])
-        if place < wide:
-            below = world.tables.union[world.tables.allowed[int(batch["wide_node"][b, place])]]
+        number = int(decision[b, t])
+        if number < wide:
+            below = world.tables.union[world.tables.allowed[int(batch["wide_node"][b, number])]]
         else:
-            block, at = divmod(place - wide, narrow)
+            block, column = divmod(number - wide, narrow)
             below = np.asarray(batch["narrow_tokens"][b, block])[
-                int(batch["narrow_first"][b, block, at]) : int(batch["narrow_end"][b, block, at])
+                int(batch["narrow_first"][b, block, column]) : int(batch["narrow_end"][b, block, column])
             ]
         allowed[b, t, below] = True
     return jnp.asarray(allowed), jnp.roll(batch["tokens"], -1, axis=1), jnp.asarray(decides, jnp.float32)
@@ -210,10 +210,10 @@ def losses(world: World, batch: Mapping[str, jax.Array], V: int) -> dict[str, Ca
     grad = lambda f: jax.jit(jax.value_and_grad(f, argnums=(0, 1)))  # noqa: E731
     masked = grad(mask)
     columns = dict(batch)
-    ours = grad(lambda x, w, given: catalogue_nll_sum(x, w, given, world.tables))
+    catalogue = grad(lambda x, w, given: catalogue_nll_sum(x, w, given, world.tables))
     full = grad(lambda x, w, labels, weights: cross_entropy_sum(x, w, labels, weights, LOSS_CHUNK))
     return {
-        "catalogue": lambda x, w: ours(x, w, columns),
+        "catalogue": lambda x, w: catalogue(x, w, columns),
         "full_head": lambda x, w: full(x, w, labels, weights),
         "mask": lambda x, w: masked(x, w, allowed),
     }
@@ -243,13 +243,12 @@ def compare(
     for work in works.values():
         work()
     times = in_turn(works, repeats)
-    (_, here), *others = times.items()
-    results.add(name % "seconds", float(np.median(here)), "s", "", f"{what}, median of {repeats}")
-    for who, there in others:
-        low, value, high = np.quantile(there / here, (0.25, 0.5, 0.75))
-        detail = (
-            f"{np.median(here):.4f} s against {np.median(there):.4f} s; {repeats} turns, quartiles {low:.2f}-{high:.2f}"
-        )
+    (_, ours_seconds), *others = times.items()
+    results.add(name % "seconds", float(np.median(ours_seconds)), "s", "", f"{what}, median of {repeats}")
+    for who, seconds in others:
+        low, value, high = np.quantile(seconds / ours_seconds, (0.25, 0.5, 0.75))
+        medians = f"{np.median(ours_seconds):.4f} s against {np.median(seconds):.4f} s"
+        detail = f"{medians}; {repeats} turns, quartiles {low:.2f}-{high:.2f}"
         results.add(name % f"speedup_vs_{who}", float(value), "x", who, detail)
 
 

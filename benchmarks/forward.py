@@ -108,7 +108,7 @@ class Contestant:
     train: Callable[[], tuple[Any, Any]]
 
 
-def ours(decoder: Decoder, params: Any, tokens_BT: np.ndarray) -> Contestant:
+def jax_contestant(decoder: Decoder, params: Any, tokens_BT: np.ndarray) -> Contestant:
     """The decoder and the objective that `launch.py train` uses; rows of one document each."""
     tokens = jnp.asarray(tokens_BT, jnp.int32)
     batch = {
@@ -140,7 +140,7 @@ def ours(decoder: Decoder, params: Any, tokens_BT: np.ndarray) -> Contestant:
     )
 
 
-def theirs(model: Any, tokens_BT: np.ndarray, compiled: bool) -> Contestant:
+def torch_contestant(model: Any, tokens_BT: np.ndarray, compiled: bool) -> Contestant:
     """transformers' model of the same weights."""
     import torch
 
@@ -154,9 +154,9 @@ def theirs(model: Any, tokens_BT: np.ndarray, compiled: bool) -> Contestant:
 
     def forward() -> Any:
         with torch.no_grad():
-            found = call(input_ids=tokens, use_cache=False).logits
+            output = call(input_ids=tokens, use_cache=False).logits
         done()
-        return found
+        return output
 
     def train() -> tuple[Any, Any]:
         model.zero_grad(set_to_none=True)
@@ -191,8 +191,8 @@ def differences(a: Contestant, b: Contestant, config: DecoderConfig) -> tuple[fl
     for tensor in keys.tensors(config):
         mine: Any = functools.reduce(lambda tree, key: tree[key], tensor.path, our_grads)
         mine = np.asarray(mine if tensor.layer is None else mine[tensor.layer], np.float32)
-        other = to_numpy(their_grads[tensor.name])
-        worst = max(worst, float(np.abs(tensor.layout.to_theirs(mine) - other).max() / np.abs(other).max()))
+        theirs_value = to_numpy(their_grads[tensor.name])
+        worst = max(worst, float(np.abs(tensor.layout.to_hf(mine) - theirs_value).max() / np.abs(theirs_value).max()))
     return logit, worst
 
 
@@ -219,14 +219,14 @@ def compare(mode: str, contestants: list[Contestant], repeats: int, what: str, r
     for work in works.values():  # PyTorch compiles again when it meets a second mode
         work(), work()
     times = in_turn(works, repeats)
-    here = times["jax"]
-    results.add(f"{mode}_seconds", float(np.median(here)), "s", "", f"{what}, median of {repeats}")
-    for name, there in times.items():
+    jax_seconds = times["jax"]
+    results.add(f"{mode}_seconds", float(np.median(jax_seconds)), "s", "", f"{what}, median of {repeats}")
+    for name, other_seconds in times.items():
         if name != "jax":
-            low, value, high = np.quantile(there / here, (0.25, 0.5, 0.75))
+            low, value, high = np.quantile(other_seconds / jax_seconds, (0.25, 0.5, 0.75))
             detail = (
-                f"{what}: {np.median(here):.3f} s against {np.median(there):.3f} s; {repeats} turns, quartiles "
-                f"{low:.2f}-{high:.2f}"
+                f"{what}: {np.median(jax_seconds):.3f} s against {np.median(other_seconds):.3f} s; "
+                f"{repeats} turns, quartiles {low:.2f}-{high:.2f}"
             )
             results.add(f"{mode}_speedup_vs_{name}", float(value), "x", name, detail)
 
@@ -258,11 +258,11 @@ def main(arguments: list[str] | None = None) -> None:
             lambda: jax.tree.map(lambda x: x.astype(case.dtype), init_params(decoder, jax.random.key(0)))
         )()
         tokens_BT = np.random.default_rng(0).integers(0, case.config.vocab_size, (B, case.length))
-        here = ours(decoder, params, tokens_BT)
+        contestant = jax_contestant(decoder, params, tokens_BT)
         model = load_torch(params, case.config, case.dtype, gpu)
-        contestants = [here, theirs(model, tokens_BT, compiled=False)]
+        contestants = [contestant, torch_contestant(model, tokens_BT, compiled=False)]
         if not options.no_compile:
-            contestants.append(theirs(model, tokens_BT, compiled=True))
+            contestants.append(torch_contestant(model, tokens_BT, compiled=True))
         run(case, contestants, B, repeats).write(options.json)
 
 
@@ -275,9 +275,9 @@ def run(case: Case, contestants: list[Contestant], B: int, repeats: int) -> meas
     )
     what = f"{count_params(case.config) / 1e6:.1f}M {case.config.model_type}, {case.dtype}, {B} x {case.length} tokens"
     print(f"{what}; {where}", flush=True)
-    found = differences(contestants[0], contestants[1], case.config)
+    largest = differences(contestants[0], contestants[1], case.config)
     results = measure.Results()
-    for name, value, limit in zip(("logit", "gradient"), found, TOLERANCE[case.dtype], strict=True):
+    for name, value, limit in zip(("logit", "gradient"), largest, TOLERANCE[case.dtype], strict=True):
         results.add(f"max_{name}_difference", value, "", "torch_eager", "smaller is better")
         assert value < limit, f"{name}s differ by {value}"
     for mode in ("forward", "train"):

@@ -20,8 +20,8 @@ ITEM_SHARE = 12
 MEAN_LENGTH = 10.0
 DUPLICATES = 0.02
 START, SECONDS = 1_350_000_000, 10 * 365 * 86_400
-USERS_A_CHUNK = 100_000
-TITLES_A_CHUNK = 200_000
+USERS_PER_CHUNK = 100_000
+TITLES_PER_CHUNK = 200_000
 ALPHABET = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", np.uint8)
 UNQUOTED = pyarrow.csv.WriteOptions(quoting_style="none")
 
@@ -30,10 +30,10 @@ def generate(folder: Path, total: int, seed: int = 0) -> None:
     """Write DOMAIN.csv (user_id, item_id, timestamp) and DOMAIN_items.csv (item_id, title); `total` interactions over
     all domains."""
     folder.mkdir(parents=True, exist_ok=True)
-    each = total // len(ROLES)
+    per_domain = total // len(ROLES)
     for domain, name in enumerate(ROLES):
-        n_items = max(each // ITEM_SHARE, 10)
-        _write(folder / f"{name}.csv", _interactions(domain, each, n_items, seed))
+        n_items = max(per_domain // ITEM_SHARE, 10)
+        _write(folder / f"{name}.csv", _interactions(domain, per_domain, n_items, seed))
         _write(folder / f"{name}_items.csv", _items(domain, n_items, seed))
 
 
@@ -51,9 +51,9 @@ def _codes(prefix: str, numbers: np.ndarray, digits: int) -> pa.Array:
     scrambled = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     text = np.empty((len(numbers), len(prefix) + digits), np.uint8)
     text[:, : len(prefix)] = np.frombuffer(prefix.encode(), np.uint8)
-    for place in range(digits):
-        text[:, len(prefix) + place] = ALPHABET[
-            ((scrambled >> np.uint64(64 - 5 * (place + 1))) & np.uint64(31)).astype(np.int64)
+    for digit in range(digits):
+        text[:, len(prefix) + digit] = ALPHABET[
+            ((scrambled >> np.uint64(64 - 5 * (digit + 1))) & np.uint64(31)).astype(np.int64)
         ]
     offsets = np.arange(len(numbers) + 1, dtype=np.int32) * text.shape[1]
     return pa.StringArray.from_buffers(len(numbers), pa.py_buffer(offsets), pa.py_buffer(text))
@@ -63,7 +63,7 @@ def _interactions(domain: int, total: int, n_items: int, seed: int) -> Iterator[
     written, chunk = 0, 0
     while written < total:
         rng = np.random.default_rng((seed, domain, chunk))
-        users = np.flatnonzero(rng.random(USERS_A_CHUNK) < 0.5) + chunk * USERS_A_CHUNK
+        users = np.flatnonzero(rng.random(USERS_PER_CHUNK) < 0.5) + chunk * USERS_PER_CHUNK
         sigma = 1.1
         lengths = np.maximum(rng.lognormal(np.log(MEAN_LENGTH) - sigma**2 / 2, sigma, len(users)).round(), 1).astype(
             np.int64
@@ -80,7 +80,7 @@ def _interactions(domain: int, total: int, n_items: int, seed: int) -> Iterator[
 
 
 @functools.cache
-def _words() -> list[str]:
+def _vocabulary() -> list[str]:
     rng = np.random.default_rng(1)
     syllables = [c + v for c in "bcdfghklmnprstvz" for v in "aeiou"]
     return ["".join(rng.choice(syllables, rng.integers(1, 5))).capitalize() for _ in range(5000)] + [
@@ -93,12 +93,12 @@ def _words() -> list[str]:
 
 
 def _items(domain: int, n_items: int, seed: int) -> Iterator[pa.RecordBatch]:
-    words = _words()
-    for first in range(0, n_items, TITLES_A_CHUNK):
-        numbers = np.arange(first, min(first + TITLES_A_CHUNK, n_items))
+    vocabulary = _vocabulary()
+    for first in range(0, n_items, TITLES_PER_CHUNK):
+        numbers = np.arange(first, min(first + TITLES_PER_CHUNK, n_items))
         rng = np.random.default_rng((seed, domain, first, 1))
         counts = rng.integers(3, 13, len(numbers))
-        drawn = (len(words) * rng.random(counts.sum()) ** 2).astype(np.int64).tolist()
+        drawn = (len(vocabulary) * rng.random(counts.sum()) ** 2).astype(np.int64).tolist()
         ends = np.cumsum(counts).tolist()
-        titles = [" ".join([words[w] for w in drawn[a:b]]) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+        titles = [" ".join([vocabulary[w] for w in drawn[a:b]]) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
         yield pa.RecordBatch.from_arrays([_codes(f"B{domain}", numbers, 8), pa.array(titles)], ["item_id", "title"])

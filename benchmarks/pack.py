@@ -78,7 +78,7 @@ def make_data(total: int, work: Path, given_tokenizer: Path | None, rendered: bo
     return workdir, given_tokenizer, texts
 
 
-def ours(workdir: Path, tokenizer_directory: Path, row_length: int) -> tuple[measure.Run, int, int]:
+def launch_pack(workdir: Path, tokenizer_directory: Path, row_length: int) -> tuple[measure.Run, int, int]:
     """`launch.py pack`; returns also tokens and rows."""
     config = workdir / "pack.py"
     sections = {"text": {"tokenizer": str(tokenizer_directory)}, "pack": {"row_length": row_length}}
@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
             total, Path(folder), options.tokenizer, rendered=not options.no_hf
         )
         for _ in range(options.repeats or (1 if options.quick else 3)):
-            mine, tokens, rows = ours(workdir, tokenizer_directory, options.row_length)
+            mine, tokens, rows = launch_pack(workdir, tokenizer_directory, options.row_length)
             rates.append(tokens / mine.seconds)
             memory.append(mine.memory_mib)
             print(
@@ -138,13 +138,13 @@ def main(arguments: list[str] | None = None) -> None:
                 flush=True,
             )
             if not options.no_hf:
-                theirs, their_tokens = hugging_face(texts, tokenizer_directory, options.row_length, Path(folder))
+                datasets_run, their_tokens = hugging_face(texts, tokenizer_directory, options.row_length, Path(folder))
                 # Titles and ends of items are tokenised together here, so counts may differ a little; each side is
                 # measured by its own.
-                speedups.append(rates[-1] / (their_tokens / theirs.seconds))
+                speedups.append(rates[-1] / (their_tokens / datasets_run.seconds))
                 print(
-                    f"  datasets {their_tokens} tokens in {theirs.seconds:.1f} s (all cores {theirs.cpu_seconds:.1f} "
-                    f"s)",
+                    f"  datasets {their_tokens} tokens in {datasets_run.seconds:.1f} s "
+                    f"(all cores {datasets_run.cpu_seconds:.1f} s)",
                     flush=True,
                 )
     detail = f"{tokens:,} tokens, row length {options.row_length}, {len(rates)} pairs, median"

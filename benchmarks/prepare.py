@@ -47,7 +47,7 @@ def write_config(path: Path, corpus: dict[str, Any]) -> None:
     path.write_text(f"def get_config():\n    return {{'corpus': {corpus!r}}}\n", encoding="utf-8")
 
 
-def ours(data: Path, work: Path, memory_limit: str, candidates: bool) -> tuple[measure.Run, Path]:
+def launch_prepare(data: Path, work: Path, memory_limit: str, candidates: bool) -> tuple[measure.Run, Path]:
     """`launch.py prepare`, and the work directory that it filled."""
     config = work / "config.py"
     write_config(config, corpus_section(data, memory_limit, candidates))
@@ -70,7 +70,10 @@ def compare(total: int, repeats: int, memory_limit: str, work: Path, results: me
     interactions.generate(data, total)
     pairs = []
     for _ in range(repeats):
-        (mine, corpus), (theirs, tables) = ours(data, work, memory_limit, False), pandas_script(data, work)
+        (mine, corpus), (pandas_run, tables) = (
+            launch_prepare(data, work, memory_limit, False),
+            pandas_script(data, work),
+        )
         if unequal := differences(corpus / "corpus", tables):
             raise RuntimeError("prepare and pandas made different corpora: " + "; ".join(unequal))
         rounds = json.loads((corpus / "corpus" / "manifest.json").read_text(encoding="utf-8"))["filters"][
@@ -78,10 +81,11 @@ def compare(total: int, repeats: int, memory_limit: str, work: Path, results: me
         ]
         shutil.rmtree(corpus)
         shutil.rmtree(tables)
-        pairs.append((mine, theirs))
+        pairs.append((mine, pandas_run))
         print(
             f"  ours {mine.seconds:.1f} s (all cores {mine.cpu_seconds:.1f} s), {mine.memory_mib:.0f} MiB; "
-            f"pandas {theirs.seconds:.1f} s ({theirs.cpu_seconds:.1f} s), {theirs.memory_mib:.0f} MiB; equal",
+            f"pandas {pandas_run.seconds:.1f} s ({pandas_run.cpu_seconds:.1f} s), {pandas_run.memory_mib:.0f} MiB; "
+            "equal",
             flush=True,
         )
     shutil.rmtree(data)
@@ -100,15 +104,16 @@ def large(total: int, memory_limit: str, work: Path, results: measure.Results) -
     data = work / "whole"
     interactions.generate(data, total)
     read = measure.folder_bytes(data) / 2**30
-    run, folder = ours(data, work, memory_limit, True)
+    run, folder = launch_prepare(data, work, memory_limit, True)
     manifest = json.loads((folder / "corpus" / "manifest.json").read_text(encoding="utf-8"))
     shutil.rmtree(folder)
     shutil.rmtree(data)
     kept = sum(counts["after k-core"]["interactions"] for counts in manifest["counts"].values())
-    made = f"{manifest['n_items']:,} items, {kept:,} interactions kept, {manifest['mixed']['users']:,} mixed sequences"
-    detail = (
-        f"{total:,} interactions ({read:.2f} GiB of CSV) in {run.seconds:.0f} s, memory_limit {memory_limit}, {made}"
+    contents = (
+        f"{manifest['n_items']:,} items, {kept:,} interactions kept, {manifest['mixed']['users']:,} mixed sequences"
     )
+    speed = f"{total:,} interactions ({read:.2f} GiB of CSV) in {run.seconds:.0f} s"
+    detail = f"{speed}, memory_limit {memory_limit}, {contents}"
     results.add("prepare_rows_per_second", total / run.seconds, "interactions/s", "nothing", detail)
     results.add(
         "prepare_peak_memory",

@@ -97,10 +97,10 @@ def _naive(params: Any, tokens_nT: jax.Array, lengths_n: jax.Array) -> jax.Array
     segments = (positions < PROMPT + lengths_n[:, None]).astype(jnp.int32)
     x_nTD: Any = Decoder(CONFIG).apply({"params": params}, tokens_nT, positions, (segments,))
     x_ntD, labels_nt = x_nTD[:, PROMPT - 1 : -1], tokens_nT[:, PROMPT:]
-    found = label_log_probs(
+    log_probs_nt = label_log_probs(
         x_ntD.reshape(-1, CONFIG.hidden_size), head_weight(params, CONFIG), labels_nt.reshape(-1)
     ).reshape(labels_nt.shape)
-    return jnp.where(jnp.arange(labels_nt.shape[1]) < lengths_n[:, None], found, 0)
+    return jnp.where(jnp.arange(labels_nt.shape[1]) < lengths_n[:, None], log_probs_nt, 0)
 
 
 def naive(model: Model, batches: list[Batch]) -> np.ndarray:
@@ -110,15 +110,15 @@ def naive(model: Model, batches: list[Batch]) -> np.ndarray:
 def by_torch(model: Model, batches: list[Batch]) -> np.ndarray:
     import torch
 
-    found = []
+    log_probs = []
     with torch.inference_mode():
         for b in batches:
             tokens = torch.from_numpy(b.tokens.astype(np.int64))
             inside = torch.arange(tokens.shape[1])[None] < PROMPT + torch.from_numpy(b.lengths)[:, None]
             logits = model.torch(input_ids=tokens, attention_mask=inside.long()).logits[:, PROMPT - 1 : -1]
             picked = torch.log_softmax(logits.float(), dim=-1).gather(2, tokens[:, PROMPT:, None])[..., 0]
-            found.append((picked * inside[:, PROMPT:]).sum(1).numpy())
-    return np.concatenate(found)
+            log_probs.append((picked * inside[:, PROMPT:]).sum(1).numpy())
+    return np.concatenate(log_probs)
 
 
 def opponents(model: Model) -> dict[str, Callable[[Model, list[Batch]], np.ndarray]]:
@@ -131,13 +131,13 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - begun
 
 
-def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
+def ratio(work: Callable[[], Any], opponent: Callable[[], Any], repeats: int) -> tuple[float, float, float]:
     """(median of their time / our time over paired runs, median of ours, median of theirs); both are run once
     before."""
-    ours(), theirs()
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(repeats)]
-    here, there = np.median(pairs, axis=0)
-    return float(np.median([b / a for a, b in pairs])), float(here), float(there)
+    work(), opponent()
+    pairs = [(seconds(work), seconds(opponent)) for _ in range(repeats)]
+    work_seconds, opponent_seconds = np.median(pairs, axis=0)
+    return float(np.median([b / a for a, b in pairs])), float(work_seconds), float(opponent_seconds)
 
 
 @dataclass
@@ -161,14 +161,14 @@ def shared_prefix(model: Model, count: int, repeats: int, results: Results) -> N
     score = jax.jit(candidate_log_likelihoods, static_argnums=0)
     length, lengths = np.array([PROMPT], np.int32), np.full((1, count), TITLE, np.int32)
 
-    def ours() -> jax.Array:
+    def score_all() -> jax.Array:
         return score(model.decoder, model.params, prompt[None], length, titles[None], lengths)[0]
 
     what = f"{count} candidates of {TITLE} tokens, {PROMPT}-token prompt"
     for against, work in opponents(model).items():
-        results.compared(np.asarray(ours()), work(model, batches), f"{count} candidates against {against}")
-        value, here, there = ratio(ours, functools.partial(work, model, batches), repeats)
-        detail = f"{what}: {1e3 * here:.0f} ms against {1e3 * there:.0f} ms"
+        results.compared(np.asarray(score_all()), work(model, batches), f"{count} candidates against {against}")
+        value, work_seconds, other_seconds = ratio(score_all, functools.partial(work, model, batches), repeats)
+        detail = f"{what}: {1e3 * work_seconds:.0f} ms against {1e3 * other_seconds:.0f} ms"
         results.add(f"shared_prefix_speedup_{count}" + SUFFIX[against], value, "x", against, detail)
 
 
@@ -188,20 +188,21 @@ def whole_catalogue(
     score = jax.jit(trie_log_probs, static_argnums=0)
     length = np.array([PROMPT], np.int32)
 
-    def ours() -> jax.Array:
+    def score_all() -> jax.Array:
         return score(model.decoder, model.params, device_trie, prompt[None], length)[0]
 
-    log_probs = np.asarray(ours(), np.float64)
+    log_probs = np.asarray(score_all(), np.float64)
     assert abs(np.exp(log_probs).sum() - 1) < 1e-5, "the probabilities of a catalogue sum to 1"
     results.compared(log_probs[chosen], renormalised(model, trie, batches, chosen), f"catalogue {name}")
     scale = len(titles) / sample
     kind = "made-up titles" if made_up else "titles"
     what = f"{len(titles)} {kind}, {len(catalogue.tokens)} tokens, {trie.nodes} skeleton nodes, {PROMPT}-token prompt"
     for against, work in opponents(model).items():
-        value, here, there = ratio(ours, functools.partial(work, model, batches), repeats)
-        detail = f"{what}: {here:.2f} s against {there * scale:.1f} s (from {sample} titles in {there:.2f} s)"
+        value, work_seconds, other_seconds = ratio(score_all, functools.partial(work, model, batches), repeats)
+        measured = f"{other_seconds * scale:.1f} s (from {sample} titles in {other_seconds:.2f} s)"
+        detail = f"{what}: {work_seconds:.2f} s against {measured}"
         results.add(f"trie_speedup_{name}" + SUFFIX[against], value * scale, "x", against, detail)
-    users = users_a_second(model, device_trie, 4, repeats)
+    users = users_per_second(model, device_trie, 4, repeats)
     detail = f"{what}; 5,000 users in {5000 / users / 60:.0f} minutes; {peak_memory():.1f} GiB"
     results.add(f"trie_ms_per_user_{name}", 1e3 / users, "ms", "", detail)
 
@@ -211,7 +212,7 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def users_a_second(model: Model, trie: DeviceTrie, batch: int, repeats: int) -> float:
+def users_per_second(model: Model, trie: DeviceTrie, batch: int, repeats: int) -> float:
     tokens = np.random.default_rng(1).integers(0, CONFIG.vocab_size, (batch, PROMPT)).astype(np.int32)
     score = jax.jit(trie_log_probs, static_argnums=0)
     work = lambda: score(model.decoder, model.params, trie, tokens, np.full(batch, PROMPT, np.int32))  # noqa: E731
@@ -226,7 +227,7 @@ def renormalised(model: Model, trie: TitleTrie, batches: list[Batch], chosen: np
     depth = trie.node_depth
     first = np.searchsorted(trie.edge_parent, np.arange(trie.nodes + 2))
     apply = jax.jit(lambda params, *inputs: Decoder(CONFIG).apply({"params": params}, *inputs))
-    found, titles = [], iter(chosen)
+    log_probs, titles = [], iter(chosen)
     for b in batches:
         positions = np.broadcast_to(np.arange(b.tokens.shape[1], dtype=np.int32), b.tokens.shape)
         x_nTD = np.asarray(apply(model.params, b.tokens, positions, (np.ones_like(b.tokens),)), np.float64)
@@ -239,8 +240,8 @@ def renormalised(model: Model, trie: TitleTrie, batches: list[Batch], chosen: np
                 logits = head[trie.edge_token[children]] @ x_nTD[row, PROMPT - 1 + depth[node]]
                 log_p += logits[edge - first[node]] - np.logaddexp.reduce(logits)
                 edge = int(trie.edge_up[edge])
-            found.append(log_p)
-    return np.array(found)
+            log_probs.append(log_p)
+    return np.array(log_probs)
 
 
 def read_titles(path: Path, count: int) -> tuple[list[str], bool]:
@@ -254,10 +255,10 @@ def read_titles(path: Path, count: int) -> tuple[list[str], bool]:
             ], False
     rng = np.random.default_rng(count)
     letters = ["ba", "ko", "ri", "ten", "lu", "mar", "sol", "vi", "do", "gra", "pel", "xo", "nia", "ster", "qui", "ham"]
-    words = ["".join(rng.choice(letters, rng.integers(2, 5))) for _ in range(1500)]
+    vocabulary = ["".join(rng.choice(letters, rng.integers(2, 5))) for _ in range(1500)]
 
     def word(size: int) -> str:
-        return words[int(size * rng.random() ** 2)]
+        return vocabulary[int(size * rng.random() ** 2)]
 
     return [f"{word(120)} {word(600)} {word(1500)} {word(1500)} {rng.integers(1, 40)}" for _ in range(count)], True
 
@@ -265,8 +266,8 @@ def read_titles(path: Path, count: int) -> tuple[list[str], bool]:
 def tokenize(titles: list[str]) -> Catalogue:
     """With a byte-level BPE trained on the titles, merges inside words only."""
     with tempfile.TemporaryDirectory() as folder:
-        words = tokenizer.train(titles, [1] * len(titles), CONFIG.vocab_size, Path(folder), across_words=False)
-        return Catalogue.build(words, titles, "\n")
+        encoder = tokenizer.train(titles, [1] * len(titles), CONFIG.vocab_size, Path(folder), across_words=False)
+        return Catalogue.build(encoder, titles, "\n")
 
 
 def load_torch(params: Any) -> Any:

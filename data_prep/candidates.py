@@ -53,12 +53,12 @@ def draw_candidates(
     the set are shortened to what that user has; width 1 (only the target) means that the protocol cannot be drawn.
     """
     n_items = len(train_count)
-    asked = int(protocol[1:])
+    size = int(protocol[1:])
     barred = _barred_pairs(target, offsets, history, title_id)
     left = n_items - np.bincount(barred // n_items, minlength=len(user))
-    n_negatives = int(min(asked - 1, left.min())) if len(user) else asked - 1
+    n_negatives = int(min(size - 1, left.min())) if len(user) else size - 1
     class_N = (
-        _popularity_classes(train_count, CLASS_WIDTH * asked) if protocol[0] == "p" else np.zeros(n_items, np.int64)
+        _popularity_classes(train_count, CLASS_WIDTH * size) if protocol[0] == "p" else np.zeros(n_items, np.int64)
     )
     weight_N = train_count + 1.0 if protocol[0] == "p" else np.ones(n_items)
     key = mix(user.astype(np.uint64) ^ np.uint64(hash60(f"{seed}:{split}:{set_name}:{protocol}")))
@@ -77,8 +77,8 @@ def _barred_pairs(target: np.ndarray, offsets: np.ndarray, history: np.ndarray, 
     high = np.searchsorted(title_id[by_title], title_id[target], "right")
     alike = high - low
     alike_rows = np.repeat(np.arange(n), alike)
-    place = np.arange(len(alike_rows)) - np.repeat(np.cumsum(alike) - alike, alike)
-    alike_items = by_title[np.repeat(low, alike) + place]
+    rank = np.arange(len(alike_rows)) - np.repeat(np.cumsum(alike) - alike, alike)
+    alike_items = by_title[np.repeat(low, alike) + rank]
     pairs = np.sort(np.concatenate([rows * n_items + history, alike_rows * n_items + alike_items]).astype(np.int64))
     # np.unique would hash first: ten times slower on a million pairs (numpy 2.4).
     return pairs[np.concatenate([[True], pairs[1:] != pairs[:-1]])] if len(pairs) else pairs
@@ -87,8 +87,8 @@ def _barred_pairs(target: np.ndarray, offsets: np.ndarray, history: np.ndarray, 
 def _contains(sorted_pairs: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     if not len(sorted_pairs):
         return np.zeros(pairs.shape, bool)
-    place = np.minimum(np.searchsorted(sorted_pairs, pairs), len(sorted_pairs) - 1)
-    return sorted_pairs[place] == pairs
+    index = np.minimum(np.searchsorted(sorted_pairs, pairs), len(sorted_pairs) - 1)
+    return sorted_pairs[index] == pairs
 
 
 def _popularity_classes(train_count: np.ndarray, least: int) -> np.ndarray:
@@ -109,7 +109,7 @@ def _popularity_classes(train_count: np.ndarray, least: int) -> np.ndarray:
 def _negatives(
     key: np.ndarray, target: np.ndarray, barred: np.ndarray, class_N: np.ndarray, weight_N: np.ndarray, n_negatives: int
 ) -> np.ndarray:
-    """[n, n_negatives] distinct items a row, drawn one after the other with probability ~ weight within the target's
+    """[n, n_negatives] distinct items per row, drawn one after the other with probability ~ weight within the target's
     class."""
     negatives = np.empty((len(key), n_negatives), np.int64)
     order_N = np.argsort(class_N, kind="stable")

@@ -35,7 +35,7 @@ _CHUNK = 1 << 20
 _DROPPED = (OSError, http.client.HTTPException)  # URLError and timeouts are OSErrors
 _HASHES = {32: "md5", 64: "sha256"}
 _HEX = re.compile(r"\b(?:[0-9a-fA-F]{64}|[0-9a-fA-F]{32})\b")
-_MOST_OF_A_LIST = 16 << 20  # bytes of a file of checksums
+_MOST_BYTES_OF_LIST = 16 << 20  # bytes of a file of checksums
 
 
 def download_missing(spec: CorpusSpec) -> None:
@@ -97,21 +97,21 @@ def fetch(remote: RemoteSpec, path: Path, where: str) -> None:
     part, version = Path(f"{path}.part"), Path(f"{path}.part.version")
     say(f"{path.name}: fetching {remote.url}")
     resumed = _fill(remote.url, part, version, where)
-    found = _checksum(part, expected)
-    if expected and found != expected[1] and resumed:  # the beginning may be that of another version of the file
+    checksum = _checksum(part, expected)
+    if expected and checksum != expected[1] and resumed:  # the beginning may be that of another version of the file
         say(f"{path.name}: wrong {expected[0]} after going on from an earlier part; once more from the start")
         part.unlink()
         _fill(remote.url, part, version, where)
-        found = _checksum(part, expected)
-    if expected and found != expected[1]:
+        checksum = _checksum(part, expected)
+    if expected and checksum != expected[1]:
         part.unlink()
         version.unlink(missing_ok=True)
         raise UserError(
-            f"{where}: the checksum of {remote.url} is wrong: {expected[0]} {found}, not {expected[1]}; "
+            f"{where}: the checksum of {remote.url} is wrong: {expected[0]} {checksum}, not {expected[1]}; "
             "it came damaged or is another version of the file, and is not kept"
         )
     if not expected:
-        say(f"{path.name}: no checksum in the config; its sha256 is {found}")
+        say(f"{path.name}: no checksum in the config; its sha256 is {checksum}")
     os.replace(part, path)
     version.unlink(missing_ok=True)
 
@@ -173,11 +173,11 @@ def _receive(url: str, part: Path, version: Path) -> bool:
         length = answer.headers.get("Content-Length")
         total = None if length is None else int(length) + (have if goes_on else 0)
         with open(part, "ab" if goes_on else "wb") as stream:
-            said = time.monotonic()
+            last_said = time.monotonic()
             while chunk := answer.read1(_CHUNK):
                 stream.write(chunk)
-                if time.monotonic() - said > SAY_EVERY:
-                    said = time.monotonic()
+                if time.monotonic() - last_said > SAY_EVERY:
+                    last_said = time.monotonic()
                     say(f"{part.name}: {stream.tell():,} of {total or 0:,} bytes")
             return total is None or stream.tell() >= total
 
@@ -202,13 +202,13 @@ def _expected(remote: RemoteSpec, where: str) -> tuple[str, str] | None:
     name = urllib.parse.unquote(urllib.parse.urlsplit(remote.url).path.rstrip("/").rpartition("/")[2])
     whole_name = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])") if name else None
     named = [line for line in text.splitlines() if whole_name and whole_name.search(line)]
-    found = sorted(set(_HEX.findall("\n".join(named).lower()) or _HEX.findall(text.lower())), key=len)
-    if not found:
+    digests = sorted(set(_HEX.findall("\n".join(named).lower()) or _HEX.findall(text.lower())), key=len)
+    if not digests:
         raise UserError(f"{where}.checksum_url: {remote.checksum_url} holds neither an MD5 nor a SHA-256")
-    digest = found[-1]  # a SHA-256 where there are both
-    if sum(len(other) == len(digest) for other in found) > 1:
+    digest = digests[-1]  # a SHA-256 where there are both
+    if sum(len(candidate) == len(digest) for candidate in digests) > 1:
         raise UserError(
-            f"{where}.checksum_url: {remote.checksum_url} holds {len(found)} checksums, and "
+            f"{where}.checksum_url: {remote.checksum_url} holds {len(digests)} checksums, and "
             f"{'more than one' if named else 'none'} "
             f"of them beside the name {name!r}; give the right one as {where}.{_HASHES[len(digest)]}"
         )
@@ -219,7 +219,7 @@ def _list_of_checksums(url: str, where: str) -> str:
     for in_vain in range(1, ATTEMPTS + 1):
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-                return answer.read(_MOST_OF_A_LIST).decode(errors="replace")
+                return answer.read(_MOST_BYTES_OF_LIST).decode(errors="replace")
         except _DROPPED as error:
             refused = (
                 isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code not in (408, 425, 429)

@@ -57,9 +57,9 @@ class OpenQuote(Exception):
     """A quote that swallows lines: it opens in the record that begins at the byte `place`, counted from 0, and takes
     `n_lines` with it."""
 
-    def __init__(self, place: int, n_lines: int):
-        super().__init__(place, n_lines)
-        self.place, self.n_lines = place, n_lines
+    def __init__(self, start: int, n_lines: int):
+        super().__init__(start, n_lines)
+        self.start, self.n_lines = start, n_lines
 
 
 def statements(name: str) -> list[str]:
@@ -298,6 +298,6 @@ class Engine:
         return malformed, lines
 
     def _stage(self, reader: str, columns: Mapping[str, str]) -> None:
-        chosen = ", ".join(f"CAST({identifier(theirs)} AS VARCHAR) AS {ours}" for ours, theirs in columns.items())
+        chosen = ", ".join(f"CAST({identifier(name)} AS VARCHAR) AS {alias}" for alias, name in columns.items())
         self.execute("DROP TABLE IF EXISTS staged")
         self.execute(f"CREATE TABLE staged AS SELECT {chosen} FROM {reader}")

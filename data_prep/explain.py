@@ -16,7 +16,7 @@ QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 TOP_SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 BINS = 24
 BAR = 50  # characters of the longest bar
-EXAMPLES = 2  # sequences shown a domain
+EXAMPLES = 2  # sequences shown per domain
 EXAMPLE_ITEMS = 8  # the most recent ones
 
 
@@ -52,8 +52,8 @@ def _cell(value: object) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value).replace("|", "\\|")
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f} %" if total else "-"
 
 
 def _sets(manifest: Mapping[str, Any]) -> list[str]:
@@ -112,11 +112,11 @@ def _lengths(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
     for what, table in (("training", "domain_sequences"), ("mixed", "mixed_sequences"), ("test history", "histories")):
         where = "WHERE phase = 2" if table == "histories" else ""
         lengths = f"SELECT domain, array_length(events) AS length FROM {table} {where}"
-        found = engine.rows(
+        lengths_of = engine.rows(
             f"SELECT domain, length, count(*) FROM ({lengths}) AS l GROUP BY domain, length ORDER BY domain, length"
         )
-        for domain, own in itertools.groupby(found, lambda row: row[0]):
-            counts = [(length, n) for _, length, n in own]
+        for domain, rows_of_domain in itertools.groupby(lengths_of, lambda row: row[0]):
+            counts = [(length, n) for _, length, n in rows_of_domain]
             total = sum(n for _, n in counts)
             mean = sum(length * n for length, n in counts) / total
             name = f"{names[domain]}: {what}" if domain >= 0 else what
@@ -134,9 +134,9 @@ def _quantile(counts: Sequence[tuple[int, int]], q: float) -> int:
 
 def _domains_of_users(engine: Relational) -> list[str]:
     per_user = "SELECT user, count(*) AS n FROM domain_sequences GROUP BY user"
-    found = engine.rows(f"SELECT n, count(*) FROM ({per_user}) AS u GROUP BY n ORDER BY n")
-    users = sum(count for _, count in found)
-    rows = [[n, count, _percent(count, users)] for n, count in found]
+    users_by_domains = engine.rows(f"SELECT n, count(*) FROM ({per_user}) AS u GROUP BY n ORDER BY n")
+    users = sum(count for _, count in users_by_domains)
+    rows = [[n, count, _percent(count, users)] for n, count in users_by_domains]
     return ["## Users by the number of domains they train in", "", *_table(("domains", "users", "share"), rows)]
 
 
@@ -170,13 +170,13 @@ def _popularity(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
         f"FROM ({counted}) AS c"
     )
     tops = ", ".join(f"coalesce(sum(n) FILTER (WHERE place <= ceil({share} * items)), 0)" for share in TOP_SHARES)
-    found = (
+    query = (
         f"SELECT domain, count(*), count(*) FILTER (WHERE n = 0), sum(n), {tops} FROM ({ranked}) AS r GROUP BY domain "
         f"ORDER BY domain"
     )
     rows = [
         [manifest["domains"][domain], items, never, *(_percent(int(top), int(total)) for top in shares)]
-        for domain, items, never, total, *shares in engine.rows(found)
+        for domain, items, never, total, *shares in engine.rows(query)
     ]
     head = ("domain", "items", "never trained on", *(f"top {share:.0%}" for share in TOP_SHARES))
     return [
@@ -189,7 +189,7 @@ def _popularity(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _times(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
-    """A histogram of all interactions a platform, with t1 and t2 where they fall."""
+    """A histogram of all interactions per platform, with t1 and t2 where they fall."""
     lines = ["## Interactions over time", ""]
     for (platform,) in engine.rows(
         "SELECT DISTINCT platform FROM sources WHERE item_order = 'timestamp' ORDER BY platform"
@@ -260,11 +260,11 @@ def _rendered(
 ) -> list[str]:
     items = "list_transform(events, lambda e: e.item)"
     # `user` is selected because Spark takes a bare `user` that only ORDER BY names for its function of that name.
-    found = engine.rows(
+    sequences = engine.rows(
         f"SELECT user, {items}, array_length(events), {target} FROM {source} ORDER BY user LIMIT {EXAMPLES}"
     )
     lines = []
-    for _, every, length, wanted in found:
+    for _, every, length, wanted in sequences:
         recent = every[-EXAMPLE_ITEMS:]
         shown = [*recent, *([] if wanted is None else [wanted])]
         titles = dict(engine.rows(f"SELECT item, title FROM catalogue WHERE item IN ({', '.join(map(str, shown))})"))

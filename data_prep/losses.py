@@ -64,10 +64,10 @@ class Losses:
 def with_bad_lines(n_rows: int, rejects: Rejects, source: str, which: str) -> Losses:
     """Of a table with `n_rows` rows that could be read: the lines that could not be are lost."""
     bad = rejects.lines_of.get((source, which), {})
-    made = Losses(read=n_rows + sum(entry["n"] for entry in bad.values()))
+    losses = Losses(read=n_rows + sum(entry["n"] for entry in bad.values()))
     for reason, entry in bad.items():
-        made.add(reason, entry["n"], entry["samples"][0] if entry["samples"] else "", entry["cause"])
-    return made
+        losses.add(reason, entry["n"], entry["samples"][0] if entry["samples"] else "", entry["cause"])
+    return losses
 
 
 def sentence(name: str, split: str, interactions: Losses, items: Losses) -> str:
@@ -83,9 +83,9 @@ def sentence(name: str, split: str, interactions: Losses, items: Losses) -> str:
                         for text in (f"first {entry['example']}" if entry["example"] else "", entry["cause"])
                         if text
                     ]
-                    said = f" ({'; '.join(notes)})" if notes else ""
+                    brackets = f" ({'; '.join(notes)})" if notes else ""
                     count = f"{entry['n']:,} ({entry['n'] / losses.read:.1%}) {_plural(reason, entry['n'])}"
-                    parts.append(f"{'kept but folded' if folded else 'lost'}: {count}{said}")
+                    parts.append(f"{'kept but folded' if folded else 'lost'}: {count}{brackets}")
     return "; ".join(parts)
 
 
@@ -94,9 +94,9 @@ def _counted(losses: Losses, what: str) -> str:
 
 
 def _plural(reason: str, n: int) -> str:
-    for one in ("interaction", "item", "exact duplicate", "repeat", "malformed line"):
-        if n != 1 and reason.startswith(one):
-            return one + "s" + reason.removeprefix(one)
+    for noun in ("interaction", "item", "exact duplicate", "repeat", "malformed line"):
+        if n != 1 and reason.startswith(noun):
+            return noun + "s" + reason.removeprefix(noun)
     return reason
 
 
@@ -105,14 +105,14 @@ def say_or_refuse(lines: Mapping[str, str], losses: Mapping[str, tuple[Losses, L
     with that line."""
     refused = []
     for name, line in lines.items():
-        worst = max(one.lost_share for one in losses[name])
+        worst = max(account.lost_share for account in losses[name])
         if worst > max_lost_share:
             refused.append((name, worst))
         else:
             say(f"warning: {line}" if worst > WARNED else line)
     if refused:
         name, worst = refused[0]
-        others = f" (and {', '.join(other for other, _ in refused[1:])})" if refused[1:] else ""
+        others = f" (and {', '.join(another for another, _ in refused[1:])})" if refused[1:] else ""
         raise UserError(
             f"config.corpus.sources: {worst:.1%} of {name}{others} is lost, more than config.corpus.max_lost_share = "
             f"{max_lost_share}: "
@@ -139,38 +139,37 @@ def _cause_of_swapped_columns(loader: Engine, domain: int, n_unknown: int) -> st
     users = (
         f"SELECT user_id, user FROM read_users WHERE domain = {domain} AND user_id IN (SELECT item_id FROM known_ids)"
     )
-    found = loader.rows(
+    swapped = loader.rows(
         f"SELECT count(*), min(u.user_id) FROM read_interactions r JOIN ({users}) AS u ON r.user = u.user WHERE "
         f"r.domain = {domain}"
     )[0]
-    if found[0] > 0.5 * n_unknown:
-        return f"user {named(found[1])} is an item of the file of items: are the columns of users and items swapped?"
+    if swapped[0] > 0.5 * n_unknown:
+        return f"user {named(swapped[1])} is an item of the file of items: are the columns of users and items swapped?"
     return ""
 
 
 def cause_of_unknown(loader: Engine, domain: int) -> str:
     """Why items of the interactions are not in the file of items, where a look at the ids tells."""
-    ours = (
+    unknown = (
         f"(SELECT item_id, n FROM read_items WHERE domain = {domain} AND item_id NOT IN (SELECT item_id FROM "
         f"known_ids))"
     )
     loader.execute(
         f"CREATE OR REPLACE TEMP TABLE known_ids AS SELECT DISTINCT item_id FROM clean_items WHERE domain = {domain}"
     )
-    loader.execute(f"CREATE OR REPLACE TEMP TABLE unknown_ids AS SELECT * FROM {ours}")
+    loader.execute(f"CREATE OR REPLACE TEMP TABLE unknown_ids AS SELECT * FROM {unknown}")
     total = loader.value("SELECT coalesce(sum(n), 0) FROM unknown_ids")
     cause = _cause_of_swapped_columns(loader, domain, total)
     for change, text in {} if cause else _CHANGES.items():
-        theirs, mine = change.format(id="k.item_id"), change.format(id="u.item_id")
-        known = (
-            f"(SELECT {theirs} AS changed, min(k.item_id) AS item_id FROM known_ids k GROUP BY 1 HAVING changed <> '')"
-        )
-        found = loader.rows(
+        known_id, unknown_id = change.format(id="k.item_id"), change.format(id="u.item_id")
+        changed = f"SELECT {known_id} AS changed, min(k.item_id) AS item_id FROM known_ids k GROUP BY 1"
+        known = f"({changed} HAVING changed <> '')"
+        match = loader.rows(
             f"SELECT sum(u.n), min(u.item_id), arg_min(k.item_id, u.item_id) FROM unknown_ids u JOIN {known} AS k ON "
-            f"{mine} = k.changed"
+            f"{unknown_id} = k.changed"
         )[0]
-        if found[0] and found[0] > 0.5 * total:
-            cause = f"{named(found[1])} is {named(found[2])} among the items: the ids agree {text}"
+        if match[0] and match[0] > 0.5 * total:
+            cause = f"{named(match[1])} is {named(match[2])} among the items: the ids agree {text}"
             break
     if not cause and total:
         scientific = loader.rows(
@@ -198,24 +197,26 @@ def cause_of_other_titles(loader: Engine, domain: int) -> str:
         f"SELECT item_id FROM clean_items WHERE domain = {domain} GROUP BY item_id HAVING count(DISTINCT title) > 1"
     )
     where = f"WHERE regexp_full_match(item_id, {quoted(_SCIENTIFIC)})"
-    found = loader.rows(f"SELECT min(item_id), count(*) FROM ({repeated}) AS r {where}")[0]
-    if found[1]:
-        return f"ids such as {named(found[0])} are what a spreadsheet leaves of long numbers: export the ids as text"
+    scientific = loader.rows(f"SELECT min(item_id), count(*) FROM ({repeated}) AS r {where}")[0]
+    if scientific[1]:
+        return (
+            f"ids such as {named(scientific[0])} are what a spreadsheet leaves of long numbers: export the ids as text"
+        )
     return "are they ids of the items, or of something that several items share?"
 
 
 def say_null_ids(loader: Engine, domain: int, name: str, n_interactions: int) -> None:
     """A line for ids such as `nan`, which stand for many users or items and are taken for one."""
-    words = ", ".join(map(quoted, NULL_WORDS))
+    null_list = ", ".join(map(quoted, NULL_WORDS))
     for what, table, key in (("user", "read_users", "user"), ("item", "read_items", "code")):
-        null = f"SELECT {what}_id, {key} FROM {table} WHERE domain = {domain} AND lower({what}_id) IN ({words})"
+        null = f"SELECT {what}_id, {key} FROM {table} WHERE domain = {domain} AND lower({what}_id) IN ({null_list})"
         if not loader.rows(f"{null} LIMIT 1"):
             continue
         of_these = f"read_interactions r JOIN ({null}) AS n ON r.{key} = n.{key} WHERE r.domain = {domain}"
-        for one, n in loader.rows(f"SELECT n.{what}_id, count(*) FROM {of_these} GROUP BY 1 ORDER BY 1"):
+        for text, n in loader.rows(f"SELECT n.{what}_id, count(*) FROM {of_these} GROUP BY 1 ORDER BY 1"):
             if n > MENTIONED * n_interactions:
                 say(
-                    f"{name}: {n:,} interactions have the {what} id {one!r}, taken for one {what}; if it means none, "
+                    f"{name}: {n:,} interactions have the {what} id {text!r}, taken for one {what}; if it means none, "
                     f"leave such rows out"
                 )
 
@@ -300,14 +301,14 @@ class Accounts:
             if again:
                 pairs = f"SELECT DISTINCT item_id, title FROM clean_items WHERE domain = {domain} AND title IS NOT NULL"
                 n_pairs = loader.value(f"SELECT count(*) FROM ({pairs}) AS p")
-                if other := n_pairs - n_ids[domain]:
+                if n_other_titles := n_pairs - n_ids[domain]:
                     several = (
                         f"SELECT min(item_id) FROM (SELECT item_id FROM ({pairs}) AS p GROUP BY item_id HAVING "
                         f"count(*) > 1) AS q"
                     )
                     account.add(
                         OTHER_TITLES,
-                        other,
+                        n_other_titles,
                         f"item {named(loader.value(several))}",
                         cause_of_other_titles(loader, domain),
                     )

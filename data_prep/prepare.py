@@ -38,15 +38,15 @@ def source_files(spec: CorpusSpec) -> dict[str, Path]:
 def missing_sources(spec: CorpusSpec) -> list[str]:
     """What is wrong with the files of the sources, one line each. Those that `download` would fetch are left out."""
     adapters = make_adapters(spec)
-    found: dict[str, None] = {}
+    mistakes: dict[str, None] = {}
     for source in spec.sources:
         if spec.download and source.urls:
             continue
         try:
             adapters[source.adapter].files(source)
         except UserError as error:
-            found[str(error)] = None
-    return list(found)
+            mistakes[str(error)] = None
+    return list(mistakes)
 
 
 def prepare(spec: CorpusSpec, template: TemplateSpec, target: Path, made_from: Mapping[str, Any]) -> None:

@@ -57,7 +57,7 @@ class Rejects:
         bad = self.lines_of.get((self.source, which), {})
         if not bad:
             return f"an empty {which} file makes no corpus"
-        reason, entry = max(bad.items(), key=lambda one: one[1]["n"])
+        reason, entry = max(bad.items(), key=lambda item: item[1]["n"])
         first = "".join(f", first {sample}" for sample in entry["samples"][:1])
         return f"{reason} ({entry['n']:,} times{first}{'; ' if entry['cause'] else ''}{entry['cause']})"
 

@@ -22,15 +22,15 @@ def target_paths(root: str, source: SourceSpec, which: str) -> list[Path]:
         raise UserError(f"{where}: missing; give the path of the file")
     refuse_address(root, "config.corpus.root")
     paths = []
-    for one in (given,) if isinstance(given, str) else given:
+    for name in (given,) if isinstance(given, str) else given:
         try:
             base = Path(root).expanduser()
-            is_there = os.path.exists(base / one)  # and False for a name that no file can have
+            is_there = os.path.exists(base / name)  # and False for a name that no file can have
             if not is_there:
-                refuse_address(one, where)
-            paths.append(base / one if is_there else base / Path(one).expanduser())
+                refuse_address(name, where)
+            paths.append(base / name if is_there else base / Path(name).expanduser())
         except RuntimeError:  # "~nobody"
-            raise UserError(f"{where}: no such home directory in {one!r} or root {root!r}") from None
+            raise UserError(f"{where}: no such home directory in {name!r} or root {root!r}") from None
     return paths
 
 

@@ -133,7 +133,7 @@ def _plain_link(folder: Path, spec: SparkSpec) -> Path:
 
 
 def _start(session: Any, scratch: Path, spec: SparkSpec, memory_limit: str, threads: int | None) -> Any:
-    here = {
+    local = {
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
         "spark.sql.shuffle.partitions": "16",
@@ -150,7 +150,7 @@ def _start(session: Any, scratch: Path, spec: SparkSpec, memory_limit: str, thre
         "spark.sql.warehouse.dir": (scratch / "tables").as_uri(),
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
-        **(here if spec.master.startswith("local") else {}),
+        **(local if spec.master.startswith("local") else {}),
         **spec.settings,
     }
     builder = session.builder.master(master).appName("cprec_jax prepare")

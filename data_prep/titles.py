@@ -64,13 +64,13 @@ def clean_titles(
     """
     titles: list[str | None] = []
     for title in raw:
-        whole = clean_title(title, counts)
-        text = cut_title(whole, max_length)
+        cleaned = clean_title(title, counts)
+        text = cut_title(cleaned, max_length)
         is_null = not keep_null_words and text.lower() in NULL_WORDS
         counts["read"] += 1
         counts["null words"] += is_null
         counts["changed"] += bool(text) and text != title and not is_null
-        counts["cut"] += text != whole
+        counts["cut"] += text != cleaned
         counts["missing"] += title is None
         counts["empty"] += title is not None and not text
         titles.append(None if is_null else text or None)

@@ -15,7 +15,7 @@ from data_prep.engine import Relational
 
 
 def write_items(engine: Relational, folder: Path) -> None:
-    """items.parquet: one row an item, in the order of the item numbers."""
+    """items.parquet: one row per item, in the order of the item numbers."""
     engine.write_parquet(
         "SELECT c.item, c.item_id, c.domain, c.title, CAST(coalesce(n.train_count, 0) AS BIGINT) AS train_count "
         "FROM catalogue c LEFT JOIN train_counts n ON c.item = n.item ORDER BY c.item",

@@ -62,25 +62,25 @@ def _leaves(section: Any, where: str, affects: tuple[str, ...], content: bool) -
     hints = _hints(section.__class__)
     for field in dataclasses.fields(section):
         value, key = getattr(section, field.name), f"{where}.{field.name}"
-        own = affects if field.metadata.get("affects") is None else field.metadata["affects"]
+        kinds = affects if field.metadata.get("affects") is None else field.metadata["affects"]
         by_content = content or bool(field.metadata.get("content"))
         if dataclasses.is_dataclass(value):
             if (
                 section_class(hints[field.name]) is not hints[field.name]
             ):  # it may be something else, so that it is one says something
-                yield _leaf(section, field, key, "section", own, by_content)
-            yield from _leaves(value, key, own, by_content)
+                yield _leaf(section, field, key, "section", kinds, by_content)
+            yield from _leaves(value, key, kinds, by_content)
         elif _named(value):
             names = (
                 sorted(value) if isinstance(value, Mapping) else [entry.name for entry in value]
             )  # of a list the order counts, too
-            yield dataclasses.replace(_leaf(section, field, key, names, own, by_content), default=[])
+            yield dataclasses.replace(_leaf(section, field, key, names, kinds, by_content), default=[])
             for name, entry in (
                 value.items() if isinstance(value, Mapping) else ((entry.name, entry) for entry in value)
             ):
-                yield from _leaves(entry, f"{key}.{name}", tuple(kind.format(key=name) for kind in own), by_content)
+                yield from _leaves(entry, f"{key}.{name}", tuple(kind.format(key=name) for kind in kinds), by_content)
         else:
-            yield _leaf(section, field, key, as_json(value), own, by_content)
+            yield _leaf(section, field, key, as_json(value), kinds, by_content)
 
 
 @functools.cache
@@ -109,9 +109,9 @@ def _named(value: Any) -> bool:
 def as_json(value: Any) -> Any:
     """A value as JSON gives it back."""
     if isinstance(value, Mapping):
-        return {str(key): as_json(one) for key, one in value.items()}
+        return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [as_json(one) for one in value]
+        return [as_json(item) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return value
@@ -137,11 +137,13 @@ class Settings:
 
     def where(self, chosen: Callable[[str], bool]) -> "Settings":
         """Those whose key is `chosen`."""
-        values, defaults = ({key: one[key] for key in one if chosen(key)} for one in (self.values, self.defaults))
+        values, defaults = (
+            {key: mapping[key] for key in mapping if chosen(key)} for mapping in (self.values, self.defaults)
+        )
         return Settings(values=values, defaults=defaults)
 
-    def joined(self, other: "Settings") -> "Settings":
-        return Settings(values={**self.values, **other.values}, defaults={**self.defaults, **other.defaults})
+    def joined(self, more: "Settings") -> "Settings":
+        return Settings(values={**self.values, **more.values}, defaults={**self.defaults, **more.defaults})
 
 
 def settings_of_section(section: Any, key: str, affects: tuple[str, ...]) -> Settings:

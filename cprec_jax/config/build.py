@@ -68,18 +68,18 @@ def section_class(hint: Any) -> type | None:
     return next((choice for choice in choices if isinstance(choice, type) and dataclasses.is_dataclass(choice)), None)
 
 
-def at_least_one(made: Any, *names: str) -> None:
+def at_least_one(section: Any, *names: str) -> None:
     """For `__post_init__`: `ValueError` for the first of these fields that is below 1. None is left alone."""
     for name in names:
-        if getattr(made, name) is not None and getattr(made, name) < 1:
-            raise ValueError(f"{name} {getattr(made, name)} must be at least 1")
+        if getattr(section, name) is not None and getattr(section, name) < 1:
+            raise ValueError(f"{name} {getattr(section, name)} must be at least 1")
 
 
-def within(made: Any, low: int, high: int, *names: str) -> None:
+def within(section: Any, low: int, high: int, *names: str) -> None:
     """For `__post_init__`: `ValueError` for the first of these fields that does not lie in low..high. None is left
     alone."""
     for name in names:
-        value = getattr(made, name)
+        value = getattr(section, name)
         if value is not None and not low <= value <= high:
             raise ValueError(f"{name} {value} must lie in {low}..{high}")
 
@@ -98,14 +98,14 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(hint, value, where)  # type: ignore[arg-type]  # `is_dataclass` is true of instances, too, which no hint is
     if origin is tuple and isinstance(value, list | tuple):
-        return _each(
-            ((index, args[0], item, f"{where}{_place(index, item)}") for index, item in enumerate(value)), tuple
+        return _convert_all(
+            ((index, args[0], item, f"{where}{_entry_key(index, item)}") for index, item in enumerate(value)), tuple
         )
     if origin in (dict, Mapping) or getattr(hint, "__origin__", None) is Mapping:
         if isinstance(value, Mapping):
             inner = args[1] if len(args) == 2 else Any
-            made = [(str(key), inner, item, f"{where}.{key}") for key, item in value.items()]
-            return dict(zip([key for key, *_ in made], _each(made, list), strict=True))
+            entries = [(str(key), inner, item, f"{where}.{key}") for key, item in value.items()]
+            return dict(zip([key for key, *_ in entries], _convert_all(entries, list), strict=True))
     elif hint is float:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
@@ -119,20 +119,20 @@ def convert(hint: Any, value: Any, where: str) -> Any:
     raise UserError(f"{where}: expected {_named(hint)}, got {_shown(value)}")
 
 
-def _each(items: Iterable[tuple[Any, Any, Any, str]], kind: Any) -> Any:
+def _convert_all(items: Iterable[tuple[Any, Any, Any, str]], kind: Any) -> Any:
     """All of them converted, or all their mistakes."""
-    made, mistakes = [], []
+    converted, mistakes = [], []
     for _, hint, item, where in items:
         try:
-            made.append(convert(hint, item, where))
+            converted.append(convert(hint, item, where))
         except UserError as error:
             mistakes.append(str(error))
     if mistakes:
         raise UserError("\n".join(mistakes))
-    return kind(made)
+    return kind(converted)
 
 
-def _place(index: int, item: Any) -> str:
+def _entry_key(index: int, item: Any) -> str:
     """How an entry of a list is called: by its name, where it has one."""
     name = item.get("name") if isinstance(item, Mapping) else None
     return f".{name}" if isinstance(name, str) and name else f"[{index}]"
@@ -142,16 +142,16 @@ def _one_choice(args: tuple[Any, ...], value: Any, where: str) -> Any:
     if type(None) in args and (value is None or (isinstance(value, Written) and value.lower() == "none")):
         return None
     choices = [arg for arg in args if arg is not type(None)]
-    words = tuple(
+    literals = tuple(
         word for choice in choices if typing.get_origin(choice) is typing.Literal for word in typing.get_args(choice)
     )
-    if isinstance(value, Written) and str(value) in words:
+    if isinstance(value, Written) and str(value) in literals:
         return str(value)
     choices = [choice for choice in choices if typing.get_origin(choice) is not typing.Literal]
     sections = [choice for choice in choices if dataclasses.is_dataclass(choice)]
     if sections and isinstance(value, Mapping):
         choices = sections  # whose message says which of its keys is wrong
-    if len(choices) == 1 and not words:
+    if len(choices) == 1 and not literals:
         return convert(choices[0], value, where)
     for choice in choices:
         try:
@@ -159,14 +159,14 @@ def _one_choice(args: tuple[Any, ...], value: Any, where: str) -> Any:
         except UserError:
             continue
     others = " or ".join(_named(choice) for choice in choices)
-    if words:
-        return _one_of(words, value, where, f", nor {others}" if others else "")
+    if literals:
+        return _one_of(literals, value, where, f", nor {others}" if others else "")
     raise UserError(f"{where}: expected {others}, got {_shown(value)}")
 
 
-def _one_of(words: tuple[Any, ...], value: Any, where: str, others: str = "") -> Any:
-    if value not in words:
-        raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, words))}{others}")
+def _one_of(literals: tuple[Any, ...], value: Any, where: str, others: str = "") -> Any:
+    if value not in literals:
+        raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, literals))}{others}")
     return value
 
 

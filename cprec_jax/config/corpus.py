@@ -17,7 +17,7 @@ Split = Literal["time", "leave_one_out"]
 FILES = ("interactions", "items")
 PROTOCOLS = ("u20", "u100", "p20")
 INTEGER, BIGINT = 2**31 - 1, 2**62  # what the columns of `sql/tables.sql` hold
-MOST_OF_A_NAME = 100  # bytes: a file name has 255, and ours say more than the source's name
+MOST_BYTES_OF_NAME = 100  # bytes: a file name has 255, and ours say more than the source's name
 MOST_THREADS = 1024
 
 
@@ -43,26 +43,26 @@ COLUMNS_OF = {
 }  # in the order of a file without a header line
 
 
-def _check_dialect(made: "FileSpec | SourceSpec") -> None:
-    if made.delimiter is not None and made.delimiter != "auto":
-        text = made.delimiter.replace("\\t", "\t")
+def _check_dialect(spec: "FileSpec | SourceSpec") -> None:
+    if spec.delimiter is not None and spec.delimiter != "auto":
+        text = spec.delimiter.replace("\\t", "\t")
         if not 1 <= len(text.encode()) <= 4 or any(c in "\r\n\0\"'" for c in text):
-            raise ValueError(f"delimiter {made.delimiter!r}: one to four bytes are needed, no quote and no line break")
-    if made.quote not in (None, "auto", "none") and (
-        len(made.quote) != 1 or not made.quote.isascii() or made.quote in "\r\n\0\t "
+            raise ValueError(f"delimiter {spec.delimiter!r}: one to four bytes are needed, no quote and no line break")
+    if spec.quote not in (None, "auto", "none") and (
+        len(spec.quote) != 1 or not spec.quote.isascii() or spec.quote in "\r\n\0\t "
     ):
-        raise ValueError(f"quote {made.quote!r}: write 'auto', 'none' or one character such as '\"'")
-    if made.encoding not in (None, "auto"):
+        raise ValueError(f"quote {spec.quote!r}: write 'auto', 'none' or one character such as '\"'")
+    if spec.encoding not in (None, "auto"):
         try:
-            b"a\xff".decode(made.encoding, "replace")
-            "a".encode(made.encoding)
+            b"a\xff".decode(spec.encoding, "replace")
+            "a".encode(spec.encoding)
         except (LookupError, ValueError):
             raise ValueError(
-                f"encoding {made.encoding!r}: not known; write 'auto', 'utf-8', 'utf-16', 'cp1252', 'latin-1', ..."
+                f"encoding {spec.encoding!r}: not known; write 'auto', 'utf-8', 'utf-16', 'cp1252', 'latin-1', ..."
             ) from None
-    if made.format == "parquet":
+    if spec.format == "parquet":
         for name in ("delimiter", "quote", "header", "encoding"):
-            if getattr(made, name) is not None:
+            if getattr(spec, name) is not None:
                 raise ValueError(
                     f"{name}: a Parquet file has none; leave it out, or set it under `files` for the other file"
                 )
@@ -166,9 +166,9 @@ class SourceSpec:
                 )
         if not self.name or not all(c.isalnum() or c in "-_" for c in self.name):
             raise ValueError(f"name {self.name!r} becomes a file name: use letters, digits, '-' and '_'")
-        if len(self.name.encode()) > MOST_OF_A_NAME:
+        if len(self.name.encode()) > MOST_BYTES_OF_NAME:
             raise ValueError(
-                f"name {self.name[:20]!r}... becomes a file name: at most {MOST_OF_A_NAME} bytes are possible"
+                f"name {self.name[:20]!r}... becomes a file name: at most {MOST_BYTES_OF_NAME} bytes are possible"
             )
         within(self, 0, INTEGER, "k_core")
         if self.split == "time" and self.order == "position":
@@ -200,12 +200,13 @@ class SourceSpec:
     def file(self, which: str) -> FileSpec:
         """What holds for one of the files: its own settings, else the source's, else the defaults, with all columns but
         the time named."""
-        own: FileSpec = getattr(self.files, which)
+        of_file: FileSpec = getattr(self.files, which)
         chosen: dict[str, Any] = {
-            key: next((v for v in (getattr(own, key), getattr(self, key)) if v is not None), "auto") for key in _DIALECT
+            key: next((v for v in (getattr(of_file, key), getattr(self, key)) if v is not None), "auto")
+            for key in _DIALECT
         }
         chosen["delimiter"] = chosen["delimiter"].replace("\\t", "\t")
-        header: bool | None = next((value for value in (own.header, self.header) if value is not None), True)
+        header: bool | None = next((value for value in (of_file.header, self.header) if value is not None), True)
         if chosen["format"] == "parquet":
             header, chosen = None, {"format": "parquet"}
         defaults = (
@@ -213,12 +214,12 @@ class SourceSpec:
         )
         names = {
             name: next(
-                (v for v in (getattr(own.columns, name), getattr(self.columns, name)) if v is not None),
+                (v for v in (getattr(of_file.columns, name), getattr(self.columns, name)) if v is not None),
                 defaults.get(name),
             )
             for name in COLUMNS_OF[which]
         }
-        return FileSpec(columns=ColumnsSpec(**names), header=header, member=own.member, **chosen)
+        return FileSpec(columns=ColumnsSpec(**names), header=header, member=of_file.member, **chosen)
 
 
 _DIALECT = ("format", "delimiter", "quote", "encoding")
@@ -235,14 +236,14 @@ READ_BY: dict[str, set[str]] = {
 _OF_ALL = {"name", "role", "adapter", "platform", "split", "k_core"}
 
 
-def _set_keys(made: Any, prefix: str = "") -> Iterator[str]:
+def _set_keys(section: Any, prefix: str = "") -> Iterator[str]:
     """The keys of a section, dotted below it, that do not have their default."""
-    for one in dataclasses.fields(made):
-        value = getattr(made, one.name)
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
         if dataclasses.is_dataclass(value):
-            yield from _set_keys(value, f"{prefix}{one.name}.")
-        elif (f"{prefix}{one.name}" not in _OF_ALL and value and value != one.default) or value is False:
-            yield f"{prefix}{one.name}"
+            yield from _set_keys(value, f"{prefix}{field.name}.")
+        elif (f"{prefix}{field.name}" not in _OF_ALL and value and value != field.default) or value is False:
+            yield f"{prefix}{field.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,8 +277,7 @@ def _unix_seconds(value: int | str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class KCoreSpec:
-    """Fewest training interactions a user and an item need to stay in the training sequences; 0 switches the filter
-    off."""
+    """The fewest training interactions per user and per item. Who has fewer leaves the training sequences; 0 is off."""
 
     pretrain: int = setting(5, "of domains")
     downstream: int = setting(5, "of sets")

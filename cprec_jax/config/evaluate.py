@@ -99,12 +99,12 @@ class MethodSpec:
 def parse_features(features: str) -> tuple[Unit, int, int]:
     """`words 1-2` -> words, 1, 2: n-grams of one and two words. `characters 3` has one length. Anything else is a
     `ValueError`."""
-    found = re.fullmatch(r"(words|characters) ([1-9])(?:-([1-9]))?", features)
-    if found is None or int(found[3] or found[2]) < int(found[2]):
+    match = re.fullmatch(r"(words|characters) ([1-9])(?:-([1-9]))?", features)
+    if match is None or int(match[3] or match[2]) < int(match[2]):
         raise ValueError(
             f"features {features!r}: expected a unit and lengths of n-grams, such as 'words 1-2' or 'characters 3-5'"
         )
-    return ("words" if found[1] == "words" else "characters"), int(found[2]), int(found[3] or found[2])
+    return ("words" if match[1] == "words" else "characters"), int(match[2]), int(match[3] or match[2])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ class EnsembleSpec:
 
     def __post_init__(self) -> None:
         at_least_one(self, "parts", "validation_users")
-        if not self.temperatures or not all(0 < each < math.inf for each in self.temperatures):
+        if not self.temperatures or not all(0 < value < math.inf for value in self.temperatures):
             raise ValueError(f"temperatures {self.temperatures} must be above 0 and finite, and at least one")
 
 
@@ -308,9 +308,9 @@ class EvaluateSpec:
             raise ValueError("protocols must contain 'full', the primary one (rules 'sum' and 'mean' can do without)")
         if self.temperature != VALIDATION and not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature {self.temperature} must be above 0 and finite")
-        if not self.temperatures or not all(0 < each < math.inf for each in self.temperatures):
+        if not self.temperatures or not all(0 < value < math.inf for value in self.temperatures):
             raise ValueError(f"temperatures {self.temperatures} must be above 0 and finite, and at least one")
-        if not all(math.isfinite(each) for each in (*self.pmi_weights, 0.0 if self.pmi == VALIDATION else self.pmi)):
+        if not all(math.isfinite(value) for value in (*self.pmi_weights, 0.0 if self.pmi == VALIDATION else self.pmi)):
             raise ValueError(f"pmi {self.pmi} and pmi_weights {self.pmi_weights} must be finite")
         for name in ("bootstrap", "seed"):
             if getattr(self, name) < 0:
@@ -332,7 +332,7 @@ class EvaluateSpec:
         at_least_one(self, "seeds", "beam", "leak_probe")
 
     def _check_init(self, name: str, row: str) -> None:
-        known = [other for other, method in self.names.items() if method.kind in MODEL_KINDS]
+        known = [other_row for other_row, method in self.names.items() if method.kind in MODEL_KINDS]
         if row not in known:
             raise ValueError(
                 f"names.{name}.init: {row!r} is neither {TITLES!r} nor a row of a language "

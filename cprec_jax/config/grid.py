@@ -81,10 +81,10 @@ def _values(run: RunSpec, key: str, values: Any, where: str) -> list[Any]:
 
 
 def _with_values(run: RunSpec, combination: tuple[tuple[str, Any], ...]) -> RunSpec:
-    made: Any = dataclasses.replace(run, grid={})
+    changed: Any = dataclasses.replace(run, grid={})
     for key, value in combination:
-        made = _replaced(made, key.split("."), value)
-    return made
+        changed = _replaced(changed, key.split("."), value)
+    return changed
 
 
 def _replaced(section: Any, path: list[str], value: Any) -> Any:

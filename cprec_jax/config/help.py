@@ -46,7 +46,7 @@ def written(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         given = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         defaults = {field.name: field.default for field in dataclasses.fields(value)}
-        return {key: written(one) for key, one in given.items() if one != defaults[key]}
+        return {key: written(item) for key, item in given.items() if item != defaults[key]}
     if isinstance(value, dict):
-        return {key: written(one) for key, one in value.items()}
+        return {key: written(item) for key, item in value.items()}
     return value

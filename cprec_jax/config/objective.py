@@ -26,7 +26,7 @@ class ObjectiveSpec:
         if not (math.isfinite(self.lm_weight) and self.lm_weight >= 0):
             raise ValueError(f"lm_weight {self.lm_weight} must not be negative")
         temperatures = self.loss_temperature if isinstance(self.loss_temperature, tuple) else (self.loss_temperature,)
-        if not temperatures or not all(each == ADAPTIVE or 0 < float(each) < math.inf for each in temperatures):
+        if not temperatures or not all(value == ADAPTIVE or 0 < float(value) < math.inf for value in temperatures):
             raise ValueError(f"loss_temperature {self.loss_temperature} must be above 0 and finite")
         if self.objective != "catalogue" and (self.lm_weight, self.loss_temperature) != (0.0, 1.0):
             raise ValueError("lm_weight and loss_temperature belong to the objective 'catalogue'")

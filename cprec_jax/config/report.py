@@ -54,11 +54,11 @@ def reference_rows(reference: Mapping[str, Any]) -> list[ReferenceRow]:
             continue
         for method, values in _mapping(methods, f"reference.{set_name}").items():
             where = f"reference.{set_name}.{method}"
-            words = {
+            texts = {
                 **defaults,
                 **{k: _text(v, f"{where}.{k}") for k, v in _mapping(values, where).items() if k in NOT_SETS},
             }
-            if not words.get("source"):
+            if not texts.get("source"):
                 raise ValueError(f"{where}: no `source`; say in a text where these figures were taken from")
             numbers = {str(k).lower(): _number(v, f"{where}.{k}") for k, v in values.items() if k not in NOT_SETS}
             if not numbers:
@@ -68,8 +68,8 @@ def reference_rows(reference: Mapping[str, Any]) -> list[ReferenceRow]:
                     set_name=str(set_name),
                     method=str(method),
                     values=numbers,
-                    source=words["source"],
-                    protocol=words.get("protocol", "not stated"),
+                    source=texts["source"],
+                    protocol=texts.get("protocol", "not stated"),
                 )
             )
     return rows

@@ -131,15 +131,15 @@ class Config:
         Those of pre-training hold every domain, which is not said here.
         """
         stages: tuple[Stage, ...] = self.pack.stages or (() if self.runs else ("cpt",))
-        found: dict[RowsKind, dict[str, None]] = {RowsKind(stage=stage): {} for stage in stages}
-        if self.corpus is not None and RowsKind(stage="sft") in found:
-            found[RowsKind(stage="sft")] = {
+        sets_by_kind: dict[RowsKind, dict[str, None]] = {RowsKind(stage=stage): {} for stage in stages}
+        if self.corpus is not None and RowsKind(stage="sft") in sets_by_kind:
+            sets_by_kind[RowsKind(stage="sft")] = {
                 source.name: None for source in self.corpus.sources if source.role == "downstream"
             }
         for name, run in self.runs.items():
-            found.setdefault(rows_kind(run), {}).update(dict.fromkeys(self.sets_of(name)))
-        ordered = sorted(found, key=lambda kind: (kind.stage != CPT, kind.name))
-        return {kind: tuple(found[kind]) for kind in ordered}
+            sets_by_kind.setdefault(rows_kind(run), {}).update(dict.fromkeys(self.sets_of(name)))
+        ordered = sorted(sets_by_kind, key=lambda kind: (kind.stage != CPT, kind.name))
+        return {kind: tuple(sets_by_kind[kind]) for kind in ordered}
 
 
 SECTIONS = tuple(field.name for field in dataclasses.fields(Config))
@@ -149,20 +149,22 @@ OPTIONAL = ("corpus", "train", "runs", "export")  # None is as good as absent
 def section_classes() -> dict[str, type]:
     """The class of each section, by its name."""
     hints = typing.get_type_hints(Config)
-    return {"runs": RunSpec} | {name: found for name in SECTIONS if (found := section_class(hints[name])) is not None}
+    return {"runs": RunSpec} | {
+        name: section for name in SECTIONS if (section := section_class(hints[name])) is not None
+    }
 
 
 def make_config(raw: Mapping[str, Any]) -> Config:
     """The typed config of plain nested dicts. Raises `UserError` with all mistakes, one line each."""
     classes = section_classes()
-    made: dict[str, Any] = {}
+    sections: dict[str, Any] = {}
     mistakes = []
     for name, section in raw.items():
         try:
             if name not in SECTIONS:
                 raise UserError(f"config.{name}: unknown section{nearest(name, SECTIONS)}")
             if name not in classes:
-                made[name] = str(section)
+                sections[name] = str(section)
             elif section is None and name in OPTIONAL:
                 continue
             elif not isinstance(section, Mapping):
@@ -172,19 +174,19 @@ def make_config(raw: Mapping[str, Any]) -> Config:
                 length = (
                     {} if any(section.get(key) is not None for key in LENGTHS) or not raw.get("runs") else {"steps": 1}
                 )
-                made[name] = build(TrainSpec, {**section, **length}, "config.train")
+                sections[name] = build(TrainSpec, {**section, **length}, "config.train")
             elif name != "runs":
-                made[name] = build(classes[name], section, f"config.{name}")
+                sections[name] = build(classes[name], section, f"config.{name}")
         except UserError as error:
             mistakes += str(error).splitlines()
-    if not {"train", "model"} - made.keys() & raw.keys():
+    if not {"train", "model"} - sections.keys() & raw.keys():
         try:
-            made["runs"] = build_runs(raw)
+            sections["runs"] = build_runs(raw)
         except UserError as error:
             mistakes += str(error).splitlines()
     if mistakes:
         raise UserError("\n".join(dict.fromkeys(mistakes)))
-    config = Config(**made)
+    config = Config(**sections)
     if "names" not in (raw.get("evaluate") or {}):
         config = _with_rows(config)
     check_runs(config)
@@ -213,12 +215,11 @@ def check_runs(config: Config) -> None:
         mistakes += _mistakes_of_sets(config, name)
         if run.parent is None:
             continue
-        own, other = config.seeds_of(name), config.seeds_of(run.parent)
-        if other != 1 and other < own:
+        seeds, seeds_of_parent = config.seeds_of(name), config.seeds_of(run.parent)
+        if seeds_of_parent != 1 and seeds_of_parent < seeds:
             mistakes.append(
-                f"config.runs.{name}.seeds: {own}, but {run.parent!r}, from which it starts, has {other}; give both "
-                f"the same, or start "
-                "from a run of one seed"
+                f"config.runs.{name}.seeds: {seeds}, but {run.parent!r}, from which it starts, has {seeds_of_parent}; "
+                "give both the same, or start from a run of one seed"
             )
     several = CPT not in config.runs and len(config.runs) > 1  # so that one must be named
     for name, row in config.evaluate.names.items():
@@ -263,28 +264,28 @@ def _mistakes_of_sets(config: Config, name: str) -> list[str]:
         parts = config.parts_of(name)
     except UserError as error:
         return [str(error)]
-    found = []
+    mistakes = []
     if config.corpus is not None:
         known = [source.name for source in config.corpus.sources]
-        found += [
-            f"{where}.sets: no source of config.corpus is called {one!r}{nearest(one, known)}"
-            for one in run.sets or ()
-            if one not in known
+        mistakes += [
+            f"{where}.sets: no source of config.corpus is called {set_name!r}{nearest(set_name, known)}"
+            for set_name in run.sets or ()
+            if set_name not in known
         ]
         if run.stage == SFT and not config.sets_of(name):
-            found.append(
+            mistakes.append(
                 f"{where}.sets: the corpus has no downstream set; name the sets to fine-tune on, such as {known[0]!r}"
             )
     if run.parent is None:
-        return found
+        return mistakes
     before = config.parts_of(run.parent)
     if before != (None,) and not set(parts) <= set(before):
         lacking = ", ".join("all sets together" if part is None else part for part in parts if part not in before)
-        found.append(
+        mistakes.append(
             f"{where}.start: {run.parent!r} is a run per set ({', '.join(map(str, before))}), which none is of "
             f"{lacking}"
         )
-    return found
+    return mistakes
 
 
 def with_tokenizer(config: Config) -> Config:

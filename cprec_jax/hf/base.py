@@ -45,9 +45,9 @@ def extends(larger: Path, smaller: Path) -> bool:
     smaller = tokenizer_directory(smaller)
     if not tokenizer_files.has_tokenizer(smaller):
         return False
-    ours = tokenizer.load(larger).backend.get_vocab(with_added_tokens=True)
+    larger_ids = tokenizer.load(larger).backend.get_vocab(with_added_tokens=True)
     try:
-        theirs = tokenizer.load(smaller).backend.get_vocab(with_added_tokens=True)
+        smaller_ids = tokenizer.load(smaller).backend.get_vocab(with_added_tokens=True)
     except UserError:  # of no use here, so the run's own is another one
         return False
-    return theirs.items() <= ours.items()
+    return smaller_ids.items() <= larger_ids.items()

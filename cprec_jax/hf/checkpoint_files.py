@@ -14,7 +14,7 @@ from cprec_jax.progress import say
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
-_said: set[Path] = set()
+_passed_over: set[Path] = set()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -81,8 +81,8 @@ class CheckpointFiles:
         raise UserError(f"{self.directory}: has neither {SINGLE} nor {INDEX}")
 
     def _say_what_is_left_over(self) -> None:
-        if (self.directory / INDEX).exists() and self.directory not in _said:
-            _said.add(self.directory)
+        if (self.directory / INDEX).exists() and self.directory not in _passed_over:
+            _passed_over.add(self.directory)
             say(
                 f"{self.directory}: {SINGLE} is read, as transformers does; {INDEX} and the files it names are passed "
                 f"over"

@@ -224,7 +224,9 @@ def unparse_config(config: DecoderConfig, dtype: str, token_ids: Mapping[str, An
         "rms_norm_eps": config.norm_eps,
         "initializer_range": config.initializer_range,
         "tie_word_embeddings": config.tie_embeddings,
-        family.activation_key: next(name for name, ours in ACTIVATIONS.items() if ours == config.activation),
+        family.activation_key: next(
+            name for name, activation in ACTIVATIONS.items() if activation == config.activation
+        ),
         "attention_dropout": 0.0,
         "rope_theta": config.rope_theta,
         "rope_scaling": rope if config.rope_scaling else None,
@@ -241,10 +243,10 @@ def unparse_config(config: DecoderConfig, dtype: str, token_ids: Mapping[str, An
     raw |= _unparse_window(config, family)
     again = dataclasses.replace(parse_config(raw, "config.json"), tied_tensor=config.tied_tensor)
     for field in dataclasses.fields(DecoderConfig):
-        ours, read = getattr(config, field.name), getattr(again, field.name)
-        if ours != read:
+        value, read = getattr(config, field.name), getattr(again, field.name)
+        if value != read:
             raise UserError(
-                f"model.{field.name} = {ours!r} cannot be written as Hugging Face model_type {config.model_type!r} "
+                f"model.{field.name} = {value!r} cannot be written as Hugging Face model_type {config.model_type!r} "
                 f"(it has {read!r})"
             )
     return raw

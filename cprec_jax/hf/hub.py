@@ -68,7 +68,7 @@ def _not_to_be_had(source: str, error: Exception) -> UserError:
     )
 
 
-@functools.cache  # one answer a process: a repository that changes in the middle of a run must not mix two versions
+@functools.cache  # one answer per process: a repository that changes in the middle of a run must not mix two versions
 def _snapshot(source: str) -> Path:
     from huggingface_hub import snapshot_download
 

@@ -27,30 +27,31 @@ class Layout:
     order: tuple[int, ...]
     merged: int = -1
 
-    def their_shape(self, ours: Sequence[int]) -> tuple[int, ...]:
-        sizes = [ours[axis] for axis in self.order]
+    def hf_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape in Hugging Face's layout of an array of this `shape` in ours."""
+        sizes = [shape[axis] for axis in self.order]
         if self.merged >= 0:
             sizes[self.merged : self.merged + 2] = [sizes[self.merged] * sizes[self.merged + 1]]
         return tuple(sizes)
 
-    def their_index(self, index: Index, ours: Sequence[int]) -> Index:
-        """The slice of their tensor that holds our slice `index`. The second of two merged axes (head_dim) is always
-        whole."""
-        bounds = [index[axis].indices(ours[axis])[:2] for axis in self.order]
+    def hf_index(self, index: Index, shape: Sequence[int]) -> Index:
+        """The slice of the Hugging Face tensor that holds the slice `index` of our array of this `shape`. The second of
+        two merged axes (head_dim) is never cut."""
+        bounds = [index[axis].indices(shape[axis])[:2] for axis in self.order]
         if self.merged >= 0:
-            inner = ours[self.order[self.merged + 1]]
-            (start, stop), whole = bounds[self.merged : self.merged + 2]
-            assert whole == (0, inner), "head_dim is never sharded"
+            inner = shape[self.order[self.merged + 1]]
+            (start, stop), head = bounds[self.merged : self.merged + 2]
+            assert head == (0, inner), "head_dim is never sharded"
             bounds[self.merged : self.merged + 2] = [(start * inner, stop * inner)]
         return tuple(slice(start, stop) for start, stop in bounds)
 
-    def to_ours(self, theirs: np.ndarray, ours: Sequence[int]) -> np.ndarray:
-        """Their (sliced) array as ours, of shape `ours`; a view where possible."""
-        return theirs.reshape([ours[axis] for axis in self.order]).transpose(np.argsort(self.order))
+    def from_hf(self, array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """A (sliced) Hugging Face array in our layout, of this `shape`; a view where possible."""
+        return array.reshape([shape[axis] for axis in self.order]).transpose(np.argsort(self.order))
 
-    def to_theirs(self, ours: np.ndarray) -> np.ndarray:
-        """Our array of one layer as theirs, contiguous: `safetensors` writes other arrays wrongly."""
-        return np.ascontiguousarray(ours.transpose(self.order).reshape(self.their_shape(ours.shape)))
+    def to_hf(self, array: np.ndarray) -> np.ndarray:
+        """Our array of one layer in Hugging Face's layout, contiguous: `safetensors` writes other arrays wrongly."""
+        return np.ascontiguousarray(array.transpose(self.order).reshape(self.hf_shape(array.shape)))
 
 
 VECTOR = Layout((0,))
@@ -76,10 +77,10 @@ class Tensor:
             tree = tree[key]
         return tree
 
-    def their_shape(self, tree: Any) -> tuple[int, ...]:
-        """The shape of theirs, from a tree of ours (arrays or shapes)."""
+    def hf_shape(self, tree: Any) -> tuple[int, ...]:
+        """The shape of the Hugging Face tensor, from a tree of ours (arrays or shapes)."""
         shape = self.leaf(tree).shape
-        return self.layout.their_shape(shape if self.layer is None else shape[1:])
+        return self.layout.hf_shape(shape if self.layer is None else shape[1:])
 
 
 _NORMS = {  # our norm -> theirs, by where the norms stand
@@ -97,20 +98,20 @@ _NORMS = {  # our norm -> theirs, by where the norms stand
 def layer_table(config: DecoderConfig) -> dict[str, tuple[Path, Layout]]:
     """The tensors of one layer: their name inside `model.layers.N.` -> (our path inside `layers`, layout)."""
     table: dict[str, tuple[Path, Layout]] = {}
-    for ours in ("q", "k", "v"):
-        table[f"self_attn.{ours}_proj.weight"] = ("attention", ours), TO_HEADS
+    for name in ("q", "k", "v"):
+        table[f"self_attn.{name}_proj.weight"] = ("attention", name), TO_HEADS
         if config.attention_bias:
-            table[f"self_attn.{ours}_proj.bias"] = ("attention", f"{ours}_bias"), HEAD_VECTOR
+            table[f"self_attn.{name}_proj.bias"] = ("attention", f"{name}_bias"), HEAD_VECTOR
     table["self_attn.o_proj.weight"] = ("attention", "o"), FROM_HEADS
     if config.attention_out_bias:
         table["self_attn.o_proj.bias"] = ("attention", "o_bias"), VECTOR
     if config.qk_norm != "none":
         table |= {f"self_attn.{name}.weight": (("attention", name), VECTOR) for name in ("q_norm", "k_norm")}
-    for ours in ("gate", "up", "down"):
-        table[f"mlp.{ours}_proj.weight"] = ("mlp", ours), LINEAR
+    for name in ("gate", "up", "down"):
+        table[f"mlp.{name}_proj.weight"] = ("mlp", name), LINEAR
         if config.mlp_bias:
-            table[f"mlp.{ours}_proj.bias"] = ("mlp", f"{ours}_bias"), VECTOR
-    table |= {f"{theirs}.weight": ((ours,), VECTOR) for ours, theirs in _NORMS[config.norm_placement].items()}
+            table[f"mlp.{name}_proj.bias"] = ("mlp", f"{name}_bias"), VECTOR
+    table |= {f"{hf_name}.weight": ((name,), VECTOR) for name, hf_name in _NORMS[config.norm_placement].items()}
     return table
 
 

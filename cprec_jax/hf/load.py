@@ -86,7 +86,7 @@ def _load_one(
     """One parameter. A stacked one is filled on the device, layer by layer, so that the host never holds more than one
     tensor."""
     if group[0].layer is None:
-        array = _place(files, group[0], shape, sharding)
+        array = _put(files, group[0], shape, sharding)
         return array if array.dtype == jnp.float32 else _float32(sharding)(array)
     stack = _zeros(shape, sharding)()
     one_layer = sharding
@@ -95,7 +95,7 @@ def _load_one(
         one_layer = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*sharding.spec[1:]))
     for tensor in group:
         assert tensor.layer is not None
-        layer = _place(files, tensor, shape[1:], one_layer)
+        layer = _put(files, tensor, shape[1:], one_layer)
         stack = _set_layer(sharding)(stack, layer, np.int32(tensor.layer))
         jax.block_until_ready(stack)  # or the tensors of many layers would wait on the host
     return stack
@@ -136,7 +136,7 @@ def _check_names(files: CheckpointFiles, config: DecoderConfig) -> None:
 
 def _check_shapes(files: CheckpointFiles, config: DecoderConfig, shapes: Params) -> None:
     for tensor in keys.tensors(config):
-        want = tensor.their_shape(shapes)
+        want = tensor.hf_shape(shapes)
         if files.shape(tensor.name) != want:
             raise UserError(
                 f"{files.directory}: tensor {tensor.name} has shape {files.shape(tensor.name)}, config.json says {want}"
@@ -162,7 +162,7 @@ def _check_tokenizer(directory: Path, config: DecoderConfig, named: Collection[s
         check_fit(tokenizer_files.token_ids(directory), config.vocab_size, f"{path}: the tokenizer", named=named)
 
 
-def _place(
+def _put(
     files: CheckpointFiles, tensor: keys.Tensor, shape: tuple[int, ...], sharding: jax.sharding.Sharding | None
 ) -> jax.Array:
     """One tensor of theirs in our layout, on its devices, in the dtype it is stored in."""
@@ -183,7 +183,7 @@ def _place(
 def _read(files: CheckpointFiles, tensor: keys.Tensor, shape: tuple[int, ...], index: keys.Index) -> np.ndarray:
     """Our slice `index` of one tensor, in the dtype it is stored in; a few megabytes of the file at a time."""
     layout, file = tensor.layout, files.file(tensor.name)
-    theirs = layout.their_index(index, shape)
+    hf_index = layout.hf_index(index, shape)
     sizes = [stop - start for start, stop in (part.indices(size)[:2] for part, size in zip(index, shape, strict=True))]
     result = _aligned_empty(sizes, file.dtype(tensor.name))
     axis = layout.order[
@@ -192,12 +192,12 @@ def _read(files: CheckpointFiles, tensor: keys.Tensor, shape: tuple[int, ...], i
     inner = shape[layout.order[1]] if layout.merged == 0 else 1
     row_bytes = result.itemsize * int(np.prod(files.shape(tensor.name)[1:]))
     step = max(1, PIECE // (row_bytes * inner)) * inner
-    for start in range(theirs[0].start, theirs[0].stop, step):
-        stop = min(start + step, theirs[0].stop)
-        rows = file.rows(tensor.name, start, stop)[(slice(None), *theirs[1:])]
-        done = slice((start - theirs[0].start) // inner, (stop - theirs[0].start) // inner)
+    for start in range(hf_index[0].start, hf_index[0].stop, step):
+        stop = min(start + step, hf_index[0].stop)
+        rows = file.rows(tensor.name, start, stop)[(slice(None), *hf_index[1:])]
+        done = slice((start - hf_index[0].start) // inner, (stop - hf_index[0].start) // inner)
         part = result[(slice(None),) * axis + (done,)]
-        part[...] = layout.to_ours(rows, part.shape)
+        part[...] = layout.from_hf(rows, part.shape)
     return result
 
 

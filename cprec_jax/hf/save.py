@@ -96,8 +96,10 @@ def special_token_ids(tokenizer_dir: Path, base_dir: Path | None = None) -> dict
     result = {f"{name}_id": config[f"{name}_id"] for name in tokenizer_files.SPECIAL if f"{name}_id" in config}
     missing = [name for name in tokenizer_files.SPECIAL if f"{name}_id" not in config]
     if missing and tokenizer_files.has_tokenizer(tokenizer_dir):
-        whole = (tokenizer_dir / tokenizer_files.WHOLE).exists()
-        ids = tokenizer_files.token_ids(tokenizer_dir) if whole else tokenizer.load(tokenizer_dir).backend.get_vocab()
+        has_file = (tokenizer_dir / tokenizer_files.WHOLE).exists()
+        ids = (
+            tokenizer_files.token_ids(tokenizer_dir) if has_file else tokenizer.load(tokenizer_dir).backend.get_vocab()
+        )
         texts = tokenizer_files.special_tokens(tokenizer_dir, missing)
         result |= {f"{name}_id": ids.get(text) for name, text in texts.items() if text is not None}
     return {name: index for name, index in result.items() if index is not None}
@@ -122,7 +124,7 @@ def _plan(config: DecoderConfig, shard_bytes: int, dtype: np.dtype) -> dict[str,
     files: list[list[keys.Tensor]] = [[]]
     size = 0
     for tensor in keys.tensors(config):
-        bytes_ = dtype.itemsize * int(np.prod(tensor.their_shape(shapes)))
+        bytes_ = dtype.itemsize * int(np.prod(tensor.hf_shape(shapes)))
         if files[-1] and size + bytes_ > shard_bytes:
             files.append([])
             size = 0
@@ -154,14 +156,14 @@ def gather(params: Params, tensor: keys.Tensor, dtype: np.dtype) -> np.ndarray:
         from jax.experimental import multihost_utils
 
         picked = multihost_utils.process_allgather(picked, tiled=True)
-    return tensor.layout.to_theirs(np.asarray(picked))
+    return tensor.layout.to_hf(np.asarray(picked))
 
 
 def _write_weights(directory: Path, params: Params, files: Mapping[str, list[keys.Tensor]], dtype: np.dtype) -> None:
     weight_map: dict[str, str] = {}
     total = 0
     for file, tensors in files.items():
-        described = [(tensor.name, dtype, tensor.their_shape(params)) for tensor in tensors]
+        described = [(tensor.name, dtype, tensor.hf_shape(params)) for tensor in tensors]
         tensor_file.write(directory / file, described, (gather(params, tensor, dtype) for tensor in tensors))
         weight_map |= dict.fromkeys((tensor.name for tensor in tensors), file)
         total += sum(dtype.itemsize * int(np.prod(shape)) for _, _, shape in described)

@@ -86,7 +86,7 @@ def save_adapter(
         return
     with new_directory(Path(directory)) as temporary:
         write_json(temporary / ADAPTER, adapter_config(spec, base, tensors))
-        described = [(tensor.name, DTYPE, tensor.their_shape(params)) for tensor in tensors]
+        described = [(tensor.name, DTYPE, tensor.hf_shape(params)) for tensor in tensors]
         tensor_file.write(temporary / WEIGHTS, described, (gather(params, tensor, DTYPE) for tensor in tensors))
         if tokenizer_dir is not None:
             tokenizer_files.copy(tokenizer_dir, temporary)

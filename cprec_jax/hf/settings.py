@@ -16,7 +16,12 @@ class Settings:
 
     def value(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
         value = next(
-            (found for found in (self.given.get(key), self.defaults.get(key), default) if found is not None), None
+            (
+                candidate
+                for candidate in (self.given.get(key), self.defaults.get(key), default)
+                if candidate is not None
+            ),
+            None,
         )
         if value is None:
             raise UserError(f"{self.where}: {key} is missing")

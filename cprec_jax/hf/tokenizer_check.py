@@ -65,35 +65,35 @@ class TokenizerCheck:
 
     def _difference(self, directory: Path) -> str | None:
         """The first text that transformers tokenises otherwise, in words."""
-        theirs = tokenizer_files.transformers_tokenizer(directory)
-        if theirs.bos_token_id != self.tokenizer.bos_id:
-            return f"BOS is {theirs.bos_token_id} there and {self.tokenizer.bos_id} here"
+        exported = tokenizer_files.transformers_tokenizer(directory)
+        if exported.bos_token_id != self.tokenizer.bos_id:
+            return f"BOS is {exported.bos_token_id} there and {self.tokenizer.bos_id} here"
         for scope in self.scopes:
             header = self.template.header.format(scope=scope)
-            if theirs.encode(header, add_special_tokens=False) != self.tokenizer.encode(header).tolist():
-                return _words(
-                    header, theirs.encode(header, add_special_tokens=False), self.tokenizer.encode(header).tolist()
+            if exported.encode(header, add_special_tokens=False) != self.tokenizer.encode(header).tolist():
+                return _example(
+                    header, exported.encode(header, add_special_tokens=False), self.tokenizer.encode(header).tolist()
                 )
         end = self.template.end_of_item
-        ours = _split(*self.tokenizer.encode_items(self.titles, end))
+        encoded = _split(*self.tokenizer.encode_items(self.titles, end))
         texts = [title + end for title in self.titles]
-        plain = theirs(texts, add_special_tokens=False)["input_ids"] if texts else []
-        for title, wanted, got in zip(self.titles, ours, plain, strict=True):
-            if got != wanted.tolist() and _as_text(theirs, self.tokenizer, title, end) != wanted.tolist():
-                return _words(title + end, got, wanted.tolist())
+        plain = exported(texts, add_special_tokens=False)["input_ids"] if texts else []
+        for title, wanted, got in zip(self.titles, encoded, plain, strict=True):
+            if got != wanted.tolist() and _as_text(exported, self.tokenizer, title, end) != wanted.tolist():
+                return _example(title + end, got, wanted.tolist())
         return None
 
 
-def _as_text(theirs: Any, ours: Tokenizer, title: str, end: str) -> list[int]:
+def _as_text(exported: Any, tokenizer: Tokenizer, title: str, end: str) -> list[int]:
     """A title whose control tokens are text, and an end of item whose control tokens are control tokens."""
-    before, control = ours.split_at_control_token(end)
-    found = theirs.encode(title + before, add_special_tokens=False, split_special_tokens=True)
-    return found + (theirs.encode(control, add_special_tokens=False) if control else [])
+    before, control = tokenizer.split_at_control_token(end)
+    tokens = exported.encode(title + before, add_special_tokens=False, split_special_tokens=True)
+    return tokens + (exported.encode(control, add_special_tokens=False) if control else [])
 
 
 def _split(tokens: np.ndarray, offsets: np.ndarray) -> list[np.ndarray]:
     return np.split(tokens, offsets[1:-1]) if len(offsets) > 1 else []
 
 
-def _words(text: str, theirs: list[int], ours: list[int]) -> str:
-    return f"for example {theirs[:8]} instead of {ours[:8]} of {text[:40]!r}"
+def _example(text: str, exported: list[int], trained: list[int]) -> str:
+    return f"for example {exported[:8]} instead of {trained[:8]} of {text[:40]!r}"

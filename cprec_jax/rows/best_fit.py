@@ -15,7 +15,7 @@ def best_fit(lengths: np.ndarray, capacity: int, rng: np.random.Generator) -> tu
 
     Args:
       lengths: int[n], tokens of each document, 1..capacity.
-      capacity: tokens a row.
+      capacity: tokens per row.
 
     Returns: row int64[n] of each document, and the number of rows.
     """
@@ -39,16 +39,16 @@ def best_fit(lengths: np.ndarray, capacity: int, rng: np.random.Generator) -> tu
     for length, count in zip((-values).tolist(), counts.tolist(), strict=True):
         left = count
         while left:
-            at = bisect.bisect_left(free, length)
-            if at < len(free):
-                space = free[at]
+            index = bisect.bisect_left(free, length)
+            if index < len(free):
+                space = free[index]
                 chunks = open_rows[space]
                 rows = chunks.pop()
                 if len(rows) > left:
                     chunks.append(rows[left:])
                     rows = rows[:left]
                 if not chunks:
-                    del open_rows[space], free[at]
+                    del open_rows[space], free[index]
             else:
                 # Rows are opened for the whole group at once, each taking as many of this length as fit.
                 space = capacity

@@ -91,8 +91,8 @@ def batches(
     """
     assert rows and min(rows) >= 0 and max(rows) < global_batch, (rows, global_batch)
     source = _OfEveryBatch(dataset, tuple(map(int, rows)), global_batch, first_step, last_step)
-    own = grain.MapDataset.source(source).batch(len(rows))
-    iterator = own.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads))
+    rows_of_process = grain.MapDataset.source(source).batch(len(rows))
+    iterator = rows_of_process.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads))
     if workers:
         iterator = iterator.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return iter(iterator)

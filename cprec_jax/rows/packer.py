@@ -8,10 +8,10 @@ import numpy as np
 
 from cprec_jax.rows import best_fit
 from cprec_jax.rows import dataset as rows
-from cprec_jax.rows.shards import ROWS_A_SHARD, PieceTable, ShardTask, ShardWriter
+from cprec_jax.rows.shards import ROWS_PER_SHARD, PieceTable, ShardTask, ShardWriter
 from cprec_jax.text import ragged
 
-INTERACTIONS_A_WORKER = 500_000
+INTERACTIONS_PER_WORKER = 500_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class SplitPacker:
         self.most_documents = max(self.most_documents, int(np.diff(bounds).max(initial=0)))
         first = 0
         while first < n_rows:
-            last = min(n_rows, first + ROWS_A_SHARD - sum(map(len, self._waiting)))
+            last = min(n_rows, first + ROWS_PER_SHARD - sum(map(len, self._waiting)))
             documents = order[bounds[first] : bounds[last]]
             chosen, piece_ends = ragged.gather(pieces, offsets, documents)
             self._waiting.append(
@@ -75,7 +75,7 @@ class SplitPacker:
             )
             self.n_rows += last - first
             first = last
-            if self.n_rows - self._written >= ROWS_A_SHARD or (table is not None and first == n_rows):
+            if self.n_rows - self._written >= ROWS_PER_SHARD or (table is not None and first == n_rows):
                 self._submit(table)
 
     def finish(self) -> None:
@@ -121,4 +121,4 @@ def cores() -> int:
 
 def used_workers(workers: int | None, cores: int, interactions: int) -> int:
     """As many as asked for (None: one a core), but none that would start up for longer than it works."""
-    return max(1, min(workers or cores, interactions // INTERACTIONS_A_WORKER))
+    return max(1, min(workers or cores, interactions // INTERACTIONS_PER_WORKER))

@@ -183,10 +183,10 @@ def related_length(corpus: Corpus, name: str) -> int:
     domains = (
         [name]
         if corpus.sets[name].role == "pretrain"
-        else [each for each, info in corpus.sets.items() if info.role == "pretrain"]
+        else [domain for domain, info in corpus.sets.items() if info.role == "pretrain"]
     )
     interactions = int(corpus.items.train_count[_catalogue_items(corpus, domains)].sum())
-    sequences = sum(corpus.n_sequences("domain", each) for each in domains)
+    sequences = sum(corpus.n_sequences("domain", domain) for domain in domains)
     return min(max(round(interactions / max(sequences, 1)), FEWEST_RELATED), MOST_RELATED)
 
 

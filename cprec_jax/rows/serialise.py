@@ -25,9 +25,9 @@ def pack_varints(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     np.cumsum(size, out=starts[1:])
     out = np.empty(starts[-1], np.uint8)
     out[starts[:-1]] = (flat & 127) | np.where(size > 1, 128, 0)
-    for place in range(1, len(limits) + 1):
-        longer = np.flatnonzero(size > place)
-        out[starts[longer] + place] = ((flat[longer] >> (7 * place)) & 127) | np.where(size[longer] > place + 1, 128, 0)
+    for byte in range(1, len(limits) + 1):
+        longer = np.flatnonzero(size > byte)
+        out[starts[longer] + byte] = ((flat[longer] >> (7 * byte)) & 127) | np.where(size[longer] > byte + 1, 128, 0)
     return out, starts
 
 

@@ -28,13 +28,13 @@ def deal(items: np.ndarray, offsets: np.ndarray, rng: np.random.Generator) -> tu
             break
         tries = min(max(len(dealt) // (4 * len(again)), 1), MOST_TRIES)
         partner, which = np.unique(rng.integers(len(dealt), size=len(again) * tries), return_index=True)
-        place = again[which // tries]
+        index = again[which // tries]
         fits = ~np.isin(partner, again)
-        for here, there in ((place, partner), (partner, place)):
-            fits &= ~_among(sequence[here] * n_items + dealt[there], held)
-        place, which = np.unique(place[fits], return_index=True)
+        for target, origin in ((index, partner), (partner, index)):
+            fits &= ~_among(sequence[target] * n_items + dealt[origin], held)
+        index, which = np.unique(index[fits], return_index=True)
         partner = partner[fits][which]
-        dealt[place], dealt[partner] = dealt[partner], dealt[place]
+        dealt[index], dealt[partner] = dealt[partner], dealt[index]
     return dealt, len(_repeats(sequence * n_items + dealt)[1])
 
 

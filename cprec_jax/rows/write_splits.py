@@ -41,9 +41,11 @@ def write_splits(
 ) -> dict[str, dict[str, Any]]:
     """Write all splits and the dataset's description; returns what the manifest says of each split."""
     sources = _sources(corpus, spec, kind, sets)
-    asked = {name: optional_source(name, corpus, spec.seed, spec.window) for name in optional}
+    optional_sources = {name: optional_source(name, corpus, spec.seed, spec.window) for name in optional}
     general = PlainText(spec.text) if spec.text and kind.stage == "cpt" else None
-    scopes = list(dict.fromkeys(scope for source in (*sources.values(), *asked.values()) for scope in source.scopes))
+    scopes = list(
+        dict.fromkeys(scope for source in (*sources.values(), *optional_sources.values()) for scope in source.scopes)
+    )
     headers = Headers(
         tokens=[template.start if scope == BARE else template.header(scope) for scope in scopes],
         number={scope: number for number, scope in enumerate(scopes)},
@@ -54,7 +56,7 @@ def write_splits(
     statistics: dict[str, dict[str, Any]] = {}
     workers = used_workers(spec.workers, cores(), int(corpus.items.train_count.sum()))
     with ShardWriter(workers) as writer:
-        made = partial(
+        make_packer = partial(
             SplitPacker,
             directory=directory,
             row_length=spec.row_length,
@@ -62,16 +64,14 @@ def write_splits(
             last_only=kind.targets == "last",
         )
         for name, source in sources.items():
-            packer = made(split=name, rng=rng, n_items=len(catalogue), loss_below=loss_below, table=table)
+            packer = make_packer(split=name, rng=rng, n_items=len(catalogue), loss_below=loss_below, table=table)
             statistics[name] = _pack_sequences(packer, source, catalogue, headers, prefixes=kind.targets == "last")
         if general is not None:
-            packer = made(split=plain_text.SPLIT, rng=rng, n_items=0, loss_below=np.iinfo(np.int32).max)
+            packer = make_packer(split=plain_text.SPLIT, rng=rng, n_items=0, loss_below=np.iinfo(np.int32).max)
             statistics[plain_text.SPLIT] = _pack_text(packer, general, tokens)
-        for (
-            name,
-            source,
-        ) in asked.items():  # each with a generator of its own: the splits above do not depend on what is asked
-            packer = made(
+        # Each with a generator of its own: the splits above do not depend on which of these there are.
+        for name, source in optional_sources.items():
+            packer = make_packer(
                 split=name,
                 rng=source_generator(spec.seed, name),
                 n_items=len(catalogue),
@@ -132,15 +132,17 @@ def _pack_text(packer: SplitPacker, general: PlainText, tokens: tokenizer.Tokeni
 
 def _sources(corpus: Corpus, spec: PackSpec, kind: RowsKind, sets: Sequence[str]) -> dict[str, RowSource]:
     """The sources of behaviour that rows of a kind are made from, by the name of their split."""
-    made = partial(Behaviour, corpus=corpus, window=spec.window, users=kind.users, seed=spec.seed)
+    behaviour = partial(Behaviour, corpus=corpus, window=spec.window, users=kind.users, seed=spec.seed)
     if kind.stage == "sft":
         downstream = [name for name in sets if corpus.sets[name].role == "downstream"]
-        return {name: made(split="sft" if name in downstream else "domain", name=name, scope=name) for name in sets}
+        return {
+            name: behaviour(split="sft" if name in downstream else "domain", name=name, scope=name) for name in sets
+        }
     taken = {MIXED: "the all-domain sequences", **dict.fromkeys(OPTIONAL_SOURCES, "an optional row source")}
     taken |= {plain_text.SPLIT: "the general text"} if spec.text else {}
     for name in taken.keys() & set(sets):
         raise UserError(
             f"config.corpus.sources: a domain may not be called {name!r}; that is the name of {taken[name]}"
         )
-    domains: dict[str, RowSource] = {name: made(split="domain", name=name, scope=name) for name in sets}
-    return domains | ({MIXED: made(split="mixed", name="all", scope=None)} if len(sets) > 1 else {})
+    domains: dict[str, RowSource] = {name: behaviour(split="domain", name=name, scope=name) for name in sets}
+    return domains | ({MIXED: behaviour(split="mixed", name="all", scope=None)} if len(sets) > 1 else {})

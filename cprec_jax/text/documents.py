@@ -45,7 +45,7 @@ def cut(
       items, offsets: ragged sequences, oldest item first.
       header_of: int[n], which of `headers` a sequence begins with.
       headers: token arrays.
-      capacity: tokens a row. An item that does not fit a row even alone is left out and counted in `dropped_items`.
+      capacity: tokens per row. An item that does not fit a row even alone is left out and counted in `dropped_items`.
     """
     lengths = catalogue.lengths[items]
     ends = np.zeros(len(items) + 1, np.int64)
@@ -53,19 +53,19 @@ def cut(
     room = capacity - np.array([len(h) for h in headers], np.int64)[header_of]
     start, stop = offsets[:-1].copy(), offsets[1:]
     active = np.flatnonzero(start < stop)
-    found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    parts_of: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     dropped = 0
     while len(active):
         s = start[active]
         e = np.minimum(np.searchsorted(ends, ends[s] + room[active], side="right") - 1, stop[active])
-        whole = e > s
-        found.append((active[whole], s[whole], e[whole]))
-        dropped += int(np.count_nonzero(~whole))
-        start[active] = np.where(whole, e, s + 1)
+        fits = e > s
+        parts_of.append((active[fits], s[fits], e[fits]))
+        dropped += int(np.count_nonzero(~fits))
+        start[active] = np.where(fits, e, s + 1)
         active = active[start[active] < stop[active]]
     sequence, s, e = (
-        (np.concatenate(parts) if found else np.zeros(0, np.int64) for parts in zip(*found, strict=True))
-        if found
+        (np.concatenate(parts) if parts_of else np.zeros(0, np.int64) for parts in zip(*parts_of, strict=True))
+        if parts_of
         else (np.zeros(0, np.int64),) * 3
     )
     return _documents(items, sequence, s, e, ends, header_of, headers, catalogue, dropped)

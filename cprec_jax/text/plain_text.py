@@ -19,15 +19,15 @@ from cprec_jax.text.tokenizer import Tokenizer
 
 SPLIT = "text"
 SAMPLES = 5
-CHARACTERS_A_WINDOW = 16_000_000
-CHARACTERS_A_BLOCK = 100_000
+CHARACTERS_PER_WINDOW = 16_000_000
+CHARACTERS_PER_BLOCK = 100_000
 SUFFIXES = (".txt", ".jsonl")
 
 
 def find_files(spec: PlainTextSpec) -> list[Path]:
     """The files of the patterns, each once, in the order of their paths. One that is not there, or of another kind, is
     a `UserError`."""
-    found: set[Path] = set()
+    all_files: set[Path] = set()
     root = local_path(spec.root, "config.pack.text.root")
     for pattern in spec.files:
         refuse_address(pattern, "config.pack.text.files")
@@ -42,14 +42,14 @@ def find_files(spec: PlainTextSpec) -> list[Path]:
                 f"config.pack.text.files: {pattern!r} matches no file below {spec.root!r}; check it and "
                 f"config.pack.text.root"
             )
-        found.update(files)
-    for path in sorted(found):
+        all_files.update(files)
+    for path in sorted(all_files):
         if _kind(path) not in SUFFIXES:
             raise UserError(
                 f"config.pack.text.files: {path}: cannot tell its format; names end in .txt or .jsonl, with or "
                 f"without .gz"
             )
-    return sorted(found)
+    return sorted(all_files)
 
 
 def _below(root: Path, pattern: Path) -> str:
@@ -88,7 +88,7 @@ class PlainText:
         for text in self._texts():
             texts.append(text)
             held += len(text)
-            if held >= CHARACTERS_A_WINDOW:
+            if held >= CHARACTERS_PER_WINDOW:
                 yield (window := _encoded(texts, tokenizer))
                 tokens += len(window[0])
                 texts, held = [], 0
@@ -161,7 +161,7 @@ class PlainText:
             if not ends:
                 block.append(line)
                 held += len(line) + 1
-            if block and (ends or held >= CHARACTERS_A_BLOCK):
+            if block and (ends or held >= CHARACTERS_PER_BLOCK):
                 yield from self._kept("\n".join(block))
                 block, held = [], 0
         if block:

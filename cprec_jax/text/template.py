@@ -1,7 +1,7 @@
 """The unified, purely textual template: one for pre-training, fine-tuning and evaluation.
 
 The paper's own prompt words are not published; these are ours and sit in the config. A document is a header that names
-the scope (a domain, or all domains) and one line an item:
+the scope (a domain, or all domains) and one line per item:
 
     Items one user chose in Beauty, oldest first:
     Prada Candy Eau De Parfum

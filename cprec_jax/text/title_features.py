@@ -39,9 +39,9 @@ def n_grams(title: str, unit: Unit, shortest: int, longest: int) -> Iterator[str
     side closes."""
     title = title.lower()
     if unit == "words":
-        words = WORD.findall(title)
+        tokens = WORD.findall(title)
         for n in range(shortest, longest + 1):
-            yield from (" ".join(words[first : first + n]) for first in range(len(words) - n + 1))
+            yield from (" ".join(tokens[first : first + n]) for first in range(len(tokens) - n + 1))
         return
     for word in title.split():
         padded = f" {word} "
@@ -59,19 +59,19 @@ def counts(titles: Sequence[str], features: str) -> sp.csr_matrix:
     values: list[int] = []
     offsets = [0]
     for title in titles:
-        found = Counter(n_grams(title, unit, shortest, longest))
-        columns += [vocabulary.setdefault(gram, len(vocabulary)) for gram in found]
-        values += found.values()
+        grams = Counter(n_grams(title, unit, shortest, longest))
+        columns += [vocabulary.setdefault(gram, len(vocabulary)) for gram in grams]
+        values += grams.values()
         offsets.append(len(columns))
     # In alphabetical order, sums over a title's n-grams have one order whatever the order of the titles.
-    place = np.empty(len(vocabulary), np.int64)
-    place[np.array([vocabulary[gram] for gram in sorted(vocabulary)], np.int64)] = np.arange(len(vocabulary))
-    made = sp.csr_matrix(
-        (np.array(values, np.float64), place[np.array(columns, np.int64)], np.array(offsets)),
+    column_of = np.empty(len(vocabulary), np.int64)
+    column_of[np.array([vocabulary[gram] for gram in sorted(vocabulary)], np.int64)] = np.arange(len(vocabulary))
+    matrix = sp.csr_matrix(
+        (np.array(values, np.float64), column_of[np.array(columns, np.int64)], np.array(offsets)),
         shape=(len(titles), len(vocabulary)),
     )
-    made.sort_indices()
-    return made
+    matrix.sort_indices()
+    return matrix
 
 
 def tf_idf(counts_NF: sp.csr_matrix) -> sp.csr_matrix:

@@ -40,7 +40,7 @@ def neighbour_lists(
             span = slice(products.indptr[row], products.indptr[row + 1])
             near = _nearest(products.indices[span], products.data[span], first + row, length - 1, tie_N)
             lists.append(np.concatenate([[first + row], near]))
-        offsets = np.concatenate([[0], np.cumsum([len(each) for each in lists])]).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum([len(neighbours) for neighbours in lists])]).astype(np.int64)
         yield np.concatenate(lists).astype(np.int64), offsets
 
 
@@ -62,10 +62,10 @@ def _blocks(vectors_NF: sp.csr_matrix) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _nearest(numbers: np.ndarray, similarities: np.ndarray, own: int, most: int, tie_N: np.ndarray) -> np.ndarray:
+def _nearest(numbers: np.ndarray, similarities: np.ndarray, item: int, most: int, tie_N: np.ndarray) -> np.ndarray:
     """At most `most` of `numbers` without `own`, by falling similarity."""
     rounded = np.round(similarities, DIGITS)
-    usable = (numbers != own) & (rounded > 0)
+    usable = (numbers != item) & (rounded > 0)
     numbers, rounded = numbers[usable], rounded[usable]
     if len(numbers) > most:
         least = np.partition(rounded, len(rounded) - most)[len(rounded) - most]

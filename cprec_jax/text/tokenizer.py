@@ -16,7 +16,7 @@ from cprec_jax.errors import UserError, one_line
 from cprec_jax.text import tokenizer_files
 
 END_OF_TEXT = "<|endoftext|>"
-TEXTS_A_BATCH = 2_000  # an encoding takes many times the memory of its ids
+TEXTS_PER_BATCH = 2_000  # an encoding takes many times the memory of its ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Tokenizer:
     def _encode_batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         def encode(first: int) -> tuple[np.ndarray, np.ndarray]:
             encodings = self.backend.encode_batch_fast(
-                list(texts[first : first + TEXTS_A_BATCH]), add_special_tokens=False
+                list(texts[first : first + TEXTS_PER_BATCH]), add_special_tokens=False
             )
             ids = [encoding.ids for encoding in encodings]
             return np.fromiter(itertools.chain.from_iterable(ids), np.int32), np.fromiter(map(len, ids), np.int64)
@@ -78,7 +78,7 @@ class Tokenizer:
         # Two threads, so that one batch is encoded (on all cores, outside Python) while the ids of another one are
         # collected.
         with ThreadPoolExecutor(2) as threads:
-            parts = list(threads.map(encode, range(0, len(texts), TEXTS_A_BATCH)))
+            parts = list(threads.map(encode, range(0, len(texts), TEXTS_PER_BATCH)))
         offsets = np.zeros(len(texts) + 1, np.int64)
         np.cumsum(np.concatenate([np.zeros(0, np.int64), *(lengths for _, lengths in parts)]), out=offsets[1:])
         return np.concatenate([np.zeros(0, np.int32), *(ids for ids, _ in parts)]), offsets

@@ -22,7 +22,7 @@ WHOLE, SETTINGS, NAMES = "tokenizer.json", "tokenizer_config.json", "special_tok
 VOCABULARIES = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 FILES = (WHOLE, SETTINGS, NAMES, "added_tokens.json", "merges.txt", "chat_template.jinja", *VOCABULARIES)
 SPECIAL = ("bos_token", "eos_token", "pad_token")
-_said: set[Path] = set()
+_named_gpt2: set[Path] = set()
 
 
 def has_tokenizer(directory: Path) -> bool:
@@ -51,23 +51,25 @@ def transformers_tokenizer(directory: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        found = AutoTokenizer.from_pretrained(str(directory.absolute()), local_files_only=True, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(
+            str(directory.absolute()), local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # the libraries raise bare Exception and many others for broken files
-        if (found := _gpt2(directory)) is None:
+        if (loaded := _gpt2(directory)) is None:
             raise UserError(f"{directory}: not a usable tokenizer ({_reason(directory, error)})") from error
-    backend = getattr(found, "backend_tokenizer", None)
+    backend = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
         raise UserError(
-            f"{directory}: {type(found).__name__} of transformers has no tokenizer.json form; use a tokenizer that "
+            f"{directory}: {type(loaded).__name__} of transformers has no tokenizer.json form; use a tokenizer that "
             f"has one"
         )
     if not set(backend.get_vocab(with_added_tokens=True)) - set(
-        found.all_special_tokens
+        loaded.all_special_tokens
     ):  # a class with none of its files
         raise UserError(
-            f"{directory}: {type(found).__name__} of transformers finds no vocabulary in it; are its files complete?"
+            f"{directory}: {type(loaded).__name__} of transformers finds no vocabulary in it; are its files complete?"
         )
-    return found
+    return loaded
 
 
 def special_tokens(directory: Path, names: Sequence[str] = SPECIAL) -> dict[str, str | None]:
@@ -76,10 +78,10 @@ def special_tokens(directory: Path, names: Sequence[str] = SPECIAL) -> dict[str,
     known = _given(directory)
     if any(name not in known for name in names):
         try:
-            theirs = transformers_tokenizer(directory)
+            loaded = transformers_tokenizer(directory)
         except UserError:  # of a tokenizer.json whose class would be remote code: nothing else names one
-            theirs = None
-        known = {name: getattr(theirs, name, None) for name in names} | known
+            loaded = None
+        known = {name: getattr(loaded, name, None) for name in names} | known
     return {name: known[name] for name in names}
 
 
@@ -110,15 +112,15 @@ def copy(source: Path, target: Path) -> None:
 def token_ids(directory: Path) -> dict[str, int]:
     """Token -> id, from the `tokenizer.json` of a directory. Damaged: `UserError`."""
     path = directory / WHOLE
-    whole = read_object(path)
+    content = read_object(path)
     try:
-        vocabulary = whole["model"].get("vocab", ())
+        vocabulary = content["model"].get("vocab", ())
         ids = (
             dict(vocabulary)
             if isinstance(vocabulary, dict)
             else {entry[0]: index for index, entry in enumerate(vocabulary)}
         )
-        ids |= {token["content"]: token["id"] for token in whole.get("added_tokens") or ()}
+        ids |= {token["content"]: token["id"] for token in content.get("added_tokens") or ()}
         if wrong := [text for text, index in ids.items() if not isinstance(index, int)]:
             raise UserError(f"{path}: not a usable tokenizer (the id of {wrong[0]!r} is no number)")
         return ids
@@ -190,19 +192,19 @@ def _gpt2(directory: Path) -> Any:
         assumed: dict[str, Any] = (
             {} if "<|endoftext|>" in vocabulary else dict.fromkeys(("bos_token", "eos_token", "unk_token"))
         )
-        found = GPT2Tokenizer.from_pretrained(str(directory.absolute()), local_files_only=True, **assumed)
+        loaded = GPT2Tokenizer.from_pretrained(str(directory.absolute()), local_files_only=True, **assumed)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"{directory}: not a usable tokenizer ({one_line(error)[:200]})") from error
-    if directory not in _said:
-        _said.add(directory)
+    if directory not in _named_gpt2:
+        _named_gpt2.add(directory)
         say(
             f"{directory}: neither a tokenizer_class nor a config.json says whose vocab.json and merges.txt these "
             f"are; they are read as "
             "GPT-2's (name the class in tokenizer_config.json if they are not)"
         )
-    return found
+    return loaded
 
 
 def _reason(directory: Path, error: Exception) -> str:

@@ -12,6 +12,6 @@ def titles_unknown(catalogue: Catalogue, items: np.ndarray, tokenizer: Tokenizer
         return 0
     tokens, offsets = catalogue.gather(items)
     nothing = [tokenizer.unknown_id, *tokenizer.encode(" "), *tokenizer.encode(end_of_item)]
-    said = np.concatenate([[0], np.cumsum(~np.isin(tokens, nothing))])
+    n_known = np.concatenate([[0], np.cumsum(~np.isin(tokens, nothing))])
     unknown = np.concatenate([[0], np.cumsum(tokens == tokenizer.unknown_id)])
-    return int(np.count_nonzero((np.diff(said[offsets]) == 0) & (np.diff(unknown[offsets]) > 0)))
+    return int(np.count_nonzero((np.diff(n_known[offsets]) == 0) & (np.diff(unknown[offsets]) > 0)))

@@ -1,4 +1,4 @@
-"""Adapters: one file a platform; each fills the engine's raw tables from what a platform really publishes."""
+"""Adapters: one file per platform; each fills the engine's raw tables from what a platform really publishes."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

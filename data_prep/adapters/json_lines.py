@@ -70,7 +70,7 @@ class JsonLines:
                 f"wrong type: {wrong}",
                 n,
                 str(self.path),
-                self._shown([place for (place,) in engine.rows(query)]),
+                self._shown([row for (row,) in engine.rows(query)]),
                 self.which,
             )
         usable = "FROM staged WHERE rest IS NULL AND wrong IS NULL"
@@ -78,10 +78,10 @@ class JsonLines:
             raise UserError(f"{shown(self.path)}: no readable records; {rejects.why_nothing(self.which)}")
         return f"SELECT coalesce(place, rowid) AS place, {', '.join(self.fields)} {usable}"
 
-    def line_number(self, place: int) -> int:
+    def line_number(self, row: int) -> int:
         """The line, counted from 1, that made the row `place`, counted from 0: lines that made no row lie between."""
-        line = place + 1
-        while (shifted := place + 1 + bisect_right(self._refused_lines, line)) != line:
+        line = row + 1
+        while (shifted := row + 1 + bisect_right(self._refused_lines, line)) != line:
             line = shifted
         return line
 
@@ -89,10 +89,8 @@ class JsonLines:
         """As `adapters.table.Examples`: the first few rows of `parsed` that meet `condition`."""
         return self._shown(
             [
-                place
-                for (place,) in engine.rows(
-                    f"SELECT place FROM parsed WHERE {condition} ORDER BY place LIMIT {SAMPLES}"
-                )
+                row
+                for (row,) in engine.rows(f"SELECT place FROM parsed WHERE {condition} ORDER BY place LIMIT {SAMPLES}")
             ]
         )
 
@@ -123,14 +121,14 @@ class JsonLines:
     def _select(self) -> str:
         """What is kept of a line: our columns, `wrong` (what has the wrong type), `rest` (the line if it is no JSON, ''
         if blank)."""
-        columns, wrong, place = [], [], 1
-        for ours, (kind, names) in self.fields.items():
-            given = [f"nullif(v[{n}], 'null')" for n in range(place, place + len(names))]
+        columns, wrong, first = [], [], 1
+        for column, (kind, names) in self.fields.items():
+            given = [f"nullif(v[{n}], 'null')" for n in range(first, first + len(names))]
             value = f"coalesce({', '.join(given)})"
             allowed = f"contains({quoted(_FIRST_CHARACTERS[kind])}, left({value}, 1))"
-            columns.append(f"CASE WHEN {allowed} THEN CAST({value} AS JSON) ->> '$' END AS {ours}")
+            columns.append(f"CASE WHEN {allowed} THEN CAST({value} AS JSON) ->> '$' END AS {column}")
             wrong.append(f"WHEN NOT {allowed} THEN {quoted(_wrong(names, kind))}")
-            place += len(names)
+            first += len(names)
         blank = "line IS NULL OR trim(line, ' ' || chr(9) || chr(13)) = ''"
         rest = f"CASE WHEN {blank} THEN '' WHEN NOT json_valid(line) THEN line END"
         return (
@@ -143,13 +141,13 @@ class JsonLines:
         n_bad, first_bad = 0, []
         for batch in engine.batches("SELECT rowid AS place, rest FROM staged WHERE rest <> ''", BATCH_LINES):
             records = []
-            for place, line in zip(batch["place"].to_pylist(), batch["rest"].to_pylist(), strict=True):
+            for row, line in zip(batch["place"].to_pylist(), batch["rest"].to_pylist(), strict=True):
                 values = read_record(line)
                 if values is not None:
-                    records.append({**self._checked(values), "place": place})
+                    records.append({**self._checked(values), "place": row})
                     continue
                 n_bad += 1
-                first_bad += [place] if n_bad <= SAMPLES else []
+                first_bad += [row] if n_bad <= SAMPLES else []
             engine.insert("staged", columns, pa.Table.from_pylist(records, schema))
             if n_bad > rejects.max_bad_lines:
                 break
@@ -159,20 +157,20 @@ class JsonLines:
     def _checked(self, values: Mapping[str, Any]) -> dict[str, str | None]:
         """The fields of one record as text, and under "wrong" what is wrong with it."""
         record: dict[str, str | None] = {"wrong": None}
-        for ours, (kind, names) in self.fields.items():
+        for column, (kind, names) in self.fields.items():
             value = next((values[name] for name in names if values.get(name) is not None), None)
             try:
-                record[ours] = (
+                record[column] = (
                     str(value) if isinstance(value, str) or (kind == "time" and type(value) in (int, float)) else None
                 )
             except ValueError:  # more digits than Python writes, out of a number that was given in hexadecimal
-                record[ours] = None
-            if record[ours] is None:
+                record[column] = None
+            if record[column] is None:
                 record["wrong"] = record["wrong"] or (None if value is None else _wrong(names, kind))
         return record
 
-    def _shown(self, places: Sequence[int]) -> list[str]:
-        wanted = {self.line_number(place) for place in places}
+    def _shown(self, rows: Sequence[int]) -> list[str]:
+        wanted = {self.line_number(row) for row in rows}
         try:
             return [f"line {n}: {line}" for n, line in itertools.islice(self._lines(wanted), SAMPLES)]
         except (OSError, EOFError, zlib.error) as error:  # DuckDB reads on where the bytes of a gzip file are damaged

@@ -73,13 +73,13 @@ def _open(path: Path, source: SourceSpec, which: str) -> TableFile:
 
 def _load_titles(path: Path, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> None:
     file = _open(path, source, "items")
-    place = 1 + LANGUAGES.index(source.language or "en")
-    if len(file.columns) <= place:
+    column = 1 + LANGUAGES.index(source.language or "en")
+    if len(file.columns) <= column:
         hint = "set language = 'zh'" if len(file.columns) == 2 else "is it the file of items?"
         raise UserError(
             f"{path}: lines of {len(file.columns)} fields; expected item, Chinese title, English title; {hint}"
         )
-    file.stage({"item_id": file.columns[0], "title": file.columns[place]}, engine, rejects)
+    file.stage({"item_id": file.columns[0], "title": file.columns[column]}, engine, rejects)
     load_items(file, domain, file.columns[0], engine, rejects)
 
 
@@ -115,17 +115,17 @@ def _user_and_item(file: TableFile, source: SourceSpec, domain: int, engine: Eng
         )
     known = f"SELECT item_id FROM raw_items WHERE domain = {domain}"
     counts = ", ".join(f"count(*) FILTER (WHERE {identifier(f'field{n}')} IN ({known}))" for n in range(2))
-    found = engine.rows(f"SELECT {counts} FROM staged")[0]
-    if not any(found):
+    counts_of = engine.rows(f"SELECT {counts} FROM staged")[0]
+    if not any(counts_of):
         raise UserError(
             f"{file.path}: no id of the file of items occurs in its first two columns; do both files belong together?"
         )
-    if min(found) > _CLEAR * max(found):
+    if min(counts_of) > _CLEAR * max(counts_of):
         raise UserError(
             f"{file.path}: both columns hold ids of the file of items, so it cannot tell users from items; "
             f"set {file.where}.columns = {{'user': {pair[0]!r}, 'item': {pair[1]!r}}} or the other way round"
         )
-    item = int(found[1] > found[0])
+    item = int(counts_of[1] > counts_of[0])
     return 1 - item, item
 
 

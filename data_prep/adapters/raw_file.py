@@ -69,14 +69,14 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes | mmap.mmap, int, int]]:
         raise UserError(f"{path}: damaged ({one_line(error)}); fetch the file again") from error
 
 
-def line_of_byte(path: Path, place: int) -> int:
+def line_of_byte(path: Path, offset: int) -> int:
     """The line, counted from 1, that holds the byte `place`, counted from 0 in the unpacked file. For messages: it
     reads the file."""
     line = 1
     with open_bytes(path) as stream:
-        while place > 0 and (block := stream.read(min(_BLOCK, place))):
+        while offset > 0 and (block := stream.read(min(_BLOCK, offset))):
             line += block.count(b"\n") or block.count(b"\r")
-            place -= len(block)
+            offset -= len(block)
     return line
 
 

@@ -59,7 +59,7 @@ LONGEST = 4.0  # no user has more than this many times the mean number of intera
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """Everything drawn once. U users, K tastes, M domains, N items a domain (item n has taste n % K)."""
+    """Everything drawn once. U users, K tastes, M domains, N items per domain (item n has taste n % K)."""
 
     favour_UK: np.ndarray
     share_MN: np.ndarray
@@ -142,10 +142,10 @@ def _clock(spec: SyntheticSpec, n_events_U: np.ndarray, rng: np.random.Generator
     user = np.repeat(np.arange(spec.users), n_events_U)
     time = rng.integers(spec.start, spec.start + spec.days * 86_400, len(user))
     time = time[np.lexsort((time, user))]
-    place = np.arange(len(user)) - np.repeat(np.cumsum(n_events_U) - n_events_U, n_events_U)
-    # max over earlier (time - place), plus place, is the least strictly rising sequence above `time`.
-    lifted = np.maximum.accumulate(time - place + user * (2 * spec.days * 86_400)) - user * (2 * spec.days * 86_400)
-    return user, lifted + place
+    event = np.arange(len(user)) - np.repeat(np.cumsum(n_events_U) - n_events_U, n_events_U)
+    # max over earlier (time - event), plus event, is the least strictly rising sequence above `time`.
+    lifted = np.maximum.accumulate(time - event + user * (2 * spec.days * 86_400)) - user * (2 * spec.days * 86_400)
+    return user, lifted + event
 
 
 def _draw_items(
@@ -157,7 +157,7 @@ def _draw_items(
     n_events_U: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """One item an event, all users in step; -1 where a domain is exhausted for a user."""
+    """One item per event, all users in step; -1 where a domain is exhausted for a user."""
     n_domains, n_items = share_MN.shape
     seen_MUN = np.zeros((n_domains, spec.users, n_items), bool)
     previous_MU = np.full((n_domains, spec.users), -1)
@@ -166,13 +166,13 @@ def _draw_items(
     for step in range(int(n_events_U.max())):
         events = first_event_U[n_events_U > step] + step
         for m in range(n_domains):
-            here = events[domain[events] == m]
-            who = user[here]
+            of_domain = events[domain[events] == m]
+            who = user[of_domain]
             p_BN = next_item_distribution(spec, favour_UK[who], share_MN[m], previous_MU[m, who], seen_MUN[m, who])
             possible = p_BN.any(axis=1)
-            here, who, cumulative_BN = here[possible], who[possible], np.cumsum(p_BN[possible], axis=1)
-            drawn = (rng.random(len(here))[:, None] * cumulative_BN[:, -1:] >= cumulative_BN).sum(axis=1)
-            item[here], previous_MU[m, who], seen_MUN[m, who, drawn] = drawn, drawn, True
+            of_domain, who, cumulative_BN = of_domain[possible], who[possible], np.cumsum(p_BN[possible], axis=1)
+            drawn = (rng.random(len(of_domain))[:, None] * cumulative_BN[:, -1:] >= cumulative_BN).sum(axis=1)
+            item[of_domain], previous_MU[m, who], seen_MUN[m, who, drawn] = drawn, drawn, True
     return item
 
 
@@ -186,7 +186,7 @@ class SyntheticAdapter:
         self.platforms = {source.name: source.platform for source in spec.sources}
         if self.spec.tastes > len(TASTES) or self.spec.items > self.spec.tastes * len(STYLES):
             raise UserError(
-                f"config.corpus.synthetic: at most {len(TASTES)} tastes and {len(STYLES)} items a taste can be told "
+                f"config.corpus.synthetic: at most {len(TASTES)} tastes and {len(STYLES)} items per taste can be told "
                 f"apart by their titles; "
                 f"got {self.spec.tastes} tastes and {self.spec.items} items"
             )
@@ -202,11 +202,11 @@ class SyntheticAdapter:
         m = self.domains.index(source.name)
         world = self.world
         mine = world.domain == m
-        here = pa.array(np.full(int(mine.sum()), domain, np.int16))
+        domains = pa.array(np.full(int(mine.sum()), domain, np.int16))
         users = pa.array(_user_names(self.spec.users)).take(pa.array(world.user[mine]))
         ids = pa.array(_item_names(source.name, self.spec.items))
         interactions = {
-            "domain": here,
+            "domain": domains,
             "user_id": users,
             "item_id": ids.take(pa.array(world.item[mine])),
             "time": pa.array(world.time[mine]),

@@ -37,11 +37,11 @@ class TableAdapter:
         self.spec = spec
 
     def files(self, source: SourceSpec) -> dict[str, Path]:
-        found: dict[str, Path] = {}
+        files: dict[str, Path] = {}
         for which in ("interactions", "items"):
             paths = source_paths(self.spec.root, source, which)
-            found |= {which if len(paths) == 1 else f"{which}[{n}]": path for n, path in enumerate(paths)}
-        return found
+            files |= {which if len(paths) == 1 else f"{which}[{n}]": path for n, path in enumerate(paths)}
+        return files
 
     def load(self, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> Order:
         files = self._open(source)
@@ -88,8 +88,8 @@ class TableAdapter:
             "items": source_paths(self.spec.root, source, "items"),
         }
         return {
-            which: [TableFile(path, which, where, source.file(which), is_part=len(found) > 1) for path in found]
-            for which, found in paths.items()
+            which: [TableFile(path, which, where, source.file(which), is_part=len(paths_of) > 1) for path in paths_of]
+            for which, paths_of in paths.items()
         }
 
 
@@ -117,7 +117,7 @@ def _refuse_no_rows(
 
 def _refuse_unused(source: SourceSpec, files: Mapping[str, list[TableFile]]) -> None:
     """Settings of delimited text where there is none."""
-    text = {which: any(file.format != "parquet" for file in found) for which, found in files.items()}
+    text = {which: any(file.format != "parquet" for file in tables) for which, tables in files.items()}
     for key in ("delimiter", "quote", "header", "encoding"):
         for which, is_text in text.items():
             if not is_text and getattr(getattr(source.files, which), key) is not None:
@@ -162,15 +162,15 @@ class TableExamples:
         return bool(self.file.quote)
 
     def of(self, engine: Engine, condition: str) -> list[str]:
-        ours = ", ".join(self.names)
+        columns = ", ".join(self.names)
         if self.file.format == "parquet":
-            found = engine.rows(
-                f"SELECT place + 1 - {self.first_place}, {ours} FROM parsed WHERE {condition} ORDER BY place LIMIT "
+            rows = engine.rows(
+                f"SELECT place + 1 - {self.first_place}, {columns} FROM parsed WHERE {condition} ORDER BY place LIMIT "
                 f"{SAMPLES}"
             )
-            return [f"row {row}: {dict(zip(self.names.values(), values, strict=True))}" for row, *values in found]
+            return [f"row {row}: {dict(zip(self.names.values(), values, strict=True))}" for row, *values in rows]
         shown = engine.rows(
-            f"SELECT {ours} FROM parsed WHERE {condition} GROUP BY {ours} ORDER BY min(place) LIMIT {SAMPLES}"
+            f"SELECT {columns} FROM parsed WHERE {condition} GROUP BY {columns} ORDER BY min(place) LIMIT {SAMPLES}"
         )
         return self.file.lines_of(list(self.names.values()), shown)
 
@@ -230,11 +230,11 @@ def load_interactions(
     per_second = 1000 if time_unit == "ms" and order == "timestamp" else 1
     date = iso_seconds("time_text") if order == "timestamp" else "NULL"
     broken = {column: _broken(column) if examples.multiline else "false" for column in ("user_id", "item_id")}
-    whole = "".join(f" AND NOT {condition}" for condition in broken.values() if examples.multiline)
+    unbroken = "".join(f" AND NOT {condition}" for condition in broken.values() if examples.multiline)
     # The first condition says nothing new: it settles nearly all rows at one look.
     engine.execute(f"""
         CREATE {kind} parsed AS SELECT place, user_id, item_id, time_text, value, value // {per_second} AS time, CASE
-            WHEN user_id <> '' AND item_id <> '' AND value BETWEEN 0 AND {LATEST_SECONDS}{whole} THEN NULL
+            WHEN user_id <> '' AND item_id <> '' AND value BETWEEN 0 AND {LATEST_SECONDS}{unbroken} THEN NULL
             WHEN user_id IS NULL OR user_id = '' THEN 'missing user'
             WHEN item_id IS NULL OR item_id = '' THEN 'missing item'
             WHEN {broken["user_id"]} THEN 'line break in user'
@@ -274,8 +274,8 @@ def _refuse_other_units(
     kinds = no_unit(unit)
     counts = ", ".join(f"count(*) FILTER (WHERE {condition})" for condition in kinds.values())
     real = f"count(*) FILTER (WHERE time >= {REAL})"
-    n, n_real, *found = engine.rows(f"SELECT count(*), {real}, {counts} FROM parsed WHERE defect IS NULL")[0]
-    for (reason, condition), n_such in zip(kinds.items(), found, strict=True):
+    n, n_real, *n_of_kinds = engine.rows(f"SELECT count(*), {real}, {counts} FROM parsed WHERE defect IS NULL")[0]
+    for (reason, condition), n_such in zip(kinds.items(), n_of_kinds, strict=True):
         eight_digits = "19000101" in condition
         if n_such and (eight_digits or n_such >= NEARLY_ALL * n or n_real >= MOST * n):
             such = f"defect IS NULL AND {condition}"

@@ -83,9 +83,9 @@ class TableFile:
         self.fixed, self.is_part = fixed or layout is not None, is_part
         self.path, self.which, self.where, self.layout, self.settings = path, which, where, layout, settings
         self.shown = shown(path)
-        self.own = f"{where}.files.{which}"
+        self.file_key = f"{where}.files.{which}"
         encoding = layout.encoding if layout is not None else settings.encoding or "auto"
-        self.file = SourceFile(path, "" if self.fixed else self.own, encoding, settings.member)
+        self.file = SourceFile(path, "" if self.fixed else self.file_key, encoding, settings.member)
         self.skip = 0
         if layout is not None:
             self.format, self.delimiter, self.quote, self.has_header = "text", layout.delimiter, layout.quote, False
@@ -119,11 +119,11 @@ class TableFile:
         if given == "parquet" and self.file.packing:
             raise UserError(f"{self.shown}: a {self.file.packing} file that holds Parquet; unpack it first")
         if given != "parquet" and self.file.is_parquet:
-            raise UserError(f"{self.shown}: a Parquet file; set {self.own}.format = 'parquet'")
+            raise UserError(f"{self.shown}: a Parquet file; set {self.file_key}.format = 'parquet'")
         if given == "parquet" and not self.file.is_parquet and self.file.head:
             raise UserError(
                 f"{self.shown}: damaged or not a parquet file (it begins otherwise); if it is text, set "
-                f"{self.own}.format = 'csv'"
+                f"{self.file_key}.format = 'csv'"
             )
         return given
 
@@ -163,8 +163,8 @@ class TableFile:
             self._find_delimiter()
         if self.quote and self.quote in self.delimiter:
             raise UserError(
-                f"{self.own}.quote: {self.quote!r} stands between the fields of {self.shown}, too; set it to another, "
-                f"or to 'none'"
+                f"{self.file_key}.quote: {self.quote!r} stands between the fields of {self.shown}, too; set it to "
+                f"another, or to 'none'"
             )
         first = next(self.records(), None)
         if first is None:
@@ -200,9 +200,9 @@ class TableFile:
                 self._refuse_json(first)
             return
         usual = self.delimiter
-        for delimiter in (usual, *(other for other in _OTHER_DELIMITERS if other != usual)):
+        for delimiter in (usual, *(another for another in _OTHER_DELIMITERS if another != usual)):
             self._take(delimiter)
-            if delimiter == " " and any(other in first for other in _OTHER_DELIMITERS if other != " "):
+            if delimiter == " " and any(another in first for another in _OTHER_DELIMITERS if another != " "):
                 continue  # blanks beside another delimiter
             if self.settings.quote == delimiter != usual:
                 continue
@@ -251,14 +251,14 @@ class TableFile:
         except csv.Error:
             return False
 
-    def _share_filled(self, places: Sequence[int]) -> float:
+    def _share_filled(self, indices: Sequence[int]) -> float:
         """Of the first lines, those that have as many fields as most, with text at these places."""
         records = [fields for _, fields in itertools.islice(self.records(), _PROBED) if fields]
         usual = Counter(map(len, records)).most_common(1)
         filled = [
             fields
             for fields in records
-            if len(fields) == usual[0][0] > max(places) and all(fields[place] for place in places)
+            if len(fields) == usual[0][0] > max(indices) and all(fields[index] for index in indices)
         ]
         return len(filled) / len(records) if records else 0.0
 
@@ -270,8 +270,8 @@ class TableFile:
     def stage(self, wanted: dict[str, str], engine: Engine, rejects: Rejects) -> None:
         """Read the wanted columns (ours -> the file's) as text into the table `staged`; malformed lines go to
         `rejects`."""
-        for ours, theirs in wanted.items():
-            self._check_column(ours, theirs)
+        for column, name in wanted.items():
+            self._check_column(column, name)
         readable: Readable | None = None
         try:
             if self.format == "parquet":
@@ -285,7 +285,7 @@ class TableFile:
                 names = [f"column {n}" for n in range(len(self.columns))]
                 malformed = engine.stage_delimited(
                     readable.link,
-                    {ours: names[self.columns.index(theirs)] for ours, theirs in wanted.items()},
+                    {column: names[self.columns.index(name)] for column, name in wanted.items()},
                     names,
                     self.delimiter,
                     self.quote,
@@ -296,15 +296,15 @@ class TableFile:
                 )
         except OpenQuote as error:
             assert readable is not None
-            n, lost = line_of_byte(readable.path, error.place), error.n_lines
+            n, lost = line_of_byte(readable.path, error.start), error.n_lines
             raise UserError(
                 f"{self.shown}: line {n}: a quote opens a field there and is not closed as it should be, which would "
                 f"lose {lost:,} lines; "
                 "mend the line (a quote within a quoted field is doubled)"
             ) from error
         except EngineError as error:
-            if readable and MIXED_LINE_ENDS in str(error) and (place := mixed_line_ends(readable.path)):
-                raise UserError(f"{self.shown}: mixed line ends: {place}; make them alike") from error
+            if readable and MIXED_LINE_ENDS in str(error) and (endings := mixed_line_ends(readable.path)):
+                raise UserError(f"{self.shown}: mixed line ends: {endings}; make them alike") from error
             text = one_line(error)
             for path in (readable.link, readable.path) if readable else ():
                 text = text.replace(str(path), self.shown)
@@ -314,8 +314,8 @@ class TableFile:
         for what, n, samples in malformed:
             rejects.bad_lines(f"malformed line: {what}", n, str(self.path), samples, self.which)
         if not self.is_part and not engine.value("SELECT count(*) FROM staged"):
-            if readable and (place := mixed_line_ends(readable.path)):
-                raise UserError(f"{self.shown}: mixed line ends: {place}; make them alike")
+            if readable and (endings := mixed_line_ends(readable.path)):
+                raise UserError(f"{self.shown}: mixed line ends: {endings}; make them alike")
             after = " after the header" if self.has_header and self.format != "parquet" else ""
             raise UserError(f"{self.shown}: no readable rows{after}; {rejects.why_nothing(self.which)}")
         if not self.quote and self.format != "parquet" and self.layout is None:
@@ -330,44 +330,44 @@ class TableFile:
             say(
                 f"{self.shown}: {n / n_rows:.1%} of its rows have a field that begins with a quote, which is read as "
                 f"part of the text; "
-                f"if fields are quoted there (pandas writes TSV so), set {self.own}.quote = '\"'"
+                f"if fields are quoted there (pandas writes TSV so), set {self.file_key}.quote = '\"'"
             )
 
-    def _check_column(self, ours: str, theirs: str) -> None:
+    def _check_column(self, column: str, name: str) -> None:
         """A column that is not there, occurs twice or would be read as something else is a `UserError`."""
-        if theirs not in self.columns:
-            option = "time" if ours == "time_text" else ours.removesuffix("_id")
+        if name not in self.columns:
+            option = "time" if column == "time_text" else column.removesuffix("_id")
             # The other file may have another name for the item.
-            key = f"{self.own if option == 'item' else self.where}.columns.{option}"
+            key = f"{self.file_key if option == 'item' else self.where}.columns.{option}"
             if self.settings.header is False and self.layout is None and not self.fixed:
                 raise UserError(
-                    f"{self.shown}: no column {theirs!r}: it has no header line ({self.own}.header) and "
+                    f"{self.shown}: no column {name!r}: it has no header line ({self.file_key}.header) and "
                     f"{len(self.columns)} columns; "
                     f"set {key} to a place from '1' to '{len(self.columns)}'"
                 )
-            hint = f"{self._nearest(theirs)} (set {key} to the file's name for it)"
-            if not self.fixed and (mark := self._quoted_name(theirs)):
-                hint = f", but {mark}{theirs}{mark}: its fields are quoted; set {self.own}.quote = {mark!r}"
+            hint = f"{self._nearest(name)} (set {key} to the file's name for it)"
+            if not self.fixed and (mark := self._quoted_name(name)):
+                hint = f", but {mark}{name}{mark}: its fields are quoted; set {self.file_key}.quote = {mark!r}"
             elif self.fixed:
-                hint = f"{self._nearest(theirs)} (the platform's files have it: is this the file as published?)"
+                hint = f"{self._nearest(name)} (the platform's files have it: is this the file as published?)"
             elif self.has_header and "\ufffd" in "".join(self.columns):
                 hint = (
                     f"; its first line is no text in {self.file.encoding}: if it is in another one, set "
-                    f"{self.own}.encoding"
+                    f"{self.file_key}.encoding"
                 )
             elif self.has_header and self._begins_with_data():
                 example = self.delimiter.join(self.columns)[:60]
                 hint = (
                     f"; its first line looks like data, not names ({example}): if it has no header line, set "
-                    f"{self.own}.header = False"
+                    f"{self.file_key}.header = False"
                 )
             raise UserError(
-                one_line(f"{self.shown}: no column {theirs!r}{hint}")
+                one_line(f"{self.shown}: no column {name!r}{hint}")
             )  # a damaged header may hold line breaks
-        if self.columns.count(theirs) > 1:
-            raise UserError(f"{self.shown}: column {theirs!r} occurs twice in the header; rename one")
+        if self.columns.count(name) > 1:
+            raise UserError(f"{self.shown}: column {name!r} occurs twice in the header; rename one")
         if self.format == "parquet":
-            self._check_type(ours, theirs)
+            self._check_type(column, name)
 
     def _begins_with_data(self) -> bool:
         """Whether the first line is a record and no header: it holds a number, or what is written as most of the column
@@ -378,9 +378,9 @@ class TableFile:
             fields for _, fields in itertools.islice(self.records(), 1, _PROBED) if len(fields) == len(self.columns)
         ]
         shapes = [
-            (_shape(name), [_shape(fields[place]) for fields in below]) for place, name in enumerate(self.columns)
+            (_shape(name), [_shape(fields[index]) for fields in below]) for index, name in enumerate(self.columns)
         ]
-        return any("0" in shape and found.count(shape) > len(below) / 2 for shape, found in shapes)
+        return any("0" in shape and below_shapes.count(shape) > len(below) / 2 for shape, below_shapes in shapes)
 
     def _quoted_name(self, name: str) -> str:
         """The mark that stands round the name of the column in the header line; "" where the file has no such
@@ -390,7 +390,7 @@ class TableFile:
     def _nearest(self, name: str) -> str:
         """A column of nearly this name that is not used for something else, or all of them."""
         others = [column for column in self.columns if column and column not in self.settings.columns.named().values()]
-        close = [other for other in others if other.lower() == name.lower()] or difflib.get_close_matches(
+        close = [another for another in others if another.lower() == name.lower()] or difflib.get_close_matches(
             name, others, n=1
         )
         shown_names = shorten(
@@ -398,26 +398,26 @@ class TableFile:
         )
         return f"; did you mean {close[0]!r}?" if close else f"; its columns: {shown_names}"
 
-    def _check_type(self, ours: str, theirs: str) -> None:
+    def _check_type(self, column: str, name: str) -> None:
         """A Parquet column that would be read as something else is a `UserError`."""
-        same = [name for name in self.columns if name.lower() == theirs.lower()]
+        same = [column_name for column_name in self.columns if column_name.lower() == name.lower()]
         if len(same) > 1:
             raise UserError(
-                f"{self.shown}: column {theirs!r} occurs twice (as {', '.join(map(repr, same))}; case does not "
+                f"{self.shown}: column {name!r} occurs twice (as {', '.join(map(repr, same))}; case does not "
                 f"count); rename one"
             )
-        kind = self.schema.field(theirs).type
+        kind = self.schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if ours == "time_text" and (pa.types.is_float16(kind) or pa.types.is_float32(kind)):
+        if column == "time_text" and (pa.types.is_float16(kind) or pa.types.is_float32(kind)):
             raise UserError(
-                f"{self.shown}: column {theirs!r} holds times as {kind}, which cuts unix seconds to minutes; "
+                f"{self.shown}: column {name!r} holds times as {kind}, which cuts unix seconds to minutes; "
                 "write it as whole numbers or 64-bit floats"
             )
         if pa.types.is_nested(kind) or any(test(kind) for test in _BINARY):
-            raise UserError(f"{self.shown}: column {theirs!r} holds {kind}; expected text or numbers")
-        if ours.endswith("_id") and pa.types.is_floating(kind):
+            raise UserError(f"{self.shown}: column {name!r} holds {kind}; expected text or numbers")
+        if column.endswith("_id") and pa.types.is_floating(kind):
             raise UserError(
-                f"{self.shown}: column {theirs!r} holds ids as {kind}, so that 1 becomes 1.0; write it as whole "
+                f"{self.shown}: column {name!r} holds ids as {kind}, so that 1 becomes 1.0; write it as whole "
                 f"numbers or text"
             )
 
@@ -426,23 +426,23 @@ class TableFile:
         the file, once."""
         if self.format == "parquet":
             return [str(dict(zip(columns, row, strict=True))) for row in rows]
-        places = [self.columns.index(name) for name in columns]
+        indices = [self.columns.index(name) for name in columns]
         wanted = [tuple((text or "").replace("\0", "") for text in row) for row in rows]
-        found: dict[tuple[str, ...], str] = {}
+        line_of: dict[tuple[str, ...], str] = {}
         try:
             for line, fields in self.records():
                 if (
                     len(fields) == len(self.columns)
-                    and (key := tuple(fields[place] for place in places)) in wanted
-                    and key not in found
+                    and (key := tuple(fields[index] for index in indices)) in wanted
+                    and key not in line_of
                 ):
-                    found[key] = f"line {line}: {self.delimiter.join(fields)}"
-                    if len(found) == len(set(wanted)):
+                    line_of[key] = f"line {line}: {self.delimiter.join(fields)}"
+                    if len(line_of) == len(set(wanted)):
                         break
         except csv.Error:  # a field beyond the limit of Python's reader
             pass
         except (OSError, EOFError, zlib.error) as error:  # DuckDB reads on where the bytes of a gzip file are damaged
             raise UserError(f"{self.shown}: damaged ({one_line(error)}); fetch the file again") from error
         return [
-            found.get(key, str(dict(zip(columns, row, strict=True)))) for key, row in zip(wanted, rows, strict=True)
+            line_of.get(key, str(dict(zip(columns, row, strict=True)))) for key, row in zip(wanted, rows, strict=True)
         ]

@@ -38,12 +38,12 @@ class TfdsAdapter:
         self._opened = functools.cache(Dataset)
 
     def files(self, source: SourceSpec) -> dict[str, Path]:
-        found = {}
+        files = {}
         for which in ("interactions", *(["items"] if source.items else [])):
             dataset = self._dataset(source, which)
             for path in (dataset.path / INFO, dataset.path / FEATURES, *dataset.shards):
-                found[f"{which}/{path.name}"] = path
-        return found
+                files[f"{which}/{path.name}"] = path
+        return files
 
     def load(self, source: SourceSpec, domain: int, engine: Engine, rejects: Rejects) -> Order:
         columns = {**COLUMN_NAMES, **source.columns.named()}
@@ -111,38 +111,38 @@ class Dataset:
     def stage(self, wanted: Mapping[str, str], engine: Engine, rejects: Rejects, which: str = "interactions") -> None:
         """Read features (ours -> the dataset's) as text into the table `staged`, beside `place`, the record's number
         from 0."""
-        for ours, theirs in wanted.items():
-            option = "time" if ours == "time_text" else ours.removesuffix("_id")
+        for column, feature in wanted.items():
+            option = "time" if column == "time_text" else column.removesuffix("_id")
             hint = f"set {self.where}.columns.{option}"
-            if theirs not in self.features:
+            if feature not in self.features:
                 raise UserError(
-                    f"{self.path}: no feature {theirs!r}{nearest(theirs, self.features)} ({hint} to the dataset's "
+                    f"{self.path}: no feature {feature!r}{nearest(feature, self.features)} ({hint} to the dataset's "
                     f"name for it)"
                 )
-            if self.features[theirs]:
+            if self.features[feature]:
                 raise UserError(
-                    f"{self.path}: feature {theirs!r} holds many values a record; {hint} to one with a single value"
+                    f"{self.path}: feature {feature!r} holds many values a record; {hint} to one with a single value"
                 )
         columns = ["place", *wanted]
         engine.execute("DROP TABLE IF EXISTS staged")
         engine.execute(f"CREATE TABLE staged (place BIGINT, {', '.join(f'{name} VARCHAR' for name in wanted)})")
         schema = pa.schema([("place", pa.int64()), *((name, pa.string()) for name in wanted)])
-        n_bad, first_bad, place = 0, [], 0
+        n_bad, first_bad, number = 0, [], 0
         for records in self._batches():
             rows = []
             for record in records:
                 try:
-                    rows.append((place, *(_text(record[theirs]) for theirs in wanted.values())))
+                    rows.append((number, *(_text(record[feature]) for feature in wanted.values())))
                 except UnicodeDecodeError:
                     n_bad += 1
-                    first_bad += [f"record {place + 1}"] if n_bad <= SAMPLES else []
-                place += 1
+                    first_bad += [f"record {number + 1}"] if n_bad <= SAMPLES else []
+                number += 1
             values = zip(*rows, strict=True) if rows else [()] * len(columns)
             arrays = [pa.array(column, field.type) for column, field in zip(values, schema, strict=True)]
             engine.insert("staged", columns, pa.Table.from_arrays(arrays, schema=schema))
         if n_bad:
             rejects.bad_lines(NOT_UTF8, n_bad, str(self.path), first_bad, which)
-        if n_bad == place:
+        if n_bad == number:
             raise UserError(f"{self.path}: no readable records; an empty dataset makes no corpus")
 
     def of(self, engine: Engine, condition: str) -> list[str]:
@@ -151,8 +151,8 @@ class Dataset:
             f"SELECT place, user_id, item_id, time_text FROM parsed WHERE {condition} ORDER BY place LIMIT {SAMPLES}"
         )
         return [
-            f"record {place + 1}: user {user}, item {item}, time {time}"
-            for place, user, item, time in engine.rows(query)
+            f"record {number + 1}: user {user}, item {item}, time {time}"
+            for number, user, item, time in engine.rows(query)
         ]
 
     def _batches(self) -> Iterator[list[Any]]:
@@ -163,10 +163,10 @@ class Dataset:
         for piece in self._pieces:
             try:
                 reader = ArrayRecordReader(piece.filename)
-                held, said = reader.num_records(), piece.examples_in_shard
-                if held != said:
+                held, expected = reader.num_records(), piece.examples_in_shard
+                if held != expected:
                     raise UserError(
-                        f"{piece.filename}: {held} records, but {INFO} says {said}; build the dataset again"
+                        f"{piece.filename}: {held} records, but {INFO} says {expected}; build the dataset again"
                     )
                 for start in range(piece.skip, piece.skip + piece.take, BATCH_RECORDS):
                     stop = min(start + BATCH_RECORDS, piece.skip + piece.take)
@@ -205,7 +205,7 @@ def _directory(path: Path, where: str) -> Path:
     """The dataset's own directory: `path`, or its newest version."""
     if (path / INFO).is_file():
         return path
-    versions = [found.parent for found in path.glob(f"*/{INFO}")] if path.is_dir() else []
+    versions = [info.parent for info in path.glob(f"*/{INFO}")] if path.is_dir() else []
     if not versions:
         raise UserError(
             f"{where}: {path} holds no prepared TFDS dataset ({INFO}); check the path and config.corpus.root"

@@ -28,12 +28,12 @@ _ISO = (
 def number(text: str) -> str:
     """SQL: the whole number in the column `text`, what follows the point cut off; NULL where it is no number."""
     plain = f"TRY_CAST({text} AS BIGINT)"
-    whole = rf"TRY_CAST(nullif(regexp_extract({text}, '^\s*\+?(\d+)(?:\.\d*)?\s*$', 1), '') AS BIGINT)"
+    truncated = rf"TRY_CAST(nullif(regexp_extract({text}, '^\s*\+?(\d+)(?:\.\d*)?\s*$', 1), '') AS BIGINT)"
     given = rf"regexp_full_match({text}, '\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*')"
-    other = f"CASE WHEN {given} THEN TRY_CAST(floor(TRY_CAST({text} AS DOUBLE)) AS BIGINT) END"
+    scientific = f"CASE WHEN {given} THEN TRY_CAST(floor(TRY_CAST({text} AS DOUBLE)) AS BIGINT) END"
     # Nearly all rows are plain numbers: the first look settles them. DuckDB would round 1.9, and take 1_000 and 0x10
     # for numbers.
-    return f"coalesce(CASE WHEN CAST({plain} AS VARCHAR) = {text} THEN {plain} END, {whole}, {other})"
+    return f"coalesce(CASE WHEN CAST({plain} AS VARCHAR) = {text} THEN {plain} END, {truncated}, {scientific})"
 
 
 def iso_seconds(text: str) -> str:
@@ -57,14 +57,14 @@ def is_date_and_clock(value: str) -> str:
     kinds = []
     for first, last, minute in ((190001010000, 210012312359, 1), (19000101000000, 21001231235959, 100)):
         parts = ((10_000 * minute, 1, 31), (1_000_000 * minute, 1, 12), (100 * minute, 0, 23), (minute, 0, 59))
-        places = " AND ".join(f"({value} // {place}) % 100 BETWEEN {low} AND {high}" for place, low, high in parts)
-        kinds.append(f"({value} BETWEEN {first} AND {last} AND {places})")
+        fields = " AND ".join(f"({value} // {unit}) % 100 BETWEEN {low} AND {high}" for unit, low, high in parts)
+        kinds.append(f"({value} BETWEEN {first} AND {last} AND {fields})")
     return f"({' OR '.join(kinds)})"
 
 
 def no_unit(time_unit: str) -> dict[str, str]:
     """What a number is that is a time in no unit -> SQL over the column `value`: the number as the file has it."""
-    found = {
+    conditions = {
         DATE_AS_NUMBER: (
             "value BETWEEN 19000101 AND 21001231 AND (value // 100) % 100 BETWEEN 1 AND 12 AND value % 100 BETWEEN 1 "
             "AND 31"
@@ -74,5 +74,7 @@ def no_unit(time_unit: str) -> dict[str, str]:
         "100 BETWEEN 1 AND 12",
     }
     if time_unit == "ms":
-        found[f"timestamp in seconds, not milliseconds {WRONG_UNIT}"] = f"value BETWEEN 100000000 AND {LATEST_SECONDS}"
-    return found
+        conditions[f"timestamp in seconds, not milliseconds {WRONG_UNIT}"] = (
+            f"value BETWEEN 100000000 AND {LATEST_SECONDS}"
+        )
+    return conditions

@@ -1,4 +1,4 @@
--- One row a user and domain, events in order. A list of structs is sorted, because an ordered array_agg loses its order on Spark.
+-- One row per user and domain, events in order. A list of structs is sorted, because an ordered array_agg loses its order on Spark.
 CREATE TABLE domain_sequences AS
 SELECT user, domain, list_sort(array_agg(struct_pack(time := time, nth := nth, item := item))) AS events
 FROM train GROUP BY user, domain;

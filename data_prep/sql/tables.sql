@@ -1,4 +1,4 @@
--- What adapters fill: one row an interaction (`place`: its row in the file, NULL without one), one row an item; ids are text as given.
+-- What adapters fill: one row per interaction (`place`: its row in the file, NULL without one), one row per item; ids are text as given.
 CREATE TABLE raw_interactions (domain SMALLINT, user_id VARCHAR, item_id VARCHAR, time BIGINT, place BIGINT);
 CREATE TABLE raw_items (domain SMALLINT, item_id VARCHAR, title VARCHAR);
 CREATE TABLE sources (

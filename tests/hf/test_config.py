@@ -69,7 +69,7 @@ def test_real_keys_and_shapes_are_those_of_transformers(shared_models, name):
         leaf = shapes
         for key in tensor.path:
             leaf = leaf[key]
-        ours[tensor.name] = tensor.layout.their_shape(leaf.shape if tensor.layer is None else leaf.shape[1:])
+        ours[tensor.name] = tensor.layout.hf_shape(leaf.shape if tensor.layer is None else leaf.shape[1:])
     if config.tie_embeddings:  # the head is the same tensor there
         theirs.pop("lm_head.weight")
     assert ours == theirs

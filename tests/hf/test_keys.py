@@ -16,27 +16,27 @@ CASES = [
 @pytest.mark.parametrize(("layout", "ours", "theirs"), CASES)
 def test_there_and_back(layout, ours, theirs):
     array = np.arange(np.prod(ours)).reshape(ours)
-    moved = layout.to_theirs(array)
-    assert moved.shape == theirs == layout.their_shape(ours)
+    moved = layout.to_hf(array)
+    assert moved.shape == theirs == layout.hf_shape(ours)
     assert moved.flags.c_contiguous
-    np.testing.assert_array_equal(layout.to_ours(moved, ours), array)
+    np.testing.assert_array_equal(layout.from_hf(moved, ours), array)
 
 
 @pytest.mark.parametrize(("layout", "ours", "theirs"), CASES)
 def test_slices_of_ours_are_slices_of_theirs(layout, ours, theirs):
     array = np.arange(np.prod(ours)).reshape(ours)
-    moved = layout.to_theirs(array)
+    moved = layout.to_hf(array)
     inner = layout.order[layout.merged + 1] if layout.merged >= 0 else None
     index = tuple(slice(None) if axis == inner else slice(size // 2, None) for axis, size in enumerate(ours))
-    part = moved[layout.their_index(index, ours)]
-    np.testing.assert_array_equal(layout.to_ours(part, array[index].shape), array[index])
+    part = moved[layout.hf_index(index, ours)]
+    np.testing.assert_array_equal(layout.from_hf(part, array[index].shape), array[index])
 
 
 def test_head_projections_mean_the_same():
     """x @ theirs.T, split into heads, is the einsum with ours; and heads @ ours is the matrix product with theirs."""
     rng = np.random.default_rng(0)
     x, ours = rng.normal(size=(5, 4)), rng.normal(size=(4, 2, 3))
-    theirs = keys.TO_HEADS.to_theirs(ours)
+    theirs = keys.TO_HEADS.to_hf(ours)
     np.testing.assert_allclose((x @ theirs.T).reshape(5, 2, 3), np.einsum("td,dhk->thk", x, ours))
     o, out = rng.normal(size=(5, 2, 3)), rng.normal(size=(2, 3, 4))
-    np.testing.assert_allclose(o.reshape(5, 6) @ keys.FROM_HEADS.to_theirs(out).T, np.einsum("thk,hkd->td", o, out))
+    np.testing.assert_allclose(o.reshape(5, 6) @ keys.FROM_HEADS.to_hf(out).T, np.einsum("thk,hkd->td", o, out))

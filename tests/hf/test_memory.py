@@ -66,7 +66,7 @@ def generate(directory: Path, dtype: str) -> tuple[int, int]:
         for key in tensor.path:
             leaf = leaf[key]
         described.append(
-            (tensor.name, kind, tensor.layout.their_shape(leaf.shape if tensor.layer is None else leaf.shape[1:]))
+            (tensor.name, kind, tensor.layout.hf_shape(leaf.shape if tensor.layer is None else leaf.shape[1:]))
         )
     rng = np.random.default_rng(0)
     block = rng.normal(size=2**20).astype(kind)

@@ -90,7 +90,7 @@ def distance(config, gradients, expected):
     difference = whole = 0.0
     for tensor in keys.tensors(config):
         ours = functools.reduce(lambda tree, key: tree[key], tensor.path, gradients)
-        ours = tensor.layout.to_theirs(np.asarray(ours if tensor.layer is None else ours[tensor.layer]))
+        ours = tensor.layout.to_hf(np.asarray(ours if tensor.layer is None else ours[tensor.layer]))
         difference += np.square(ours - expected[tensor.name]).sum()
         whole += np.square(expected[tensor.name]).sum()
     return np.sqrt(difference / whole)
@@ -101,7 +101,7 @@ def assert_same_gradients(config, gradients, expected):
     compared = set()
     for tensor in keys.tensors(config):
         ours = functools.reduce(lambda tree, key: tree[key], tensor.path, gradients)
-        ours = tensor.layout.to_theirs(np.asarray(ours if tensor.layer is None else ours[tensor.layer]))
+        ours = tensor.layout.to_hf(np.asarray(ours if tensor.layer is None else ours[tensor.layer]))
         theirs = expected[tensor.name]
         assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max(), tensor.name
         compared.add(tensor.name)

@@ -52,7 +52,7 @@ def test_documents_of_a_text_file(tmp_path: Path, name: str, document: str, expe
 
 
 def test_a_long_file_comes_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain_text, "CHARACTERS_A_BLOCK", 40)
+    monkeypatch.setattr(plain_text, "CHARACTERS_PER_BLOCK", 40)
     write(tmp_path / "a.txt", STORY)
     found, _ = texts_of(tmp_path)
     assert len(found) == 2 and "\n".join(found) == STORY.rstrip("\n")

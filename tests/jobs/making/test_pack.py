@@ -154,8 +154,8 @@ def packed(workdir: Path, **changes: Any) -> dict[str, Any]:
 
 def test_rows_are_the_same_files_for_one_and_two_workers(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = packed(workdir, workers=1)
-    monkeypatch.setattr(packer, "INTERACTIONS_A_WORKER", 1)
-    monkeypatch.setattr(packer, "ROWS_A_SHARD", 16)
+    monkeypatch.setattr(packer, "INTERACTIONS_PER_WORKER", 1)
+    monkeypatch.setattr(packer, "ROWS_PER_SHARD", 16)
     split = packed(workdir, workers=1)
     assert packed(workdir, workers=2) == split and len(split["shards"]) > 2 * len(one["shards"])
     assert split["splits"] == one["splits"]
