@@ -34,23 +34,23 @@ def exists(key: str) -> bool:
     for depth, part in enumerate(rest):
         if ".".join([name, *rest[:depth]]) in FREE:
             return True
-        found = [
+        choices = [
             typing.get_type_hints(hint)[part]
             for hint in hints
             if part in {field.name for field in dataclasses.fields(hint)}
         ]
-        if not found:
+        if not choices:
             return False
         hints = [
-            choice for hint in found for choice in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(choice)
+            choice for hint in choices for choice in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(choice)
         ]
     return True
 
 
 def matches(pattern: str, paths: list) -> Iterator[tuple[str, str]]:
     for path in paths:
-        for found in re.finditer(pattern, path.read_text(encoding="utf-8")):
-            yield str(path.relative_to(ROOT)), found[1]
+        for match in re.finditer(pattern, path.read_text(encoding="utf-8")):
+            yield str(path.relative_to(ROOT)), match[1]
 
 
 def test_config_keys() -> None:
@@ -77,7 +77,7 @@ def test_commands() -> None:
     assert {job for _, job in used} <= jobs and {job for _, job in used} > {"prepare", "train", "evaluate", "compare"}
     known = {*cli.OPTIONS, *cli.COMPARE_OPTIONS, "help"}
     for path, line in matches(r"launch\.py ((?:[a-z]+)(?: [^\n`]*)?)", [*DOCUMENTS, *CONFIGS]):
-        options = {found for found in re.findall(r"--([a-z_.-]+)", line) if not found.startswith("config.")}
+        options = {option for option in re.findall(r"--([a-z_.-]+)", line) if not option.startswith("config.")}
         assert options <= known, (path, line)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {target for _, target in matches(r"`?make ([a-z]+(?:-[a-z]+)?)`", DOCUMENTS)} <= targets
@@ -85,15 +85,15 @@ def test_commands() -> None:
 
 def test_configs_in_the_readme_are_configs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    whole = next(block for block in blocks if "def get_config" in block)
+    block_of_config = next(block for block in blocks if "def get_config" in block)
     names: dict[str, Any] = {}
-    exec(whole, names)
+    exec(block_of_config, names)
     config = names["get_config"]()
     make_config(config.to_dict())
     exec(next(block for block in blocks if "config.evaluate" in block), {"config": config})
     make_config(config.to_dict())
     assert {"checkpoint", "hf", "markov", "item_knn", "sasrec", "scores"} == {
-        each["kind"] for each in config.evaluate["names"].values()
+        row["kind"] for row in config.evaluate["names"].values()
     }
     mixing = next(block for block in blocks if "anneal_mixture" in block)
     exec(mixing, {"config": config})

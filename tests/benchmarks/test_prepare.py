@@ -35,7 +35,7 @@ def make_hard(folder: Path) -> None:
     another item's, too."""
     for name in interactions.ROLES:
         table = pa.csv.read_csv(folder / f"{name}.csv")
-        users = [f"u{place % 200}" for place in range(len(table))]
+        users = [f"u{row % 200}" for row in range(len(table))]
         years = pa.array(table["timestamp"].to_numpy() // 31_536_000 * 31_536_000)
         pa.csv.write_csv(
             table.set_column(0, "user_id", pa.array(users)).set_column(2, "timestamp", years), folder / f"{name}.csv"
@@ -66,8 +66,8 @@ def test_the_pandas_script_makes_the_same_corpus(tmp_path: Path, monkeypatch: py
     # The comparison can fail: another seed breaks ties differently.
     monkeypatch.setattr(prepare_pandas, "SEED", 1)
     prepare_pandas.main(tmp_path / "data", tmp_path / "pandas")
-    found = differences(corpus, tmp_path / "pandas")
-    assert "items: train_count differs" in found and len(found) > 10
+    lines = differences(corpus, tmp_path / "pandas")
+    assert "items: train_count differs" in lines and len(lines) > 10
 
 
 @pytest.mark.slow

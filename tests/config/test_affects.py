@@ -148,7 +148,7 @@ def changed(section: Any, keys: list[str], value: Any) -> Any:
     if isinstance(section, Mapping):
         return {**section, key: changed(section[key], rest, value)}
     if isinstance(section, tuple):
-        return tuple(changed(one, rest, value) if one.name == key else one for one in section)
+        return tuple(changed(entry, rest, value) if entry.name == key else entry for entry in section)
     return dataclasses.replace(section, **{key: value if not rest else changed(getattr(section, key), rest, value)})
 
 
@@ -176,7 +176,7 @@ def candidates(hint: Any) -> Iterator[Any]:
 
 def copies(value: Any) -> Iterator[Any]:
     if isinstance(value, list) and len(value) == 1:
-        yield from ((one,) for one in copies(value[0]))
+        yield from ((entry,) for entry in copies(value[0]))
     elif isinstance(value, str) and os.path.isabs(value):
         path = Path(value)
         target = path.with_name(f"copy of {path.name}")
@@ -191,28 +191,29 @@ def hint_of(leaf: Leaf, classes: Mapping[str, type]) -> Any:
 
 def section_classes(cls: type = Config) -> dict[str, type]:
     """All classes of sections that a config can hold, by name."""
-    found = {cls.__name__: cls}
+    classes = {cls.__name__: cls}
     for hint in typing.get_type_hints(cls).values():
         for part in (hint, *typing.get_args(hint)):
             inner = section_class(part)
-            if inner is not None and inner.__name__ not in found:
-                found |= section_classes(inner)
-    return found
+            if inner is not None and inner.__name__ not in classes:
+                classes |= section_classes(inner)
+    return classes
 
 
 def other_value(config: Config, leaf: Leaf, classes: Mapping[str, type]) -> Config | None:
     """The config with another valid value of a leaf; of one that counts by content, the path of a copy."""
     for value in copies(leaf.value) if leaf.content else candidates(hint_of(leaf, classes)):
         try:
-            made = changed(config, leaf.key.split("."), convert(hint_of(leaf, classes), value, leaf.key))
-            check_runs(made)
+            changed_config = changed(config, leaf.key.split("."), convert(hint_of(leaf, classes), value, leaf.key))
+            check_runs(changed_config)
         except (ValueError, TypeError):
             continue
-        if any(one.key == leaf.key and one.value != leaf.value for one in leaves(made)):
+        if any(other_leaf.key == leaf.key and other_leaf.value != leaf.value for other_leaf in leaves(changed_config)):
             runs = {
-                name: dataclasses.replace(run, train=made.train, model=made.model) for name, run in made.runs.items()
+                name: dataclasses.replace(run, train=changed_config.train, model=changed_config.model)
+                for name, run in changed_config.runs.items()
             }
-            return dataclasses.replace(made, runs=runs)
+            return dataclasses.replace(changed_config, runs=runs)
     return None
 
 
@@ -230,24 +231,26 @@ ELSEWHERE = {
 
 
 def descendants(graph: Graph, names: set[str]) -> set[str]:
-    found: set[str] = set()
+    below: set[str] = set()
     for artefact in graph.artefacts:  # inputs come first
-        if any(one.name in names | found for one in (*artefact.inputs, *artefact.shows)):
-            found.add(artefact.name)
-    return found - names
+        if any(input_.name in names | below for input_ in (*artefact.inputs, *artefact.shows)):
+            below.add(artefact.name)
+    return below - names
 
 
 def check(leaf: Leaf, config: Config, workdir: Path, before: Graph) -> None:
     graph = graph_of(config, workdir)
-    there = {artefact.name for artefact in before.artefacts}
-    stale = {name for kind in leaf.affects for name in OF_KIND[kind]} & there if not leaf.content else set()
+    known = {artefact.name for artefact in before.artefacts}
+    stale = {name for kind in leaf.affects for name in OF_KIND[kind]} & known if not leaf.content else set()
     waiting = descendants(before, stale)
-    expected = {name: "out of date" if name in stale else "waits" if name in waiting else "current" for name in there}
-    found = {name: word for name, word in states(graph).items() if name in there}
+    expected = {name: "out of date" if name in stale else "waits" if name in waiting else "current" for name in known}
+    states_after = {name: word for name, word in states(graph).items() if name in known}
     names = {artefact.name for artefact in graph.artefacts}
-    if {name for name in names ^ there if not name.startswith("rows")}:  # the report shows others then
+    if {name for name in names ^ known if not name.startswith("rows")}:  # the report shows others then
         expected["report"] = "out of date"
-    assert found == {name: word for name, word in expected.items() if name in found}, f"{leaf.key} ({leaf.field})"
+    assert states_after == {name: word for name, word in expected.items() if name in states_after}, (
+        f"{leaf.key} ({leaf.field})"
+    )
 
 
 def test_every_field_affects_what_it_says(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -277,10 +280,12 @@ def test_every_field_affects_what_it_says(raw: dict[str, Any], tmp_path: Path) -
         for leaf in leaves(config):
             if leaf.field in tested:
                 continue
-            made = other_value(config, leaf, classes)
-            if made is not None and leaf.field != "EvaluateSpec.split":  # whose results are others, in another folder
-                check(leaf, made, workdir, graph)
-            if made is not None:
+            changed_config = other_value(config, leaf, classes)
+            if (
+                changed_config is not None and leaf.field != "EvaluateSpec.split"
+            ):  # whose results are others, in another folder
+                check(leaf, changed_config, workdir, graph)
+            if changed_config is not None:
                 tested.add(leaf.field)
     held = {
         "EvaluateSpec.names",
@@ -312,9 +317,9 @@ def test_every_field_of_a_stage_affects_its_runs(stage: str, raw: dict[str, Any]
     section = section_classes()["SftSpec" if stage == "sft" else "CptSpec"]
     assert set(others) == {field.name for field in dataclasses.fields(section)}
     for key, value in others.items():
-        found = states(graph_of(make_config(config(**{key: value})), tmp_path))
+        after = states(graph_of(make_config(config(**{key: value})), tmp_path))
         run = "runs/one" if stage == "cpt" else "runs/one@Games"
-        assert found[run] == "out of date" and found["runs/cpt"] == "current" and found["results/one"] == "waits", key
+        assert after[run] == "out of date" and after["runs/cpt"] == "current" and after["results/one"] == "waits", key
 
 
 def test_every_field_of_an_adapter_affects_its_runs_and_so_does_having_one(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -329,16 +334,16 @@ def test_every_field_of_an_adapter_affects_its_runs_and_so_does_having_one(raw: 
     pretend(graph_of(config({}), tmp_path))
     assert set(states(graph_of(config({}), tmp_path)).values()) == {"current"}
     for lora in (None, *({key: value} for key, value in others.items())):
-        found = states(graph_of(config(lora), tmp_path))
+        after = states(graph_of(config(lora), tmp_path))
         assert (
-            found["runs/one"] == "out of date" and found["runs/cpt"] == "current" and found["results/one"] == "waits"
+            after["runs/one"] == "out of date" and after["runs/cpt"] == "current" and after["results/one"] == "waits"
         ), lora
 
 
 def test_what_needs_a_value_of_its_own(raw: dict[str, Any], tmp_path: Path) -> None:
     graph = graph_of(make_config(raw), tmp_path)
     pretend(graph)
-    there = states(graph)
+    before = states(graph)
     sources = raw["corpus"]["sources"]
     renamed = {**raw, "corpus": {**raw["corpus"], "sources": [{**sources[0], "name": "Tools"}, sources[1]]}}
     assert states(graph_of(make_config(renamed), tmp_path))["corpus"] == "out of date"
@@ -356,12 +361,12 @@ def test_what_needs_a_value_of_its_own(raw: dict[str, Any], tmp_path: Path) -> N
         (tmp_path / "base" / name).write_text("{}")
     base = str(tmp_path / "base")
     assert states(graph_of(make_config({**raw, "text": {"tokenizer": base}}), tmp_path))["rows/cpt"] == "out of date"
-    found = states(graph_of(make_config({**raw, "model": {"init_from": base}}), tmp_path))
-    assert found["rows/cpt"] == "current" and found["runs/cpt"] == found["runs/cpt.seed-1"] == "out of date"
+    after = states(graph_of(make_config({**raw, "model": {"init_from": base}}), tmp_path))
+    assert after["rows/cpt"] == "current" and after["runs/cpt"] == after["runs/cpt.seed-1"] == "out of date"
     assert make_config({"model": {"init_from": base}}).text.source == base, "the base model's own, where none is named"
     split = {**raw, "evaluate": {**raw["evaluate"], "split": "valid"}}
-    found = states(graph_of(make_config(split), tmp_path))
-    assert {found[name] for name in found if name not in there} == {"missing"} and found["runs/cpt"] == "current"
+    after = states(graph_of(make_config(split), tmp_path))
+    assert {after[name] for name in after if name not in before} == {"missing"} and after["runs/cpt"] == "current"
 
 
 def test_files_count_by_content(raw: dict[str, Any], tmp_path: Path) -> None:
@@ -372,7 +377,7 @@ def test_files_count_by_content(raw: dict[str, Any], tmp_path: Path) -> None:
     graph = graph_of(make_config(raw), tmp_path)
     stale = {artefact.name for artefact in graph.artefacts if graph.state(artefact).word == "out of date"}
     assert stale == {"rows/cpt", *MODELS}
-    (rows,) = (one for one in graph.artefacts if one.name == "rows/cpt")
+    (rows,) = (artefact for artefact in graph.artefacts if artefact.name == "rows/cpt")
     assert graph.state(rows).reason == f"config.pack.text: file 1 changed: {path}"
     path.write_text(text)
 

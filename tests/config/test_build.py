@@ -40,11 +40,11 @@ def test_nested_sections_become_typed_values() -> None:
         "limit": 2,
         "rule": "last",
     }
-    made = build(Outer, section, "config.outer")
-    assert made == Outer(
+    built = build(Outer, section, "config.outer")
+    assert built == Outer(
         name="x", steps=3, sizes=(1, 2), inner=Inner(rate=1.0), weights={"a": 2.0}, limit=2.0, rule="last"
     )
-    assert isinstance(made.inner.rate, float) and isinstance(made.limit, float)
+    assert isinstance(built.inner.rate, float) and isinstance(built.limit, float)
     assert build(Outer, {"name": "x", "steps": None}, "c").limit == "auto"
 
 

@@ -26,7 +26,7 @@ def test_reference_rows_take_the_default_source_and_their_own():
 
 
 @pytest.mark.parametrize(
-    ("reference", "words"),
+    ("reference", "message"),
     [
         ({"Books": {"popularity": {"hr@10": 0.1}}}, "no `source`"),
         ({"source": "x", "Books": {"popularity": {"hr@10": "0.1"}}}, "expected a number"),
@@ -35,8 +35,8 @@ def test_reference_rows_take_the_default_source_and_their_own():
         ({"source": "x", "Books": {"popularity": {"hr@10": 0.1, "protocol": 3}}}, "expected text"),
     ],
 )
-def test_a_wrong_reference_is_the_users_mistake_and_says_where(reference, words):
-    with pytest.raises(UserError, match=words) as error:
+def test_a_wrong_reference_is_the_users_mistake_and_says_where(reference, message):
+    with pytest.raises(UserError, match=message) as error:
         build(ReportSpec, {"reference": reference}, "config.report")
     assert "reference.Books" in str(error.value)
     assert "\n" not in str(error.value)

@@ -12,68 +12,74 @@ from tests import road
 
 
 def config(runs: dict[str, Any], **sections: dict[str, Any]) -> Config:
-    made = {**road.config(), "export": None, "runs": runs}
-    made["evaluate"] = {key: value for key, value in made["evaluate"].items() if key != "names"}
+    raw = {**road.config(), "export": None, "runs": runs}
+    raw["evaluate"] = {key: value for key, value in raw["evaluate"].items() if key != "names"}
     for name, changes in sections.items():
-        made[name] = {**made[name], **changes}
-    return make_config(made)
+        raw[name] = {**raw[name], **changes}
+    return make_config(raw)
 
 
 def test_without_runs_there_is_one_called_cpt() -> None:
-    made = make_config(road.CONFIG)
-    assert list(made.runs) == ["cpt"] and made.runs["cpt"].train == made.train and made.runs["cpt"].model == made.model
+    built = make_config(road.CONFIG)
+    assert (
+        list(built.runs) == ["cpt"]
+        and built.runs["cpt"].train == built.train
+        and built.runs["cpt"].model == built.model
+    )
     assert make_config({}).runs == {} and make_config({"evaluate": {"names": {"x": {"kind": "random"}}}}).runs == {}
 
 
 def test_a_run_inherits_key_by_key_and_its_length_replaces_the_inherited_one() -> None:
-    own = {
+    longer = {
         "train": {"tokens": 5120, "schedule": {"shape": "cosine"}, "optimizer": {"b2": 0.5}},
         "model": {"dropout": 0.0},
     }
-    made = config(
-        {"cpt": {}, "long": own}, train={"schedule": {"peak": 0.25, "anneal": 0.5}, "epochs": 2.0, "steps": None}
+    built = config(
+        {"cpt": {}, "long": longer}, train={"schedule": {"peak": 0.25, "anneal": 0.5}, "epochs": 2.0, "steps": None}
     )
-    long = made.runs["long"]
-    assert (long.train.tokens, long.train.epochs, long.train.steps) == (5120, None, None) and made.runs[
+    long = built.runs["long"]
+    assert (long.train.tokens, long.train.epochs, long.train.steps) == (5120, None, None) and built.runs[
         "cpt"
     ].train.epochs == 2.0
     assert (long.train.schedule.peak, long.train.schedule.anneal, long.train.schedule.shape) == (0.25, 0.5, "cosine")
-    assert long.train.optimizer.b2 == 0.5 and long.train.optimizer.b1 == made.runs["cpt"].train.optimizer.b1
-    assert long.model.dropout == 0.0 and long.model.hidden_size == made.model.hidden_size == 32
+    assert long.train.optimizer.b2 == 0.5 and long.train.optimizer.b1 == built.runs["cpt"].train.optimizer.b1
+    assert long.model.dropout == 0.0 and long.model.hidden_size == built.model.hidden_size == 32
 
 
 def test_lengths_may_come_with_the_runs_alone() -> None:
-    made = config({"a": {"train": {"steps": 3}}, "b": {"train": {"epochs": 1.0}}}, train={"steps": None})
-    assert made.runs["a"].train.steps == 3 and made.runs["b"].train.epochs == 1.0
+    built = config({"a": {"train": {"steps": 3}}, "b": {"train": {"epochs": 1.0}}}, train={"steps": None})
+    assert built.runs["a"].train.steps == 3 and built.runs["b"].train.epochs == 1.0
     with pytest.raises(UserError, match=r"config.runs.b.train: set exactly one of steps, epochs, tokens \(now: none\)"):
         config({"a": {"train": {"steps": 3}}, "b": {}}, train={"steps": None})
 
 
 def test_what_goes_on_has_no_warm_up_unless_it_asks_for_one() -> None:
     start = {"start": {"run": "cpt", "fraction": 0.5}}
-    made = config(
+    built = config(
         {"cpt": {}, "on": start, "asks": {**start, "train": {"schedule": {"warmup": 0.1}}}, "again": {"start": "cpt"}}
     )
-    assert [made.runs[name].train.schedule.warmup for name in ("cpt", "on", "asks", "again")] == [0.03, 0.0, 0.1, 0.03]
-    assert made.runs["on"].goes_on and not made.runs["again"].goes_on and made.runs["again"].parent == "cpt"
+    assert [built.runs[name].train.schedule.warmup for name in ("cpt", "on", "asks", "again")] == [0.03, 0.0, 0.1, 0.03]
+    assert built.runs["on"].goes_on and not built.runs["again"].goes_on and built.runs["again"].parent == "cpt"
 
 
 def test_those_that_others_start_from_come_first() -> None:
-    made = config({"a": {"start": "b"}, "b": {"start": "c"}, "c": {}})
-    assert list(made.runs) == ["c", "b", "a"]
+    built = config({"a": {"start": "b"}, "b": {"start": "c"}, "c": {}})
+    assert list(built.runs) == ["c", "b", "a"]
 
 
 def test_a_run_from_a_run_has_its_model() -> None:
-    made = config(
+    built = config(
         {"wide": {"model": {"hidden_size": 64}}, "next": {"start": "wide", "model": {"dropout": 0.5}}, "cpt": {}}
     )
     assert (
-        made.runs["next"].model.hidden_size == 64
-        and made.runs["next"].model.dropout == 0.5
-        and made.runs["cpt"].model.hidden_size == 32
+        built.runs["next"].model.hidden_size == 64
+        and built.runs["next"].model.dropout == 0.5
+        and built.runs["cpt"].model.hidden_size == 32
     )
-    made = config({"cpt": {}, "other": {"start": {"hf": "some/model"}}})
-    assert made.runs["other"].model.init_from == "some/model" and made.runs["other"].start == StartSpec(hf="some/model")
+    built = config({"cpt": {}, "other": {"start": {"hf": "some/model"}}})
+    assert built.runs["other"].model.init_from == "some/model" and built.runs["other"].start == StartSpec(
+        hf="some/model"
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,8 +171,8 @@ def test_rows_are_two_baselines_the_start_and_every_run() -> None:
         "a": ("checkpoint", "a"),
         "b": ("checkpoint", "b"),
     }
-    made = config({"a": {}, "b": {}}, evaluate={"names": {"row": {"run": "b", "label": "B"}}})
-    assert made.evaluate.names["row"].kind == "checkpoint" and made.run_of_row(made.evaluate.names["row"]) == "b"
+    built = config({"a": {}, "b": {}}, evaluate={"names": {"row": {"run": "b", "label": "B"}}})
+    assert built.evaluate.names["row"].kind == "checkpoint" and built.run_of_row(built.evaluate.names["row"]) == "b"
     with pytest.raises(UserError, match=r"config.evaluate.names.row.run: no run 'c'"):
         config({"a": {}, "b": {}}, evaluate={"names": {"row": {"run": "c"}}})
     with pytest.raises(UserError, match=r"config.evaluate.names.row.run: say which run; the config has a, b"):
@@ -176,19 +182,19 @@ def test_rows_are_two_baselines_the_start_and_every_run() -> None:
 
 
 def test_with_several_runs_it_must_be_said_what_is_exported() -> None:
-    made = {**road.config(), "runs": {"a": {}, "b": {}}, "evaluate": {}}
+    raw = {**road.config(), "runs": {"a": {}, "b": {}}, "evaluate": {}}
     with pytest.raises(UserError, match=r"config.export.runs: say which runs; the config has a, b"):
-        make_config(made)
+        make_config(raw)
     with pytest.raises(UserError, match=r"config.export.runs: no run 'c'"):
-        make_config({**made, "export": {"runs": ["c"]}})
-    assert make_config({**made, "export": {"runs": ["b"]}}).export is not None
+        make_config({**raw, "export": {"runs": ["c"]}})
+    assert make_config({**raw, "export": {"runs": ["b"]}}).export is not None
 
 
 def test_an_override_changes_what_the_config_names_and_adds_nothing(tmp_path) -> None:
     path = tmp_path / "config.py"
     path.write_text("def get_config():\n    return {'train': {'steps': 4}, 'runs': {'cpt': {}, 'long': {}}}\n")
-    made = make_config(cli.load_config(str(path), {"runs.long.train.steps": "9", "runs.cpt.seeds": "2"}))
-    assert made.runs["long"].train.steps == 9 and made.seeds_of("cpt") == 2
+    built = make_config(cli.load_config(str(path), {"runs.long.train.steps": "9", "runs.cpt.seeds": "2"}))
+    assert built.runs["long"].train.steps == 9 and built.seeds_of("cpt") == 2
     with pytest.raises(
         UserError, match=r"--config.runs.lng.seeds: the config names no runs.lng; did you mean 'long'\?"
     ):
@@ -253,10 +259,10 @@ def test_rows_are_packed_for_what_the_runs_read() -> None:
 
 
 def test_an_adapter_is_a_section_of_a_run_of_any_stage() -> None:
-    made = config({"cpt": {}, "low": {"start": "cpt", "lora": {"rank": 4}}, "plain": {"start": "low"}})
-    low = made.runs["low"].lora
+    built = config({"cpt": {}, "low": {"start": "cpt", "lora": {"rank": 4}}, "plain": {"start": "low"}})
+    low = built.runs["low"].lora
     assert low is not None and (low.rank, low.alpha, low.targets) == (4, 64.0, ("layers/*",))
-    assert made.runs["plain"].lora is None and made.runs["cpt"].lora is None, "it is not inherited"
+    assert built.runs["plain"].lora is None and built.runs["cpt"].lora is None, "it is not inherited"
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_title_length_probe(users, protocol):
 def test_probes_on_the_files_of_a_corpus(synthetic_corpus, protocol):
     """The same of candidate files as `prepare` wrote them, with the lengths of the titles as they are."""
     rng, width = np.random.default_rng(0), int(protocol[1:])
-    slots, found = [], []
+    slots, ranks = [], []
     lengths = np.array([len(title) for title in synthetic_corpus.items.title]) + rng.random(len(synthetic_corpus.items))
     for name in synthetic_corpus.sets:
         lists, target = (
@@ -115,9 +115,9 @@ def test_probes_on_the_files_of_a_corpus(synthetic_corpus, protocol):
         )
         assert lists.shape == (len(target), width)
         slots.append(np.argmax(lists == target[:, None], axis=1))
-        found.append(length_probe(lists, target, lengths))
+        ranks.append(length_probe(lists, target, lengths))
     assert chi_square(np.bincount(np.concatenate(slots), minlength=width)) < width - 1 + 5 * np.sqrt(2 * (width - 1))
-    assert np.abs(found).max() < 4
+    assert np.abs(ranks).max() < 4
 
 
 def test_popularity_is_strong_on_uniform_and_near_chance_on_matched_negatives(users):

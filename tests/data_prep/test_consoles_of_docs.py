@@ -30,7 +30,7 @@ def shown() -> dict[str, list[str]]:
 
 def sources() -> dict[str, dict[str, Any]]:
     """Heading -> its source: `CASE, KEY=VALUE`; behind `also` the keys of the heading before it hold, too."""
-    found: dict[str, dict[str, Any]] = {}
+    sections: dict[str, dict[str, Any]] = {}
     before: dict[str, Any] = {}
     for heading in shown():
         case, _, settings = heading.partition(", ")
@@ -38,8 +38,8 @@ def sources() -> dict[str, dict[str, Any]]:
         keys = eval(f"dict({settings.removeprefix('also ')})", {"dict": dict})  # of our own documents
         before = {**(before if settings.startswith("also ") else {}), **keys}
         files = {"interactions": f"../shared/cases/{case}/{inter}", "items": f"../shared/cases/{case}/{items}"}
-        found[heading] = {"role": "downstream", **files, **before}
-    return found
+        sections[heading] = {"role": "downstream", **files, **before}
+    return sections
 
 
 def test_each_case_is_shown() -> None:

@@ -49,15 +49,15 @@ def test_seven_domains_of_amazon_2023():
 def test_seven_domains_from_files_as_published(tmp_path: Path, reviews):
     raw = tmp_path / "raw"
     for category in CATEGORIES:
-        made = [(f"AE{n % 6}", f"B{(n * 5 + n // 6) % 7}", 1_600_000_000_000 + n * 86_400_000) for n in range(60)]
+        rows = [(f"AE{n % 6}", f"B{(n * 5 + n // 6) % 7}", 1_600_000_000_000 + n * 86_400_000) for n in range(60)]
         lines = [
             json.dumps({"user_id": user, "parent_asin": item, "asin": "x", "timestamp": time})
-            for user, item, time in made
+            for user, item, time in rows
         ]
         if reviews == "csv":
             lines = [
                 "user_id,parent_asin,rating,timestamp",
-                *(f"{user},{item},5.0,{time}" for user, item, time in made),
+                *(f"{user},{item},5.0,{time}" for user, item, time in rows),
             ]
         write(raw / f"{category}.{reviews}.gz", lines)
         write(

@@ -64,10 +64,10 @@ def test_lengths(explained):
         ("plays: test history", corpus.targets("test", "plays")),
     ):
         lengths = np.diff(sequences.offsets)
-        found = row(text, "Lengths of sequences, in items", name)
-        assert found[:3] == [str(len(lengths)), f"{lengths.mean():.1f}", str(lengths.min())]
-        assert int(found[5]) == sorted(lengths)[(len(lengths) - 1) // 2]
-        assert found[-1] == str(lengths.max())
+        cells = row(text, "Lengths of sequences, in items", name)
+        assert cells[:3] == [str(len(lengths)), f"{lengths.mean():.1f}", str(lengths.min())]
+        assert int(cells[5]) == sorted(lengths)[(len(lengths) - 1) // 2]
+        assert cells[-1] == str(lengths.max())
 
 
 def test_users_of_several_domains(explained):
@@ -76,15 +76,17 @@ def test_users_of_several_domains(explained):
     users |= {name: set(corpus.sequences("sft", name).user.tolist()) for name in ("songs", "plays")}
     everybody = set.union(*users.values())
     for n in range(1, 5):
-        count = sum(sum(user in own for own in users.values()) == n for user in everybody)
+        count = sum(sum(user in users_of_set for users_of_set in users.values()) == n for user in everybody)
         if count:
             assert row(text, "Users by the number of domains they train in", str(n)) == [
                 str(count),
                 f"{100 * count / len(everybody):.1f} %",
             ]
-    for name, own in users.items():
-        shares = [f"{100 * len(own & other) / len(own):.1f} %" for other in users.values()]
-        assert row(text, "Overlap of users", name) == [str(len(own)), *shares]
+    for name, users_of_set in users.items():
+        shares = [
+            f"{100 * len(users_of_set & others_of_set) / len(users_of_set):.1f} %" for others_of_set in users.values()
+        ]
+        assert row(text, "Overlap of users", name) == [str(len(users_of_set)), *shares]
 
 
 def test_popularity(explained):

@@ -47,13 +47,13 @@ def packed(folder: Path, planted: bool) -> tuple[dict[str, list[tuple[bytes, byt
     jobs.prepare(config, folder)
     jobs.pack(config, folder)
     tokenizer = AutoTokenizer.from_pretrained(_tokenizer_of(folder / "rows" / "cpt"))
-    found, text = {}, ""
+    rows_by_split, text = {}, ""
     for stage, source in (("cpt", "books"), ("cpt", "films"), ("cpt", "mixed"), ("sft", "songs")):
         opened = rows.open_split(folder / "rows" / stage, source)
-        made = [opened[n] for n in range(len(opened))]
-        found[source] = [(row["tokens"].tobytes(), row["lengths"].tobytes()) for row in made]
-        text += tokenizer.decode(np.concatenate([row["tokens"] for row in made]).tolist())
-    return found, text
+        stored = [opened[n] for n in range(len(opened))]
+        rows_by_split[source] = [(row["tokens"].tobytes(), row["lengths"].tobytes()) for row in stored]
+        text += tokenizer.decode(np.concatenate([row["tokens"] for row in stored]).tolist())
+    return rows_by_split, text
 
 
 def _tokenizer_of(directory: Path) -> str:
@@ -63,6 +63,6 @@ def _tokenizer_of(directory: Path) -> str:
 def test_the_future_of_other_domains_never_reaches_a_row_of_pre_training_or_fine_tuning(tmp_path: Path):
     plain, _ = packed(tmp_path / "plain", planted=False)
     planted, text = packed(tmp_path / "planted", planted=True)
-    assert all(len(made) > 3 for made in plain.values())
+    assert all(len(rows) > 3 for rows in plain.values())
     assert planted == plain
     assert "Title 3" in text and PLANTED not in text

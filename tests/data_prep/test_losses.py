@@ -78,19 +78,19 @@ def test_the_count_on_the_console_is_the_truth(tmp_path: Path, capsys, kind, see
     n_lost = sum(item in lost_ids for _, item, _ in interactions) if hit_items else len(hit)
     capsys.readouterr()
     manifest = run(tmp_path, *((interactions, spoiled) if hit_items else (spoiled, items)), max_lost_share=1.0)
-    said = next(line for line in capsys.readouterr().err.splitlines() if "interactions read" in line)
+    line = next(line for line in capsys.readouterr().err.splitlines() if "interactions read" in line)
     kept_items = N_ITEMS - len(hit) if hit_items else N_ITEMS
     assert (
         f"{len(interactions)} interactions read, {len(interactions) - n_lost} kept; {N_ITEMS} items read, "
-        f"{kept_items} kept" in said
+        f"{kept_items} kept" in line
     )
-    for one in manifest["losses"]["shop"].values():
-        for reason, entry in one["reasons"].items():
+    for account in manifest["losses"]["shop"].values():
+        for reason, entry in account["reasons"].items():
             assert entry["cause"] and (entry["example"] or entry["share"] <= 0.01), reason
     if len(hit) > 0.01 * len(rows):
-        assert re.search(rf"lost: {len(hit)} \({len(hit) / len(rows):.1%}\) {kind}", said)
+        assert re.search(rf"lost: {len(hit)} \({len(hit) / len(rows):.1%}\) {kind}", line)
     shares = n_lost / len(interactions), (len(hit) / N_ITEMS if hit_items else 0)
-    assert said.startswith("warning: ") == (max(shares) > 0.1)
+    assert line.startswith("warning: ") == (max(shares) > 0.1)
     losses = manifest["losses"]["shop"]
     assert (losses["interactions"]["kept"], losses["items"]["kept"]) == (len(interactions) - n_lost, kept_items)
     notes = loss_notes(manifest)
@@ -110,8 +110,8 @@ def test_more_than_max_lost_share_is_an_error_that_names_the_reason(tmp_path: Pa
     interactions, items = world()
     n = int(limit * len(interactions))
     spoiled = [
-        (user, item, "soon") if place < n else (user, item, time)
-        for place, (user, item, time) in enumerate(interactions)
+        (user, item, "soon") if index < n else (user, item, time)
+        for index, (user, item, time) in enumerate(interactions)
     ]
     run(tmp_path, spoiled, items, max_lost_share=limit)
     spoiled[n] = (*spoiled[n][:2], "soon")
@@ -125,8 +125,8 @@ def test_more_than_max_lost_share_is_an_error_that_names_the_reason(tmp_path: Pa
 
 def test_one_source_is_one_line_and_nothing_lost_says_no_reason(tmp_path: Path, capsys):
     run(tmp_path, *world())
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("shop")]
-    assert said == [
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("shop")]
+    assert lines == [
         "shop (order by timestamp, split leave_one_out): 120 interactions read, 120 kept; 20 items read, 20 kept"
     ]
 
@@ -217,7 +217,8 @@ def test_ids_that_are_decimals_are_said(tmp_path: Path, capsys, what):
         [(decimal("u", item)[1], t) for item, t in items],
     )
     assert (
-        f"shop: {what} ids are such as 0" in (said := capsys.readouterr().err) and "write them as whole numbers" in said
+        f"shop: {what} ids are such as 0" in (console := capsys.readouterr().err)
+        and "write them as whole numbers" in console
     )
     run(tmp_path, interactions, items)
     assert "whole numbers" not in capsys.readouterr().err
@@ -239,14 +240,14 @@ def test_ids_that_a_spreadsheet_cut_are_an_error(tmp_path: Path):
 def test_what_is_folded_is_said_and_is_no_loss(tmp_path: Path, capsys):
     interactions, items = world()
     manifest = run(tmp_path, interactions * 2, items * 2)
-    said = next(line for line in capsys.readouterr().err.splitlines() if "interactions read" in line)
-    assert "240 interactions read, 240 kept; 40 items read, 40 kept" in said and not said.startswith("warning")
+    line = next(line for line in capsys.readouterr().err.splitlines() if "interactions read" in line)
+    assert "240 interactions read, 240 kept; 40 items read, 40 kept" in line and not line.startswith("warning")
     assert re.search(
         r"kept but folded: 120 \(50.0%\) exact duplicates \(first user u\d+, item \d{5}, 1500\d{6}; the same user, "
         r"item and",
-        said,
+        line,
     )
-    assert "kept but folded: 20 (50.0%) items listed again (first item 00001; the same id and title twice)" in said
+    assert "kept but folded: 20 (50.0%) items listed again (first item 00001; the same id and title twice)" in line
     assert manifest["losses"]["shop"]["interactions"]["lost_share"] == 0
 
 
@@ -258,11 +259,11 @@ def test_the_example_of_what_is_folded_is_in_the_file(tmp_path: Path, capsys, se
     again = [(user, item, str(int(time) + 1)) for user, item, time in rng.sample(interactions, repeats)]
     twice = rng.sample(interactions, duplicates)
     manifest = run(tmp_path, interactions + again + twice, items)
-    said = next(line for line in capsys.readouterr().err.splitlines() if "interactions read" in line)
+    line = next(line for line in capsys.readouterr().err.splitlines() if "interactions read" in line)
     reasons = manifest["losses"]["shop"]["interactions"]["reasons"]
     for reason, rows in (("exact duplicate", twice), ("repeat of the item before", again)):
         assert reasons.get(reason, {"n": 0})["n"] == len(rows)
         examples = {f"user {user}, item {item}, {time}" for user, item, time in rows}
         mentioned = len(rows) > 0.01 * (len(interactions) + duplicates + repeats)
-        assert mentioned == (reason.split()[0] in said)
+        assert mentioned == (reason.split()[0] in line)
         assert not mentioned or reasons[reason]["example"] in examples

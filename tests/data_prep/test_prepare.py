@@ -57,18 +57,18 @@ def test_time_split_against_a_plain_reference(tmp_path: Path):
         targets = corpus.targets(split, "books")
         wanted = {}
         for user, row in expected.items():
-            place = next((n for n, (_, time) in enumerate(row) if low <= time < high), 0)
-            if place:
-                untied = sum(time == row[place][1] for _, time in row) == 1
-                wanted[user_key("default", user)] = ([item for item, _ in row[:place]], *row[place], untied)
+            position = next((n for n, (_, time) in enumerate(row) if low <= time < high), 0)
+            if position:
+                untied = sum(time == row[position][1] for _, time in row) == 1
+                wanted[user_key("default", user)] = ([item for item, _ in row[:position]], *row[position], untied)
         histories = named(corpus, records(targets))
-        found = {
+        targets_of = {
             int(user): (histories[int(user)], corpus.item_ids[item], int(time), bool(untied))
             for user, item, time, untied in zip(
                 targets.user, targets.target, targets.target_time, targets.untied, strict=True
             )
         }
-        assert found == wanted
+        assert targets_of == wanted
         assert not all(untied for *_, untied in wanted.values())
     counts = Counter(item for row in training.values() for item in row)
     assert dict(zip(corpus.item_ids, corpus.items.train_count.tolist(), strict=True)) == {
@@ -109,8 +109,8 @@ def test_k_core_against_a_plain_reference(tmp_path: Path, k):
     corpus = corpus_of(tmp_path, {"books": source}, k_core=k, times={"default": {"t1": 700, "t2": 850}})
     pairs = [(user, item) for user, row in ordered(interactions, "books").items() for item, time in row if time < 700]
     kept = naive_k_core(pairs, k)
-    found = named(corpus, records(corpus.sequences("domain", "books")))
-    assert Counter((user, item) for user, row in found.items() for item in row) == Counter(
+    sequences = named(corpus, records(corpus.sequences("domain", "books")))
+    assert Counter((user, item) for user, row in sequences.items() for item in row) == Counter(
         (user_key("default", u), i) for u, i in kept
     )
     assert 0 < len(kept) < len(pairs)
@@ -148,10 +148,10 @@ def test_mixed_sequences_merge_domains_by_time(tmp_path: Path):
     assert set(mixed.user) == set(books.user) & set(films.user)
     assert set(mixed.domain) == {-1} and set(mixed.item_domains) == {0, 1}
     for n, user in enumerate(mixed.user[:20]):
-        here = slice(mixed.offsets[n], mixed.offsets[n + 1])
-        assert np.all(np.diff(mixed.times[here]) >= 0)
-        for domain, own in ((0, books), (1, films)):
-            assert mixed.items[here][mixed.item_domains[here] == domain].tolist() == records(own)[int(user)]
+        span = slice(mixed.offsets[n], mixed.offsets[n + 1])
+        assert np.all(np.diff(mixed.times[span]) >= 0)
+        for domain, sequences in ((0, books), (1, films)):
+            assert mixed.items[span][mixed.item_domains[span] == domain].tolist() == records(sequences)[int(user)]
     seen = corpus.targets("test", "songs").seen
     known = set(books.user) | set(films.user)
     assert seen.tolist() == [user in known for user in corpus.targets("test", "songs").user]
@@ -314,17 +314,17 @@ def test_neither_training_nor_targets_is_an_error(tmp_path: Path):
 def test_sets_without_training_or_test_users_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     sources = two_domains(tmp_path)
     corpus_of(tmp_path, sources, k_core=0, times={"default": {"t1": 5000, "t2": 5001}})
-    said = capsys.readouterr().err
+    console = capsys.readouterr().err
     for name in sources:
-        assert f"{name}: no test users (t1 = 5000, t2 = 5001, its interactions are of" in said
+        assert f"{name}: no test users (t1 = 5000, t2 = 5001, its interactions are of" in console
     sources["films"]["k_core"] = 500
     sources["films"]["split"] = "leave_one_out"
     corpus_of(tmp_path, sources, k_core=0)
-    said = capsys.readouterr().err
+    console = capsys.readouterr().err
     assert (
-        "films: no training interactions (split leave_one_out)" in said
-        and "no test users" not in said
-        and "books: no" not in said
+        "films: no training interactions (split leave_one_out)" in console
+        and "no test users" not in console
+        and "books: no" not in console
     )
 
 
@@ -350,8 +350,8 @@ def test_inputs_follow_content_not_place(tmp_path: Path):
     assert state(moved, tmp_path, "corpus").word == "current"
     with open(config["corpus"]["sources"]["books"]["interactions"], "a") as stream:
         stream.write("u1\ti1\t1\n")
-    found = state(config, tmp_path, "corpus")
-    assert found.word == "out of date" and found.reason.startswith("books.interactions changed: ")
+    corpus_state = state(config, tmp_path, "corpus")
+    assert corpus_state.word == "out of date" and corpus_state.reason.startswith("books.interactions changed: ")
 
 
 def test_unknown_adapter_names_the_nearest(tmp_path: Path):

@@ -39,8 +39,8 @@ def test_why_a_file_has_no_good_line():
     assert rejects.why_nothing("items") == "an empty items file makes no corpus"
     rejects.bad_lines("item without id", 1, "i.csv", ["line 2: ,A"], "items")
     rejects.bad_lines("malformed line: invalid encoding", 2, "i.csv", ["line 3: caf?"], "items")
-    said = rejects.why_nothing("items")
-    assert said.startswith(
+    reason = rejects.why_nothing("items")
+    assert reason.startswith(
         "malformed line: invalid encoding (2 times, first i.csv: line 3: caf?; the file is not UTF-8"
     )
     assert rejects.why_nothing("interactions") == "an empty interactions file makes no corpus"

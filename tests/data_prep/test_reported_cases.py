@@ -21,7 +21,7 @@ def cases() -> Path:
     return shared_directory("cases")
 
 
-def made(
+def prepared(
     workdir: Path, case: Path, inter: str = "inter.csv", items: str = "items.csv", titles: Any = None, **source
 ) -> Corpus:
     given = {"role": "downstream", "interactions": str(case / inter), "items": str(case / items), **source}
@@ -36,25 +36,27 @@ def test_ids_that_lost_their_leading_zeros_are_an_error_that_says_so(cases: Path
     with pytest.raises(
         UserError, match=r"78.3% of shop is lost.*480 interactions read, 104 kept.*376 \(78.3%\).*their leading zeros"
     ):
-        made(tmp_path, cases / "zeros")
+        prepared(tmp_path, cases / "zeros")
 
 
 def test_titles_of_windows_1252_are_counted_and_can_be_read(cases: Path, tmp_path: Path, capsys):
-    corpus = made(tmp_path, cases / "cp1252")
+    corpus = prepared(tmp_path, cases / "cp1252")
     assert len(corpus.items) == 20
-    said = capsys.readouterr().err
+    console = capsys.readouterr().err
     assert (
-        said.startswith("warning: shop") and "30 items read, 20 kept" in said and "set its encoding to 'cp1252'" in said
+        console.startswith("warning: shop")
+        and "30 items read, 20 kept" in console
+        and "set its encoding to 'cp1252'" in console
     )
-    corpus = made(tmp_path, cases / "cp1252", files={"items": {"encoding": "cp1252"}})
+    corpus = prepared(tmp_path, cases / "cp1252", files={"items": {"encoding": "cp1252"}})
     assert len(corpus.items) == 30 and "Red Castle 0 café" in corpus.items.title
 
 
 def test_titles_nan_are_no_titles(cases: Path, tmp_path: Path, capsys):
-    corpus = made(tmp_path, cases / "nan")
+    corpus = prepared(tmp_path, cases / "nan")
     assert len(corpus.items) == 20 and "nan" not in corpus.items.title
     assert "10 have the title 'nan'" in capsys.readouterr().err
-    assert "nan" in made(tmp_path, cases / "nan", titles={"keep_null_words": True}).items.title
+    assert "nan" in prepared(tmp_path, cases / "nan", titles={"keep_null_words": True}).items.title
 
 
 def test_ids_that_a_spreadsheet_cut_are_an_error(cases: Path, tmp_path: Path):
@@ -62,11 +64,11 @@ def test_ids_that_a_spreadsheet_cut_are_an_error(cases: Path, tmp_path: Path):
         UserError,
         match=r"30 items read, 5 kept.*25 \(83.3%\) items listed again with another title.*a spreadsheet leaves",
     ):
-        made(tmp_path, cases / "excel")
+        prepared(tmp_path, cases / "excel")
 
 
 def test_times_with_offsets_give_the_corpus_of_their_unix_seconds(cases: Path, tmp_path: Path):
-    offsets, unix = (made(tmp_path, cases / "offs", name) for name in ("inter.csv", "unix.csv"))
+    offsets, unix = (prepared(tmp_path, cases / "offs", name) for name in ("inter.csv", "unix.csv"))
     assert offsets.hash == unix.hash
 
 
@@ -75,25 +77,29 @@ def test_the_item_may_have_another_name_in_each_file(cases: Path, tmp_path: Path
     with pytest.raises(
         UserError, match=r"movies_metadata.csv: no column 'movieId'; its columns: .*set .*files.items.columns.item to"
     ) as caught:
-        made(tmp_path, cases / "tmdb", **paths, columns=TMDB)
+        prepared(tmp_path, cases / "tmdb", **paths, columns=TMDB)
     assert "did you mean" not in str(caught.value)
     assert (
-        len(made(tmp_path, cases / "tmdb", **paths, columns=TMDB, files={"items": {"columns": {"item": "id"}}}).items)
+        len(
+            prepared(
+                tmp_path, cases / "tmdb", **paths, columns=TMDB, files={"items": {"columns": {"item": "id"}}}
+            ).items
+        )
         == 30
     )
 
 
 def test_tsv_as_pandas_writes_it_is_read_with_quotes(cases: Path, tmp_path: Path, capsys):
-    made(tmp_path, cases / "pdtsv", "inter.tsv", "items.tsv")
+    prepared(tmp_path, cases / "pdtsv", "inter.tsv", "items.tsv")
     assert "set config.corpus.sources.shop.files.items.quote" in capsys.readouterr().err
-    corpus = made(tmp_path, cases / "pdtsv", "inter.tsv", "items.tsv", quote='"')
+    corpus = prepared(tmp_path, cases / "pdtsv", "inter.tsv", "items.tsv", quote='"')
     assert {'Blue Bridge 1 12" vinyl', "Red Castle 0 second line"} <= set(corpus.items.title) and len(
         corpus.items
     ) == 30
 
 
 def test_utf_16_is_read(cases: Path, tmp_path: Path):
-    corpus = made(tmp_path, cases / "utf16")
+    corpus = prepared(tmp_path, cases / "utf16")
     assert len(corpus.items) == 30 and corpus.manifest["losses"]["shop"]["interactions"]["kept"] == 480
 
 
@@ -103,11 +109,11 @@ def test_dates_in_words_are_shown_with_file_line_value_and_what_is_read(cases: P
         r"2017; read are unix sec"
     )
     with pytest.raises(UserError, match=match):
-        made(tmp_path, cases / "dow")
+        prepared(tmp_path, cases / "dow")
 
 
 def test_control_tokens_and_bars_in_titles_are_kept(cases: Path, tmp_path: Path):
-    assert "How to use <|endoftext|> tokens" in made(tmp_path, cases / "ctl").items.title
+    assert "How to use <|endoftext|> tokens" in prepared(tmp_path, cases / "ctl").items.title
 
 
 SCRIPT = """

@@ -23,12 +23,12 @@ PROTOCOLS = {"candidates": {"protocols": ["u3"]}, "spark": {"conf": ["spark.sql.
 
 def both(sources: dict, workdir: Path, **section) -> tuple[Corpus, Corpus]:
     """The corpus by DuckDB and the corpus by Spark."""
-    made = []
+    corpora = []
     for engine in ("duckdb", "spark"):
         config = {"corpus": {"sources": sources, **PROTOCOLS, **section, "engine": engine}}
         prepare(config, workdir / engine)
-        made.append(Corpus.open(workdir / engine / "corpus"))
-    return made[0], made[1]
+        corpora.append(Corpus.open(workdir / engine / "corpus"))
+    return corpora[0], corpora[1]
 
 
 def assert_alike(duckdb: Corpus, spark: Corpus) -> None:

@@ -40,12 +40,12 @@ SETTINGS: dict[str, Any] = {
 def factors(base: Path, *modules: str, dtype: Any = np.float32, rank: int = R) -> dict[str, np.ndarray]:
     shapes = {name: value.shape for name, value in load_file(base / "model.safetensors").items()}
     rng = np.random.default_rng(0)
-    made = {}
+    arrays = {}
     for module in modules:
         n_out, n_in = shapes[f"{module}.weight"]
-        made[f"base_model.model.{module}.lora_A.weight"] = rng.normal(size=(rank, n_in)).astype(dtype)
-        made[f"base_model.model.{module}.lora_B.weight"] = rng.normal(size=(n_out, rank)).astype(dtype)
-    return made
+        arrays[f"base_model.model.{module}.lora_A.weight"] = rng.normal(size=(rank, n_in)).astype(dtype)
+        arrays[f"base_model.model.{module}.lora_B.weight"] = rng.normal(size=(n_out, rank)).astype(dtype)
+    return arrays
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +79,22 @@ def test_it_is_its_base_model_with_the_product_added_in_float32(base: Path, tmp_
     directory = write(tmp_path / "adapter", base, tensors)
     config = read_config(directory)
     assert config == read_config(base)
-    ours, theirs = by_name(load_params(directory, config)), by_name(load_params(base, config))
-    np.testing.assert_array_equal(ours["layers/attention/q"][1].reshape(24, 48), summed(base, tensors, Q, 2.0).T)
-    np.testing.assert_array_equal(ours["layers/mlp/down"][0], summed(base, tensors, DOWN, 2.0).T)
-    np.testing.assert_array_equal(ours["layers/attention/o"][2].reshape(48, 24), summed(base, tensors, OUT, 2.0).T)
+    with_adapter, base_params = by_name(load_params(directory, config)), by_name(load_params(base, config))
+    np.testing.assert_array_equal(
+        with_adapter["layers/attention/q"][1].reshape(24, 48), summed(base, tensors, Q, 2.0).T
+    )
+    np.testing.assert_array_equal(with_adapter["layers/mlp/down"][0], summed(base, tensors, DOWN, 2.0).T)
+    np.testing.assert_array_equal(
+        with_adapter["layers/attention/o"][2].reshape(48, 24), summed(base, tensors, OUT, 2.0).T
+    )
     adapted = {"layers/attention/q": 1, "layers/mlp/down": 0, "layers/attention/o": 2}
-    for name in theirs:
+    for name in base_params:
         others = (
             [layer for layer in range(3) if adapted.get(name) != layer] if name.startswith("layers") else slice(None)
         )
         np.testing.assert_array_equal(
-            ours[name][np.array(others)] if name in adapted else ours[name],
-            theirs[name][np.array(others)] if name in adapted else theirs[name],
+            with_adapter[name][np.array(others)] if name in adapted else with_adapter[name],
+            base_params[name][np.array(others)] if name in adapted else base_params[name],
             err_msg=name,
         )
 

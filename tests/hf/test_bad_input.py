@@ -14,7 +14,7 @@ from tests.model.tiny import tiny
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, tiny_rows: Path) -> Path:
+def base_model_dir(tmp_path_factory: pytest.TempPathFactory, tiny_rows: Path) -> Path:
     decoder, params = tiny(vocab_size=448)
     target = tmp_path_factory.mktemp("base") / "base"
     save(target, params, decoder.config, tiny_rows / "rows/cpt/tokenizer", "card", shard_bytes=60_000)
@@ -73,10 +73,12 @@ CASES: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_line_and_exit_code_2(name: str, made: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_line_and_exit_code_2(
+    name: str, base_model_dir: Path, workdir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     change, message = CASES[name]
     base = workdir / "base"
-    shutil.copytree(made, base)
+    shutil.copytree(base_model_dir, base)
     change(base)
     config = {**road.CONFIG, "model": {"init_from": str(base)}}
     (workdir / "config.py").write_text(
@@ -92,11 +94,11 @@ def test_one_line_and_exit_code_2(name: str, made: Path, workdir: Path, capsys: 
     "content", ["", "[]", "{}", '{"version": "1.0", "model": {"type"'], ids=["empty", "a list", "no model", "cut"]
 )
 def test_a_damaged_tokenizer_of_the_base_model_is_one_mistake(
-    content: str, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: str, base_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`pack` and `train` both look at it."""
     base = tmp_path / "base"
-    shutil.copytree(made, base)
+    shutil.copytree(base_model_dir, base)
     (base / "tokenizer.json").write_text(content)
     config = {**road.CONFIG, "text": {"tokenizer": str(base)}, "model": {"init_from": str(base)}}
     (tmp_path / "config.py").write_text(

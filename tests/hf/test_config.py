@@ -61,18 +61,18 @@ def test_real_keys_and_shapes_are_those_of_transformers(shared_models, name):
     raw = real_config(shared_models, name)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**raw))
-    theirs = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    hf_shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     config = parse_config(raw, name)
     shapes, _ = abstract_params(Decoder(config))
-    ours = {}
+    tensor_shapes = {}
     for tensor in keys.tensors(config):
         leaf = shapes
         for key in tensor.path:
             leaf = leaf[key]
-        ours[tensor.name] = tensor.layout.hf_shape(leaf.shape if tensor.layer is None else leaf.shape[1:])
+        tensor_shapes[tensor.name] = tensor.layout.hf_shape(leaf.shape if tensor.layer is None else leaf.shape[1:])
     if config.tie_embeddings:  # the head is the same tensor there
-        theirs.pop("lm_head.weight")
-    assert ours == theirs
+        hf_shapes.pop("lm_head.weight")
+    assert tensor_shapes == hf_shapes
 
 
 def test_details_of_real_configs(shared_models):

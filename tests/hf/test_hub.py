@@ -67,15 +67,15 @@ def test_neither_directory_nor_hub_id(source):
 
 
 def test_neither_pickles_nor_code_are_asked_for(monkeypatch, tmp_path):
-    asked = {}
+    arguments = {}
 
     def download(name, **options):
-        asked[name] = options
+        arguments[name] = options
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert hub.locate("owner/name@v1") == tmp_path
-    options = asked["owner/name"]
+    options = arguments["owner/name"]
     assert options["revision"] == "v1"
 
     def wanted(file):

@@ -94,10 +94,10 @@ def test_peak_memory(tmp_path: Path, dtype: str, devices: int) -> None:
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "in"), str(tmp_path / "out")]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
+    measured = json.loads(run.stdout)
     load, saved = (
-        (found["load"] - found["kept"]) / largest,
-        found["save"] / (4 * CONFIG.vocab_size * CONFIG.hidden_size),
+        (measured["load"] - measured["kept"]) / largest,
+        measured["save"] / (4 * CONFIG.vocab_size * CONFIG.hidden_size),
     )
     print(
         f"\n{dtype}, {devices} devices, beyond what is kept: load {load:.2f} x the largest tensor, save {saved:.2f} x "

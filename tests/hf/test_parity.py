@@ -87,13 +87,13 @@ def test_the_loss_of_a_fine_tuning_row_is_theirs_token_by_token(family, first_ta
 
 def distance(config, gradients, expected):
     """The norm of the difference of all gradients, relative to theirs."""
-    difference = whole = 0.0
+    difference = total = 0.0
     for tensor in keys.tensors(config):
         ours = functools.reduce(lambda tree, key: tree[key], tensor.path, gradients)
         ours = tensor.layout.to_hf(np.asarray(ours if tensor.layer is None else ours[tensor.layer]))
         difference += np.square(ours - expected[tensor.name]).sum()
-        whole += np.square(expected[tensor.name]).sum()
-    return np.sqrt(difference / whole)
+        total += np.square(expected[tensor.name]).sum()
+    return np.sqrt(difference / total)
 
 
 def assert_same_gradients(config, gradients, expected):

@@ -33,7 +33,7 @@ def forward(decoder: Decoder, params: Any, inputs: Any) -> jax.Array:
     return logits(params, decoder.config, decoder.apply({"params": params}, *inputs))
 
 
-def theirs(model: Any) -> np.ndarray:
+def torch_logits(model: Any) -> np.ndarray:
     import torch
 
     with torch.no_grad():
@@ -70,15 +70,15 @@ def test_peft_loads_what_is_exported_and_computes_the_same(name: str, tmp_path: 
     )
 
     model = peft.PeftModel.from_pretrained(torch_model(name), out)
-    found = model.load_adapter(out, adapter_name="again")
-    assert found.missing_keys == [] and found.unexpected_keys == []
+    loaded = model.load_adapter(out, adapter_name="again")
+    assert loaded.missing_keys == [] and loaded.unexpected_keys == []
     assert len(peft.get_peft_model_state_dict(model)) == 2 * 3 * len(decoder.adapters.weights)
     ours = forward(decoder, params, one_segment(TOKENS))
-    np.testing.assert_allclose(ours, theirs(model), atol=1e-4)
-    assert np.abs(theirs(model) - theirs(torch_model(name))).max() > 0.1
-    whole = merged(params, spec.scale)
+    np.testing.assert_allclose(ours, torch_logits(model), atol=1e-4)
+    assert np.abs(torch_logits(model) - torch_logits(torch_model(name))).max() > 0.1
+    full = merged(params, spec.scale)
     np.testing.assert_allclose(
-        forward(Decoder(config), whole, one_segment(TOKENS)), theirs(model.merge_and_unload()), atol=1e-4
+        forward(Decoder(config), full, one_segment(TOKENS)), torch_logits(model.merge_and_unload()), atol=1e-4
     )
 
     written = json.loads((out / "adapter_config.json").read_text())
@@ -86,7 +86,7 @@ def test_peft_loads_what_is_exported_and_computes_the_same(name: str, tmp_path: 
     assert set(written) <= set(known), "no setting that PEFT does not know"
     back = load_params(out, read_config(out))
     for leaf, value in by_name(back).items():
-        np.testing.assert_allclose(value, by_name(whole)[leaf], atol=1e-6, err_msg=leaf)
+        np.testing.assert_allclose(value, by_name(full)[leaf], atol=1e-6, err_msg=leaf)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,14 +101,14 @@ def test_what_peft_saves_is_read_as_it_computes(name: str, tmp_path: Path) -> No
         "alpha_pattern": {"o_proj": 11, "layers.2.mlp.up_proj": 2},
     }
     settings = peft.LoraConfig(r=5, lora_alpha=9, use_rslora=name == "gemma3", target_modules="all-linear", **patterns)
-    made = peft.get_peft_model(model, settings).eval()
+    peft_model = peft.get_peft_model(model, settings).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for key, parameter in made.named_parameters():
+        for key, parameter in peft_model.named_parameters():
             if "lora_" in key:
                 parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
-    made.save_pretrained(tmp_path / "adapter")
+    peft_model.save_pretrained(tmp_path / "adapter")
     config = read_config(tmp_path / "adapter")
-    found = forward(Decoder(config), load_params(tmp_path / "adapter", config), one_segment(TOKENS))
-    np.testing.assert_allclose(found, theirs(made), atol=1e-4)
-    assert np.abs(theirs(made) - theirs(torch_model(name))).max() > 0.1
+    values = forward(Decoder(config), load_params(tmp_path / "adapter", config), one_segment(TOKENS))
+    np.testing.assert_allclose(values, torch_logits(peft_model), atol=1e-4)
+    assert np.abs(torch_logits(peft_model) - torch_logits(torch_model(name))).max() > 0.1

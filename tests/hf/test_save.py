@@ -39,8 +39,8 @@ def assert_same_tensors(one, two):
     assert a.names == b.names
     for name in a.names:
         assert a.dtype(name) == b.dtype(name)
-        whole = (slice(None),) * len(a.shape(name))
-        assert a.read(name, whole).tobytes() == b.read(name, whole).tobytes(), name
+        everything = (slice(None),) * len(a.shape(name))
+        assert a.read(name, everything).tobytes() == b.read(name, everything).tobytes(), name
 
 
 @pytest.mark.parametrize("name", VARIANTS)

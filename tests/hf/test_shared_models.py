@@ -124,8 +124,8 @@ def test_read_straight_into_shards(shared_models):
     directory = shared_models / NAMES[0]
     config = read_config(directory)
     shardings = param_shardings(make_mesh(2, 2, 2), *abstract_params(Decoder(config)))
-    sharded, whole = load_params(directory, config, shardings), load_params(directory, config)
-    jax.tree.map(np.testing.assert_array_equal, sharded, whole)
+    sharded, unsharded = load_params(directory, config, shardings), load_params(directory, config)
+    jax.tree.map(np.testing.assert_array_equal, sharded, unsharded)
     jax.tree.map(
         lambda leaf, sharding: leaf.sharding == sharding or pytest.fail("another sharding"), sharded, shardings
     )

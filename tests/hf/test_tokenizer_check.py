@@ -42,9 +42,9 @@ def trained(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("end", ["\n", "<|endoftext|>", " <|endoftext|>\n"])
 def test_control_tokens_in_titles_are_counted_and_compared_as_text(trained: Path, tmp_path: Path, end: str) -> None:
-    made = check(trained, [title for title in TITLES if end not in title], end_of_item=end)
-    made.run(export(trained, tmp_path / "out"))
-    assert made.titles_with_control_tokens() == (0 if end == "<|endoftext|>" else 2)
+    checked = check(trained, [title for title in TITLES if end not in title], end_of_item=end)
+    checked.run(export(trained, tmp_path / "out"))
+    assert checked.titles_with_control_tokens() == (0 if end == "<|endoftext|>" else 2)
 
 
 def test_a_class_that_builds_its_own_parts_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,15 +61,15 @@ def test_a_class_that_builds_its_own_parts_is_replaced(tmp_path: Path, capsys: p
         json.dumps({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>"})
     )
     out = export(tmp_path / "source", tmp_path / "out")
-    made = check(tmp_path / "source", ["A b", "bXa"])
-    made.run(out)
+    checked = check(tmp_path / "source", ["A b", "bXa"])
+    checked.run(out)
     assert json.loads((out / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and "LlamaTokenizer" in lines[0] and "PreTrainedTokenizerFast" in lines[0]
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(str(out))
-    assert theirs.encode("bXa\n", add_special_tokens=False) == made.tokenizer.encode("bXa\n").tolist()
+    assert theirs.encode("bXa\n", add_special_tokens=False) == checked.tokenizer.encode("bXa\n").tolist()
 
 
 def test_where_no_class_gives_the_tokens_it_is_an_error(trained: Path, tmp_path: Path) -> None:
@@ -84,9 +84,9 @@ def test_where_no_class_gives_the_tokens_it_is_an_error(trained: Path, tmp_path:
 def test_real_tokenizers(shared_tokenizers: Path, tmp_path: Path, name: str) -> None:
     types = {"qwen2.5": "qwen2", "smollm2": "llama", "llama3": "llama", "gpt2": "gpt2"}
     titles = [*TITLES, "<|im_start|>", "<|end_of_text|> 42", "Cafe\u0301 \ufb01"]
-    made = check(shared_tokenizers / name, titles)
-    made.run(export(shared_tokenizers / name, tmp_path / "out", types[name]))
-    assert made.titles_with_control_tokens() == {"qwen2.5": 3, "smollm2": 3, "llama3": 1, "gpt2": 2}[name]
+    checked = check(shared_tokenizers / name, titles)
+    checked.run(export(shared_tokenizers / name, tmp_path / "out", types[name]))
+    assert checked.titles_with_control_tokens() == {"qwen2.5": 3, "smollm2": 3, "llama3": 1, "gpt2": 2}[name]
 
 
 @pytest.mark.parametrize("name", ["hf-tinystories-656k", "hf-stories260k"])

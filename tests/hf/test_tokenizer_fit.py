@@ -29,17 +29,17 @@ def test_a_pair_that_fits(pair: tuple[Path, Path]) -> None:
 
 
 def test_one_added_token_is_named_with_both_ways_out_which_both_work(pair: tuple[Path, Path]) -> None:
-    words, model = pair
-    before = (words / "tokenizer.json").read_bytes()
-    _, added = new_tokens.add(words, ["<pad>"])
+    tokenizer_dir, model = pair
+    before = (tokenizer_dir / "tokenizer.json").read_bytes()
+    _, added = new_tokens.add(tokenizer_dir, ["<pad>"])
     with pytest.raises(
         UserError,
         match=rf"'<pad>' \(id {added['<pad>']}\).*take it out of tokenizer\.json.*name it in config\.text\.new_tokens",
     ):
-        check_pair(words, model)
-    check_pair(words, model, ["<pad>"])
-    (words / "tokenizer.json").write_bytes(before)
-    check_pair(words, model)
+        check_pair(tokenizer_dir, model)
+    check_pair(tokenizer_dir, model, ["<pad>"])
+    (tokenizer_dir / "tokenizer.json").write_bytes(before)
+    check_pair(tokenizer_dir, model)
 
 
 def test_another_models_tokenizer(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -62,23 +62,23 @@ def all_batches(
     directory: Path, first: int, last: int, held: Sequence[int] = range(8), **kwargs: Any
 ) -> list[np.ndarray]:
     stream = loader.stream(directory, {"a": 0.75, "b": 0.25}, seed=3)
-    found = loader.batches(stream, held, 8, first, last, **kwargs)
-    return [batch["tokens"][:, 0] for batch in found]
+    batches = loader.batches(stream, held, 8, first, last, **kwargs)
+    return [batch["tokens"][:, 0] for batch in batches]
 
 
 def test_any_step_can_be_reached_at_once(directory: Path) -> None:
-    whole = all_batches(directory, 0, 30)
-    assert len(whole) == 30
+    batches = all_batches(directory, 0, 30)
+    assert len(batches) == 30
     for start in (1, 13, 29):
-        np.testing.assert_array_equal(all_batches(directory, start, 30), whole[start:])
+        np.testing.assert_array_equal(all_batches(directory, start, 30), batches[start:])
 
 
 @pytest.mark.parametrize("held", [(0, 1, 2, 3), (4, 5), (0, 1, 6, 7), (3,), tuple(range(8))])
 def test_a_process_loads_the_rows_that_it_is_asked_for(directory: Path, held: tuple[int, ...]) -> None:
-    whole = all_batches(directory, 5, 9)
+    batches = all_batches(directory, 5, 9)
     part = all_batches(directory, 5, 9, held)
-    assert len(part) == len(whole)
-    for expected, got in zip(whole, part, strict=True):
+    assert len(part) == len(batches)
+    for expected, got in zip(batches, part, strict=True):
         np.testing.assert_array_equal(got, expected[list(held)])
 
 
@@ -129,8 +129,8 @@ def test_damage_is_a_clear_error(tmp_path: Path) -> None:
     ],
 )
 def test_proportions(spec: MixtureSpec, expected: dict[str, float]) -> None:
-    found = proportions(spec, {"a": 60, "b": 20, "mixed": 20, "empty": 0})
-    assert found == pytest.approx(expected)
+    shares = proportions(spec, {"a": 60, "b": 20, "mixed": 20, "empty": 0})
+    assert shares == pytest.approx(expected)
 
 
 def test_a_share_of_what_is_not_there_is_refused() -> None:
@@ -171,9 +171,9 @@ def test_an_optional_source_takes_part_where_it_is_asked_for() -> None:
     )
     both = proportions(MixtureSpec(shares={"titles": 0.2, "a": 0.3}, mixed_share=0.1), sizes)
     assert both == pytest.approx({"a": 0.3, "b": 0.4, "mixed": 0.1, "titles": 0.2})
-    for asked in (MixtureSpec(weights={"titles": 0.0}), MixtureSpec(shares={"titles": 0.0})):
-        assert asked.asked_sources == frozenset() and "titles" not in proportions(asked, sizes)
-        assert "titles" not in proportions(asked, {"a": 1})
+    for mixture in (MixtureSpec(weights={"titles": 0.0}), MixtureSpec(shares={"titles": 0.0})):
+        assert mixture.asked_sources == frozenset() and "titles" not in proportions(mixture, sizes)
+        assert "titles" not in proportions(mixture, {"a": 1})
     assert MixtureSpec(weights={"shuffled": 0.5}, shares={"titles": 0.1}).asked_sources == {"shuffled", "titles"}
 
 
@@ -197,9 +197,9 @@ def test_a_data_budget_uses_few_rows_and_a_larger_one_the_same_and_more(director
 
     def seen(limit: int, seed: int = 3) -> set[int]:
         stream = loader.stream(directory, {"a": 1.0}, seed=seed, limits={"a": limit})
-        found = [int(stream[i]["tokens"][0]) for i in range(3 * limit)]
-        assert all(len(set(found[k * limit : (k + 1) * limit])) == limit for k in range(3))
-        return set(found)
+        first_tokens = [int(stream[i]["tokens"][0]) for i in range(3 * limit)]
+        assert all(len(set(first_tokens[k * limit : (k + 1) * limit])) == limit for k in range(3))
+        return set(first_tokens)
 
     assert len(seen(10)) == 10 and seen(10) < seen(25) and seen(10) != seen(10, seed=4)
 

@@ -44,14 +44,14 @@ def asked_rows(tiny_rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def documents_of(workdir: Path, split: str) -> list[tuple[str, int]]:
     """Text and number of targets of every document."""
-    words = tokenizer.load(workdir / "rows/cpt/tokenizer")
-    found = []
+    encoder = tokenizer.load(workdir / "rows/cpt/tokenizer")
+    texts = []
     for stored in rows.open_split(workdir / "rows/cpt", split):
         row = rows.expand(stored)
         for number in range(1, len(stored["lengths"]) + 1):
             held = row["segment_ids"] == number
-            found.append((words.decode(row["tokens"][held]), int(row["loss_mask"][held].sum())))
-    return found
+            texts.append((encoder.decode(row["tokens"][held]), int(row["loss_mask"][held].sum())))
+    return texts
 
 
 def test_unasked_nothing_is_made(tiny_rows: Path) -> None:
@@ -73,21 +73,21 @@ def test_what_is_asked_comes_beside_the_others_and_leaves_them_as_they_are(
 
 def test_another_seed_makes_others(asked_rows: Path, workdir: Path) -> None:
     jobs.pack(asking(ALL, pack={"seed": 1}), workdir)
-    one, other = manifest_of(asked_rows), manifest_of(workdir)
-    assert all(one["source_hashes"][name] != other["source_hashes"][name] for name in ALL)
+    first, second = manifest_of(asked_rows), manifest_of(workdir)
+    assert all(first["source_hashes"][name] != second["source_hashes"][name] for name in ALL)
     jobs.pack(asking(ALL), workdir)
-    assert manifest_of(workdir)["shards"] == one["shards"]
+    assert manifest_of(workdir)["shards"] == first["shards"]
 
 
 def test_titles_are_a_document_each_without_a_header(asked_rows: Path, corpus: Corpus) -> None:
-    words = tokenizer.load(asked_rows / "rows/cpt/tokenizer")
-    found = documents_of(asked_rows, "titles")
-    assert sorted(text for text, _ in found) == sorted(
+    encoder = tokenizer.load(asked_rows / "rows/cpt/tokenizer")
+    texts = documents_of(asked_rows, "titles")
+    assert sorted(text for text, _ in texts) == sorted(
         f"{tokenizer.END_OF_TEXT}{title}\n" for title in set(corpus.items.title)
     )
-    assert all(n == len(words.encode(text.removeprefix(tokenizer.END_OF_TEXT))) for text, n in found)
+    assert all(n == len(encoder.encode(text.removeprefix(tokenizer.END_OF_TEXT))) for text, n in texts)
     assert {corpus.items.title[item] for item in corpus.catalogue("Garden")} <= {
-        text[len(tokenizer.END_OF_TEXT) : -1] for text, _ in found
+        text[len(tokenizer.END_OF_TEXT) : -1] for text, _ in texts
     }
 
 
@@ -99,30 +99,30 @@ def test_items_of_one_title_are_one_document_and_are_counted(corpus: Corpus, mon
     items = dataclasses.replace(corpus.items, title=titles)
     changed = Corpus.open(corpus.path)
     monkeypatch.setattr(changed, "items", items)
-    made = Titles(changed, window=50)
-    found = np.concatenate([window.items for window in made.windows()])
-    assert made.counts == {"items_of_the_same_title": 2} and len(found) == made.total == 178
+    source = Titles(changed, window=50)
+    numbers = np.concatenate([window.items for window in source.windows()])
+    assert source.counts == {"items_of_the_same_title": 2} and len(numbers) == source.total == 178
     assert Related(changed, 0, 1000).counts["items_of_the_same_title"] == 1
 
 
 def lists_by_scope(windows: list[Window]) -> dict[str, list[np.ndarray]]:
-    found: dict[str, list[np.ndarray]] = {}
+    lists: dict[str, list[np.ndarray]] = {}
     for window in windows:
         assert window.scope is not None
         bounds = zip(window.offsets[:-1], window.offsets[1:], strict=True)
-        found.setdefault(window.scope, []).extend(window.items[a:b] for a, b in bounds)
-    return found
+        lists.setdefault(window.scope, []).extend(window.items[a:b] for a, b in bounds)
+    return lists
 
 
 def test_related_lists_are_the_nearest_titles_of_their_own_catalogue(corpus: Corpus) -> None:
-    found = lists_by_scope(list(Related(corpus, 0, 100).windows()))
-    assert list(found) == ["Books", "Games", "Garden"]
-    for name, lists in found.items():
+    by_scope = lists_by_scope(list(Related(corpus, 0, 100).windows()))
+    assert list(by_scope) == ["Books", "Games", "Garden"]
+    for name, lists in by_scope.items():
         items = corpus.catalogue(name)
         vectors = tf_idf(counts([corpus.items.title[item] for item in items], "words 1-2")).toarray()
         cosine = np.round(vectors @ vectors.T, 9)
         np.fill_diagonal(cosine, -1)
-        number = {item: place for place, item in enumerate(items.tolist())}
+        number = {item: row for row, item in enumerate(items.tolist())}
         length = related_length(corpus, name)
         assert sorted(number[int(each[0])] for each in lists) == np.flatnonzero((cosine > 0).any(axis=1)).tolist()
         for head, *near in (each.tolist() for each in lists):
@@ -139,17 +139,17 @@ def test_related_lists_are_as_long_as_the_sequences_of_pre_training(corpus: Corp
 
 
 def test_related_and_shuffled_have_the_header_of_their_domain(asked_rows: Path, corpus: Corpus) -> None:
-    words = tokenizer.load(asked_rows / "rows/cpt/tokenizer")
+    encoder = tokenizer.load(asked_rows / "rows/cpt/tokenizer")
     domain_of = {
         title: corpus.domains[domain] for title, domain in zip(corpus.items.title, corpus.items.domain, strict=True)
     }
     for split, domains in (("related", {"Books", "Games", "Garden"}), ("shuffled", {"Books", "Games"})):
-        found = documents_of(asked_rows, split)
+        texts = documents_of(asked_rows, split)
         seen = set()
-        for text, n_targets in found:
+        for text, n_targets in texts:
             header, *titles = text.removeprefix(tokenizer.END_OF_TEXT).splitlines()
             assert {domain_of[title] + ":" for title in titles} == {header}
-            assert n_targets == sum(len(words.encode(title + "\n")) for title in titles)
+            assert n_targets == sum(len(encoder.encode(title + "\n")) for title in titles)
             seen.add(header[:-1])
         assert seen == domains
     assert manifest_of(asked_rows)["splits"]["shuffled"]["items"] == sum(
@@ -165,10 +165,10 @@ def transitions(corpus: Corpus, lists: list[np.ndarray]) -> np.ndarray:
 
 
 def test_shuffled_keeps_lengths_and_items_and_destroys_behaviour(corpus: Corpus) -> None:
-    made = Shuffled(corpus, 0, 10**6)
-    found = lists_by_scope(list(made.windows()))
-    assert list(found) == ["Books", "Games"]
-    for name, lists in found.items():
+    source = Shuffled(corpus, 0, 10**6)
+    by_scope = lists_by_scope(list(source.windows()))
+    assert list(by_scope) == ["Books", "Games"]
+    for name, lists in by_scope.items():
         sequences = corpus.sequences("domain", name)
         real = [sequences.items[a:b] for a, b in zip(sequences.offsets[:-1], sequences.offsets[1:], strict=True)]
         assert [len(each) for each in lists] == [len(each) for each in real]
@@ -204,17 +204,17 @@ def test_their_names_are_taken(name: str, tmp_path: Path) -> None:
 
 
 def test_which_are_asked_makes_rows_out_of_date_and_their_weights_do_not(workdir: Path) -> None:
-    def words(weights: dict[str, float], **changes: Any) -> tuple[str, str]:
+    def state_of(weights: dict[str, float], **changes: Any) -> tuple[str, str]:
         config = asking(weights, **changes)
         return jobs.state(config, workdir, "rows/cpt").word, jobs.state(config, workdir, "rows/cpt").reason
 
-    assert words({"titles": 0.0})[0] == words({"Books": 2.0})[0] == "current"
-    assert words({"titles": 1.0}) == ("out of date", "the optional row sources changed")
+    assert state_of({"titles": 0.0})[0] == state_of({"Books": 2.0})[0] == "current"
+    assert state_of({"titles": 1.0}) == ("out of date", "the optional row sources changed")
     jobs.pack(asking({"titles": 1.0}), workdir)
-    assert words({"titles": 7.0})[0] == "current"
+    assert state_of({"titles": 7.0})[0] == "current"
     config = road.config(train={"anneal_mixture": {"shares": {"titles": 0.2}}})
     assert jobs.state(config, workdir, "rows/cpt").word == "current"
-    assert words({})[0] == "out of date"
+    assert state_of({})[0] == "out of date"
 
 
 def test_a_run_is_made_from_the_sources_that_it_asks_for_alone(asked_rows: Path, tiny_rows: Path) -> None:

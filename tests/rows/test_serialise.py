@@ -29,9 +29,9 @@ def test_an_example_is_the_one_of_tfds(tokens: list[int], lengths: list[int], it
         features.encode_example(given_row)
     )
     packed = [pack_varints(ragged[name])[0].tobytes() for name in ("tokens", "lengths", "items")]
-    ours = example(*packed, bytes(loss), row)
-    assert len(ours) == len(expected)
-    assert tf_example_pb2.Example.FromString(ours) == tf_example_pb2.Example.FromString(expected)
+    payload = example(*packed, bytes(loss), row)
+    assert len(payload) == len(expected)
+    assert tf_example_pb2.Example.FromString(payload) == tf_example_pb2.Example.FromString(expected)
 
 
 def test_varints_know_where_each_begins() -> None:

@@ -16,12 +16,12 @@ def offsets_of(lengths: list[int]) -> np.ndarray:
 
 @given(st.lists(st.lists(st.integers(0, 9), max_size=8), max_size=20), st.integers(0, 3))
 def test_every_item_stays_as_often_and_repeats_are_counted(sequences: list[list[int]], seed: int) -> None:
-    items = np.array([item for each in sequences for item in each], np.int32)
-    offsets = offsets_of([len(each) for each in sequences])
+    items = np.array([item for sequence in sequences for item in sequence], np.int32)
+    offsets = offsets_of([len(sequence) for sequence in sequences])
     dealt, repeats = deal(items, offsets, np.random.default_rng(seed))
     np.testing.assert_array_equal(np.sort(dealt), np.sort(items))
-    own = [dealt[a:b] for a, b in itertools.pairwise(offsets)]
-    assert repeats == sum(len(each) - len(set(each.tolist())) for each in own)
+    sequences_dealt = [dealt[a:b] for a, b in itertools.pairwise(offsets)]
+    assert repeats == sum(len(sequence) - len(set(sequence.tolist())) for sequence in sequences_dealt)
 
 
 @pytest.mark.parametrize("busy", [60, 150])

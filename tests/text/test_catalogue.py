@@ -110,16 +110,16 @@ def whitespace_splitter(directory: Path, vocabulary: dict[str, int]) -> tokenize
 
 
 def test_a_dropped_end_of_item_is_refused_where_no_title_begins_another(tmp_path: Path) -> None:
-    words = whitespace_splitter(tmp_path, {"Halo": 0, "Zelda": 1, "?": 2, "END": 3})
+    splitter = whitespace_splitter(tmp_path, {"Halo": 0, "Zelda": 1, "?": 2, "END": 3})
     with pytest.raises(UserError, match=r"drops the end of item '\\n' of 2 of 2 titles \(such as 'Halo'\)"):
-        Catalogue.build(words, ["Halo", "Zelda"], "\n")
-    assert Catalogue.build(words, ["Halo", "Zelda"], " END ").item(1).tolist() == [1, 3]
+        Catalogue.build(splitter, ["Halo", "Zelda"], "\n")
+    assert Catalogue.build(splitter, ["Halo", "Zelda"], " END ").item(1).tolist() == [1, 3]
 
 
 def test_an_end_of_item_that_becomes_the_unknown_token_is_refused(tmp_path: Path) -> None:
-    words = whitespace_splitter(tmp_path, {"Halo": 0, "Zelda": 1, "?": 2, "END": 3})
+    splitter = whitespace_splitter(tmp_path, {"Halo": 0, "Zelda": 1, "?": 2, "END": 3})
     with pytest.raises(UserError, match=r"has only its unknown token for the end of item ' STOP' of 2 of 2 titles"):
-        Catalogue.build(words, ["Halo", "Zelda"], " STOP")
+        Catalogue.build(splitter, ["Halo", "Zelda"], " STOP")
 
 
 def test_an_end_of_item_that_only_some_titles_lose(tmp_path: Path) -> None:
@@ -132,16 +132,16 @@ def test_an_end_of_item_that_only_some_titles_lose(tmp_path: Path) -> None:
 
 
 def test_titles_that_are_not_told_apart_are_counted_or_refused(tmp_path: Path) -> None:
-    words = whitespace_splitter(tmp_path, {"Halo": 0, "Zelda": 1, "?": 2, "END": 3, "Mario": 4})
-    built = Catalogue.build(words, ["Halo", "Zelda", "Mario", "Halo Mario", "Pikmin", "Kirby", "Kirby"], " END")
+    splitter = whitespace_splitter(tmp_path, {"Halo": 0, "Zelda": 1, "?": 2, "END": 3, "Mario": 4})
+    built = Catalogue.build(splitter, ["Halo", "Zelda", "Mario", "Halo Mario", "Pikmin", "Kirby", "Kirby"], " END")
     assert (built.confused_titles, built.distinct_titles, built.unknown_tokens) == (2, 6, 3)
     assert (
         built.losses.startswith("33.33% of the titles (2) have the same tokens")
         and "(3) are the unknown token" in built.losses
     )
     with pytest.raises(UserError, match="the same tokens of different titles, in 3 of 5 cases"):
-        Catalogue.build(words, ["Halo", "Zelda", "Samus", "Pikmin", "Kirby"], " END")
-    assert Catalogue.build(words, ["Halo", "Zelda"], " END").losses == ""
+        Catalogue.build(splitter, ["Halo", "Zelda", "Samus", "Pikmin", "Kirby"], " END")
+    assert Catalogue.build(splitter, ["Halo", "Zelda"], " END").losses == ""
 
 
 def test_only_what_the_vocabulary_makes_unknown_counts_as_unknown(tmp_path: Path) -> None:

@@ -71,9 +71,9 @@ def test_real_tokenizers_with_transformers(shared_tokenizers: Path, tmp_path: Pa
     size = tokenizer.load(directory).size
     after, added = new_tokens.add(directory, WANTED[:2])
     assert sorted(added.values()) == [size, size + 1]
-    theirs = AutoTokenizer.from_pretrained(directory)
+    in_transformers = AutoTokenizer.from_pretrained(directory)
     for text in (*added, "<|Books|>A title, 42\n<|all domains|>"):
-        assert theirs.encode(text, add_special_tokens=False) == after.encode(text).tolist()
-    assert theirs.encode("<|Books|>", add_special_tokens=False) == [added["<|Books|>"]]
-    assert len(theirs) == size + 2
-    assert theirs.decode([added["<|Books|>"]], skip_special_tokens=True) == "<|Books|>"
+        assert in_transformers.encode(text, add_special_tokens=False) == after.encode(text).tolist()
+    assert in_transformers.encode("<|Books|>", add_special_tokens=False) == [added["<|Books|>"]]
+    assert len(in_transformers) == size + 2
+    assert in_transformers.decode([added["<|Books|>"]], skip_special_tokens=True) == "<|Books|>"

@@ -25,8 +25,8 @@ STORY = "One day a fox met a crow.\nThe crow had cheese.\n\nThe fox wanted it.\n
 
 
 def texts_of(folder: Path, **changes: Any) -> tuple[list[str], plain_text.TextCounts]:
-    made = PlainText(PlainTextSpec(root=str(folder), **({"files": ("**/*",)} | changes)))
-    return list(made._texts()), made.counts
+    plain = PlainText(PlainTextSpec(root=str(folder), **({"files": ("**/*",)} | changes)))
+    return list(plain._texts()), plain.counts
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -47,15 +47,15 @@ def write(path: Path, content: str | bytes) -> Path:
 )
 def test_documents_of_a_text_file(tmp_path: Path, name: str, document: str, expected: list[str]) -> None:
     write(tmp_path / name, "\ufeff" + STORY)
-    found, counts = texts_of(tmp_path, document=document)
-    assert found == expected and counts.texts == len(expected) and counts.bad_lines == 0
+    texts, counts = texts_of(tmp_path, document=document)
+    assert texts == expected and counts.texts == len(expected) and counts.bad_lines == 0
 
 
 def test_a_long_file_comes_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain_text, "CHARACTERS_PER_BLOCK", 40)
     write(tmp_path / "a.txt", STORY)
-    found, _ = texts_of(tmp_path)
-    assert len(found) == 2 and "\n".join(found) == STORY.rstrip("\n")
+    texts, _ = texts_of(tmp_path)
+    assert len(texts) == 2 and "\n".join(texts) == STORY.rstrip("\n")
 
 
 def test_json_lines_and_what_is_wrong_with_some(tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_json_lines_and_what_is_wrong_with_some(tmp_path: Path) -> None:
         "[" * 5000,
     ]
     path = write(tmp_path / "a.jsonl.gz", "\n".join([good[0], *bad, good[1], "", good[2]]).encode() + b"\n\xff\xfe{}\n")
-    found, counts = texts_of(tmp_path, field="story")
-    assert found == ["text 0", "text 1", "text 2"]
+    texts, counts = texts_of(tmp_path, field="story")
+    assert texts == ["text 0", "text 1", "text 2"]
     assert (counts.bad_lines, counts.empty) == (8, 1)
     assert (
         counts.samples[0] == f"{path}: line 2: not JSON"
@@ -94,12 +94,12 @@ def test_a_file_of_the_name_wins_over_the_pattern_and_the_root_is_none(tmp_path:
     for name in ("a[1].txt", "a1.txt", "a2.txt", "ab.txt"):
         write(tmp_path / "r[x]" / name, name)
     write(tmp_path / "rx" / "a1.txt", "another root")
-    for files, found in (
+    for files, texts in (
         (("a[1].txt",), ["a[1].txt"]),
         (("a[12].txt",), ["a1.txt", "a2.txt"]),
         (("a?.txt",), ["a1.txt", "a2.txt", "ab.txt"]),
     ):
-        assert texts_of(tmp_path / "r[x]", files=files)[0] == found
+        assert texts_of(tmp_path / "r[x]", files=files)[0] == texts
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_a_file_of_the_name_wins_over_the_pattern_and_the_root_is_none(tmp_path:
 def test_files_that_cannot_be_used(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
     write(tmp_path / "picture.png", "x")
     write(tmp_path / "empty.txt", " \n\n")
-    whole = write(tmp_path / "cut.txt.gz", STORY * 1000)
-    whole.write_bytes(whole.read_bytes()[:-20])
+    complete = write(tmp_path / "cut.txt.gz", STORY * 1000)
+    complete.write_bytes(complete.read_bytes()[:-20])
     with pytest.raises(UserError, match=message):
         texts_of(tmp_path, files=files)
 
@@ -166,13 +166,13 @@ def test_text_becomes_a_split_of_its_own(workdir: Path, tmp_path: Path) -> None:
     write(tmp_path / "texts" / "a.txt.gz", STORY)
     assert jobs.made_from(config, workdir, "rows/cpt") != inputs
     jobs.pack(config, workdir)
-    whole = json.loads((workdir / "rows" / "cpt" / "manifest.json").read_text())["splits"]["text"]
+    of_text = json.loads((workdir / "rows" / "cpt" / "manifest.json").read_text())["splits"]["text"]
     config["pack"]["text"]["max_tokens"] = 200
     jobs.pack(config, workdir)
     limited = json.loads((workdir / "rows" / "cpt" / "manifest.json").read_text())["splits"]["text"]
     assert 100 < limited["tokens"] <= 200 and limited["tokens_left_out"] > 0
-    assert limited["texts"] == whole["texts"] and limited["tokens"] + limited["tokens_left_out"] == whole["tokens"]
-    assert whole["tokens_left_out"] == 0
+    assert limited["texts"] == of_text["texts"] and limited["tokens"] + limited["tokens_left_out"] == of_text["tokens"]
+    assert of_text["tokens_left_out"] == 0
 
 
 def test_a_domain_may_not_be_called_text(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,19 +34,19 @@ SKLEARN = {
 def test_tf_idf_is_that_of_scikit_learn(features: str) -> None:
     text = pytest.importorskip("sklearn.feature_extraction.text")
     pattern = {"token_pattern": r"(?u)\w+"} if features.startswith("words") else {}
-    theirs = text.TfidfVectorizer(**SKLEARN[features], **pattern)
-    expected = theirs.fit_transform(TITLES)
-    ours = tf_idf(counts(TITLES, features))
-    assert ours.shape == expected.shape
-    np.testing.assert_allclose(ours.toarray(), expected.toarray(), atol=1e-12)
+    vectorizer = text.TfidfVectorizer(**SKLEARN[features], **pattern)
+    expected = vectorizer.fit_transform(TITLES)
+    matrix = tf_idf(counts(TITLES, features))
+    assert matrix.shape == expected.shape
+    np.testing.assert_allclose(matrix.toarray(), expected.toarray(), atol=1e-12)
     alike = similarity(TITLES, features, "tfidf")
     cosine = (expected @ expected.T).toarray()
-    found = (alike.query_NF @ alike.document_NF.T).toarray()
+    scores = (alike.query_NF @ alike.document_NF.T).toarray()
     off = ~np.eye(
         len(TITLES), dtype=bool
     )  # without the n-grams of one title alone, what a title shares with itself is less
-    np.testing.assert_allclose(found[off], cosine[off], atol=1e-12)
-    np.testing.assert_allclose(alike.own_N, np.diag(found), atol=1e-12)
+    np.testing.assert_allclose(scores[off], cosine[off], atol=1e-12)
+    np.testing.assert_allclose(alike.own_N, np.diag(scores), atol=1e-12)
 
 
 @pytest.mark.parametrize("features", ["words 1", "characters 2-3"])
@@ -67,11 +67,11 @@ def test_bm25_is_its_formula(features: str) -> None:
         return total
 
     alike = similarity(TITLES, features, "bm25")
-    found = (alike.query_NF @ alike.document_NF.T).toarray()
+    scores = (alike.query_NF @ alike.document_NF.T).toarray()
     for i, query in enumerate(grams):
         for j, document in enumerate(grams):
             if i != j:
-                assert found[i, j] == pytest.approx(score(query, document) / (score(query, query) or 1), abs=1e-12)
+                assert scores[i, j] == pytest.approx(score(query, document) / (score(query, query) or 1), abs=1e-12)
 
 
 def test_the_order_of_titles_changes_nothing_not_even_the_last_digit() -> None:
@@ -85,8 +85,8 @@ def test_the_order_of_titles_changes_nothing_not_even_the_last_digit() -> None:
 
 def test_titles_alike_in_words_are_alike_and_those_without_any_are_like_nothing() -> None:
     alike = similarity(["a b", "B  a!", "a c", "?"], "words 1", "tfidf")
-    found = (alike.query_NF @ alike.document_NF.T).toarray()
-    assert found[0, 1] == pytest.approx(1) and 0 < found[0, 2] < 1 and not found[3].any()
+    scores = (alike.query_NF @ alike.document_NF.T).toarray()
+    assert scores[0, 1] == pytest.approx(1) and 0 < scores[0, 2] < 1 and not scores[3].any()
 
 
 @pytest.mark.parametrize(
@@ -109,5 +109,5 @@ def test_mistakes_in_the_section(section: dict, message: str) -> None:
 @pytest.mark.parametrize("titles", [["?", "!!"], ["one"], ["", "a"]])
 def test_titles_that_share_nothing_are_alike_in_nothing(titles: list[str], weighting: str) -> None:
     alike = similarity(titles, "words 1-2", weighting)
-    found = (alike.query_NF @ alike.document_NF.T).toarray()
-    assert found.shape == (len(titles), len(titles)) and not found.any() and not alike.own_N.any()
+    scores = (alike.query_NF @ alike.document_NF.T).toarray()
+    assert scores.shape == (len(titles), len(titles)) and not scores.any() and not alike.own_N.any()

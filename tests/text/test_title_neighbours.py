@@ -18,10 +18,10 @@ def made_titles(n: int, seed: int = 0) -> list[str]:
 
 
 def lists_of(titles: list[str], length: int, seed: int = 0) -> list[list[int]]:
-    found: list[list[int]] = []
+    lists: list[list[int]] = []
     for numbers, offsets in neighbour_lists(titles, length, np.random.default_rng(seed)):
-        found += [numbers[a:b].tolist() for a, b in itertools.pairwise(offsets)]
-    return found
+        lists += [numbers[a:b].tolist() for a, b in itertools.pairwise(offsets)]
+    return lists
 
 
 @pytest.mark.parametrize("block", [1, 500, 10**6])
@@ -30,27 +30,27 @@ def test_neighbours_are_those_of_all_pairs(block: int, monkeypatch: pytest.Monke
     titles = [*made_titles(80), "unlike anything"]
     vectors = tf_idf(counts(titles, FEATURES)).toarray()
     cosine = np.round(vectors @ vectors.T, 9)
-    found = lists_of(titles, 6)
-    assert [each[0] for each in found] == list(range(81)) and found[80] == [80]
-    for own, *near in found:
-        others = np.delete(np.arange(81), own)
-        best = np.sort(cosine[own, others])[::-1][:5]
-        assert len(set(near)) == len(near) and own not in near
-        np.testing.assert_allclose(cosine[own, near], best[best > 0], atol=2e-9)
+    lists = lists_of(titles, 6)
+    assert [neighbours[0] for neighbours in lists] == list(range(81)) and lists[80] == [80]
+    for item, *near in lists:
+        others = np.delete(np.arange(81), item)
+        best = np.sort(cosine[item, others])[::-1][:5]
+        assert len(set(near)) == len(near) and item not in near
+        np.testing.assert_allclose(cosine[item, near], best[best > 0], atol=2e-9)
 
 
 def test_ties_go_by_the_seed_and_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     titles = [f"red lamp {number}" for number in range(40)]
     first = lists_of(titles, 5)
     assert lists_of(titles, 5) == first != lists_of(titles, 5, seed=1)
-    assert len({number for each in first for number in each[1:]}) > 4
+    assert len({number for neighbours in first for number in neighbours[1:]}) > 4
     monkeypatch.setattr(title_neighbours, "BLOCK", 100)
     assert lists_of(titles, 5) == first
 
 
 def test_a_word_of_too_many_titles_relates_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     titles = ["the lamp", "the shoe", "the desk", "oak desk"]
-    assert all(len(each) > 1 for each in lists_of(titles, 4))
+    assert all(len(neighbours) > 1 for neighbours in lists_of(titles, 4))
     monkeypatch.setattr(title_neighbours, "MOST_TITLES", 2)
     assert lists_of(titles, 4) == [[0], [1], [2, 3], [3, 2]]
 

@@ -25,8 +25,8 @@ def test_a_frequent_title_with_its_end_is_one_token(trained: tokenizer.Tokenizer
 
 
 def test_within_words_no_token_spans_a_space(tmp_path: Path) -> None:
-    words = tokenizer.train([t + "\n" for t in TITLES], [50, 40, 3, 3], 320, tmp_path, across_words=False)
-    assert len(words.encode("Star Wars\n")) >= 3
+    within = tokenizer.train([t + "\n" for t in TITLES], [50, 40, 3, 3], 320, tmp_path, across_words=False)
+    assert len(within.encode("Star Wars\n")) >= 3
 
 
 def test_encode_all_equals_encode(trained: tokenizer.Tokenizer) -> None:
@@ -38,12 +38,12 @@ def test_encode_all_equals_encode(trained: tokenizer.Tokenizer) -> None:
 def test_the_directory_loads_in_transformers(trained: tokenizer.Tokenizer) -> None:
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(trained.directory)
+    in_transformers = AutoTokenizer.from_pretrained(trained.directory)
     assert (
-        theirs("Star Wars\nStar Trek\n", add_special_tokens=False).input_ids
+        in_transformers("Star Wars\nStar Trek\n", add_special_tokens=False).input_ids
         == trained.encode("Star Wars\nStar Trek\n").tolist()
     )
-    assert theirs.bos_token_id == trained.bos_id == 0
+    assert in_transformers.bos_token_id == trained.bos_id == 0
 
 
 def test_bad_directories_are_refused(tmp_path: Path) -> None:

@@ -32,15 +32,15 @@ def auto(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
 
 
-def assert_same(directory: Path, theirs: Any, texts: list[str]) -> None:
+def assert_same(directory: Path, in_transformers: Any, texts: list[str]) -> None:
     """Texts as control tokens and as text, BOS, and the size."""
-    ours = tokenizer.load(directory)
-    assert ours.bos_id == theirs.bos_token_id
-    assert ours.size == len(theirs)
-    flat, offsets = ours.encode_all(texts)
+    loaded = tokenizer.load(directory)
+    assert loaded.bos_id == in_transformers.bos_token_id
+    assert loaded.size == len(in_transformers)
+    flat, offsets = loaded.encode_all(texts)
     for number, text in enumerate(texts):
-        assert ours.encode(text).tolist() == theirs.encode(text, add_special_tokens=False), text
-        as_text = theirs.encode(text, add_special_tokens=False, split_special_tokens=True)
+        assert loaded.encode(text).tolist() == in_transformers.encode(text, add_special_tokens=False), text
+        as_text = in_transformers.encode(text, add_special_tokens=False, split_special_tokens=True)
         assert flat[offsets[number] : offsets[number + 1]].tolist() == as_text, text
 
 
@@ -98,8 +98,8 @@ def test_tokenizer_json(shared_tokenizers: Path, name: str) -> None:
 def test_vocab_and_merges_are_read_by_their_own_class(shared_tokenizers: Path, tmp_path: Path, name: str) -> None:
     directory = pair(shared_tokenizers / name, tmp_path / "pair", "tokenizer_config.json")
     assert_same(directory, auto(directory), TEXTS)
-    whole = tokenizer.load(shared_tokenizers / name)
-    assert tokenizer.load(directory).encode_all(TEXTS)[0].tolist() == whole.encode_all(TEXTS)[0].tolist()
+    from_json = tokenizer.load(shared_tokenizers / name)
+    assert tokenizer.load(directory).encode_all(TEXTS)[0].tolist() == from_json.encode_all(TEXTS)[0].tolist()
 
 
 def test_the_class_may_stand_in_config_json(shared_tokenizers: Path, tmp_path: Path) -> None:
@@ -131,8 +131,8 @@ def test_a_pair_that_nobody_claims_is_gpt2s_and_a_line_says_so(
 
 
 def test_a_pair_without_gpt2s_end_token_does_not_get_one(tmp_path: Path) -> None:
-    whole = small(tmp_path / "whole")
-    directory = pair(whole, tmp_path / "pair")
+    complete = small(tmp_path / "whole")
+    directory = pair(complete, tmp_path / "pair")
     vocabulary = json.loads((directory / "vocab.json").read_text())
     del vocabulary["<|endoftext|>"]
     write(directory / "vocab.json", {token: index - 1 for token, index in vocabulary.items()})
@@ -158,12 +158,12 @@ def test_a_sentencepiece_model_alone(tmp_path: Path, kind: str, class_: str | No
     if class_ is not None:
         write(directory / "tokenizer_config.json", {"tokenizer_class": class_})
     try:
-        theirs = auto(directory)
+        in_transformers = auto(directory)
     except Exception:
         with pytest.raises(UserError, match="not a usable tokenizer"):
             tokenizer.load(directory)
         return
-    assert_same(directory, theirs, TEXTS)
+    assert_same(directory, in_transformers, TEXTS)
     tokenizer_files.copy(directory, tmp_path / "copy")
     assert_same(tmp_path / "copy", auto(tmp_path / "copy"), TEXTS)
     assert (
@@ -198,10 +198,12 @@ def test_bos_wherever_it_is_named(tmp_path: Path, name: str) -> None:
     for file, value in (("tokenizer_config.json", configured), ("special_tokens_map.json", mapped)):
         if value is not None:
             write(directory / file, value)
-    theirs = auto(directory)
-    assert tokenizer.load(directory).bos_id == theirs.bos_token_id
+    in_transformers = auto(directory)
+    assert tokenizer.load(directory).bos_id == in_transformers.bos_token_id
     tokenizer_files.copy(directory, tmp_path / "copy")
-    assert tokenizer.load(tmp_path / "copy").bos_id == auto(tmp_path / "copy").bos_token_id == theirs.bos_token_id
+    assert (
+        tokenizer.load(tmp_path / "copy").bos_id == auto(tmp_path / "copy").bos_token_id == in_transformers.bos_token_id
+    )
 
 
 def test_a_class_without_any_of_its_files_is_refused(tmp_path: Path) -> None:
@@ -249,14 +251,14 @@ def test_damaged_files_give_one_line(tmp_path: Path, file: str, content: str) ->
 )
 @example(["<|endoftext|>", "Star Wars"])
 def test_control_tokens_are_text_in_titles_and_tokens_in_the_end_of_item(end: str, titles: list[str]) -> None:
-    words = _trained()
+    trained = _trained()
     titles = [title.encode("utf-8", "ignore").decode() for title in titles]
-    tokens, offsets = words.encode_items(titles, end)
-    control = words.encode("<|endoftext|>").tolist()
+    tokens, offsets = trained.encode_items(titles, end)
+    control = trained.encode("<|endoftext|>").tolist()
     assert len(control) == 1
     for number, title in enumerate(titles):
         item = tokens[offsets[number] : offsets[number + 1]].tolist()
-        assert words.decode(item) == title + end
+        assert trained.decode(item) == title + end
         assert item.count(control[0]) == end.count("<|endoftext|>")
 
 
@@ -297,14 +299,14 @@ def test_settings_that_only_the_export_would_stumble_over_are_refused_at_once(
 
 def test_a_tokenizer_without_a_token_and_ids_that_are_no_numbers(tmp_path: Path) -> None:
     directory = small(tmp_path / "small")
-    whole = json.loads((directory / "tokenizer.json").read_text())
+    content = json.loads((directory / "tokenizer.json").read_text())
     write(
         directory / "tokenizer.json",
-        whole | {"model": {"type": "WordLevel", "vocab": {}, "unk_token": "?"}, "added_tokens": []},
+        content | {"model": {"type": "WordLevel", "vocab": {}, "unk_token": "?"}, "added_tokens": []},
     )
     with pytest.raises(UserError, match=r"not a usable tokenizer \(it has no token\)"):
         tokenizer.load(directory)
-    whole["model"]["vocab"]["a title"] = "5"
-    write(directory / "tokenizer.json", whole)
+    content["model"]["vocab"]["a title"] = "5"
+    write(directory / "tokenizer.json", content)
     with pytest.raises(UserError, match=r"tokenizer.json: not a usable tokenizer \(the id of 'a title' is no number\)"):
         tokenizer_files.token_ids(directory)

@@ -15,7 +15,7 @@ TITLES = ["Halo", "Zelda Halo", "塞尔达", "塞 尔", "Halo 塞", "塞 尔 达
 
 
 @pytest.fixture
-def words(tmp_path: Path) -> tokenizer.Tokenizer:
+def splitter(tmp_path: Path) -> tokenizer.Tokenizer:
     backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"Halo": 0, "Zelda": 1, "?": 2, "!": 3}, unk_token="?"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     backend.save(str(tmp_path / "tokenizer.json"))
@@ -23,8 +23,8 @@ def words(tmp_path: Path) -> tokenizer.Tokenizer:
     return tokenizer.load(tmp_path)
 
 
-def test_titles_of_unknown_tokens_alone_are_counted(words: tokenizer.Tokenizer) -> None:
-    catalogue = Catalogue.build(words, TITLES, "!")
+def test_titles_of_unknown_tokens_alone_are_counted(splitter: tokenizer.Tokenizer) -> None:
+    catalogue = Catalogue.build(splitter, TITLES, "!")
     every = np.arange(len(TITLES))
-    assert titles_unknown(catalogue, every, words, "!") == 3  # and neither "Halo 塞" nor what is known
-    assert titles_unknown(catalogue, every[:2], words, "!") == 0
+    assert titles_unknown(catalogue, every, splitter, "!") == 3  # and neither "Halo 塞" nor what is known
+    assert titles_unknown(catalogue, every[:2], splitter, "!") == 0

@@ -48,6 +48,6 @@ def write(path: Path, lines: Sequence[bytes | str], encoding: str = "utf-8") -> 
 
 
 def truncate(path: Path) -> Path:
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
     return path

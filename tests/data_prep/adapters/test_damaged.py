@@ -45,10 +45,10 @@ DAMAGE = st.lists(st.tuples(KIND, st.integers(0, 10**6), BYTE), min_size=1, max_
 
 
 def damaged(content: bytes, damage: list[tuple[str, int, bytes]]) -> bytes:
-    for kind, place, what in damage:
-        at = place % (len(content) or 1)
-        after = b"" if kind == "cut" else what + content[at + (kind == "flip") :]
-        content = content[: max(at, len(content) // 2) if kind == "cut" else at] + after
+    for kind, position, what in damage:
+        offset = position % (len(content) or 1)
+        after = b"" if kind == "cut" else what + content[offset + (kind == "flip") :]
+        content = content[: max(offset, len(content) // 2) if kind == "cut" else offset] + after
     return content
 
 

@@ -41,20 +41,20 @@ def interactions(path: Path, times: list[int], user: str = "u") -> Path:
 @example(folder="a*b", name="inter[2]", kind="csv")
 @example(folder="\\", name="\\[1]", kind="csv")
 def test_any_path_is_the_file_of_that_name_and_no_other(tmp_path: Path, folder, name, kind):
-    place = tmp_path / "data" / folder
+    directory = tmp_path / "data" / folder
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        own = place / f"{name}x.{kind}"
+        directory.mkdir(parents=True, exist_ok=True)
+        neighbour = directory / f"{name}x.{kind}"
         for n in "0123456789abcxz":  # what a pattern could take for it
-            (place / f"inter{n}.{kind}").write_text("user_id,item_id,timestamp\nwrong,a,1\n")
+            (directory / f"inter{n}.{kind}").write_text("user_id,item_id,timestamp\nwrong,a,1\n")
         if kind == "csv":
-            own.write_text(HEADER + "right,a,5\n")
+            neighbour.write_text(HEADER + "right,a,5\n")
         else:
-            interactions(own, [5], "right")
+            interactions(neighbour, [5], "right")
     except OSError:
         assume(False)  # the file system does not take this name
-    (place / "items.csv").write_text(ITEMS)
-    assert Loaded("table", own, place / "items.csv").interactions == [("right", "a", 5)]
+    (directory / "items.csv").write_text(ITEMS)
+    assert Loaded("table", neighbour, directory / "items.csv").interactions == [("right", "a", 5)]
 
 
 def test_a_file_with_brackets_is_read_and_not_its_neighbour(tmp_path: Path):

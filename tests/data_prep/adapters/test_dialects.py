@@ -52,14 +52,14 @@ FIELD = st.text(
     delimiter=st.sampled_from(DELIMITERS),
     encoding=st.sampled_from(ENCODINGS),
     header=st.booleans(),
-    said=st.booleans(),
+    named=st.booleans(),
     suffix=st.sampled_from([".csv", ".tsv", ".txt"]),
     end=st.sampled_from(["\n", "\r\n", "\r"]),
     titles=st.lists(FIELD.map(str.strip).filter(bool), min_size=1, max_size=6),
 )
-def test_any_delimiter_encoding_and_header(tmp_path: Path, delimiter, encoding, header, said, suffix, end, titles):
-    if not header and not said:  # then titles that hold another delimiter may tear the lines apart as well
-        others = "".join(other for other in DELIMITERS if other != delimiter and len(other) == 1)
+def test_any_delimiter_encoding_and_header(tmp_path: Path, delimiter, encoding, header, named, suffix, end, titles):
+    if not header and not named:  # then titles that hold another delimiter may tear the lines apart as well
+        others = "".join(text for text in DELIMITERS if text != delimiter and len(text) == 1)
         titles = [title.translate(str.maketrans(others, "." * len(others))) for title in titles]
     rows = [(f"i{n}", title) for n, title in enumerate(titles)]
     texts = [
@@ -69,7 +69,7 @@ def test_any_delimiter_encoding_and_header(tmp_path: Path, delimiter, encoding, 
     source = (
         {"quote": "none" if len(delimiter) > 1 else '"'}
         | ({} if header else {"header": False})
-        | ({"delimiter": delimiter} if said else {})
+        | ({"delimiter": delimiter} if named else {})
     )
     loaded = load(tmp_path, *texts, suffix=suffix, **source)
     assert loaded.interactions == READ and not loaded.rejected
@@ -99,16 +99,16 @@ def test_tsv_as_pandas_writes_it(tmp_path: Path, capsys):
     loaded = load(tmp_path, inter, items, ".tsv", quote='"')
     assert loaded.items == [("a", "Red\nsecond line"), ("b", '12" vinyl')] and not loaded.rejected
     load(tmp_path, inter, items, ".tsv")
-    assert "rows have a field that begins with a quote" in (said := capsys.readouterr().err)
-    assert "set config.corpus.sources.shop.files.items.quote = '\"'" in said
+    assert "rows have a field that begins with a quote" in (console := capsys.readouterr().err)
+    assert "set config.corpus.sources.shop.files.items.quote = '\"'" in console
     load(tmp_path, inter, b"item_id\ttitle\n" + b"a\tplain\n" * 30 + b'b\t"A" is for Alibi\n', ".tsv")
     assert "begins with a quote" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("said", ["sep=", "SEP=", "Sep="])
-def test_excel_says_its_delimiter_in_a_first_line(tmp_path: Path, said):
+@pytest.mark.parametrize("first", ["sep=", "SEP=", "Sep="])
+def test_excel_says_its_delimiter_in_a_first_line(tmp_path: Path, first):
     inter, items = (
-        f"{said};\r\n{table(rows, ';', names, end)}"
+        f"{first};\r\n{table(rows, ';', names, end)}"
         for rows, names, end in ((ROWS, INTERACTION_NAMES, "\r\n"), (TITLES, ITEM_NAMES, "\r\n"))
     )
     for encoding in ENCODINGS:

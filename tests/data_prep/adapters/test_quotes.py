@@ -98,8 +98,8 @@ FILES = {
 GOOD = {name: [file.line(f"u{n}", n) for n in range(ROWS)] for name, file in FILES.items()}
 
 
-def put(lines: Lines, **at: str) -> Lines:
-    return [at.get(f"at{n}", line) for n, line in enumerate(lines)]
+def put(lines: Lines, **text_by_line: str) -> Lines:
+    return [text_by_line.get(f"at{n}", line) for n, line in enumerate(lines)]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -178,9 +178,9 @@ def test_mixed_line_ends_name_the_line(tmp_path: Path, name):
     )
     lines = [file.line(f"u{n}", n) for n in range(ROWS)]
     n = 151 + bool(file.header)
-    for text, said in ((lines[150] + "\r", "CR LF"), ("u\r" + lines[150], "CR")):
+    for text, ending in ((lines[150] + "\r", "CR LF"), ("u\r" + lines[150], "CR")):
         with pytest.raises(
-            UserError, match=rf"mixed line ends: line {n} ends in {said}, those before it in LF; make them alike"
+            UserError, match=rf"mixed line ends: line {n} ends in {ending}, those before it in LF; make them alike"
         ):
             file.load(tmp_path, put(lines, at150=text))
     loaded, _ = file.load(tmp_path, lines, "\r\n")
@@ -195,10 +195,10 @@ def test_a_line_beyond_the_reader_is_an_error(tmp_path: Path, suffix):
     for good, name in (("u,1,5", "X.csv"), ('{"user_id": "u", "parent_asin": "1", "timestamp": 5}', "X.jsonl")):
         header = ["user_id,parent_asin,timestamp"] if name == "X.csv" else []
         path, before = tmp_path / (name + suffix), [*header, *[good] * 9]
-        place = sum(len(line) + 1 for line in before)
+        offset = sum(len(line) + 1 for line in before)
         meta = write(tmp_path / "meta_X.jsonl", META)
         for lines in ([*before, LONG, *before], [*before, LONG]):
-            with pytest.raises(UserError, match=rf"{path.name}: the line from byte {place} on is longer than 16 MB"):
+            with pytest.raises(UserError, match=rf"{path.name}: the line from byte {offset} on is longer than 16 MB"):
                 Loaded("amazon2023", write(path, lines), meta)
         loaded = Loaded("amazon2023", write(path, [*before, LONG[:-2], good]), meta)
         assert len(loaded.interactions) == 10 and loaded.refused() >= 1

@@ -12,8 +12,8 @@ SMALL = SyntheticSpec(users=300, items=40, tastes=5, interactions=12.0)
 
 def hit_rate(scores: np.ndarray, target: np.ndarray, k: int = 10) -> float:
     """HR@k, tie-expected."""
-    own = scores[np.arange(len(target)), target][:, None]
-    better, tied = (scores > own).sum(axis=1), (scores == own).sum(axis=1)
+    target_scores = scores[np.arange(len(target)), target][:, None]
+    better, tied = (scores > target_scores).sum(axis=1), (scores == target_scores).sum(axis=1)
     return float(np.clip((k - better) / tied, 0, 1).mean())
 
 
@@ -82,8 +82,8 @@ def test_taste_dominates_popularity_and_is_readable_from_the_last_title(syntheti
 def test_titles_are_unique_and_tastes_are_shared_by_all_domains(synthetic_corpus):
     titles = synthetic_corpus.items.title
     assert len(set(titles)) == len(titles) == 1200
-    words = [{titles[item].split()[0] for item in synthetic_corpus.catalogue(name)} for name in DOMAINS]
-    assert all(found == words[0] for found in words) and len(words[0]) == 20
+    tastes_by_domain = [{titles[item].split()[0] for item in synthetic_corpus.catalogue(name)} for name in DOMAINS]
+    assert all(tastes == tastes_by_domain[0] for tastes in tastes_by_domain) and len(tastes_by_domain[0]) == 20
 
 
 def test_times_rise_strictly_and_items_never_repeat():

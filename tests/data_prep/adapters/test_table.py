@@ -171,16 +171,16 @@ def test_unknown_suffix_asks_for_the_format(tmp_path: Path):
 @pytest.mark.parametrize("suffix", ["tsv.gz", "parquet"])
 def test_truncated_files(tmp_path: Path, suffix):
     rows = "".join(f"user-{i * 7919}\ta\t{i * 31 % 1009}\n" for i in range(20_000))
-    whole = gzip.compress(("user_id\titem_id\ttimestamp\n" + rows).encode())
+    content = gzip.compress(("user_id\titem_id\ttimestamp\n" + rows).encode())
     if suffix == "parquet":
         pq.write_table(
             pa.table({"user_id": ["u"] * 999, "item_id": ["a"] * 999, "timestamp": range(999)}),
             tmp_path / "whole.parquet",
         )
-        whole = (tmp_path / "whole.parquet").read_bytes()
+        content = (tmp_path / "whole.parquet").read_bytes()
     (tmp_path / "item.tsv").write_text(ITEMS)
     path = tmp_path / f"inter.{suffix}"
-    path.write_bytes(whole[: len(whole) // 2])
+    path.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=rf"inter.{suffix}: (damaged|cannot be read)"):
         Loaded(path, tmp_path / "item.tsv")
 

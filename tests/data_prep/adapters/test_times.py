@@ -80,16 +80,14 @@ def test_any_named_zone_counts(tmp_path: Path, moments):
     texts, expected = [], []
     for naive, name in moments:
         moment = naive.replace(microsecond=0, tzinfo=zoneinfo.ZoneInfo(name))
-        there = moment.astimezone(datetime.UTC)
-        around = {
-            (there + datetime.timedelta(hours=hours)).astimezone(moment.tzinfo).utcoffset() for hours in (-30, 30)
-        }
+        utc = moment.astimezone(datetime.UTC)
+        around = {(utc + datetime.timedelta(hours=hours)).astimezone(moment.tzinfo).utcoffset() for hours in (-30, 30)}
         if len(around) > 1 or moment.utcoffset().seconds % 60:  # clocks are set about then, or ran by the sun
             continue
         texts.append(f"{naive.replace(microsecond=0)} {name}")
         expected.append(int(moment.timestamp()))
-    found = seconds(tmp_path, texts) if texts else []
-    differ = [(text, one, two) for text, one, two in zip(texts, found, expected, strict=True) if one != two]
+    values = seconds(tmp_path, texts) if texts else []
+    differ = [(text, one, two) for text, one, two in zip(texts, values, expected, strict=True) if one != two]
     # DuckDB and Python each bring a release of the zone database: later years, and a few corrections of earlier ones,
     # differ.
     assert len(differ) <= len(texts) // 8, differ
