@@ -3,9 +3,8 @@ Spark.
 
 The SQL, and that of the steps and of `explain`, keeps to what `sqlglot` carries over to Spark SQL: window functions,
 joins, `list_sort(array_agg(struct_pack(...)))`, `array_length`; parameters live in the table `sources`. An engine must
-supply one function of its
-own: `hash60(text)`, the first 60 bits of the MD5 of the UTF-8 text as a BIGINT, which every engine can compute alike
-(`cprec_jax.corpus.hash60` is the same in Python).
+supply one function of its own: `hash60(text)`, the first 60 bits of the MD5 of the UTF-8 text as a BIGINT, which every
+engine can compute alike (`cprec_jax.corpus.hash60` is the same in Python).
 """
 
 import shutil

@@ -22,11 +22,10 @@ class ReferenceRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSpec:
-    """What the report shows, in which order. `reference` holds, beside its sets or in a row, the texts `source` and
-    `protocol`, so that nobody compares unlike with unlike:
+    """What the report shows, in which order. `reference` also holds the texts `source` and `protocol`, for all sets or in
+    a row, so that nobody compares unlike with unlike:
 
-        {"source": "README of the data", "protocol": "leave-one-out, history masked", "Beauty": {"popularity": {"hr@10":
-        0.0122}}}
+        {"source": "README of the data", "protocol": "leave-one-out", "Beauty": {"popularity": {"hr@10": 0.0122}}}
     """
 
     title: str = setting("CPRec report", "headline", affects=("report", "export"))
