@@ -22,8 +22,8 @@ class ReferenceRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSpec:
-    """What the report shows, in which order. `reference` also holds the texts `source` and `protocol`, for all sets or in
-    a row, so that nobody compares unlike with unlike:
+    """What the report shows, in which order. `reference` also holds the texts `source` and `protocol`, for all sets or
+    in a row, so that nobody compares unlike with unlike:
 
         {"source": "README of the data", "protocol": "leave-one-out", "Beauty": {"popularity": {"hr@10": 0.0122}}}
     """

@@ -14,8 +14,8 @@ from cprec_jax.config.pack import PackSpec, PlainTextSpec
 from cprec_jax.config.root import make_config
 from cprec_jax.config.rows import RowsKind
 from cprec_jax.errors import UserError
-from cprec_jax.jobs.making import pack as packing
 from cprec_jax.rows import dataset as rows
+from cprec_jax.rows import write_splits
 from cprec_jax.text import plain_text, tokenizer
 from cprec_jax.text.plain_text import PlainText
 from tests import road
@@ -181,5 +181,5 @@ def test_a_domain_may_not_be_called_text(workdir: Path, monkeypatch: pytest.Monk
 
     spec = PackSpec(text=PlainTextSpec(files=("a.txt",)))
     with pytest.raises(UserError, match="may not be called 'text'"):
-        packing._sources(Named(), spec, RowsKind(stage="cpt"), ["text"])  # type: ignore[arg-type]  # all it reads of a corpus is `sets`
-    assert list(packing._sources(Named(), PackSpec(), RowsKind(stage="cpt"), ["text"])) == ["text"]  # type: ignore[arg-type]  # as above
+        write_splits._sources(Named(), spec, RowsKind(stage="cpt"), ["text"])  # type: ignore[arg-type]  # all it reads of a corpus is `sets`
+    assert list(write_splits._sources(Named(), PackSpec(), RowsKind(stage="cpt"), ["text"])) == ["text"]  # type: ignore[arg-type]  # as above
