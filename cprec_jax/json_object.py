@@ -1,7 +1,9 @@
-"""Reads a JSON object that others wrote: whatever is wrong with the file is one line that names it."""
+"""JSON objects that others wrote or somebody may have damaged: whatever is wrong with a file is one line that names it,
+whatever is wrong with a value is `Damaged` with its key."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +36,35 @@ def keys_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         duplicates = sorted({key for key in keys if keys.count(key) > 1})
         raise ValueError(f"duplicate keys {', '.join(duplicates[:5])}")
     return result
+
+
+class Damaged(Exception):
+    """Which key is wrong, and how. Readers turn it into a `UserError` that names the file."""
+
+
+def mapping(value: Any, key: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise Damaged(f"{key} is {'missing' if value is None else 'no mapping'}")
+    return value
+
+
+def items(value: Any, key: str) -> list[Any]:
+    """A list."""
+    if not isinstance(value, list):
+        raise Damaged(f"{key} is {'missing' if value is None else 'no list'}")
+    return value
+
+
+def text(value: Any, key: str) -> str:
+    if not isinstance(value, str):
+        raise Damaged(f"{key} is {'missing' if value is None else 'no text'}")
+    return value
+
+
+def number(value: Any, key: str) -> float:
+    """A finite number; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Damaged(f"{key} is {'missing' if value is None else 'no number'}")
+    if not math.isfinite(value):
+        raise Damaged(f"{key} is {value}")
+    return float(value)

@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 
 from cprec_jax import artefact
 from cprec_jax.artefact import read_json
-from cprec_jax.checked_json import Damaged, items, mapping, number, text
 from cprec_jax.config.evaluate import MODEL_KINDS
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.collect import Collected, slice_table
 from cprec_jax.evaluate.eval_set import EvalSet
 from cprec_jax.evaluate.metrics import only_bounds
+from cprec_jax.json_object import Damaged, items, mapping, number, text
 from cprec_jax.workdir import (
     EXAMPLES_FILE,
     RANKS_FILE,

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from cprec_jax.artefact import MANIFEST, new_directory, read_json, write_json, write_manifest
-from cprec_jax.checked_json import Damaged, mapping, text
 from cprec_jax.config.report import ReferenceRow
 from cprec_jax.config.root import Config
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.intervals import WARM
 from cprec_jax.evaluate.results import Result, read_results, without_score_note
+from cprec_jax.json_object import Damaged, mapping, text
 from cprec_jax.progress import say
 from cprec_jax.report.card import card, card_markdown
 from cprec_jax.report.corpus_summary import corpus_tables, loss_notes
