@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from cprec_jax.corpus import Corpus, TrainSplit
-from cprec_jax.rows.shuffle import deal
+from cprec_jax.rows.shuffled_source import deal
 from cprec_jax.text import ragged
 from cprec_jax.text.title_neighbours import neighbour_lists
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cprec_jax.rows.shuffle import deal
+from cprec_jax.rows.shuffled_source import deal
 
 
 def offsets_of(lengths: list[int]) -> np.ndarray:
