@@ -20,8 +20,8 @@ from cprec_jax.workdir import ATTEMPTS, METRICS
 
 T = TypeVar("T")
 
-Phase = Literal["start", "restore", "compile", "steps", "again", "save", "data"]
-PHASES: tuple[Phase, ...] = ("start", "restore", "compile", "steps", "again", "save", "data")
+Phase = Literal["start", "restore", "compile", "steps", "again", "save", "data", "validate"]
+PHASES: tuple[Phase, ...] = ("start", "restore", "compile", "steps", "again", "save", "data", "validate")
 WRITE_S = 10.0  # between two lines that say how it goes
 
 
@@ -30,7 +30,7 @@ class Ledger:
 
     start: the model and its state; restore: reading checkpoints; compile: the first step's program; steps: steps that
     no earlier attempt had done; again: those that one had done and lost; save: checkpoints, and reading them back;
-    data: rows that were not there in time.
+    data: rows that were not there in time; validate: ranking for validation users.
     """
 
     def __init__(self, run: Path | None, processes: int = 1, devices: int = 1):

@@ -1,5 +1,6 @@
 """Progress on long work: a bar on a terminal, a plain line every few seconds elsewhere."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -8,9 +9,24 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+_quiet = False  # whether progress is left unsaid
+
+
 def say(text: str) -> None:
     """Print one line of progress at once (standard error: standard output belongs to results)."""
-    print(text, file=sys.stderr, flush=True)
+    if not _quiet:
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave progress unsaid while the block runs: for what is done again and again inside other work."""
+    global _quiet
+    before, _quiet = _quiet, True
+    try:
+        yield
+    finally:
+        _quiet = before
 
 
 class Progress:
@@ -35,7 +51,8 @@ class Progress:
         if self._terminal:
             filled = int(20 * self.done / max(self.total, 1))
             end = "\n" if self.done >= self.total else ""
-            print(f"\r[{'#' * filled}{'.' * (20 - filled)}] {text}\x1b[K", file=sys.stderr, end=end, flush=True)
+            if not _quiet:
+                print(f"\r[{'#' * filled}{'.' * (20 - filled)}] {text}\x1b[K", file=sys.stderr, end=end, flush=True)
         else:
             say(text)
 

@@ -163,6 +163,12 @@ class TrainSpec:
     loss_chunk: int = setting(128, "positions whose logits are held at a time")
     log_every: int = setting(10, "steps between two lines of metrics", affects=())
     checkpoint_every: int = setting(200, "steps between two checkpoints", affects=())
+    validate_every: int | None = setting(
+        None,
+        "steps between two looks at validation users, whose NLL and NDCG@10 go into the metrics (None: none)",
+        affects=(),
+    )
+    validate_users: int = setting(100, "validation users per set who are ranked then, a fixed choice", affects=())
     near: str | None = setting(
         None,
         "a directory on a disk of each host, for checkpoints between those; the newest that is whole everywhere counts",
@@ -223,6 +229,8 @@ class TrainSpec:
             "loss_chunk",
             "log_every",
             "checkpoint_every",
+            "validate_every",
+            "validate_users",
             "near_every",
             "keep",
             "seeds",

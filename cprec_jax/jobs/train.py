@@ -234,12 +234,36 @@ def _train_run(
     of_run, directory = config.of_run(name, key.seed, point), directory or run.path
     made_from = processes.from_first(partial(graph.made_from, run))
     train_until = partial(
-        train, of_run, workdir, directory, made_from, stop, reads=reads, start=start, steps=steps, fractions=fractions
+        train,
+        of_run,
+        workdir,
+        directory,
+        made_from,
+        stop,
+        reads=reads,
+        start=start,
+        steps=steps,
+        fractions=fractions,
+        probe=_probe(of_run, workdir, directory, reads.sets),
     )
     if spec.patience is None or processes.from_first((directory / MANIFEST).exists):
         train_until()
     else:
         _train_with_patience(config, workdir, key, directory, spec.patience, train_until)
+
+
+def _probe(
+    config: Config, workdir: Path, directory: Path, sets: Sequence[str]
+) -> Callable[[Any], Mapping[str, float]] | None:
+    """What ranks validation users while the run trains, in the first process; None: nothing does, or the run is
+    finished."""
+    if config.train_section.validate_every is None or processes.from_first((directory / MANIFEST).exists):
+        return None
+    from cprec_jax.methods.probe import ValidationProbe
+
+    opened: list[ValidationProbe] = []  # by the first process alone, which alone has use for it
+    processes.by_first(lambda: opened.append(ValidationProbe(config, workdir, directory, sets or None)))
+    return lambda params: opened[0](params)
 
 
 def _train_with_patience(

@@ -14,6 +14,7 @@ CAUSES = {  # as `attempts.Goodput` has them -> as tables say them
     "again": "steps again",
     "save": "save",
     "data": "data wait",
+    "validate": "validation",
     "between": "between",
     "unknown": "unknown",
 }
@@ -22,7 +23,8 @@ INTRO = (
     "count. The rest by "
     "cause: building the model, reading checkpoints, compiling, steps that an earlier attempt had done and lost, "
     "saving, waiting for rows "
-    "(at most), the time between attempts with the start of the program, and what nobody could note before a death."
+    "(at most), ranking for validation users, "
+    "the time between attempts with the start of the program, and what nobody could note before a death."
 )
 
 

@@ -65,8 +65,9 @@ class Log:
 
     _window_start: float | None
 
-    def __call__(self, done: Done) -> None:
-        """Waits for the step."""
+    def __call__(self, done: Done, validate: Callable[[], Mapping[str, float]] | None = None) -> None:
+        """Waits for the step. validate: gives values of its parameters, which are logged beside its metrics whatever
+        its number; called after the check of its loss, and counted for no rate."""
         values = {name: float(value) for name, value in jax.device_get(dict(done.metrics)).items()}
         self._check(values, done)
         values.pop(STOPPING, None)
@@ -77,11 +78,13 @@ class Log:
             self._window_start = now
         else:
             self._window_tokens += new
-        if done.step % self._every == 0 or done.step == self._total_steps:
+        if validate is not None or done.step % self._every == 0 or done.step == self._total_steps:
             rate = self._window_tokens / max(now - self._window_start, 1e-9)
+            counted = {"tokens": self.tokens, "tokens_per_second": round(rate, 1)}
+            validated = {} if validate is None else validate()
             for logger in self._loggers:
-                logger.write(done.step, {**values, "tokens": self.tokens, "tokens_per_second": round(rate, 1)}, now)
-            self._window_tokens, self._window_start = 0, now
+                logger.write(done.step, {**values, **counted, **validated}, now)
+            self._window_tokens, self._window_start = 0, self._clock.seconds
             self._progress.advance(0, f"loss {values['loss']:.3f}, {rate:.0f} tokens/s")
         self._progress.advance(1, f"loss {values['loss']:.3f}")
         step_file.note(step=done.step, training=done.step < self._total_steps)

@@ -1,6 +1,7 @@
 """The loop: dispatch a step, then log the one before. What happens between steps are named actions (`actions.py`)."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from cprec_jax.attempts import Ledger
 from cprec_jax.errors import Diverged
 from cprec_jax.train.actions import Done, Log, Profile, Save, Stop
 from cprec_jax.train.state import TrainState
+from cprec_jax.train.validate import Validate
 
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
 
@@ -36,6 +38,7 @@ def train_loop(
     save: Save,
     stop: Stop,
     profile: Profile,
+    validate: Validate | None = None,
     ledger: Ledger | None = None,
 ) -> TrainState:
     """Take a step per batch. From the second one on, nothing moves between host and device unless it is asked for by
@@ -60,11 +63,18 @@ def train_loop(
                 done = Done(step=batch.step, metrics=metrics, rows=batch.rows)
                 stopping = stop.is_asked(before)  # asked once: what stops is what was saved
                 saving = stopping or save.is_due(done.step)
+                values_of_state = None
+                if validate is not None and validate.is_due(done.step) and not stopping:  # which has little time
+                    values_of_state = functools.partial(validate, state, frozen)
+                log_now = saving or values_of_state is not None
                 # Reading a step's metrics waits for it; reading those of the one before keeps the device busy.
-                for each in ([pending] if pending else []) + ([done] if saving else []):
-                    log(each)
-                    ledger.done(each.step)
-                pending = None if saving else done
+                if pending is not None:
+                    log(pending)
+                    ledger.done(pending.step)
+                if log_now:
+                    log(done, values_of_state)
+                    ledger.done(done.step)
+                pending = None if log_now else done
                 before = done
                 if saving:
                     with ledger.phase("save"):

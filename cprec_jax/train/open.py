@@ -1,6 +1,7 @@
 """Opening models, a checkpoint of a run or a Hugging Face directory: for generation, and with the tokens of the titles
 for evaluation."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -8,6 +9,7 @@ from typing import Any, cast
 import jax.numpy as jnp
 
 from cprec_jax.config.evaluate import MethodSpec
+from cprec_jax.config.model import ModelSpec
 from cprec_jax.config.text import TemplateSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
@@ -21,7 +23,7 @@ from cprec_jax.text import tokenizer
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.template import Template
 from cprec_jax.train.checkpoint import Checkpoints
-from cprec_jax.train.description import read_description
+from cprec_jax.train.description import make_decoder, read_description
 from cprec_jax.train.restore import restore_decoder
 from cprec_jax.workdir import run_directory, tokenizer_directory
 
@@ -73,11 +75,23 @@ def load_model(
     else:
         step = 0 if spec.kind == "untrained" else cast("int | None", spec.step)
         opened = open_run(workdir, directory or run_directory(workdir), step, spec.fraction)
+    return _with_titles(opened, corpus, of_run=spec.kind != "hf")
+
+
+def run_with_params(workdir: Path, directory: Path, corpus: Corpus, params: Any) -> LoadedModel:
+    """The model of the run `directory`, finished or not, with parameters that are at hand."""
+    description = read_description(directory)
+    decoder = make_decoder(ModelSpec(), description["decoder"])
+    return _with_titles(_opened_run(workdir, description, decoder, params, None), corpus, of_run=True)
+
+
+def _with_titles(opened: OpenedModel, corpus: Corpus, of_run: bool) -> LoadedModel:
+    """of_run: whether its tokens are those of rows, beside which the tokenised catalogue may be saved."""
     titles, end_of_item = corpus.items.title, opened.template.spec.end_of_item
-    if spec.kind == "hf":
-        catalogue = Catalogue.build(opened.words, titles, end_of_item)
-    else:
+    if of_run:
         catalogue = saved_catalogue.load_or_build(opened.tokenizer_dir.parent, opened.words, titles, end_of_item)
+    else:
+        catalogue = Catalogue.build(opened.words, titles, end_of_item)
     if catalogue.losses:
         say(f"warning: {opened.tokenizer_dir}: the tokenizer loses parts of titles: {catalogue.losses}")
     return LoadedModel(
@@ -111,17 +125,21 @@ def open_run(workdir: Path, directory: Path, step: int | None = None, fraction: 
     """A checkpoint (see `restore_decoder`) of the run `directory` of `workdir`, with the template it was trained
     with."""
     restored = restore_decoder(directory, step=step, fraction=fraction)
-    description = read_description(directory)
-    template = description["template"]
+    return _opened_run(workdir, read_description(directory), restored.decoder, restored.params, restored.step)
+
+
+def _opened_run(
+    workdir: Path, description: Mapping[str, Any], decoder: Decoder, params: Any, step: int | None
+) -> OpenedModel:
     tokenizer_dir = tokenizer_directory(workdir, description["rows"])
-    words = _words(tokenizer_dir, restored.decoder)
+    words = _words(tokenizer_dir, decoder)
     return OpenedModel(
-        decoder=restored.decoder,
-        params=restored.params,
+        decoder=decoder,
+        params=params,
         tokenizer_dir=tokenizer_dir,
         words=words,
-        template=Template(template, words),
-        step=restored.step,
+        template=Template(description["template"], words),
+        step=step,
     )
 
 

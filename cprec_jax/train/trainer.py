@@ -42,6 +42,7 @@ from cprec_jax.train.schedule import wsa
 from cprec_jax.train.start import Start
 from cprec_jax.train.state import TrainState, abstract, shardings_of
 from cprec_jax.train.step import train_step
+from cprec_jax.train.validate import Probe, Validate
 from cprec_jax.workdir import saved_steps
 
 
@@ -56,6 +57,7 @@ def train(
     start: Start | None = None,
     steps: Collection[int] = (),
     fractions: Collection[float] = (),
+    probe: Probe | None = None,
     until: float = 1.0,
     ends: bool = True,
 ) -> int:
@@ -71,6 +73,7 @@ def train(
       reads: its rows.
       start: the checkpoint of another run that it starts from.
       steps, fractions: whose checkpoints stay, beside the milestones of its section.
+      probe: gives values of its parameters, after every `config.train.validate_every`-th step and after the last.
       until: the fraction of its steps after which it stops, without having annealed.
       ends: whether it is finished then; else it can go on.
 
@@ -102,7 +105,7 @@ def train(
     inputs_hash = artefact.fingerprint(made_from)
     noted = prepared.directory if processes.is_first() and not finished else None  # a replay adds nothing to a run
     with Ledger(noted, processes.count(), jax.device_count()) as ledger, jax.set_mesh(mesh):
-        final, frozen, base_sha256 = _loop(prepared, mesh, stop, inputs_hash, milestones, until_step, ledger)
+        final, frozen, base_sha256 = _loop(prepared, mesh, stop, inputs_hash, milestones, until_step, probe, ledger)
     if not (ends or finished):
         return prepared.total_steps
     facts: dict[str, Any] = {
@@ -147,6 +150,7 @@ def _loop(
     inputs_hash: str,
     milestones: Sequence[int],
     until: int,
+    probe: Probe | None,
     ledger: Ledger,
 ) -> tuple[TrainState, Leaves, str | None]:
     """Train from the newest checkpoint, or from the start, to step `until`. Gives the last state, frozen leaves, and
@@ -203,6 +207,7 @@ def _loop(
         save=save,
         stop=stop,
         profile=Profile(spec.profile_window, prepared.directory / "profile"),
+        validate=_validate(prepared, probe, mesh, ledger) if logging else None,
         ledger=ledger,
     )
     ledger.turn_to("save")
@@ -214,6 +219,13 @@ def _loop(
     if near is not None:
         near.clear()
     return state, frozen, facts.get(BASE)
+
+
+def _validate(prepared: PreparedRun, probe: Probe | None, mesh: jax.sharding.Mesh, ledger: Ledger) -> Validate | None:
+    every, adapters = prepared.train.validate_every, prepared.decoder.adapters
+    if probe is None or every is None:
+        return None
+    return Validate(probe, every, prepared.total_steps, mesh, None if adapters is None else adapters.scale, ledger)
 
 
 def _going_on(

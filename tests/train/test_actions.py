@@ -53,7 +53,7 @@ def test_a_step_is_logged_after_the_next_one_is_dispatched() -> None:
     order: list[str] = []
 
     class Log(Action):
-        def __call__(self, done: Any) -> None:
+        def __call__(self, done: Any, *_: Any) -> None:
             order.append(f"log {done.step}")
 
     def step(state: Any, frozen: Any, batch: Any) -> Any:
