@@ -165,6 +165,11 @@ def _main(argv: list[str]) -> int:
         say(f"ended, because process 1 failed: {one_line(error)}")
         return 1
     except Exception as error:
+        from cprec_jax.parallel import tpu_lock
+
+        if held := tpu_lock.explained(error):
+            print(f"error: {held}", file=sys.stderr)
+            return _ended(2)
         if processes.count() == 1:
             raise
         print(f"{FAILS}\n{traceback.format_exc()}", file=sys.stderr, end="")

@@ -7,6 +7,7 @@ import jax
 from jax.sharding import AxisType, Mesh
 
 from cprec_jax.errors import UserError
+from cprec_jax.parallel import tpu_lock
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -14,9 +15,11 @@ AXES = ("data", "fsdp", "tensor")
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh of all `devices` (default: every device) with Auto axes; one size may be -1 for "the rest".
 
-    Use it with `jax.set_mesh(mesh)`. Raises `UserError` when the sizes do not make up the number of devices.
+    Use it with `jax.set_mesh(mesh)`. Raises `UserError` when the sizes do not make up the number of devices, and where
+    another process holds the TPU.
     """
     devices = jax.devices() if devices is None else list(devices)
+    tpu_lock.refuse_fallback()
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
     asked = ", ".join(f"{name}={size}" for name, size in sizes.items())
     free = [name for name, size in sizes.items() if size == -1]
