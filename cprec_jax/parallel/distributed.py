@@ -1,6 +1,9 @@
-"""Several processes: found automatically on Cloud TPU pods, Slurm and Open MPI, or named by hand."""
+"""Several processes: found automatically on Cloud TPU pods, Slurm, Open MPI and JobSet, or named by hand."""
 
+import importlib.util
 import inspect
+import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,8 +19,8 @@ SHUTDOWN_S = 60  # how long a process that is done waits for the others
 def start(coordinator: str | None, count: str | None, process: str | None) -> None:
     """Join the other processes. Call before any other use of jax.
 
-    Without arguments jax finds them itself (Cloud TPU, Slurm, Open MPI). By hand all three are needed: `coordinator`
-    HOST:PORT of process 0, their `count`, and which `process` this is.
+    Without arguments jax finds them itself (Cloud TPU, Slurm, Open MPI, JobSet). By hand all three are needed:
+    `coordinator` HOST:PORT of process 0, their `count`, and which `process` this is.
     """
     given = [value is not None for value in (coordinator, count, process)]
     if any(given) and not all(given):
@@ -32,11 +35,22 @@ def start(coordinator: str | None, count: str | None, process: str | None) -> No
             assert count is not None and process is not None
             jax.distributed.initialize(coordinator, int(count), int(process), **_settings(), **_local(coordinator))
     except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"the other processes cannot be joined ({one_line(error)[:200]}); check --coordinator, --processes, "
-            f"--process"
-        ) from error
+        hint = "check --coordinator, --processes, --process" if any(given) else _hint(os.environ)
+        raise UserError(f"the other processes cannot be joined ({one_line(error)[:200]}); {hint}") from error
     step_file.note(process=processes.index(), of=processes.count())
+
+
+def _hint(environment: Mapping[str, str]) -> str:
+    """What to do where jax itself did not find the others."""
+    if "KUBERNETES_SERVICE_HOST" in environment and importlib.util.find_spec("kubernetes") is None:
+        return (
+            "on Kubernetes jax asks the cluster, by a package: `pip install kubernetes` in the image, and let the "
+            "service account read pods, jobs and services"
+        )
+    return (
+        "jax knows Cloud TPU, Slurm (srun), Open MPI (mpirun) and JobSet; elsewhere give --coordinator=HOST:PORT "
+        "--processes=N --process=I"
+    )
 
 
 def _settings() -> dict[str, Any]:
