@@ -171,6 +171,21 @@ def test_addresses_are_refused_in_every_option(
     assert [path.name for path in tmp_path.iterdir()] == ["c.py"]
 
 
+@pytest.mark.parametrize("job", ["run", "train"])
+def test_checkpoints_lie_on_disks(tmp_path: Path, capsys: pytest.CaptureFixture[str], job: str) -> None:
+    """Also those between the durable ones; docs/scaling.md says why."""
+    config = tmp_path / "c.py"
+    config.write_text(f"import json\ndef get_config():\n    return json.loads({json.dumps(json.dumps(road.CONFIG))})\n")
+    near = "--config.train.near=gs://bucket/x"
+    assert cli.main([job, f"--config={config}", f"--workdir={tmp_path / 'w'}", near]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "error: config.train.near=gs://bucket/x: gs:// is not supported here; copy or mount it, and give the path on "
+        "this machine"
+    )
+    assert not (tmp_path / "w/corpus").exists()
+
+
 def test_a_tilde_is_the_home_in_every_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

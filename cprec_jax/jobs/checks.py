@@ -42,6 +42,8 @@ def _checks(config: Config) -> Iterator[tuple[str, Check]]:
         yield "pack", lambda: _general_text(config)
     if config.train is not None and config.model.init_from is not None:
         yield "train", lambda: _base_model(config)
+    for near in {run.train.near for run in config.runs.values()} - {None}:
+        yield "train", partial(local_path, str(near), "config.train.near")
     spec = config.evaluate
     if spec.general_text is not None:
         yield "evaluate", partial(_readable, spec.general_text, "config.evaluate.general_text")
