@@ -36,7 +36,7 @@ def through_layers(
     x_bnD = decoder.embed_tokens(params["embed"], tokens_bn)
     tables = decoder.rope(positions_bn)
     flags = None if c.sliding_layers is None else np.asarray(c.sliding_layers)
-    block = Block(c, decoder.dtype, decoder.attend, 0.0, True, True)
+    block = Block(config=c, dtype=decoder.dtype, attend=decoder.attend, dropout=0.0, deterministic=True, return_kv=True)
 
     def layer(index: Any) -> tuple[Any, Any, Any]:
         return jax.tree.map(

@@ -10,8 +10,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from cprec_jax.inference.prompt_cache import PromptCache, attend_keys, attend_prompt, by_head, by_position, merge
+from cprec_jax.inference.prompt_cache import PromptCache, attend_prompt
+from cprec_jax.model.attention import KeysValues
 from cprec_jax.model.decoder import Decoder
+from cprec_jax.model.partial_attention import attend_keys, by_head, by_position, merge
 
 
 @flax.struct.dataclass
@@ -34,8 +36,8 @@ def _attend(
     q_B1Hh: jax.Array,
     k_B1Kh: jax.Array,
     v_B1Kh: jax.Array,
-    past: Any,
-    context: Any,
+    past: tuple[KeysValues, KeysValues],
+    context: tuple[jax.Array, jax.Array],
     window: int | jax.Array | None = None,
     softcap: float | None = None,
 ) -> jax.Array:

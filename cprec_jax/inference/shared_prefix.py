@@ -8,17 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cprec_jax.inference.prompt_cache import (
-    PromptCache,
-    attend_keys,
-    attend_prompt,
-    by_head,
-    by_position,
-    encode_prompts,
-    join_rows,
-    merge,
-)
+from cprec_jax.inference.prompt_cache import PromptCache, attend_prompt, encode_prompts
+from cprec_jax.model.attention import KeysValues
 from cprec_jax.model.decoder import Decoder, head_weight
+from cprec_jax.model.partial_attention import attend_keys, by_head, by_position, join_rows, merge
 
 HEAD_CHUNK = 512
 
@@ -27,8 +20,8 @@ def _candidate_attend(
     q_BNHh: jax.Array,
     k_BNKh: jax.Array,
     v_BNKh: jax.Array,
-    past: Any,
-    context: Any,
+    past: KeysValues,
+    context: tuple[jax.Array, jax.Array, jax.Array],
     window: int | jax.Array | None = None,
     softcap: float | None = None,
 ) -> jax.Array:

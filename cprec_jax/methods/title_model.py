@@ -37,7 +37,7 @@ from cprec_jax.methods.leak_probe import leak_probe
 from cprec_jax.methods.validation import Validation
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.parallel.mesh import make_mesh
-from cprec_jax.parallel.rules import batch_shardings, replicated
+from cprec_jax.parallel.rules import batch_sharding, replicated
 from cprec_jax.progress import Progress, say
 from cprec_jax.train.open import LoadedModel
 
@@ -295,7 +295,9 @@ class TitleModel:
 
     def _placed(self, batch: PromptBatch) -> tuple[Any, Any]:
         arrays = (batch.tokens, batch.lengths)
-        return jax.device_put(arrays, batch_shardings(self._mesh, arrays)) if self._mesh.size > 1 else arrays
+        if self._mesh.size == 1:
+            return arrays
+        return jax.device_put(arrays, batch_sharding(self._mesh, len(batch.tokens)))
 
     def _by_likelihood(self, data: EvalSet, prompts: Prompts) -> Iterator[Scored]:
         """The whole catalogue after each prompt, a chunk of titles at a time."""

@@ -16,16 +16,21 @@ from jax.ad_checkpoint import checkpoint_name
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.layers import apply_rope, bias, norm_scale, project, residual_std, rms_norm, weight
 from cprec_jax.model.lora import Adapters, add_adapter
+from cprec_jax.model.partial_attention import attend_by_head, by_head, by_position, normalise
 from cprec_jax.parallel.rules import constrain
 
 AttendFn = Callable[..., jax.Array]
 """attend(q_BTHh, k_BTKh, v_BTKh, past_layer, context, **extra) -> o_BTHh.
 
 `q` is unscaled: the function multiplies scores by head_dim ** -0.5. `past_layer` is one layer's slice of the decoder's
-`past`, `context` goes unchanged from the caller of the decoder to every layer. `extra` has `window` (int, or a traced
+`past`, `context` goes unchanged from the caller of the decoder to every layer; the decoder looks into neither, and each
+function names the tuples that it takes. `extra` has `window` (int, or a traced
 scalar where layers differ; a query sees keys less than `window` positions before it) and `softcap` ONLY for configs
 that have them, so that a function that does not know them fails instead of ignoring them.
 """
+
+KeysValues = tuple[jax.Array, jax.Array]  # [B, S, K, h] each, keys after rotation
+PackedContext = tuple[jax.Array]  # (segment_ids_BT,), 0 = padding; packed rows have no past
 
 NO_WINDOW = 2**30  # larger than any row
 ATTENTION_OUTPUT = "attention_output"  # for policies of `jax.checkpoint`
@@ -52,7 +57,13 @@ def packed_attention() -> PackedAttendFn:
 @dataclass(frozen=True)
 class _Reference:
     def __call__(
-        self, q_BTHh: jax.Array, k_BTKh: jax.Array, v_BTKh: jax.Array, past: Any, context: Any, **extra: Any
+        self,
+        q_BTHh: jax.Array,
+        k_BTKh: jax.Array,
+        v_BTKh: jax.Array,
+        past: None,
+        context: PackedContext,
+        **extra: Any,
     ) -> jax.Array:
         assert past is None, "packed rows have no past; evaluation and generation bring their own attend function"
         (segment_ids_BT,) = context
@@ -82,8 +93,8 @@ def attention(
     square, at no loss of speed on a CPU (what is kept has to be written and read, too).
     """
     T = q_BTHh.shape[1]
-    q_BKGTh, k_BKSh, v_BKSh = _by_head(q_BTHh, k_BTKh, v_BTKh)
-    attend = jax.checkpoint(_attend_by_head, static_argnums=(4,))
+    q_BKGTh, k_BKSh, v_BKSh = by_head(q_BTHh, k_BTKh.shape[2]), k_BTKh.swapaxes(1, 2), v_BTKh.swapaxes(1, 2)
+    attend = jax.checkpoint(_attend, static_argnums=(4,))
     outputs = []
     for start in range(0, T, block):
         stop = min(start + block, T)
@@ -95,47 +106,13 @@ def attention(
         outputs.append(
             attend(q_BKGTh[:, :, :, start:stop], k_BKSh[:, :, :stop], v_BKSh[:, :, :stop], mask_BTS, softcap)
         )
-    return _by_position(jnp.concatenate(outputs, axis=3) if len(outputs) > 1 else outputs[0])
+    return by_position(jnp.concatenate(outputs, axis=3) if len(outputs) > 1 else outputs[0])
 
 
-def masked_attention(
-    q_BTHh: jax.Array, k_BSKh: jax.Array, v_BSKh: jax.Array, mask_BTS: jax.Array, *, softcap: float | None = None
-) -> jax.Array:
-    """Attention under a boolean mask (True = visible; every query must see a key). Key/value heads are grouped, never
-    repeated."""
-    return _by_position(_attend_by_head(*_by_head(q_BTHh, k_BSKh, v_BSKh), mask_BTS, softcap))
-
-
-def _by_head(q_BTHh: jax.Array, k_BSKh: jax.Array, v_BSKh: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Scaled q_BKGTh, k_BKSh, v_BKSh: the layout in which every product below is a plain batched matrix product."""
-    B, T, H, h = q_BTHh.shape
-    K = k_BSKh.shape[2]
-    q_BKGTh = (q_BTHh * h**-0.5).reshape(B, T, K, H // K, h).transpose(0, 2, 3, 1, 4)
-    return q_BKGTh, k_BSKh.swapaxes(1, 2), v_BSKh.swapaxes(1, 2)
-
-
-def _by_position(o_BKGTh: jax.Array) -> jax.Array:
-    B, K, G, T, h = o_BKGTh.shape
-    return o_BKGTh.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, h)
-
-
-def _attend_by_head(
+def _attend(
     q_BKGTh: jax.Array, k_BKSh: jax.Array, v_BKSh: jax.Array, mask_BTS: jax.Array, softcap: float | None
 ) -> jax.Array:
-    """The heads of a group are rows of one product. Division by the softmax sum comes last, on h numbers a query
-    instead of S."""
-    B, K, G, T, h = q_BKGTh.shape
-    rows_BKRh = q_BKGTh.reshape(B, K, G * T, h)
-    scores_BKRS = jnp.matmul(rows_BKRh, k_BKSh.swapaxes(2, 3), preferred_element_type=jnp.float32)
-    scores_BKGTS = scores_BKRS.reshape(B, K, G, T, -1)
-    if softcap is not None:
-        scores_BKGTS = softcap * jnp.tanh(scores_BKGTS / softcap)
-    scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
-    largest_BKGT1 = jax.lax.stop_gradient(scores_BKGTS.max(axis=-1, keepdims=True))
-    weights_BKGTS = jnp.exp(scores_BKGTS - largest_BKGT1)
-    weights_BKRS = weights_BKGTS.astype(v_BKSh.dtype).reshape(B, K, G * T, -1)
-    sums_BKRh = jnp.matmul(weights_BKRS, v_BKSh, preferred_element_type=jnp.float32)
-    return (sums_BKRh.reshape(B, K, G, T, h) / weights_BKGTS.sum(axis=-1)[..., None]).astype(q_BKGTh.dtype)
+    return normalise(attend_by_head(q_BKGTh, k_BKSh, v_BKSh, mask_BTS, softcap)).astype(q_BKGTh.dtype)
 
 
 class Attention(nn.Module):
@@ -151,7 +128,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self, x_BTD: jax.Array, tables: tuple[jax.Array, jax.Array], window: Any, past: Any, context: Any
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    ) -> tuple[jax.Array, KeysValues]:
         c = self.config
         D, H, h = c.hidden_size, c.num_heads, c.head_dim
         q_BTHh = self._project(x_BTD, "q", c.num_heads, "heads")

@@ -47,10 +47,17 @@ class Block(nn.Module):
             if c.local_rope_theta is not None:
                 everywhere, local = tables
                 tables = jax.tree.map(lambda a, b: jnp.where(layer, b, a), everywhere, local)
-        attention = Attention(c, self.dtype, self.attend, self.adapters, self.deterministic, name="attention")
+        attention = Attention(
+            config=c,
+            dtype=self.dtype,
+            attend=self.attend,
+            adapters=self.adapters,
+            deterministic=self.deterministic,
+            name="attention",
+        )
         out_BTD, kv = attention(self._norm("attention_norm", x_BTD, "pre"), tables, window, past, context)
         x_BTD = self._add(x_BTD, self._norm("attention_post_norm", out_BTD, "post"))
-        mlp = MLP(c, self.dtype, self.adapters, self.deterministic, name="mlp")
+        mlp = MLP(config=c, dtype=self.dtype, adapters=self.adapters, deterministic=self.deterministic, name="mlp")
         out_BTD = mlp(self._norm("mlp_norm", x_BTD, "pre"))
         x_BTD = self._add(x_BTD, self._norm("mlp_post_norm", out_BTD, "post"))
         return x_BTD, kv if self.return_kv else None
@@ -116,7 +123,14 @@ class Decoder(nn.Module):
         # layers are unrolled.
         rope = jax.lax.optimization_barrier(self.rope(positions_BT))
         layers = self._scanned()(
-            c, self.dtype, self.attend, self.dropout, deterministic, return_kv, self.adapters, name="layers"
+            config=c,
+            dtype=self.dtype,
+            attend=self.attend,
+            dropout=self.dropout,
+            deterministic=deterministic,
+            return_kv=return_kv,
+            adapters=self.adapters,
+            name="layers",
         )
         layer_L = None if c.sliding_layers is None else np.asarray(c.sliding_layers)
         x_BTD, kv = layers(x_BTD, past, layer_L, rope, context)

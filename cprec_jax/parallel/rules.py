@@ -80,15 +80,8 @@ def param_shardings(mesh: Mesh, shapes: Any, logical_axes: Any) -> Any:
 
 
 def batch_sharding(mesh: Mesh, rows: int) -> NamedSharding:
-    """The sharding of any array whose leading axis is a batch of `rows`."""
+    """The sharding of any array whose leading axis is a batch of `rows`; the rest of it is whole on each device."""
     return NamedSharding(mesh, spec_for(("batch",), (rows,), mesh))
-
-
-def batch_shardings(mesh: Mesh, batch: Any) -> Any:
-    """`NamedSharding` for each array of a batch: the leading axis is the batch, the rest is whole on each device."""
-    return jax.tree.map(
-        lambda x: NamedSharding(mesh, spec_for(("batch",) + (None,) * (x.ndim - 1), x.shape, mesh)), batch
-    )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

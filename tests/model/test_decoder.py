@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cprec_jax.model.attention import masked_attention
 from cprec_jax.model.decoder import Decoder, abstract_params, count_params, head_weight, init_params, logits
+from cprec_jax.model.partial_attention import attend_keys, by_head, by_position, normalise
 from cprec_jax.parallel.rules import RULES
 from tests.model.tiny import hidden, one_segment, packed, tiny, tiny_config
 
@@ -106,7 +106,8 @@ def test_prompt_then_continuation_equals_the_full_pass(variant):
         k, v = (jnp.concatenate([old, new], axis=1) for old, new in zip(past, (k, v), strict=True))
         distance = jnp.arange(cut, 20)[:, None] - jnp.arange(20)[None]
         mask = (distance >= 0) & (distance < window)
-        return masked_attention(q, k, v, jnp.broadcast_to(mask, (2, *mask.shape)), softcap=softcap)
+        visible = jnp.broadcast_to(mask, (2, *mask.shape))
+        return by_position(normalise(attend_keys(by_head(q, k.shape[2]), k, v, visible, softcap)))
 
     rest = hidden(decoder.clone(attend=attend_over_past), params, (tokens[:, cut:], positions[:, cut:], None), past)
     np.testing.assert_allclose(jnp.concatenate([start, rest], axis=1), whole, atol=1e-5)

@@ -29,7 +29,7 @@ def test_sharded_equals_unsharded(shape):
     shardings = rules.param_shardings(mesh, *abstract_params(decoder))
     with jax.set_mesh(mesh):
         sharded = jax.device_put(params, shardings)
-        batch = jax.device_put(inputs, rules.batch_shardings(mesh, inputs))
+        batch = jax.device_put(inputs, rules.batch_sharding(mesh, len(inputs[0])))
         got = loss_and_gradients(decoder, sharded, batch)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), got, expected)
 

@@ -190,7 +190,8 @@ def test_a_sharded_step_equals_the_unsharded_one(sizes: dict[str, int]) -> None:
         shardings = rules.param_shardings(mesh, *abstract_params(decoder))
         params = jax.device_put(new_params(), shardings)
         state = TrainState(step=jnp.zeros((), jnp.int32), trained=params, opt_state=OPTIMIZER.init(params))
-        batch = jax.device_put(make_batch(), rules.batch_shardings(mesh, make_batch()))
+        rows = make_batch()
+        batch = jax.device_put(rows, rules.batch_sharding(mesh, len(rows["tokens"])))
         step = functools.partial(
             train_step,
             objective=Cpt(decoder=decoder, loss_chunk=16),

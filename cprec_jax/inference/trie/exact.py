@@ -13,19 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cprec_jax.inference.layerwise import through_layers
-from cprec_jax.inference.prompt_cache import (
-    PromptCache,
-    attend_keys,
-    attend_prompt,
-    by_head,
-    by_position,
-    encode_prompts,
-    join_rows,
-    merge,
-)
+from cprec_jax.inference.prompt_cache import PromptCache, attend_prompt, encode_prompts
 from cprec_jax.inference.trie.blocks import ROWS, cut_skeleton
 from cprec_jax.inference.trie.trie import TitleTrie
 from cprec_jax.model.decoder import Decoder, head_weight
+from cprec_jax.model.partial_attention import attend_keys, by_head, by_position, join_rows, merge
 
 NODE_CHUNK = 1024
 
@@ -126,8 +118,8 @@ def _tree_attend(
     q_bnHh: jax.Array,
     k_bnKh: jax.Array,
     v_bnKh: jax.Array,
-    past: Any,
-    context: Any,
+    past: tuple[jax.Array, ...],
+    context: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
     window: int | jax.Array | None = None,
     softcap: float | None = None,
 ) -> jax.Array:

@@ -21,18 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from cprec_jax.errors import UserError
-from cprec_jax.inference.prompt_cache import (
-    PromptCache,
-    attend_keys,
-    attend_prompt,
-    by_head,
-    by_position,
-    join_rows,
-    merge,
-)
+from cprec_jax.inference.prompt_cache import PromptCache, attend_prompt
 from cprec_jax.inference.trie.exact import root_edge_logits
 from cprec_jax.inference.trie.index import TrieIndex, spans
 from cprec_jax.model.decoder import Decoder, head_weight
+from cprec_jax.model.partial_attention import attend_keys, by_head, by_position, join_rows, merge
 
 BLOCK, FEW = 16, 4  # rows of a block; of one where no user has more (deep levels, whose ancestors are many)
 BLOCKS = 32  # of a call, or half of it where that is enough
@@ -331,8 +324,8 @@ def _pool_attend(
     q_bRHh: jax.Array,
     k_bRKh: jax.Array,
     v_bRKh: jax.Array,
-    past: Any,
-    context: Any,
+    past: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
+    context: tuple[jax.Array, jax.Array, jax.Array],
     window: int | jax.Array | None = None,
     softcap: float | None = None,
 ) -> jax.Array:

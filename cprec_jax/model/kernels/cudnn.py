@@ -5,13 +5,13 @@ import functools
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cprec_jax.errors import UserError
+from cprec_jax.model.attention import PackedContext
 from cprec_jax.model.kernels.sharded import on_each_device, with_static_window
 
 ROW_MULTIPLE = 128  # T % 128 == 64 gave NaN gradients on Hopper (pytorch#196678)
@@ -48,8 +48,8 @@ class Cudnn:
         q_BTHh: jax.Array,
         k_BTKh: jax.Array,
         v_BTKh: jax.Array,
-        past: Any,
-        context: Any,
+        past: None,
+        context: PackedContext,
         *,
         window: int | jax.Array | None = None,
     ) -> jax.Array:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cprec_jax.model.attention import ATTENTION_OUTPUT
+from cprec_jax.model.attention import ATTENTION_OUTPUT, PackedContext
 from cprec_jax.model.kernels.sharded import on_each_device, with_static_window
 
 ROW_MULTIPLE = 128  # the lanes of a TPU
@@ -31,8 +31,8 @@ class Splash:
         q_BTHh: jax.Array,
         k_BTKh: jax.Array,
         v_BTKh: jax.Array,
-        past: Any,
-        context: Any,
+        past: None,
+        context: PackedContext,
         *,
         window: int | jax.Array | None = None,
         softcap: float | None = None,

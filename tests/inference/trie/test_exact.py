@@ -10,7 +10,7 @@ from cprec_jax.inference import prompt_cache
 from cprec_jax.inference.trie.exact import to_device, trie_log_probs
 from cprec_jax.inference.trie.trie import build_trie
 from cprec_jax.parallel.mesh import make_mesh
-from cprec_jax.parallel.rules import batch_shardings, replicated
+from cprec_jax.parallel.rules import batch_sharding, replicated
 from tests.inference.titles import by_brute_force, prompts, ragged, random_titles, token_log_probs
 from tests.model.tiny import tiny
 
@@ -148,7 +148,7 @@ def test_sharded_over_eight_devices_equals_one() -> None:
     batch = prompts(2, (5, 12, 7, 3, 9, 10, 4, 8) * 2, 12)
     alone = np.asarray(scored(decoder, params, trie, *batch))
     mesh = make_mesh()
-    placed = jax.device_put(batch, batch_shardings(mesh, batch))
+    placed = jax.device_put(batch, batch_sharding(mesh, len(batch[0])))
     shared = scored(decoder, jax.device_put(params, replicated(mesh)), jax.device_put(trie, replicated(mesh)), *placed)
     assert len(shared.sharding.device_set) == 8
     np.testing.assert_allclose(np.asarray(shared), alone, atol=1e-5)
