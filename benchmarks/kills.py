@@ -125,7 +125,7 @@ class Runs:
         with open(self.work / "last.log", "w", encoding="utf-8") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, text=True)
 
-    def whole(self, workdir: Path, processes: int, job: str = "train") -> float:
+    def unbroken(self, workdir: Path, processes: int, job: str = "train") -> float:
         """Run to the end; gives the seconds."""
         began = time.monotonic()
         if self.start(workdir, processes, job).wait(PATIENCE_S):
@@ -138,10 +138,10 @@ class Runs:
         if str(processes) not in self.state.seconds:
             shutil.rmtree(workdir, ignore_errors=True)
             for job in ("prepare", "pack"):
-                self.whole(workdir, 1, job)
-            self.whole(workdir, processes)  # fills the cache of compiled programs
+                self.unbroken(workdir, 1, job)
+            self.unbroken(workdir, processes)  # fills the cache of compiled programs
             shutil.rmtree(workdir / "runs")
-            self.state.seconds[str(processes)] = self.whole(workdir, processes)
+            self.state.seconds[str(processes)] = self.unbroken(workdir, processes)
             self.keep()
         return workdir
 
@@ -232,7 +232,7 @@ def _kill(command: subprocess.Popen[str], target: str, processes: int) -> list[i
 
 def _children(pid: int) -> list[int]:
     try:
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
     except OSError:
         return []
 
@@ -291,7 +291,7 @@ def main(arguments: list[str] | None = None) -> None:
             if one_attempt(runs, dice):
                 end_run(runs)
         if runs.state.pending:  # the last kills count when their run has come to its end
-            runs.whole(runs.begin(), runs.state.processes)
+            runs.unbroken(runs.begin(), runs.state.processes)
             end_run(runs)
         kills = runs.state.kills
     results = measure.Results()

@@ -93,12 +93,12 @@ def _move_away(final: Path, old: Path) -> None:
 
 def _clear_up(final: Path) -> None:
     """Remove the temporaries of this host's dead processes; the `final` that one of them died over is put back."""
-    ours = re.compile(rf"\.{re.escape(final.name)}\.{HOST}\.(\d{{1,9}})(\.old)?\.tmp")
+    temporary = re.compile(rf"\.{re.escape(final.name)}\.{HOST}\.(\d{{1,9}})(\.old)?\.tmp")
     for left in sorted(final.parent.iterdir()):
-        found = ours.fullmatch(left.name)
-        if not found or _lives(int(found[1])):
+        matched = temporary.fullmatch(left.name)
+        if not matched or _lives(int(matched[1])):
             continue
-        if found[2] and not final.exists():
+        if matched[2] and not final.exists():
             os.replace(left, final)
         else:
             shutil.rmtree(left, ignore_errors=True)
@@ -133,11 +133,11 @@ def write_manifest(directory: Path, made_from: Mapping[str, Any], facts: Mapping
 def read_manifest(directory: Path) -> dict[str, Any] | None:
     """The manifest of an artefact, None where there is none. A damaged one is a `UserError`."""
     try:
-        found = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{directory / MANIFEST}: damaged ({one_line(error)})") from None
-    if not isinstance(found, dict):
+    if not isinstance(manifest, dict):
         raise UserError(f"{directory / MANIFEST}: damaged (no mapping)")
-    return found
+    return manifest

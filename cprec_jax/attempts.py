@@ -42,8 +42,8 @@ class Ledger:
         self._attempt, self._done_before = 1, 0
         if run is not None:
             before = read_attempts(run)
-            self._attempt = 1 + max((one.number for one in before), default=0)
-            self._done_before = max((one.last_step or 0 for one in before), default=0)
+            self._attempt = 1 + max((attempt.number for attempt in before), default=0)
+            self._done_before = max((attempt.last_step or 0 for attempt in before), default=0)
             self._done_before = max(self._done_before, _last_logged(run))
             self._write("begin", processes=processes, devices=devices)
 
@@ -172,19 +172,22 @@ def read_attempts(run: Path) -> list[Attempt]:
         lines = (run / ATTEMPTS).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    found: dict[int, Attempt] = {}
+    attempts: dict[int, Attempt] = {}
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             record = json.loads(line)
-            number, at = int(record["attempt"]), float(record["time"])
-            one = found.setdefault(number, Attempt(number=number, begin=at, end=at))
-            one.end = max(one.end, at)
-            one.processes, one.devices = record.get("processes", one.processes), record.get("devices", one.devices)
-            one.why = record.get("why", one.why)
+            number, time_s = int(record["attempt"]), float(record["time"])
+            attempt = attempts.setdefault(number, Attempt(number=number, begin=time_s, end=time_s))
+            attempt.end = max(attempt.end, time_s)
+            attempt.processes, attempt.devices = (
+                record.get("processes", attempt.processes),
+                record.get("devices", attempt.devices),
+            )
+            attempt.why = record.get("why", attempt.why)
             if (step := record.get("step")) is not None:
-                one.last_step = max(int(step), one.last_step or 0)
-            one.seconds |= {name: float(record[name]) for name in PHASES if name in record}
-    return [found[number] for number in sorted(found)]
+                attempt.last_step = max(int(step), attempt.last_step or 0)
+            attempt.seconds |= {name: float(record[name]) for name in PHASES if name in record}
+    return [attempts[number] for number in sorted(attempts)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,11 +211,11 @@ class Goodput:
 def goodput(attempts: Sequence[Attempt]) -> Goodput:
     """Of all attempts of a run, from the first begin to the last end."""
     seconds = dict.fromkeys([*PHASES, "between", "unknown"], 0.0)
-    for before, one in zip([None, *attempts], attempts, strict=False):
-        counted = sum(one.seconds.values())
-        for name, value in one.seconds.items():
+    for before, attempt in zip([None, *attempts], attempts, strict=False):
+        counted = sum(attempt.seconds.values())
+        for name, value in attempt.seconds.items():
             seconds[name] += value
-        seconds["unknown"] += max(0.0, one.end - one.begin - counted)
+        seconds["unknown"] += max(0.0, attempt.end - attempt.begin - counted)
         if before is not None:
-            seconds["between"] += max(0.0, one.begin - before.end)
+            seconds["between"] += max(0.0, attempt.begin - before.end)
     return Goodput(attempts=len(attempts), total=sum(seconds.values()), seconds=seconds)

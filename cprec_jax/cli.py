@@ -371,10 +371,12 @@ def settings(job: str) -> str:
     classes = section_classes()
     sections = list(classes) if job in ("run", "status") else OF_JOB.get(job, ())
     where = {name: "config.runs.NAME" if name == "runs" else f"config.{name}" for name in sections}
-    found = [describe(classes[name], where[name], ("train", "model") if name == "runs" else ()) for name in sections]
+    descriptions = [
+        describe(classes[name], where[name], ("train", "model") if name == "runs" else ()) for name in sections
+    ]
     return (
-        "\n" + "\n".join([f"settings of {job}, to be written in the config file or given here", "", *found])
-        if found
+        "\n" + "\n".join([f"settings of {job}, to be written in the config file or given here", "", *descriptions])
+        if descriptions
         else ""
     )
 

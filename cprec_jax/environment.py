@@ -61,9 +61,9 @@ def _memory_gib() -> float | None:
 def _commit(folder: Path) -> str:
     """The commit of a checkout, with `+` where files differ from it."""
 
-    def git(*words: str) -> str:
+    def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
         ).stdout.strip()
 
     try:

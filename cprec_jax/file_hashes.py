@@ -24,16 +24,16 @@ class FileHashes:
     def sha256(self, path: Path) -> str:
         """Of a file's bytes. One that cannot be read is a `UserError`."""
         try:
-            there = os.stat(path)
+            status = os.stat(path)
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); check the path in the config") from error
-        stamp = [there.st_size, there.st_mtime_ns, there.st_ino, there.st_dev]
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev]
         key = os.path.abspath(path)
         entry = self._known.get(key)
         if isinstance(entry, list) and entry[:-1] == stamp:
             return str(entry[-1])
-        found = file_sha256(path)
-        self._known[key] = [*stamp, found]
+        sha256 = file_sha256(path)
+        self._known[key] = [*stamp, sha256]
         if self._path.parent.is_dir() and os.access(self._path.parent, os.W_OK):
             write_json(self._path, self._known)
-        return found
+        return sha256

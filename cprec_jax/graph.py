@@ -106,11 +106,11 @@ class Graph:
 
     def to_make(self, artefacts: Sequence[Artefact]) -> list[Artefact]:
         """Those of them that are not what the config means, and what these need that was pruned."""
-        made = {artefact.name for artefact in artefacts if not self.state(artefact).usable}
+        names = {artefact.name for artefact in artefacts if not self.state(artefact).usable}
         for artefact in reversed(artefacts):
-            if artefact.name in made and not artefact.always:
-                made |= {needed.name for needed in artefact.inputs if self.state(needed).word == "pruned"}
-        return [artefact for artefact in artefacts if artefact.name in made or artefact.always]
+            if artefact.name in names and not artefact.always:
+                names |= {needed.name for needed in artefact.inputs if self.state(needed).word == "pruned"}
+        return [artefact for artefact in artefacts if artefact.name in names or artefact.always]
 
     def made_from(self, artefact: Artefact) -> dict[str, Any]:
         """What it would be made from now, for its manifest. An input that is not there is a `UserError` that names its
@@ -137,35 +137,35 @@ class Graph:
     def differences(self, artefact: Artefact, recorded: Mapping[str, Any]) -> list[str]:
         """What it was made from and is no longer so, each in words. Inputs that are not current themselves are left
         out."""
-        found = []
+        reasons = []
         if recorded.get("version") != artefact.version:
-            found.append(f"this version of the code makes {artefact.job} otherwise")
+            reasons.append(f"this version of the code makes {artefact.job} otherwise")
         settings = artefact.settings()
         before = _mapping(recorded.get("settings"))
         for key in settings.differences(before):
             old, new = before.get(key, settings.defaults.get(key)), settings.values.get(key)
-            found.append(f"config.{key} was {_short(old)}, is {_short(new)}")
+            reasons.append(f"config.{key} was {_short(old)}, is {_short(new)}")
         files, hashes = artefact.files(), _mapping(recorded.get("files"))
         for name in sorted(files.keys() | hashes.keys()):
             if name not in files:
-                found.append(f"{name} is no longer named")
+                reasons.append(f"{name} is no longer named")
             elif not files[name].is_file():
-                found.append(f"{name} is not there: {files[name]}")
+                reasons.append(f"{name} is not there: {files[name]}")
             elif hashes.get(name) != self._hashes.sha256(files[name]):
-                found.append(f"{name} changed: {files[name]}" if name in hashes else f"{name} is new: {files[name]}")
+                reasons.append(f"{name} changed: {files[name]}" if name in hashes else f"{name} is new: {files[name]}")
         facts, facts_before = json.loads(json.dumps(artefact.facts())), _mapping(recorded.get("facts"))
-        found += [
+        reasons += [
             f"{key} changed"
             for key in sorted(facts.keys() | facts_before.keys())
             if facts.get(key) != facts_before.get(key)
         ]
         inputs = _mapping(recorded.get("inputs"))
-        for one in (*artefact.inputs, *artefact.shows):
-            manifest = read_manifest(one.path) if self.state(one).usable else None
-            if manifest is not None and _content(one, manifest) != inputs.get(one.name):
-                found.append(f"made from another {one.name}" if one.name in inputs else f"{one.name} is new")
-        names = {one.name for one in (*artefact.inputs, *artefact.shows)}
-        return found + [f"{name} is no longer part of it" for name in inputs if name not in names]
+        for needed in (*artefact.inputs, *artefact.shows):
+            manifest = read_manifest(needed.path) if self.state(needed).usable else None
+            if manifest is not None and _content(needed, manifest) != inputs.get(needed.name):
+                reasons.append(f"made from another {needed.name}" if needed.name in inputs else f"{needed.name} is new")
+        names = {needed.name for needed in (*artefact.inputs, *artefact.shows)}
+        return reasons + [f"{name} is no longer part of it" for name in inputs if name not in names]
 
     def holds(self, artefact: Artefact) -> bool:
         """Whether it is whole, and was made from just what it would be made from now, in whatever state its inputs
@@ -205,7 +205,7 @@ class Graph:
         return _on_disk(artefact.path, manifest.get("file_sizes", {}))
 
     def _waiting(self, artefact: Artefact) -> str:
-        waiting = [one.name for one in (*artefact.inputs, *artefact.shows) if not self.state(one).usable]
+        waiting = [needed.name for needed in (*artefact.inputs, *artefact.shows) if not self.state(needed).usable]
         return (
             f"for {', '.join(waiting[:3])}" + (f" and {len(waiting) - 3} more" if len(waiting) > 3 else "")
             if waiting
@@ -246,12 +246,12 @@ def _on_disk(path: Path, sizes: Mapping[str, int]) -> State:
     gone = []
     for name, size in sizes.items():
         try:
-            there = (path / name).stat().st_size
+            actual_size = (path / name).stat().st_size
         except OSError:
             gone.append(name)
             continue
-        if there != size:
-            damage = f"{name} has {there:,} bytes, not {size:,}"
+        if actual_size != size:
+            damage = f"{name} has {actual_size:,} bytes, not {size:,}"
             return State(word="out of date", reason=damage)
     if gone:
         return State(word="pruned", reason=f"{len(gone)} of {len(sizes)} files were deleted, such as {gone[0]}")

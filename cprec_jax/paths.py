@@ -52,10 +52,10 @@ def work_directory(text: str, option: str = "--workdir") -> Path:
     if len(text.splitlines()) > 1 or text != text.rstrip("\r\n"):
         raise UserError(f"{given}: has a line break, and every message that names it would be torn apart; rename it")
     try:
-        whole = path.resolve()
+        resolved = path.resolve()
     except (OSError, RuntimeError) as error:
         raise UserError(f"{given}: cannot be followed ({one_line(error)}); give another") from error
-    for part in whole.parts:
+    for part in resolved.parts:
         if odd := [c for c in PATTERN if c in part]:
             raise UserError(
                 f"{given}: {part!r} has a {odd[0]!r}, which the checkpoints' library takes for a pattern; rename it"
@@ -64,15 +64,17 @@ def work_directory(text: str, option: str = "--workdir") -> Path:
             raise UserError(f"{given}: {part!r} reads as the scheme of an address; rename it")
     if path.is_symlink() and not _exists(path):
         raise UserError(
-            f"{given}: is a link to {shown(whole)}, which is not there; make that directory, or give another"
+            f"{given}: is a link to {shown(resolved)}, which is not there; make that directory, or give another"
         )
-    there = whole
-    while not _exists(there):
-        there = there.parent
-    if not there.is_dir():
-        raise UserError(f"{given}: {shown(there)} is a file, not a directory; give another")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{given}: {shown(there)} cannot be written (no permission, or a read-only disk); give another")
+    existing = resolved
+    while not _exists(existing):
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"{given}: {shown(existing)} is a file, not a directory; give another")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{given}: {shown(existing)} cannot be written (no permission, or a read-only disk); give another"
+        )
     # pyarrow takes a relative path with a colon for an address
     return Path.cwd() / path if ":" in str(path) else path
 

@@ -23,8 +23,8 @@ class RunKey:
 
 def key_of(directory: Path) -> RunKey:
     """The run of a directory. Names of runs hold neither `@` nor `.`."""
-    whole, dot, number = directory.name.rpartition(".seed-")
+    run, dot, number = directory.name.rpartition(".seed-")
     if not dot or not number.isdigit():
-        whole, number = directory.name, "0"
-    name, at, part = whole.partition("@")
-    return RunKey(name=name, part=part if at else None, seed=int(number))
+        run, number = directory.name, "0"
+    name, separator, part = run.partition("@")
+    return RunKey(name=name, part=part if separator else None, seed=int(number))

@@ -66,15 +66,15 @@ def result_directory(workdir: Path, split: str, name: str) -> Path:
     return results_directory(workdir, split) / name
 
 
-def cell_directory(workdir: Path, split: str, row: str, one: str, seed: int) -> Path:
+def cell_directory(workdir: Path, split: str, row: str, set_name: str, seed: int) -> Path:
     """The ranks of one row, set and seed: WORKDIR/cells/ROW/SET.seed-0, of the validation split in
     WORKDIR/cells-valid."""
-    return workdir / ("cells" if split == "test" else f"cells-{split}") / row / f"{one}.seed-{seed}"
+    return workdir / ("cells" if split == "test" else f"cells-{split}") / row / f"{set_name}.seed-{seed}"
 
 
-def trained_directory(workdir: Path, row: str, one: str, seed: int) -> Path:
+def trained_directory(workdir: Path, row: str, set_name: str, seed: int) -> Path:
     """What evaluation trained for one row, set and seed."""
-    return workdir / "trained" / f"{row}@{one}.seed-{seed}"
+    return workdir / "trained" / f"{row}@{set_name}.seed-{seed}"
 
 
 def export_directory(workdir: Path, name: str = CPT) -> Path:

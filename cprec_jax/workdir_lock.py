@@ -47,7 +47,7 @@ def hold(workdir: Path) -> Iterator[None]:
 
 def _holder(text: str) -> str:
     try:
-        found = json.loads(text)
-        return f"process {found['pid']} on {found['host']} (since {found['since']})"
+        holder = json.loads(text)
+        return f"process {holder['pid']} on {holder['host']} (since {holder['since']})"
     except (ValueError, TypeError, LookupError):
         return f"another process ({one_line(text)})" if text.strip() else "another process"

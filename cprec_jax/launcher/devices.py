@@ -36,8 +36,8 @@ def gpus_given(environment: Mapping[str, str], devices: Path = Path("/dev")) -> 
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name.strip() and name.strip() != "-1"]
-    found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in (devices.iterdir() if devices.is_dir() else ()))
-    count = sum(match is not None for match in found)
+    matches = (re.fullmatch(r"nvidia(\d+)", path.name) for path in (devices.iterdir() if devices.is_dir() else ()))
+    count = sum(match is not None for match in matches)
     return [str(number) for number in range(count)]  # CUDA counts those that it sees from 0
 
 

@@ -111,12 +111,12 @@ def _signals() -> Iterator[list[signal.Signals]]:
     def note(number: int, frame: FrameType | None) -> None:
         arrived.append(signal.Signals(number))
 
-    before = {one: signal.signal(one, note) for one in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield arrived
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _put(stream: TextIO, text: bytes) -> None:
@@ -132,7 +132,7 @@ class _Watch:
 
     def __init__(self, workers: Sequence[Worker], workdir: Path, before: Saved, arrived: list[signal.Signals]):
         self._workers, self._workdir, self._before, self._arrived = workers, workdir, before, arrived
-        self._asked = False  # somebody sent SIGTERM or SIGINT
+        self._is_asked = False  # somebody sent SIGTERM or SIGINT
         self._dead: Worker | None = None  # the first that did not end well
         self._died = 0.0
         self._deadline: float | None = None  # when the next signal goes to those that are left
@@ -159,15 +159,15 @@ class _Watch:
 
     def _pass_on(self, running: Sequence[Worker]) -> None:
         while self._arrived:
-            one = self._arrived.pop(0)
-            if self._asked:  # the second time
+            number = self._arrived.pop(0)
+            if self._is_asked:  # the second time
                 self._deadline, self._next = time.monotonic(), signal.SIGKILL
                 continue
-            self._asked = True
-            if one == signal.SIGINT:
+            self._is_asked = True
+            if number == signal.SIGINT:
                 self._deadline = time.monotonic() + INTERRUPTED_S
             for worker in running:
-                worker.running.send_signal(one)  # to the worker alone: it ends what it started
+                worker.running.send_signal(number)  # to the worker alone: it ends what it started
 
     def _look_for_dead(self, running: Sequence[Worker]) -> None:
         if self._dead is not None:
@@ -217,10 +217,10 @@ class _Watch:
         quiet = min(time.time() - worker.quiet_since for worker in training)
         if quiet > HANG_S:
             self._hang_said = True
-            at = ", ".join(f"{worker.name} at step {worker.progress.step}" for worker in training)
+            steps = ", ".join(f"{worker.name} at step {worker.progress.step}" for worker in training)
             say(
-                f"warning: no step for {quiet:.0f} s ({at}); SIGTERM ends the run, and the same command goes on from "
-                f"the last saved step"
+                f"warning: no step for {quiet:.0f} s ({steps}); SIGTERM ends the run, and the same command goes on "
+                f"from the last saved step"
             )
 
     def _outcome(self) -> int:
@@ -259,7 +259,7 @@ class _Watch:
         end."""
         noted = [worker.progress for worker in self._workers]
         if any(
-            one.saved is not None and one.saved > (one.first or 0) for one in noted
+            progress.saved is not None and progress.saved > (progress.first or 0) for progress in noted
         ):  # perhaps on a disk of its host
             return True
         return any(steps - self._before.get(run, set()) for run, steps in _saved(self._workdir).items())

@@ -85,9 +85,9 @@ class Worker:
         ended = self.code is not None
         file.seek(self._read.setdefault(path, 0))
         new = file.read()
-        whole = len(new) if ended else new.rfind(b"\n") + 1
-        self._read[path] += whole
-        return new[:whole].splitlines(keepends=True)
+        end = len(new) if ended else new.rfind(b"\n") + 1
+        self._read[path] += end
+        return new[:end].splitlines(keepends=True)
 
     def end_group(self, by: signal.Signals) -> None:
         """Send a signal to the worker and to all that it started."""
@@ -98,11 +98,13 @@ class Worker:
         """In words, after it ended."""
         code, step = self.code, self.progress.step
         assert code is not None
-        at = "" if step is None else f" at step {step}"
+        at_step = "" if step is None else f" at step {step}"
         if self.lost_peer:
-            return f"{self.name} ended{at}, since another process is gone or no longer answers (its log: {self.log})"
+            return (
+                f"{self.name} ended{at_step}, since another process is gone or no longer answers (its log: {self.log})"
+            )
         how = f"died by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return f"{self.name} {how}{at} (its log: {self.log})"
+        return f"{self.name} {how}{at_step} (its log: {self.log})"
 
     @property
     def lost_peer(self) -> bool:
@@ -112,7 +114,7 @@ class Worker:
         with open(self.log, "rb") as file:
             file.seek(self._begun)
             text = file.read()
-        return any(words in text for words in LOST_PEER)
+        return any(message in text for message in LOST_PEER)
 
 
 def start(

@@ -136,13 +136,13 @@ def prove(name: str, attend: AttendFn, config: DecoderConfig, dtype: Any, length
             return jnp.sum(out * weights), out
 
         try:
-            found = _output_and_gradients(measured, q, k, v)
+            measured_values = _output_and_gradients(measured, q, k, v)
         except Exception as error:  # kernels fail in many ways, most of them the device's
             raise UserError(
                 f"attention backend {name} does not run here ({one_line(error)[:300]}); set config.model.attention"
             ) from error
         wanted = _output_and_gradients(expected, q, k, v)
-        for what, a, b in zip(("output", "dq", "dk", "dv"), found, wanted, strict=True):
+        for what, a, b in zip(("output", "dq", "dk", "dv"), measured_values, wanted, strict=True):
             worst = float(np.abs(a - b).max() / np.abs(b).max())
             if not worst < TOLERANCE:  # NaN, too
                 raise UserError(

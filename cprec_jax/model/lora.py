@@ -57,8 +57,8 @@ def add_adapter(
     if adapters is None or f"{module.name}/{name}" not in adapters.weights:
         return y
     r = adapters.rank
-    bound = 1 / math.sqrt(math.prod(w_shape[:contracted]))
-    he = nn.with_logical_partitioning(_uniform(bound), (*w_axes[:contracted], "rank"))
+    limit = 1 / math.sqrt(math.prod(w_shape[:contracted]))
+    he = nn.with_logical_partitioning(_uniform(limit), (*w_axes[:contracted], "rank"))
     zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("rank", *w_axes[contracted:]))
     a: Any = module.param(f"{name}{A}", he, (*w_shape[:contracted], r))
     b: Any = module.param(f"{name}{B}", zeros, (r, *w_shape[contracted:]))
@@ -69,9 +69,9 @@ def add_adapter(
     return y + product(xa_BTr * jnp.asarray(adapters.scale, x.dtype), b.astype(x.dtype))
 
 
-def _uniform(bound: float) -> Any:
+def _uniform(limit: float) -> Any:
     def draw(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
 
     return draw
 
@@ -89,18 +89,18 @@ def merged(params: Mapping[str, Any], scale: float) -> dict[str, Any]:
       scale: of the adapters.
     """
 
-    def one(tree: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def merged_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
+        merged_leaves: dict[str, Any] = {}
         for name, leaf in tree.items():
             if isinstance(leaf, Mapping):
-                found[name] = one(leaf)
+                merged_leaves[name] = merged_tree(leaf)
             elif not is_adapter(name):
-                found[name] = (
+                merged_leaves[name] = (
                     _sum(leaf, tree[f"{name}{A}"], tree[f"{name}{B}"], scale) if f"{name}{A}" in tree else leaf
                 )
-        return found
+        return merged_leaves
 
-    return one(params)
+    return merged_tree(params)
 
 
 @jax.jit

@@ -55,9 +55,9 @@ def _hint(environment: Mapping[str, str]) -> str:
 
 def _settings() -> dict[str, Any]:
     """Those of ours that this version of jax has."""
-    ours = {"heartbeat_timeout_seconds": HEARTBEAT_S, "shutdown_timeout_seconds": SHUTDOWN_S}
+    settings = {"heartbeat_timeout_seconds": HEARTBEAT_S, "shutdown_timeout_seconds": SHUTDOWN_S}
     known = inspect.signature(jax.distributed.initialize).parameters
-    return {name: value for name, value in ours.items() if name in known}
+    return {name: value for name, value in settings.items() if name in known}
 
 
 def _local(coordinator: str) -> dict[str, Any]:

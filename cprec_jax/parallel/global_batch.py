@@ -24,7 +24,7 @@ def assemble(
     """Global arrays [global_batch, ...] from the rows `held` (`rows_held`) of each, which this process has loaded in
     that order."""
 
-    def one(value: np.ndarray) -> jax.Array:
+    def global_array(value: np.ndarray) -> jax.Array:
         assert len(value) == len(held), (value.shape, len(held))
 
         def block(index: tuple[slice, ...] | None) -> np.ndarray:
@@ -38,4 +38,4 @@ def assemble(
         with jax.transfer_guard_host_to_device("allow"):  # jax takes this for a transfer that nobody asked for
             return jax.make_array_from_callback((global_batch, *value.shape[1:]), sharding, block)
 
-    return {name: one(value) for name, value in local.items()}
+    return {name: global_array(value) for name, value in local.items()}

@@ -53,7 +53,7 @@ def _record(config: Config, workdir: Path, token: str) -> dict[str, Any]:
 def _plain(section: Any) -> Any:
     """A section of the config as JSON; runs and rows are mappings of such."""
     if isinstance(section, Mapping):
-        return {str(name): _plain(one) for name, one in section.items()}
+        return {str(name): _plain(entry) for name, entry in section.items()}
     return (
         json.loads(json.dumps(asdict(section), default=_in_order))
         if hasattr(section, "__dataclass_fields__")
@@ -98,12 +98,12 @@ def _compare(records: Sequence[Mapping[str, Any]], workdir: Path, environment: M
 def differences(records: Sequence[Mapping[str, Any]], workdir: Path) -> list[str]:
     """What processes do not have in common with the first, one line each; of several that differ alike the first is
     named."""
-    found: dict[str, str] = {}
+    lines: dict[str, str] = {}
     first = records[0]
     for number, record in enumerate(records):
         who = f"process {number + 1} of {len(records)} ({record['host']})"
         if not record["sees_token"]:
-            found.setdefault(
+            lines.setdefault(
                 "token",
                 f"--workdir: {who} does not see what process 1 ({first['host']}) wrote into {workdir}; all processes "
                 f"need one and the same "
@@ -113,28 +113,28 @@ def differences(records: Sequence[Mapping[str, Any]], workdir: Path) -> list[str
             continue  # its rows are others, too
         for name, hashed in record["sections"].items():
             if hashed != first["sections"].get(name):
-                found.setdefault(
+                lines.setdefault(
                     name,
                     f"config.{name}: is another in {who} than in process 1; give all the same config and overrides",
                 )
         for name in sorted({*record["versions"], *first["versions"]}):
-            mine, theirs = first["versions"].get(name, "absent"), record["versions"].get(name, "absent")
-            if mine != theirs:
-                found.setdefault(
+            first_version, version = first["versions"].get(name, "absent"), record["versions"].get(name, "absent")
+            if first_version != version:
+                lines.setdefault(
                     f"version {name}",
-                    f"{name} is {theirs} in {who}, and {mine} in process 1; install the same on all hosts",
+                    f"{name} is {version} in {who}, and {first_version} in process 1; install the same on all hosts",
                 )
         if record["rows"] != first["rows"]:
-            found.setdefault(
+            lines.setdefault(
                 "rows",
                 f"{paths.rows_directory(workdir)}: {who} sees other rows there than process 1; wait until it sees the "
                 f"same",
             )
         if record["devices"] != first["devices"]:
-            found.setdefault(
+            lines.setdefault(
                 "devices", f"{who} has {record['devices']} devices, process 1 has {first['devices']}; give each as many"
             )
-    return list(found.values())
+    return list(lines.values())
 
 
 def gpu_mistakes(records: Sequence[Mapping[str, Any]], environment: Mapping[str, str]) -> list[str]:

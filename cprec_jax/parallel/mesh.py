@@ -21,19 +21,19 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     devices = jax.devices() if devices is None else list(devices)
     tpu_lock.refuse_fallback()
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
-    asked = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    sizes_given = ", ".join(f"{name}={size}" for name, size in sizes.items())
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1:
-        raise UserError(f"mesh {asked}: only one axis may be -1 (the rest of the devices)")
+        raise UserError(f"mesh {sizes_given}: only one axis may be -1 (the rest of the devices)")
     if any(size < 1 and size != -1 for size in sizes.values()):
-        raise UserError(f"mesh {asked}: sizes must be positive, or -1 for the rest of the devices")
+        raise UserError(f"mesh {sizes_given}: sizes must be positive, or -1 for the rest of the devices")
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if free:
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):
         raise UserError(
-            f"mesh {asked} does not fit {len(devices)} device(s); the product must be the number of devices, or set "
-            f"one axis to -1"
+            f"mesh {sizes_given} does not fit {len(devices)} device(s); the product must be the number of devices, or "
+            f"set one axis to -1"
         )
     # Auto axes: make_mesh's default became Explicit in jax 0.9. Shape and names by position: 0.10 and 0.11 name them
     # differently.

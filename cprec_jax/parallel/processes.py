@@ -54,10 +54,10 @@ def from_first(function: Callable[[], T]) -> T:
         return function()
     client, key = _state().client, f"cprec/{next(_number)}"
     if not is_first():
-        said = json.loads(client.blocking_key_value_get(key, _WAIT_MS))
-        if "kind" not in said:
-            return said["value"]
-        raise errors.agreed(_KINDS.get(said["kind"], FailedElsewhere)(said["text"]))
+        message = json.loads(client.blocking_key_value_get(key, _WAIT_MS))
+        if "kind" not in message:
+            return message["value"]
+        raise errors.agreed(_KINDS.get(message["kind"], FailedElsewhere)(message["text"]))
     _alone = True
     try:
         value = function()
@@ -88,7 +88,7 @@ def of_all(value: Any) -> list[Any] | None:
     client.key_value_set(f"{key}/{index()}", json.dumps(value))
     if not is_first():
         return None
-    return [json.loads(client.blocking_key_value_get(f"{key}/{other}", _WAIT_MS)) for other in range(count())]
+    return [json.loads(client.blocking_key_value_get(f"{key}/{process}", _WAIT_MS)) for process in range(count())]
 
 
 def any_of(flag: bool) -> bool:

@@ -64,7 +64,7 @@ def _pid_of_lock(lock_file: Path, proc: Path) -> int | None:
 def _command(pid: int, proc: Path) -> str | None:
     """The beginning of a process's command line; None: there is no such process."""
     try:
-        words = (proc / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        command = (proc / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:
         return None
-    return shown(words)[:80] or "a process of the system"
+    return shown(command)[:80] or "a process of the system"

@@ -165,13 +165,13 @@ class Stop:
         """This process's flag for the next batch, once per device; nothing where there is one process."""
         if processes.count() == 1:
             return {}
-        asked = self._flag.is_set()
-        if asked not in self._flags:
+        is_set = self._flag.is_set()
+        if is_set not in self._flags:
             sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(mesh.axis_names))
             with jax.transfer_guard_host_to_device("allow"):
-                one = np.full(1, asked, np.int32)
-                self._flags[asked] = jax.make_array_from_callback((mesh.size,), sharding, lambda _: one)
-        return {STOPPING: self._flags[asked]}
+                flag = np.full(1, is_set, np.int32)
+                self._flags[is_set] = jax.make_array_from_callback((mesh.size,), sharding, lambda _: flag)
+        return {STOPPING: self._flags[is_set]}
 
     def is_asked(self, before: Done | None) -> bool:
         """before: the step before the one that was just dispatched."""

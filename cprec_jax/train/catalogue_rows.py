@@ -75,53 +75,53 @@ def row_columns(tables: CatalogueTables, room: Capacities, row: Mapping[str, Any
       n_items: float32, the target items. log_copies: float32, the sum of the logs of how many titles tokenise just like
       them.
     """
-    found = _decisions(tables, row)
-    is_wide = tables.step_node[found.step] >= 0
+    decisions = _decisions(tables, row)
+    is_wide = tables.step_node[decisions.step] >= 0
     decision = np.full(len(row["tokens"]), room.wide + room.blocks * DECISIONS, np.int32)
-    columns = _wide(tables, room.wide, found, is_wide) | _narrow(
-        tables, room.blocks, found, ~is_wide, decision, room.wide
+    columns = _wide(tables, room.wide, decisions, is_wide) | _narrow(
+        tables, room.blocks, decisions, ~is_wide, decision, room.wide
     )
-    decision[found.position[is_wide]] = np.arange(np.count_nonzero(is_wide))
+    decision[decisions.position[is_wide]] = np.arange(np.count_nonzero(is_wide))
     return {
         **columns,
         "decision": decision,
-        "n_items": np.array(len(found.items), np.float32),
-        "log_copies": np.array(tables.log_copies[found.items].sum(), np.float32),
+        "n_items": np.array(len(decisions.items), np.float32),
+        "log_copies": np.array(tables.log_copies[decisions.items].sum(), np.float32),
     }
 
 
-def _wide(tables: CatalogueTables, room: int, found: _Decisions, chosen: np.ndarray) -> dict[str, np.ndarray]:
-    step = found.step[chosen]
+def _wide(tables: CatalogueTables, room: int, decisions: _Decisions, chosen: np.ndarray) -> dict[str, np.ndarray]:
+    step = decisions.step[chosen]
     assert len(step) <= room, f"{len(step)} wide decisions, room for {room}"
     padding = room - len(step)
     return {
-        "wide_position": np.pad(found.position[chosen], (0, padding)).astype(np.int32),
+        "wide_position": np.pad(decisions.position[chosen], (0, padding)).astype(np.int32),
         "wide_node": np.pad(tables.step_node[step], (0, padding), constant_values=-1),
         "wide_target": np.pad(tables.step_target[step], (0, padding)),
-        "wide_level": np.pad(found.level[chosen], (0, padding)).astype(np.int32),
+        "wide_level": np.pad(decisions.level[chosen], (0, padding)).astype(np.int32),
     }
 
 
 def _narrow(
-    tables: CatalogueTables, room: int, found: _Decisions, chosen: np.ndarray, decision: np.ndarray, first_place: int
+    tables: CatalogueTables, room: int, decisions: _Decisions, chosen: np.ndarray, decision: np.ndarray, first_slot: int
 ) -> dict[str, np.ndarray]:
     """Writes what it places into `decision`, too."""
-    step, position, level = found.step[chosen], found.position[chosen], found.level[chosen]
+    step, position, level = decisions.step[chosen], decisions.position[chosen], decisions.level[chosen]
     count = tables.step_count[step].astype(np.int64)
     cuts = _cut(count)
     assert len(cuts) - 1 <= room, f"{len(cuts) - 1} blocks of narrow decisions, room for {room}"
     block = np.repeat(np.arange(len(cuts) - 1), np.diff(cuts))
-    place = block * DECISIONS + np.arange(len(step)) - cuts[block]
+    slot = block * DECISIONS + np.arange(len(step)) - cuts[block]
     begin = np.cumsum(count) - count  # of a decision's children in all children of the row
     first = begin - begin[cuts[block]]
     columns = np.zeros((5, room * DECISIONS), np.int32)
-    columns[:, place] = position, first, first + count, first + tables.step_target[step], level
+    columns[:, slot] = position, first, first + count, first + tables.step_target[step], level
     child = np.arange(count.sum())
     owner = np.repeat(np.arange(len(step)), count)
     within = child - begin[owner]
     tokens = np.zeros((room, EDGES), np.int32)
     tokens[block[owner], first[owner] + within] = tables.edge_token[tables.step_first[step][owner] + within]
-    decision[position] = first_place + place
+    decision[position] = first_slot + slot
     names = ("position", "first", "end", "target", "level")
     named = {f"narrow_{name}": values.reshape(room, DECISIONS) for name, values in zip(names, columns, strict=True)}
     return named | {"narrow_tokens": tokens}
@@ -132,10 +132,10 @@ def _cut(count: np.ndarray) -> np.ndarray:
     ends = np.cumsum(count, dtype=np.int64)
     cuts = [0]
     while cuts[-1] < len(count):
-        at = cuts[-1]
-        before = ends[at - 1] if at else 0
-        last = min(at + DECISIONS, int(np.searchsorted(ends, before + EDGES, side="right")))
-        assert last > at, f"a narrow node with {count[at]} children"
+        begin = cuts[-1]
+        before = ends[begin - 1] if begin else 0
+        last = min(begin + DECISIONS, int(np.searchsorted(ends, before + EDGES, side="right")))
+        assert last > begin, f"a narrow node with {count[begin]} children"
         cuts.append(last)
     return np.array(cuts, np.int64)
 

@@ -76,9 +76,9 @@ def build_tables(catalogue: Catalogue, sets: Mapping[str, np.ndarray], narrow: i
     is_wide = number[node] >= 0
     item_set = np.full(len(catalogue), -1, np.int32)
     log_copies = np.zeros(len(catalogue))
-    for index, (trie, own) in enumerate(zip(tries, sets.values(), strict=True)):
-        assert (item_set[own] < 0).all(), "an item of two sets"
-        item_set[own], log_copies[own] = index, np.log(trie.title_copies)
+    for index, (trie, set_items) in enumerate(zip(tries, sets.values(), strict=True)):
+        assert (item_set[set_items] < 0).all(), "an item of two sets"
+        item_set[set_items], log_copies[set_items] = index, np.log(trie.title_copies)
     return CatalogueTables(
         union=union.astype(np.int32),
         allowed=allowed,

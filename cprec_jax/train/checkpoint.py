@@ -144,11 +144,11 @@ class Checkpoints:
             return frozen
         path = self.directory.resolve() / FROZEN
         if path.exists():
-            found = self._tried(lambda: self._restore_frozen(abstract(frozen)))
-            if not isinstance(found, str):
-                return found
+            saved = self._tried(lambda: self._restore_frozen(abstract(frozen)))
+            if not isinstance(saved, str):
+                return saved
             say(
-                f"warning: {self.directory / FROZEN} is damaged ({found}); it is made again from what the run starts "
+                f"warning: {self.directory / FROZEN} is damaged ({saved}); it is made again from what the run starts "
                 f"from"
             )
             self._rename(FROZEN)
@@ -177,14 +177,14 @@ class Checkpoints:
         """What `read` gives in this process; in what way it failed, where it failed in any. All processes must call."""
         try:
             with without_echoes():
-                found: T | str = read()
+                value: T | str = read()
         except UserError:  # of another model: all processes compare the same facts
             raise
         except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
-            found = _reason(error)
-        if in_any_process(isinstance(found, str)):
-            return found if isinstance(found, str) else ELSEWHERE
-        return found
+            value = _reason(error)
+        if in_any_process(isinstance(value, str)):
+            return value if isinstance(value, str) else ELSEWHERE
+        return value
 
     def set_aside(self, step: int) -> None:
         """Rename a checkpoint, so that its step is made again; nothing is deleted. All processes must call."""
@@ -226,14 +226,17 @@ class Checkpoints:
         steps = [step for step in self.steps() if at_most is None or step <= at_most]
         damaged: dict[int, str] = {}
         for step in reversed(steps):
-            found = self._restore(step, abstract)
-            if isinstance(found, str):
-                damaged[step] = found
-                say(f"warning: checkpoint {self.directory / str(step)} is damaged ({found}); trying the one before it")
+            restored = self._restore(step, abstract)
+            if isinstance(restored, str):
+                damaged[step] = restored
+                say(
+                    f"warning: checkpoint {self.directory / str(step)} is damaged ({restored}); trying the one "
+                    f"before it"
+                )
                 continue
-            for other in damaged:
-                self.set_aside(other)
-            return found
+            for damaged_step in damaged:
+                self.set_aside(damaged_step)
+            return restored
         aside = [path.name for path in self.directory.glob(f"*{DAMAGED}*")]
         if damaged or (aside and not steps and at_most is None):
             raise UserError(
@@ -246,12 +249,12 @@ class Checkpoints:
     def restore_step(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The whole state of one step, sharded like `abstract`, and its meta. Absent or damaged:
         `DamagedCheckpoint`."""
-        found = self._restore(step, abstract) if step in self.steps() else "it is missing"
-        if isinstance(found, str):
+        restored = self._restore(step, abstract) if step in self.steps() else "it is missing"
+        if isinstance(restored, str):
             raise DamagedCheckpoint(
-                f"{self.directory / str(step)}: cannot be read ({found}); `launch.py train` makes it again"
+                f"{self.directory / str(step)}: cannot be read ({restored}); `launch.py train` makes it again"
             )
-        return found
+        return restored
 
     def set_aside_damaged(self, abstract: TrainState) -> None:
         """Read every checkpoint, and set aside those that cannot be read; one whole one must be left."""
@@ -271,10 +274,10 @@ class Checkpoints:
             trained, opt_state = (read_item(self._item(step, item), tree) for item, tree in items.items())
             return trained, opt_state, meta
 
-        found = self._tried(read)
-        if isinstance(found, str):
-            return found
-        trained, opt_state, meta = found
+        restored = self._tried(read)
+        if isinstance(restored, str):
+            return restored
+        trained, opt_state, meta = restored
         placed = jax.device_put(step, abstract.step.sharding)
         return TrainState(step=placed.astype(abstract.step.dtype), trained=trained, opt_state=opt_state), meta
 
@@ -289,19 +292,19 @@ class Checkpoints:
             wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
             raise UserError(f"{self.directory}: {wanted}; there are {steps or 'none'}")
         step = steps[-1] if step is None else step
-        found = self._restore_params(step, abstract_params)
-        if isinstance(found, str):
-            whole = [
-                other
-                for other in steps
-                if other != step and not isinstance(self._restore_params(other, abstract_params), str)
+        restored = self._restore_params(step, abstract_params)
+        if isinstance(restored, str):
+            whole_steps = [
+                other_step
+                for other_step in steps
+                if other_step != step and not isinstance(self._restore_params(other_step, abstract_params), str)
             ]
             raise DamagedCheckpoint(
-                f"{self.directory / str(step)}: is damaged ({found}); whole are the steps "
-                f"{', '.join(map(str, whole)) or '(none)'}, and "
+                f"{self.directory / str(step)}: is damaged ({restored}); whole are the steps "
+                f"{', '.join(map(str, whole_steps)) or '(none)'}, and "
                 "`launch.py train` with the same --config and --workdir makes it again"
             )
-        return found[0], step, found[1]
+        return restored[0], step, restored[1]
 
     def _restore_params(self, step: int, abstract_params: Any) -> tuple[Any, dict[str, Any]] | str:
         def read() -> tuple[Any, Leaves, dict[str, Any]]:
@@ -310,10 +313,10 @@ class Checkpoints:
             params = read_item(self._item(step, "params"), trained)
             return params, self._restore_frozen(frozen) if frozen else {}, self.meta(step)
 
-        found = self._tried(read)
-        if isinstance(found, str):
-            return found
-        params, frozen, meta = found
+        restored = self._tried(read)
+        if isinstance(restored, str):
+            return restored
+        params, frozen, meta = restored
         check_base(meta, parameters_sha256(frozen) if BASE in meta else None, str(self.directory))
         return merge(params, frozen) if frozen else params, meta
 
@@ -330,13 +333,13 @@ class Checkpoints:
     def _compare(self, item: str, metadata: Any, abstract: Any) -> None:
         # orbax casts another dtype silently and reports another shape late, so the trees are compared before anything
         # is read.
-        found = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in by_name(metadata).items()}
+        saved = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in by_name(metadata).items()}
         wanted = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in by_name(abstract).items()}
-        for name in sorted(found.keys() | wanted.keys()):
-            here, there = wanted.get(name, "absent"), found.get(name, "absent")
-            if here != there:
+        for name in sorted(saved.keys() | wanted.keys()):
+            expected, stored = wanted.get(name, "absent"), saved.get(name, "absent")
+            if expected != stored:
                 raise UserError(
-                    f"{self.directory / item}/{name} is {there} in the checkpoint and {here} by the config; "
+                    f"{self.directory / item}/{name} is {stored} in the checkpoint and {expected} by the config; "
                     "use the config it was trained with"
                 )
 
@@ -392,7 +395,7 @@ def _system_reason(error: Exception) -> str:
         "Disk quota exceeded",
         "File too large",
     )
-    return next((words for words in known if words.lower() in text.lower()), _reason(error))
+    return next((reason for reason in known if reason.lower() in text.lower()), _reason(error))
 
 
 def _reason(error: Exception) -> str:

@@ -54,15 +54,15 @@ def _initial_params(prepared: PreparedRun, mesh: jax.sharding.Mesh) -> Any:
 def _params_of_start(prepared: PreparedRun, start: Start, mesh: jax.sharding.Mesh) -> Any:
     """The parameters of a checkpoint of another run. Its adapter is gone on with; a run without one trains the sum of
     base and adapter."""
-    theirs, ours = adapters_of_run(start.directory), prepared.decoder.adapters
-    if theirs is None or ours is None:
+    start_adapters, adapters = adapters_of_run(start.directory), prepared.decoder.adapters
+    if start_adapters is None or adapters is None:
         return restore_decoder(start.directory, start.step, mesh=mesh).params
-    if not same_adapters(theirs, ours):
-        before, own = read_description(start.directory)["lora"], prepared.lora
-        assert own is not None
+    if not same_adapters(start_adapters, adapters):
+        start_lora, lora = read_description(start.directory)["lora"], prepared.lora
+        assert lora is not None
         raise UserError(
-            f"{prepared.directory.name}: starts from {start.directory.name}, whose adapter has {shown(before)}, and "
-            f"its own has {shown(own)}; "
+            f"{prepared.directory.name}: starts from {start.directory.name}, whose adapter has {shown(start_lora)}, "
+            f"and its own has {shown(lora)}; "
             "give both the same, or take `lora` away from one of them"
         )
     return restore_stored(start.directory, start.step, mesh=mesh).params
@@ -82,15 +82,15 @@ def _frozen_names(prepared: PreparedRun) -> frozenset[str]:
 
 def trained_axes(prepared: PreparedRun) -> dict[str, tuple[str, ...]]:
     """The logical axes of the leaves that are trained, by name."""
-    axes = by_name(abstract_params(prepared.decoder)[1], is_leaf=lambda one: isinstance(one, tuple))
+    axes = by_name(abstract_params(prepared.decoder)[1], is_leaf=lambda node: isinstance(node, tuple))
     frozen = _frozen_names(prepared)
-    return {name: own for name, own in axes.items() if name not in frozen}
+    return {name: leaf_axes for name, leaf_axes in axes.items() if name not in frozen}
 
 
 def say_what_is_trained(prepared: PreparedRun) -> None:
     """The table of parameters. A pattern that matches nothing is a `UserError`."""
     shapes, axes = abstract_params(prepared.decoder)
-    by = by_name(axes, is_leaf=lambda one: isinstance(one, tuple))
-    table = overview(shapes, by, _frozen_names(prepared), prepared.train.optimizer)
+    axes_by_name = by_name(axes, is_leaf=lambda node: isinstance(node, tuple))
+    table = overview(shapes, axes_by_name, _frozen_names(prepared), prepared.train.optimizer)
     if jax.process_index() == 0:
         say(table)

@@ -44,8 +44,8 @@ def split(params: Mapping[str, Any], names: Collection[str]) -> tuple[Leaves, Le
     return traverse_util.unflatten_dict(rest, sep="/"), traverse_util.unflatten_dict(chosen, sep="/")
 
 
-def merge(one: Mapping[str, Any], other: Mapping[str, Any]) -> Leaves:
+def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> Leaves:
     """The tree that `split` gave the two parts of."""
-    flat_one, flat_other = (traverse_util.flatten_dict(dict(tree), sep="/") for tree in (one, other))
+    flat_one, flat_other = (traverse_util.flatten_dict(dict(tree), sep="/") for tree in (first, second))
     assert flat_one.keys().isdisjoint(flat_other), sorted(flat_one.keys() & flat_other.keys())
     return traverse_util.unflatten_dict({**flat_one, **flat_other}, sep="/")

@@ -61,12 +61,13 @@ class LocalTier:
         held = processes.of_all([step for step in self._steps() if step > above])
         common = processes.from_first(lambda: sorted(set.intersection(*map(set, held or [[]])), reverse=True))
         for step in common:
-            found = self._restore(step, abstract)
-            damaged = isinstance(found, str)
+            restored = self._restore(step, abstract)
+            damaged = isinstance(restored, str)
             if not processes.any_of(damaged):
-                assert not isinstance(found, str)
-                return found
-            say(f"warning: {self._directory / str(step)} cannot be used ({found if damaged else 'by another process'})")
+                assert not isinstance(restored, str)
+                return restored
+            reason = restored if damaged else "by another process"
+            say(f"warning: {self._directory / str(step)} cannot be used ({reason})")
         return None
 
     def clear(self) -> None:
@@ -74,8 +75,8 @@ class LocalTier:
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _steps(self) -> list[int]:
-        found = (path for path in self._directory.glob(f"*/{self._name}") if path.parent.name.isdigit())
-        return sorted(int(path.parent.name) for path in found)
+        parts = (path for path in self._directory.glob(f"*/{self._name}") if path.parent.name.isdigit())
+        return sorted(int(path.parent.name) for path in parts)
 
     def _remove(self, step: int) -> None:
         (self._directory / str(step) / self._name).unlink(missing_ok=True)
@@ -108,13 +109,13 @@ def _index(index: tuple[slice, ...], shape: tuple[int, ...]) -> Index:
 
 def _shards(state: TrainState) -> dict[tuple[str, Index], np.ndarray]:
     """What this process's devices hold, each block once."""
-    found: dict[tuple[str, Index], np.ndarray] = {}
+    blocks: dict[tuple[str, Index], np.ndarray] = {}
     for name, leaf in _leaves(state).items():
         for shard in leaf.addressable_shards:
             key = (name, _index(shard.index, leaf.shape))
-            if key not in found:
-                found[key] = np.asarray(shard.data, order="C")
-    return found
+            if key not in blocks:
+                blocks[key] = np.asarray(shard.data, order="C")
+    return blocks
 
 
 def _write(file: BinaryIO, facts: Mapping[str, Any], blocks: Mapping[tuple[str, Index], np.ndarray]) -> None:
@@ -134,8 +135,8 @@ def _write(file: BinaryIO, facts: Mapping[str, Any], blocks: Mapping[tuple[str, 
 def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, Index], np.ndarray]]:
     """The header and the blocks; `ValueError` where not every byte is as it was written."""
     data = path.read_bytes()
-    whole, digest = memoryview(data)[:-_HASH_BYTES], data[-_HASH_BYTES:]
-    if hashlib.sha256(whole).digest() != digest:
+    content, digest = memoryview(data)[:-_HASH_BYTES], data[-_HASH_BYTES:]
+    if hashlib.sha256(content).digest() != digest:
         raise ValueError(f"{path.name} is damaged")
     begin = data.index(b"\n") + 1
     position = begin + int(data[:begin])
@@ -145,7 +146,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, Index], np.ndarra
         dtype, shape = jnp.dtype(block["dtype"]), tuple(block["shape"])
         count = int(np.prod(shape, dtype=np.int64))
         key = (block["name"], tuple((first, last) for first, last in block["index"]))
-        blocks[key] = np.frombuffer(whole, dtype, count, position).reshape(shape)
+        blocks[key] = np.frombuffer(content, dtype, count, position).reshape(shape)
         position += count * dtype.itemsize
     return header, blocks
 

@@ -27,10 +27,10 @@ def adapters_of(spec: LoraSpec, config: DecoderConfig, where: str = WHERE) -> Ad
     linear = linear_layers(config)
     chosen: dict[str, None] = {}
     for pattern in spec.targets:
-        found = [name for name in linear if matches(pattern, name)]
-        if not found:
+        matched = [name for name in linear if matches(pattern, name)]
+        if not matched:
             raise UserError(f"{where}.targets: {pattern!r} {_why_nothing(pattern, config, linear)}")
-        chosen |= dict.fromkeys(found)
+        chosen |= dict.fromkeys(matched)
     weights = tuple(name.removeprefix(LAYERS) for name in linear if name in chosen)
     return Adapters(weights=weights, rank=spec.rank, scale=spec.scale, dropout=spec.dropout)
 
@@ -38,8 +38,8 @@ def adapters_of(spec: LoraSpec, config: DecoderConfig, where: str = WHERE) -> Ad
 def linear_layers(config: DecoderConfig) -> list[str]:
     """The names of the weights of linear layers: what is a matrix in each layer, on whatever side the residual stream
     is."""
-    axes = by_name(abstract_params(Decoder(config))[1], is_leaf=lambda one: isinstance(one, tuple))
-    return [name for name, own in axes.items() if name.startswith(LAYERS) and "embed" in own]
+    axes = by_name(abstract_params(Decoder(config))[1], is_leaf=lambda node: isinstance(node, tuple))
+    return [name for name, leaf_axes in axes.items() if name.startswith(LAYERS) and "embed" in leaf_axes]
 
 
 def _why_nothing(pattern: str, config: DecoderConfig, linear: list[str]) -> str:
@@ -54,9 +54,9 @@ def _why_nothing(pattern: str, config: DecoderConfig, linear: list[str]) -> str:
     return "is the embedding or the head; an adapter stands on the linear layers of `layers/` alone"
 
 
-def same_adapters(one: Adapters, other: Adapters) -> bool:
+def same_adapters(first: Adapters, second: Adapters) -> bool:
     """Whether the parameters of one mean the same in the other: all but dropout."""
-    return (one.weights, one.rank, one.scale) == (other.weights, other.rank, other.scale)
+    return (first.weights, first.rank, first.scale) == (second.weights, second.rank, second.scale)
 
 
 def fresh_adapter(decoder: Decoder, seed: int, mesh: jax.sharding.Mesh) -> Leaves:
@@ -75,7 +75,7 @@ def base_names(params: Any) -> frozenset[str]:
 def as_read(frozen: Mapping[str, Any], dtype: jnp.dtype) -> Leaves:
     """What no step changes, in the dtype that the step reads it in (`dtype_as_read`). Takes over `frozen`."""
 
-    def one(path: Any, leaf: jax.Array) -> jax.Array:
+    def cast_leaf(path: Any, leaf: jax.Array) -> jax.Array:
         wanted = dtype_as_read(path[-1].key, leaf.dtype, dtype)
         if leaf.dtype == wanted:
             return leaf
@@ -84,7 +84,7 @@ def as_read(frozen: Mapping[str, Any], dtype: jnp.dtype) -> Leaves:
         leaf.delete()  # one leaf at a time, so that there are never two copies of the base
         return cast
 
-    return jax.tree_util.tree_map_with_path(one, dict(frozen))
+    return jax.tree_util.tree_map_with_path(cast_leaf, dict(frozen))
 
 
 def dtype_as_read(name: str, stored: jnp.dtype, computed: jnp.dtype) -> jnp.dtype:

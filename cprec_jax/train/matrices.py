@@ -42,17 +42,17 @@ def dimension_numbers(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
 def as_matrices(tree: Any, axes: Axes) -> Any:
     """Each weight matrix [layers, input, output], or without layers; every other leaf as it is."""
 
-    def one(path: Any, leaf: jax.Array) -> jax.Array:
-        own = axes[leaf_name(path)]
-        numbers = dimension_numbers(own)
+    def as_matrix(path: Any, leaf: jax.Array) -> jax.Array:
+        leaf_axes = axes[leaf_name(path)]
+        numbers = dimension_numbers(leaf_axes)
         if numbers is None:
             return leaf
         sides = (tuple(numbers.reduction_axis), tuple(numbers.output_axis))  # type: ignore[arg-type]  # made as tuples above
         return leaf.reshape(
-            *leaf.shape[: is_stacked(own)], *(math.prod(leaf.shape[axis] for axis in side) for side in sides)
+            *leaf.shape[: is_stacked(leaf_axes)], *(math.prod(leaf.shape[axis] for axis in side) for side in sides)
         )
 
-    return jax.tree_util.tree_map_with_path(one, tree)
+    return jax.tree_util.tree_map_with_path(as_matrix, tree)
 
 
 def per_layer(inner: optax.GradientTransformation, axes: Axes) -> optax.GradientTransformation:
@@ -68,8 +68,8 @@ def per_layer(inner: optax.GradientTransformation, axes: Axes) -> optax.Gradient
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         assert params is not None
-        made, state = parts.update(as_matrices(updates, axes), state, as_matrices(params, axes))
-        return jax.tree.map(lambda one, like: one.reshape(like.shape), made, updates), state
+        matrices, state = parts.update(as_matrices(updates, axes), state, as_matrices(params, axes))
+        return jax.tree.map(lambda matrix, like: matrix.reshape(like.shape), matrices, updates), state
 
     return optax.GradientTransformation(init, update)
 

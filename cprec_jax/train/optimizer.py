@@ -68,7 +68,7 @@ def _adafactor(spec: OptimizerSpec, axes: Axes) -> optax.GradientTransformation:
 
 def _muon(spec: OptimizerSpec, axes: Axes) -> optax.GradientTransformation:
     """Orthogonalised momentum for weight matrices, Adam for all else, by the one learning rate (arXiv 2502.16982)."""
-    numbers = {name: dimension_numbers(own) for name, own in axes.items()}
+    numbers = {name: dimension_numbers(leaf_axes) for name, leaf_axes in axes.items()}
 
     def of_leaves(updates: Any) -> Any:  # where another part's leaves are, optax has nodes without leaves
         return jax.tree_util.tree_map_with_path(lambda path, _: numbers[leaf_name(path)], updates)

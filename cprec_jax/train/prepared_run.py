@@ -143,12 +143,14 @@ def _same_rows(
 ) -> bool:
     """Whether the run that it goes on with reads its stable phase by the same shares, limits, seed and batch."""
     assert start is not None
-    other: TrainSpec = read_description(start.directory)["train"]
-    sizes = {name: split["rows"] for name, split in _splits(other, manifest["splits"], reads).items()}
-    their_shares = proportions(other.mixture, sizes)
-    over_all = blend(their_shares, proportions(other.annealed_mixture, sizes), anneal_fraction(other.schedule))
-    their_limits = row_limits(other.mixture, over_all, sizes, manifest["row_length"])
-    return (their_shares, their_limits, other.seed, other.global_batch) == (
+    start_train: TrainSpec = read_description(start.directory)["train"]
+    sizes = {name: split["rows"] for name, split in _splits(start_train, manifest["splits"], reads).items()}
+    their_shares = proportions(start_train.mixture, sizes)
+    over_all = blend(
+        their_shares, proportions(start_train.annealed_mixture, sizes), anneal_fraction(start_train.schedule)
+    )
+    their_limits = row_limits(start_train.mixture, over_all, sizes, manifest["row_length"])
+    return (their_shares, their_limits, start_train.seed, start_train.global_batch) == (
         shares,
         limits,
         spec.seed,

@@ -85,6 +85,6 @@ def differing_leaf(directory: Path, tree: Any) -> str | None:
     return None
 
 
-def _same_bits(one: jax.Array, other: jax.Array) -> bool:
-    pairs = zip(one.addressable_shards, other.addressable_shards, strict=True)
+def _same_bits(first: jax.Array, second: jax.Array) -> bool:
+    pairs = zip(first.addressable_shards, second.addressable_shards, strict=True)
     return all(a.index == b.index and np.asarray(a.data).tobytes() == np.asarray(b.data).tobytes() for a, b in pairs)

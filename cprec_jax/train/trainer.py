@@ -237,13 +237,13 @@ def _going_on(
         say(f"train: going on from step {int(restored[0].step)} of {prepared.total_steps}")
         return restored
     if prepared.start is not None and prepared.start.goes_on:
-        found = _state_of(prepared.start, abstract(state))
-        check_base(found[1], base_sha256, str(prepared.start.directory))
+        restored_start = _state_of(prepared.start, abstract(state))
+        check_base(restored_start[1], base_sha256, str(prepared.start.directory))
         say(
             f"train: going on from step {prepared.first} of {prepared.start.directory.name} to step "
             f"{prepared.total_steps}"
         )
-        return found
+        return restored_start
     return state, {"tokens": 0, "seconds": 0.0}
 
 
@@ -301,15 +301,15 @@ def _restore_near(near: LocalTier, restored: Any, abstract: TrainState) -> Any:
 def _state_of(start: Start, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """The whole state of a checkpoint of another run, and its meta."""
     checkpoints = Checkpoints(start.directory / "checkpoints", read_only=True)
-    found = checkpoints.restore_step(start.step, abstract)
+    restored = checkpoints.restore_step(start.step, abstract)
     checkpoints.close()
-    return found
+    return restored
 
 
 def _schedule(prepared: PreparedRun) -> optax.Schedule:
     """The learning rate of a step that is counted from 0, for a run that begins at `prepared.first`."""
-    own = wsa(prepared.train.schedule, prepared.total_steps - prepared.first)
-    return own if prepared.first == 0 else lambda step: own(step - prepared.first)
+    schedule = wsa(prepared.train.schedule, prepared.total_steps - prepared.first)
+    return schedule if prepared.first == 0 else lambda step: schedule(step - prepared.first)
 
 
 def _verify_last(checkpoints: Checkpoints, state: TrainState, save: Callable[[TrainState], None]) -> None:

@@ -52,8 +52,8 @@ class Validate:
 
     def _values(self, params: Leaves) -> dict[str, float]:
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)  # a base under an adapter may be shorter
-        whole = params if self._adapter_scale is None else merged(params, self._adapter_scale)
-        return {name: float(value) for name, value in self._probe(whole).items()}
+        model = params if self._adapter_scale is None else merged(params, self._adapter_scale)
+        return {name: float(value) for name, value in self._probe(model).items()}
 
     def _on_one_device(self, params: Leaves) -> Leaves:
         """Whole on the first device of this process."""
