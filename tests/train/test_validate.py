@@ -78,3 +78,23 @@ def test_two_processes_have_the_values_of_one(run: Path, workdir: Path) -> None:
     assert set(validated(workdir)) == {4, 8}
     for step, values in validated(workdir).items():
         assert values == pytest.approx(validated(run)[step], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_added_to_its_base(workdir: Path) -> None:
+    """As in its checkpoints, but for the base, which a step reads in bfloat16."""
+    low: dict[str, Any] = {
+        "start": "cpt",
+        "lora": {"rank": 4, "alpha": 8.0},
+        "model": {"dtype": "bfloat16"},
+        "train": {"steps": 4, "validate_every": 4},
+    }
+    config = {
+        **road.config(train={**TRAIN, "validate_users": 20}, model={"dropout": 0.0}),
+        "runs": {"cpt": {}, "low": low},
+    }
+    train(config, workdir)
+    (line,) = [json.loads(text) for text in (workdir / "runs/low/metrics.jsonl").read_text().splitlines()][-1:]
+    selected = values_by_step(make_config(config), workdir, workdir / "runs/low", "nll", steps=[4])
+    assert line["step"] == 4 and line["valid_nll"] == pytest.approx(selected[4], rel=1e-2)
+    assert not validated(workdir)
