@@ -276,7 +276,7 @@ def load_config(location: str, overrides: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise UserError(
             f"--config={location}: get_config() gives {one_line(repr(config))[:80]}; it must give a ConfigDict of "
-            f"sections"
+            "sections"
         )
     return _overridden(config, overrides)
 

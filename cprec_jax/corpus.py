@@ -103,7 +103,7 @@ class Corpus:
         if manifest.get("version") != VERSION:
             raise UserError(
                 f"{path}: corpus version {manifest.get('version')}, this program reads {VERSION}; run `launch.py "
-                f"prepare` again"
+                "prepare` again"
             )
         for key in ("corpus_hash", "domains", "sets", "files", "n_items"):
             if key not in manifest:
@@ -289,7 +289,7 @@ class Corpus:
         if name not in self._verified and file_sha256(path) != self.manifest["files"][name]["sha256"]:
             raise UserError(
                 f"{path}: not the file the manifest describes (damaged, truncated or changed); run `launch.py "
-                f"prepare` again"
+                "prepare` again"
             )
         self._verified.add(name)
         return path
@@ -325,7 +325,7 @@ class Corpus:
         if len(items) and (items.min() < 0 or items.max() >= self.manifest["n_items"]):
             raise UserError(
                 f"{self.path / file}: an item number is outside 0..{self.manifest['n_items'] - 1}; run `launch.py "
-                f"prepare` again"
+                "prepare` again"
             )
 
 

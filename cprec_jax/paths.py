@@ -40,7 +40,7 @@ def refuse_address(text: str, option: str) -> None:
     if (scheme := _SCHEME.match(text)) is not None and not _exists(Path(text)):
         raise UserError(
             f"{option}={shown(text)}: {scheme[1]}:// is not supported here; copy or mount it, and give the path on "
-            f"this machine"
+            "this machine"
         )
 
 

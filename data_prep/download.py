@@ -76,7 +76,7 @@ def _refuse_what_has_no_url(spec: CorpusSpec) -> None:
     missing = [f"{shown(path)} (config.corpus.sources.{where})" for path, where in paths if not path.exists()]
     if missing:
         raise UserError(
-            f"config.corpus.download: files that are not there and have no URL; put them in place first: "
+            "config.corpus.download: files that are not there and have no URL; put them in place first: "
             f"{', '.join(missing)}"
         )
 

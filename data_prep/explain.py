@@ -172,7 +172,7 @@ def _popularity(engine: Relational, manifest: Mapping[str, Any]) -> list[str]:
     tops = ", ".join(f"coalesce(sum(n) FILTER (WHERE place <= ceil({share} * items)), 0)" for share in TOP_SHARES)
     query = (
         f"SELECT domain, count(*), count(*) FILTER (WHERE n = 0), sum(n), {tops} FROM ({ranked}) AS r GROUP BY domain "
-        f"ORDER BY domain"
+        "ORDER BY domain"
     )
     rows = [
         [manifest["domains"][domain], items, never, *(_percent(int(top), int(total)) for top in shares)]

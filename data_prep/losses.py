@@ -152,7 +152,7 @@ def cause_of_unknown(loader: Engine, domain: int) -> str:
     """Why items of the interactions are not in the file of items, where a look at the ids tells."""
     unknown = (
         f"(SELECT item_id, n FROM read_items WHERE domain = {domain} AND item_id NOT IN (SELECT item_id FROM "
-        f"known_ids))"
+        "known_ids))"
     )
     loader.execute(
         f"CREATE OR REPLACE TEMP TABLE known_ids AS SELECT DISTINCT item_id FROM clean_items WHERE domain = {domain}"
@@ -184,7 +184,7 @@ def cause_of_unknown(loader: Engine, domain: int) -> str:
         ):
             cause = (
                 f"no id of the interactions is among the items, where ids are as {named(example)}: do both files "
-                f"belong together?"
+                "belong together?"
             )
     loader.execute("DROP TABLE known_ids")
     loader.execute("DROP TABLE unknown_ids")
@@ -217,7 +217,7 @@ def say_null_ids(loader: Engine, domain: int, name: str, n_interactions: int) ->
             if n > MENTIONED * n_interactions:
                 say(
                     f"{name}: {n:,} interactions have the {what} id {text!r}, taken for one {what}; if it means none, "
-                    f"leave such rows out"
+                    "leave such rows out"
                 )
 
 
@@ -259,7 +259,7 @@ def say_decimal_ids(loader: Engine, domain: int, name: str) -> None:
         if n_such > 0.5 * n:
             say(
                 f"{name}: {what} ids are such as {example}, as pandas does where some are missing; write them as "
-                f"whole numbers"
+                "whole numbers"
             )
 
 
@@ -304,7 +304,7 @@ class Accounts:
                 if n_other_titles := n_pairs - n_ids[domain]:
                     several = (
                         f"SELECT min(item_id) FROM (SELECT item_id FROM ({pairs}) AS p GROUP BY item_id HAVING "
-                        f"count(*) > 1) AS q"
+                        "count(*) > 1) AS q"
                     )
                     account.add(
                         OTHER_TITLES,
@@ -315,7 +315,7 @@ class Accounts:
                 if same := n_titled - n_pairs:
                     listed = (
                         f"SELECT item_id FROM clean_items WHERE domain = {domain} AND title IS NOT NULL GROUP BY "
-                        f"item_id, title"
+                        "item_id, title"
                     )
                     example = loader.value(f"SELECT min(item_id) FROM ({listed} HAVING count(*) > 1) AS l")
                     account.add(FOLDED[0], same, f"item {named(example)}", CAUSES_OF_FOLDED[FOLDED[0]])

@@ -34,9 +34,8 @@ class Rejects:
     def bad_lines(self, reason: str, n: int, path: str, samples: Iterable[str], which: str = "interactions") -> None:
         """Like `count`, but an error when one file has more than `max_bad_lines` of them in all; `samples` name the
         lines."""
-        samples = [
-            shorten(sample) for sample in samples
-        ]  # not the path before them, which alone may be longer than a sample
+        # not the path before them, which alone may be longer than a sample
+        samples = [shorten(sample) for sample in samples]
         if n:
             lines = self.lines_of.setdefault((self.source, which), {})
             for entries in (self._reasons, lines):

@@ -71,7 +71,7 @@ def _parts(folder: Path, source: SourceSpec, which: str) -> list[Path]:
     if below := sorted(path for path in folder.glob("*/*.parquet") if path.parent.name[0] not in "._"):
         raise UserError(
             f"{where}: {shown(folder)} has parts in {shown(below[0].parent.name)}, too, and no folder below is read; "
-            f"list the files"
+            "list the files"
         )
     if not parts:
         raise UserError(

@@ -114,7 +114,7 @@ def _sessions() -> Any:
     except ImportError as error:
         raise UserError(
             f"config.corpus.engine: 'spark' needs {error.name}, which is not installed; pip install -r {REQUIREMENTS} "
-            f"(and Java 17)"
+            "(and Java 17)"
         ) from error
     return SparkSession
 
@@ -123,8 +123,8 @@ def _plain_link(folder: Path, spec: SparkSpec) -> Path:
     """A link to `folder`, whose path has characters that Spark reads as a pattern, a list, an escape or not at all."""
     if not spec.master.startswith("local"):
         raise UserError(
-            f"config.corpus.spark.master: on a cluster the work directory must be named with letters, digits and "
-            f"-._=@+~ alone, "
+            "config.corpus.spark.master: on a cluster the work directory must be named with letters, digits and "
+            "-._=@+~ alone, "
             f"not {shown(folder)}; choose another --workdir"
         )
     link = Path(tempfile.mkdtemp(prefix="cprec-spark-")) / "scratch"

@@ -67,9 +67,8 @@ def test_only_what_is_out_of_date_is_done(done: Path, tmp_path: Path, capsys: py
     jobs.export(road.config(train={"schedule": {"peak": 0.5}, "seed": 7}, pack={"row_length": 128}), workdir)
     row = next(line for line in before.splitlines() if line.startswith("| popularity |"))
     without = card.read_text()
-    assert (
-        row not in without and without.partition("## Results")[0] == before.partition("## Results")[0]
-    )  # the run's config, not this one
+    # the run's config, not this one
+    assert row not in without and without.partition("## Results")[0] == before.partition("## Results")[0]
     assert "warm-up 3 %, stable 87 %, annealing 10 %, peak 0.001" in without and "row length: 64 tokens" in without
     capsys.readouterr()
     jobs.run(road.CONFIG, workdir)

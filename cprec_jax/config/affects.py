@@ -71,9 +71,8 @@ def _leaves(section: Any, where: str, affects: tuple[str, ...], content: bool) -
                 yield _leaf(section, field, key, "section", kinds, by_content)
             yield from _leaves(value, key, kinds, by_content)
         elif _named(value):
-            names = (
-                sorted(value) if isinstance(value, Mapping) else [entry.name for entry in value]
-            )  # of a list the order counts, too
+            # of a list the order counts, too
+            names = sorted(value) if isinstance(value, Mapping) else [entry.name for entry in value]
             yield dataclasses.replace(_leaf(section, field, key, names, kinds, by_content), default=[])
             for name, entry in (
                 value.items() if isinstance(value, Mapping) else ((entry.name, entry) for entry in value)

@@ -37,10 +37,11 @@ class ColumnsSpec:
 
 
 COLUMN_NAMES = {"user": "user_id", "item": "item_id", "title": "title"}
+# in the order of a file without a header line
 COLUMNS_OF = {
     "interactions": ("user", "item", "time"),
     "items": ("item", "title"),
-}  # in the order of a file without a header line
+}
 
 
 def _check_dialect(spec: "FileSpec | SourceSpec") -> None:
@@ -162,7 +163,7 @@ class SourceSpec:
             if which not in FILES or not isinstance(getattr(self, which), str):
                 raise ValueError(
                     f"urls.{which}: urls are for 'interactions' and 'items', where the source names such a file (one, "
-                    f"no list)"
+                    "no list)"
                 )
         if not self.name or not all(c.isalnum() or c in "-_" for c in self.name):
             raise ValueError(f"name {self.name!r} becomes a file name: use letters, digits, '-' and '_'")
@@ -188,7 +189,7 @@ class SourceSpec:
                 others = ", ".join(sorted(reads - {"interactions", "items", "urls"}))
                 raise ValueError(
                     f"{key}: source {self.name!r} has adapter {self.adapter!r}, which does not read this key; leave "
-                    f"it out" + (f" (it reads {others})" if others else "")
+                    "it out" + (f" (it reads {others})" if others else "")
                 )
         for which, needed in COLUMNS_OF.items():
             for name, value in vars(getattr(self.files, which).columns).items():
@@ -313,7 +314,7 @@ class CandidatesSpec:
             if protocol[:1] not in ("u", "p") or not protocol[1:].isdigit() or int(protocol[1:]) < 2:
                 raise ValueError(
                     f"protocol {protocol!r}: write u20 (uniform) or p20 (popularity-matched), with any number of "
-                    f"candidates"
+                    "candidates"
                 )
             if int(protocol[1:]) > INTEGER:
                 raise ValueError(f"protocol {protocol!r}: at most {INTEGER} candidates are possible")
@@ -445,7 +446,7 @@ class CorpusSpec:
         if wanted == "time" and order == "position":
             raise UserError(
                 f"config.corpus.sources.{source.name}.split: 'time' needs timestamps, but the file has only "
-                f"positions; use 'leave_one_out'"
+                "positions; use 'leave_one_out'"
             )
         return wanted
 

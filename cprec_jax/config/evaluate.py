@@ -302,7 +302,7 @@ class EvaluateSpec:
                 if self.names[member].kind in ("ensemble", "scores"):
                     raise ValueError(
                         f"names.{name}.members: {member!r} is of the kind {self.names[member].kind!r}, which takes no "
-                        f"part"
+                        "part"
                     )
         if not self.protocols or (self.rule in ("trie", VALIDATION) and "full" not in self.protocols):
             raise ValueError("protocols must contain 'full', the primary one (rules 'sum' and 'mean' can do without)")

@@ -71,7 +71,7 @@ class Config:
         if self.corpus is None:
             raise UserError(
                 f"config.runs.{name}.sets: name the sets; the config has no section `corpus` that says which are "
-                f"downstream"
+                "downstream"
             )
         return tuple(source.name for source in self.corpus.sources if source.role == "downstream")
 
@@ -247,7 +247,7 @@ def _mistakes_of_adapters(config: Config) -> list[str]:
         return []
     return [
         f"config.export.lora: the base of {name!r} is a new model that no one else has, so its adapter says nothing; "
-        f"export it merged, or "
+        "export it merged, or "
         "let it start from a run"
         for name in names
         if name in config.runs

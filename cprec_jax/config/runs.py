@@ -65,7 +65,7 @@ def _check_line(runs: Mapping[str, RunSpec], name: str, where: str) -> None:
         what = "no adapter" if adapter_of_parent is None else f"an adapter with {shown(adapter_of_parent)}"
         raise UserError(
             f"{where}.lora: {run.parent!r} trains {what}, and so must a run that goes on with its moments; start from "
-            f"its parameters "
+            "its parameters "
             "instead"
         )
 
@@ -161,7 +161,7 @@ def _model(
             if key not in COMPUTES:
                 raise UserError(
                     f"config.runs.{name}.model.{key}: the model is that of {parent or inherited['init_from']}, so a "
-                    f"run may only change "
+                    "run may only change "
                     f"{', '.join(COMPUTES)}"
                 )
     return {**inherited, **overrides}

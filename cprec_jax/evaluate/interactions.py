@@ -50,7 +50,7 @@ def interactions(corpus: Corpus, data: EvalSet, fit: Fit) -> Interactions:
     if fit == "history" and info.split != "leave_one_out":
         raise UserError(
             f"config.evaluate.names: fit 'history' on set {data.name} would count what came after its targets, since "
-            f"it is split by time; "
+            "it is split by time; "
             "use fit 'train', or split 'leave_one_out' in config.corpus"
         )
     sequences = corpus.sequences("sft" if info.role == "downstream" else "domain", data.name)

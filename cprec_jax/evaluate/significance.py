@@ -97,7 +97,7 @@ def t_test_over_seeds(a: np.ndarray, b: np.ndarray) -> float | None:
     if len(a) != len(b):
         raise UserError(
             f"a paired test needs the same seeds on both sides, got {len(a)} and {len(b)}; evaluate both with the "
-            f"same seeds"
+            "same seeds"
         )
     if len(a) < 2:
         return None
@@ -183,7 +183,7 @@ def _check_rules(results: Sequence[UserMetrics]) -> None:
         listed = ", ".join(f"{name}: {rule}" for name, rule in rules.items())
         raise UserError(
             f"results of different scoring rules do not compare ({listed}); evaluate again with "
-            f"--config.evaluate.rule=trie"
+            "--config.evaluate.rule=trie"
         )
 
 
@@ -198,13 +198,13 @@ def _check_pair(a: UserMetrics, b: UserMetrics) -> None:
     for name in sets_masked_otherwise(a, b):
         raise UserError(
             f"results {a.name!r} and {b.name!r}: set {name} was ranked without the items of the history in one and "
-            f"with them in the other; use the same config.evaluate.mask_history"
+            "with them in the other; use the same config.evaluate.mask_history"
         )
     for name in a.users:
         if name in b.users and not np.array_equal(a.users[name], b.users[name]):
             raise UserError(
                 f"results {a.name!r} and {b.name!r} ranked different users of set {name}; use the same max_users and "
-                f"seed"
+                "seed"
             )
 
 

@@ -190,7 +190,7 @@ class AdaptedFiles(CheckpointFiles):
         if config.tie_embeddings and tied:
             raise UserError(
                 f"{self.adapter / WEIGHTS}: adapts {few(tied)}, and head and embedding are one in its base model "
-                f"(tied): added to one it "
+                "(tied): added to one it "
                 "would change the other"
             )
 
@@ -199,7 +199,7 @@ def _no_weights(directory: Path) -> TensorFile:
     if any(directory.glob("adapter_model.bin")):
         raise UserError(
             f"{directory}: has only adapter_model.bin (a pickle, which can run code); save it as safetensors with "
-            f"PEFT first"
+            "PEFT first"
         )
     raise UserError(f"{directory / WEIGHTS}: not found; an adapter needs it beside {ADAPTER}")
 
@@ -215,7 +215,7 @@ def _checked(settings: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     if settings.get("init_lora_weights", True) not in _INITIAL:
         raise UserError(
             f"{path}: init_lora_weights {settings['init_lora_weights']!r} changes the base model's weights, which is "
-            f"not supported; "
+            "not supported; "
             "convert it to plain LoRA with PEFT (path_initial_model_for_weight_conversion)"
         )
     for key in settings.keys() - (_READ | _MEANINGLESS):

@@ -31,7 +31,7 @@ def refuse_adapter(directory: Path) -> None:
     if (directory / ADAPTER).exists():
         raise UserError(
             f"{directory / ADAPTER}: a PEFT adapter, where the files of a whole model are wanted; merge it into its "
-            f"base model (PEFT's "
+            "base model (PEFT's "
             "merge_and_unload) and give that directory"
         )
 
@@ -76,7 +76,7 @@ class CheckpointFiles:
         if any(self.directory.glob("pytorch_model*.bin")):
             raise UserError(
                 f"{self.directory}: has only pytorch_model.bin (a pickle, which can run code); convert it to "
-                f"safetensors first"
+                "safetensors first"
             )
         raise UserError(f"{self.directory}: has neither {SINGLE} nor {INDEX}")
 
@@ -85,7 +85,7 @@ class CheckpointFiles:
             _passed_over.add(self.directory)
             say(
                 f"{self.directory}: {SINGLE} is read, as transformers does; {INDEX} and the files it names are passed "
-                f"over"
+                "over"
             )
 
     def _open(self, file: str) -> None:

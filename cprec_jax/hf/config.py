@@ -107,7 +107,7 @@ def parse_config(raw: Mapping[str, Any], where: str) -> DecoderConfig:
     if raw.get("dtype") is not None and raw.get("torch_dtype") not in (None, raw["dtype"]):
         raise UserError(
             f"{where}: dtype = {raw['dtype']!r} and torch_dtype = {raw['torch_dtype']!r} contradict each other; keep "
-            f"one"
+            "one"
         )
     family = FAMILIES[model_type]
     get = Settings(raw, where, family.defaults)

@@ -63,7 +63,7 @@ def config_file(source: str) -> Path:
 def _not_to_be_had(source: str, error: Exception) -> UserError:
     return UserError(
         f"{source}: no such directory, and not to be had from the hub ({one_line(error)[:300]}); check the name and "
-        f"the network, "
+        "the network, "
         "or download it elsewhere and give its directory"
     )
 

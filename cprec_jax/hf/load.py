@@ -186,9 +186,8 @@ def _read(files: CheckpointFiles, tensor: keys.Tensor, shape: tuple[int, ...], i
     hf_index = layout.hf_index(index, shape)
     sizes = [stop - start for start, stop in (part.indices(size)[:2] for part, size in zip(index, shape, strict=True))]
     result = _aligned_empty(sizes, file.dtype(tensor.name))
-    axis = layout.order[
-        0
-    ]  # ours, along which the rows of the file run; in whole heads where it is merged with head_dim
+    # ours, along which the rows of the file run; in whole heads where it is merged with head_dim
+    axis = layout.order[0]
     inner = shape[layout.order[1]] if layout.merged == 0 else 1
     row_bytes = result.itemsize * int(np.prod(files.shape(tensor.name)[1:]))
     step = max(1, PIECE // (row_bytes * inner)) * inner

@@ -150,7 +150,7 @@ def gather(params: Params, tensor: keys.Tensor, dtype: np.dtype) -> np.ndarray:
     if not finite:
         raise UserError(
             f"tensor {tensor.name} has values that are not finite in {dtype}; export another dtype, or look for a "
-            f"diverged run"
+            "diverged run"
         )
     if not picked.is_fully_addressable:
         from jax.experimental import multihost_utils

@@ -43,9 +43,8 @@ class TensorFile:
                 pass
             with open(path, "rb") as stream:
                 length = int.from_bytes(stream.read(8), "little")
-                header = json.loads(
-                    stream.read(length), object_pairs_hook=keys_once
-                )  # safetensors takes a tensor's name twice
+                # safetensors takes a tensor's name twice
+                header = json.loads(stream.read(length), object_pairs_hook=keys_once)
         except FileNotFoundError:
             raise UserError(f"{path}: not found, but the index names it; download the checkpoint again") from None
         except (SafetensorError, OSError, ValueError) as error:

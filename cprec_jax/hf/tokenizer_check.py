@@ -54,12 +54,12 @@ class TokenizerCheck:
         if again is not None:
             raise UserError(
                 f"export: AutoTokenizer makes other tokens than the training had, {again}; transformers reads a "
-                f"tokenizer of this "
+                "tokenizer of this "
                 "model_type its own way: train with the base model's tokenizer"
             )
         say(
             f"export: the class {named} of transformers makes other tokens of this tokenizer.json, {difference}; the "
-            f"export names "
+            "export names "
             f"{NEUTRAL_CLASS}, which takes it as it is"
         )
 

@@ -15,5 +15,5 @@ def check_finite(scores_BN: np.ndarray, who: str) -> None:
         row, column = np.argwhere(bad)[0]
         raise UserError(
             f"{who}: score {scores_BN[row, column]} for candidate {column} of user {row} in the batch; scores must be "
-            f"finite"
+            "finite"
         )

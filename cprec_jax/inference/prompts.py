@@ -58,13 +58,13 @@ def make_prompts(targets: Targets, scope: str, catalogue: Catalogue, template: T
     if len(prompts) and lengths.max() > max_tokens:
         raise UserError(
             f"config.evaluate.prompt_tokens: {max_tokens} does not hold the header of set {scope} ({lengths.max()} "
-            f"tokens)"
+            "tokens)"
         )
     if len(prompts) and not lengths.min():
         user = targets.user[int(np.argmin(lengths))]
         raise UserError(
             f"set {scope}: the prompt of user {user} is empty (no history that fits, no header); give "
-            f"config.text.template a header"
+            "config.text.template a header"
         )
     dropped = np.array([prompt.dropped_items for prompt in prompts], np.int64)
     return Prompts(

@@ -31,11 +31,12 @@ Seeds = Mapping[str, Sequence[int]]  # by row
 
 VERSION = 1
 VERSION_OF_TRAINED = 1
+# what is made of ranks, and how many seeds there are
 NOT_OF_CELLS = (
     "evaluate.bootstrap",
     "evaluate.seeds",
     "train.seeds",
-)  # what is made of ranks, and how many seeds there are
+)
 
 
 def artefacts(config: Config, workdir: Path, corpus: Artefact, runs: Sequence[Artefact]) -> list[Artefact]:

@@ -331,7 +331,7 @@ def save_what_rows_need(config: Config, workdir: Path, results: Sequence[Artefac
             steps = ", ".join(map(str, missing))
             say(
                 f"train: rows of the table need steps {steps} of {run.path.name}, which were not kept; they are "
-                f"replayed"
+                "replayed"
             )
             with sigterm_flag() as stop:
                 _train_run(config, workdir, run, graph, stop, missing, point=chosen_point(config, workdir, key))
@@ -387,7 +387,7 @@ def refuse_others(wanted: Sequence[Artefact], graph: Graph) -> None:
         if changed := graph.state(run).changed:
             raise UserError(
                 f"{run.path}: was trained with other inputs ({'; '.join(changed[:4])}); choose another --workdir, "
-                f"delete that directory, "
+                "delete that directory, "
                 "or use `launch.py run`, which sets it aside"
             )
 

@@ -20,7 +20,7 @@ def of_workers(processes: int, environment: Mapping[str, str], devices: Path = P
     if _installed("libtpu") and any(devices.glob("accel[0-9]*")):
         raise UserError(
             f"--processes={processes}: one process drives all TPU chips of a host; leave the option out, and on a pod "
-            f"start the command "
+            "start the command "
             "with --distributed on every host"
         )
     gpus = gpus_given(environment, devices) if any(map(_installed, CUDA_PLUGINS)) else []

@@ -220,7 +220,7 @@ class _Watch:
             steps = ", ".join(f"{worker.name} at step {worker.progress.step}" for worker in training)
             say(
                 f"warning: no step for {quiet:.0f} s ({steps}); SIGTERM ends the run, and the same command goes on "
-                f"from the last saved step"
+                "from the last saved step"
             )
 
     def _outcome(self) -> int:

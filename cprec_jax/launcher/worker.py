@@ -18,9 +18,8 @@ from cprec_jax.launcher.step_file import Progress
 
 PARENT = "CPREC_PARENT"  # in the environment of a worker: the process id of its parent
 FAILS = "--- this process fails:"  # a worker prints it before the traceback of an error that is ours
-FATAL = re.compile(
-    rb"F\d{4} |E\d{4} .*coordination|" + FAILS.encode()
-)  # a line after which only a traceback or a stack trace comes
+# a line after which only a traceback or a stack trace comes
+FATAL = re.compile(rb"F\d{4} |E\d{4} .*coordination|" + FAILS.encode())
 LOST_PEER = (  # how jax and its collectives say that another process is gone
     b"JAX distributed service detected fatal errors",
     b"CoordinationService",

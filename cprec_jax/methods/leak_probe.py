@@ -86,9 +86,8 @@ def _verbatim(hits: Sequence[np.ndarray]) -> float:
 
 def _hits(model: LoadedModel, continuations: Sequence[Continuation]) -> list[np.ndarray]:
     """Of each text, which of its tokens are the likeliest one after all before them."""
-    decoder = Decoder(
-        config=model.decoder.config, dtype=model.decoder.dtype
-    )  # the default attend function, so compiled once
+    # the default attend function, so compiled once
+    decoder = Decoder(config=model.decoder.config, dtype=model.decoder.dtype)
     hits: list[np.ndarray] = [np.zeros(0, bool)] * len(continuations)
     order = np.argsort([len(given) + len(rest) for given, rest in continuations], kind="stable")
     for first in range(0, len(order), ROWS):

@@ -17,7 +17,7 @@ class Oracle:
         if data.oracle is None:
             raise UserError(
                 f"set {data.name}: the corpus holds no oracle (only synthetic sources have one); leave kind 'oracle' "
-                f"out"
+                "out"
             )
         for users in user_batches(len(data)):
             probabilities = data.oracle[users].astype(np.float64)

@@ -130,9 +130,8 @@ class Registry:
 
         @functools.cache
         def model(part: str | None) -> LoadedModel:  # not before something is trained
-            directory = (
-                None if row.kind == "hf" else runs_of(row, self.config, self.workdir, part)[0]
-            )  # of several seeds the first
+            # of several seeds the first
+            directory = None if row.kind == "hf" else runs_of(row, self.config, self.workdir, part)[0]
             return load_model(row, self.config.text.template, home, self.corpus, directory)
 
         def states(data: EvalSet) -> np.ndarray:

@@ -98,19 +98,19 @@ class ScoreFile:
             self._facts["rows_of_other_users"] = others
             say(
                 f"evaluate: {data.name}: {self._path}: {others:,} rows are of users that are not evaluated here; they "
-                f"are left out"
+                "are left out"
             )
         if sampled:
             say(
                 f"evaluate: {data.name}: {self._path} scores the candidates of {', '.join(sampled)} alone, so it is "
-                f"ranked by them alone"
+                "ranked by them alone"
             )
         elif missing:
             self._refuse_a_leak(data, columns)
             pairs = len(data) * len(data.items)
             say(
                 f"evaluate: {data.name}: {self._path} has no score for {missing:,} of {pairs:,} pairs of user and "
-                f"item; they tie last"
+                "item; they tie last"
             )
         lowest = np.nextafter(self._score.min(), -np.inf)  # what is missing ties below everything
         for users in user_batches(len(data)):
@@ -133,7 +133,7 @@ class ScoreFile:
             problem = f"{'two columns' if count else 'no column'} {column!r}"
             raise UserError(
                 f"{self._path}: {problem}; a file of scores has user_id, item_id and score (ids of the sources) or "
-                f"user, item and score "
+                "user, item and score "
                 f"(numbers of the corpus) once (found {table.column_names})"
             )
         values = table[column]
@@ -273,7 +273,7 @@ def _protocols_scored(data: EvalSet, columns: list[np.ndarray]) -> list[str]:
     if complete and not any(complete.values()):
         raise UserError(
             f"set {data.name}: has scores for candidates of {', '.join(complete)} alone, but for no protocol of them "
-            f"all; score all of its "
+            "all; score all of its "
             "candidates, or the whole catalogue"
         )
     return [name for name, all_of_them in complete.items() if all_of_them]
@@ -303,7 +303,7 @@ def check_header(path: Path) -> None:
         if column not in names:
             raise UserError(
                 f"{path}: no column {column!r}{nearest(column, names)}; a file of scores has user_id, item_id, score, "
-                f"or user, item, score"
+                "or user, item, score"
             )
 
 

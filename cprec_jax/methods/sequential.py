@@ -175,7 +175,7 @@ def fit(
         if not np.isfinite(float(total)):
             raise UserError(
                 f"{type(model).__name__} on {valid.name}: loss {float(total)} in epoch {epoch}; lower "
-                f"sequential.learning_rate"
+                "sequential.learning_rate"
             )
         trained = Trained(
             model=model, params=composed(params, titles), ndcg=0.0, epoch=epoch, learning_rate=learning_rate

@@ -73,9 +73,8 @@ class TextKNN:
         recent = sp.csr_matrix((weight, column, offsets), shape=(len(users), len(data.items)))
         raw = ((recent @ likeness.query_NF) @ likeness.document_NF.T).toarray()
         np.add.at(raw, (row, column), weight * (setting.own_items - likeness.own_N[column]))
-        return np.maximum(
-            raw, 0.0
-        )  # what is taken off again was added in another order: it may be off by the last digit
+        # what is taken off again was added in another order: it may be off by the last digit
+        return np.maximum(raw, 0.0)
 
     def default(self, data: EvalSet) -> Setting:
         """What is taken without validation users."""

@@ -32,9 +32,8 @@ def from_tf_idf(titles: Sequence[str], width: int) -> np.ndarray:
     rank = min(width, min(weights_NF.shape) - 1)
     if rank < 1:
         return np.zeros((len(titles), width), np.float32)
-    start = np.random.default_rng(0).normal(
-        size=min(weights_NF.shape)
-    )  # ARPACK's own start would differ from run to run
+    # ARPACK's own start would differ from run to run
+    start = np.random.default_rng(0).normal(size=min(weights_NF.shape))
     left_NR, sizes_R, _ = sla.svds(weights_NF, k=rank, v0=start)
     return _scaled(left_NR * sizes_R, width)
 

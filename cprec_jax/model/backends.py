@@ -147,7 +147,7 @@ def prove(name: str, attend: AttendFn, config: DecoderConfig, dtype: Any, length
             if not worst < TOLERANCE:  # NaN, too
                 raise UserError(
                     f"attention backend {name} differs from the reference here ({what}: {worst:.3g} of the largest "
-                    f"entry); "
+                    "entry); "
                     "set config.model.attention='xla'"
                 )
 

@@ -30,9 +30,8 @@ def assemble(
         def block(index: tuple[slice, ...] | None) -> np.ndarray:
             assert index is not None
             start, stop, _ = index[0].indices(global_batch)
-            first = int(
-                np.searchsorted(held, start)
-            )  # a block of ascending rows that are all held is a block here, too
+            # a block of ascending rows that are all held is a block here, too
+            first = int(np.searchsorted(held, start))
             return value[first : first + stop - start]
 
         with jax.transfer_guard_host_to_device("allow"):  # jax takes this for a transfer that nobody asked for

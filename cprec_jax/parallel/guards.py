@@ -106,7 +106,7 @@ def differences(records: Sequence[Mapping[str, Any]], workdir: Path) -> list[str
             lines.setdefault(
                 "token",
                 f"--workdir: {who} does not see what process 1 ({first['host']}) wrote into {workdir}; all processes "
-                f"need one and the same "
+                "need one and the same "
                 "directory, so give one on a disk that the hosts share (those of a Cloud TPU pod share none by "
                 "themselves)",
             )
@@ -128,7 +128,7 @@ def differences(records: Sequence[Mapping[str, Any]], workdir: Path) -> list[str
             lines.setdefault(
                 "rows",
                 f"{paths.rows_directory(workdir)}: {who} sees other rows there than process 1; wait until it sees the "
-                f"same",
+                "same",
             )
         if record["devices"] != first["devices"]:
             lines.setdefault(

@@ -33,7 +33,7 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
     if math.prod(sizes.values()) != len(devices):
         raise UserError(
             f"mesh {sizes_given} does not fit {len(devices)} device(s); the product must be the number of devices, or "
-            f"set one axis to -1"
+            "set one axis to -1"
         )
     # Auto axes: make_mesh's default became Explicit in jax 0.9. Shape and names by position: 0.10 and 0.11 name them
     # differently.

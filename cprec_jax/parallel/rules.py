@@ -67,9 +67,8 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    names = [
-        name if size > 1 else None for name, size in zip(logical_axes, x.shape, strict=True)
-    ]  # one row: nothing to warn of
+    # one row: nothing to warn of
+    names = [name if size > 1 else None for name, size in zip(logical_axes, x.shape, strict=True)]
     return jax.lax.with_sharding_constraint(x, spec_for(names, x.shape, mesh))
 
 

@@ -23,9 +23,9 @@ BETTER, WORSE = "▲", "▼"
 TOO_FEW = "compare needs at least two results (beside the oracle and random); name more result directories"
 LEGEND = (
     f"{BETTER} significantly better than {{method}}, {WORSE} significantly worse (paired randomisation test over "
-    f"users of seed-averaged "
+    "users of seed-averaged "
     f"metrics, p < {ALPHA} after Holm's correction over all sets and rows of a metric); no mark: no difference shown. "
-    f"The 95 % bootstrap "
+    "The 95 % bootstrap "
     "interval is that of the difference. p seeds: t-test over seeds, not corrected. Effect: mean difference over its "
     "standard deviation. "
     "random is a closed form, an expectation without draws, so nothing is tested against it."
@@ -144,7 +144,7 @@ def pick(results: Sequence[UserMetrics], name: str | None) -> UserMetrics:
             if result.expected:
                 raise UserError(
                     f"--method={name}: random is a closed form without draws, which cannot be tested; name another "
-                    f"result"
+                    "result"
                 )
             return result
     if name is None:

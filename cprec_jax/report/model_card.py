@@ -132,7 +132,7 @@ def _template(template: Mapping[str, Any]) -> str:
     header, end = str(template.get("header", "")), str(template.get("end_of_item", ""))
     mixed = str(template.get("all_domains", ""))
     return (
-        f"A header, then the user's items, oldest first, each closed by the end of item.\n\n- header: "
+        "A header, then the user's items, oldest first, each closed by the end of item.\n\n- header: "
         f"`{_code(json.dumps(header))}`\n"
         f"- end of item: `{_code(json.dumps(end))}`\n- `{{scope}}` is the name of a domain, or "
         f"`{_code(json.dumps(mixed))}`"
@@ -240,7 +240,7 @@ def _use(template: Mapping[str, Any], domain: str, control_titles: int = 0) -> s
     fence = "```"
     control = (
         f"\n\n{control_titles} of the titles hold the text of a control token of the tokenizer, which was read as "
-        f"text in training: give "
+        "text in training: give "
         "`tokenizer.encode` the argument `split_special_tokens=True` for these."
         if control_titles
         else ""

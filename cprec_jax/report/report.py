@@ -129,7 +129,7 @@ def load_results(
     if not usable:
         raise UserError(
             f"{results_directory(workdir, split)}: all results were made from another corpus; run `launch.py "
-            f"evaluate` again"
+            "evaluate` again"
         )
     known = {result.name for result in results}
     order = list(dict.fromkeys([*order, *named]))
@@ -190,7 +190,7 @@ def _mask_notes(results: Sequence[Result]) -> list[str]:
             ranked = ", ".join(result for result, mask in masked.items() if not mask)
             notes.append(
                 f"{name}: items of the history are ranked by {ranked} and by none of the others, so their figures do "
-                f"not compare; "
+                "not compare; "
                 "evaluate all with one config.evaluate.mask_history"
             )
     return notes
@@ -218,7 +218,7 @@ def _score_notes(results: Sequence[Result]) -> list[str]:
             if scored := of_set.facts.get("scored_candidates_of"):
                 notes.append(
                     f"{name}: {result.name} has scores for the candidates of {scored} alone, and stands in their "
-                    f"tables alone"
+                    "tables alone"
                 )
     return notes
 

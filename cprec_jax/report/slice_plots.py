@@ -158,9 +158,8 @@ def _cost(path: Path, results: Sequence[Result], sets: Sequence[str]) -> bool:
     points: dict[str, dict[str, tuple[float, float]]] = {}
     for result in results:
         seconds = result.cost.get("seconds_by_set", {})
-        seeds = (
-            len(result.seeds) if isinstance(result.seeds, list) and result.seeds else 1
-        )  # the seconds are of all of them
+        # the seconds are of all of them
+        seeds = len(result.seeds) if isinstance(result.seeds, list) and result.seeds else 1
         for name in sets[:AT_MOST_SETS]:
             measured = measured_of(result, name, PRIMARY)
             if measured is None or result.kind in (ORACLE, RANDOM) or not seconds.get(name, 0) > 0:

@@ -432,9 +432,8 @@ def methods_table(results: Sequence[Result]) -> Table:
     names = ("Result", "Kind", "Step", "Scoring rule", "Seeds", "Cost")
     lines = []
     for result in results:
-        cost = {
-            key: value for key, value in result.cost.items() if not isinstance(value, Mapping)
-        }  # totals, not set by set
+        # totals, not set by set
+        cost = {key: value for key, value in result.cost.items() if not isinstance(value, Mapping)}
         values = (result.name, result.kind, result.step, result.scoring_rule, result.seeds, cost)
         lines.append(
             Row(

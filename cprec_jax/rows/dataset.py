@@ -123,7 +123,7 @@ def check_shards(directory: Path, shards: Mapping[str, str]) -> None:
         if file_sha256(directory / name) != expected:
             raise UserError(
                 f"{directory / name}: not the file that was packed (damaged, truncated or changed); run `launch.py "
-                f"pack` again"
+                "pack` again"
             )
 
 

@@ -25,7 +25,7 @@ def proportions(spec: MixtureSpec, sizes: Mapping[str, int]) -> dict[str, float]
         if name in OPTIONAL_SOURCES and name not in sizes and spec.weight(name) > 0:
             raise UserError(
                 f"config.train.mixture.weights.{name}: the rows were made without {name!r}; pack again, or leave the "
-                f"weight out"
+                "weight out"
             )
         if name not in sizes and name not in OPTIONAL_SOURCES:
             raise UserError(f"config.train.mixture.weights.{name}: no such row source{nearest(name, sizes)}")

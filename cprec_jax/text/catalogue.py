@@ -44,7 +44,7 @@ class Catalogue:
             if end_of_item in (title := titles[index]):
                 raise UserError(
                     f"item {index}: title {title[:60]!r} holds the end-of-item text {end_of_item!r}; choose another "
-                    f"in config.text"
+                    "in config.text"
                 )
         encoded = [titles[index] for index in numbers.tolist()]
         tokens, ends = tokenizer.encode_items(encoded, end_of_item)
@@ -54,7 +54,7 @@ class Catalogue:
             a, b = clash
             raise UserError(
                 f"the tokenizer makes item {a} ({titles[a][:40]!r}) a prefix of item {b} ({titles[b][:40]!r}): it "
-                f"loses the end of item "
+                "loses the end of item "
                 f"{end_of_item!r}; set config.text.template.end_of_item to text that it keeps"
             )
         _check_ends(tokenizer, encoded, end_of_item, tokens, ends)
@@ -77,7 +77,7 @@ class Catalogue:
         if confused > MOST_CONFUSED * distinct:
             raise UserError(
                 f"the tokenizer makes the same tokens of different titles, in {confused} of {distinct} cases: it does "
-                f"not know their "
+                "not know their "
                 "characters; set config.text.tokenizer to one that does, or to 'train'"
             )
         return cls(
@@ -93,12 +93,12 @@ class Catalogue:
             share = self.confused_titles / self.distinct_titles
             parts.append(
                 f"{share:.2%} of the titles ({self.confused_titles}) have the same tokens as another title and tie "
-                f"with it"
+                "with it"
             )
         if self.unknown_tokens:
             parts.append(
                 f"{self.unknown_tokens / len(self.tokens):.2%} of the titles' tokens ({self.unknown_tokens}) are the "
-                f"unknown token"
+                "unknown token"
             )
         return ", ".join(parts)
 

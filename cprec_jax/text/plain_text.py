@@ -40,14 +40,14 @@ def find_files(spec: PlainTextSpec) -> list[Path]:
         if not files:
             raise UserError(
                 f"config.pack.text.files: {pattern!r} matches no file below {spec.root!r}; check it and "
-                f"config.pack.text.root"
+                "config.pack.text.root"
             )
         all_files.update(files)
     for path in sorted(all_files):
         if _kind(path) not in SUFFIXES:
             raise UserError(
                 f"config.pack.text.files: {path}: cannot tell its format; names end in .txt or .jsonl, with or "
-                f"without .gz"
+                "without .gz"
             )
     return sorted(all_files)
 
@@ -104,7 +104,7 @@ class PlainText:
             if self.counts.texts == before:
                 raise UserError(
                     f"{path}: holds no text ({self.counts.bad_lines} bad lines, {self.counts.empty} empty so far); "
-                    f"leave it out"
+                    "leave it out"
                 )
 
     def _lines(self, path: Path) -> Iterator[tuple[int, str]]:

@@ -61,7 +61,7 @@ def transformers_tokenizer(directory: Path) -> Any:
     if backend is None:
         raise UserError(
             f"{directory}: {type(loaded).__name__} of transformers has no tokenizer.json form; use a tokenizer that "
-            f"has one"
+            "has one"
         )
     if not set(backend.get_vocab(with_added_tokens=True)) - set(
         loaded.all_special_tokens
@@ -144,7 +144,7 @@ def check_settings(directory: Path, tokens: Container[str]) -> None:
     if bos is not None and bos not in tokens:
         raise UserError(
             f"{directory}: its bos_token {bos!r} is no token of {WHOLE}, and transformers would add it with an id of "
-            f"its own; name one "
+            "its own; name one "
             f"that is, or none (null), in {SETTINGS}"
         )
 
@@ -201,7 +201,7 @@ def _gpt2(directory: Path) -> Any:
         _named_gpt2.add(directory)
         say(
             f"{directory}: neither a tokenizer_class nor a config.json says whose vocab.json and merges.txt these "
-            f"are; they are read as "
+            "are; they are read as "
             "GPT-2's (name the class in tokenizer_config.json if they are not)"
         )
     return loaded
@@ -219,7 +219,7 @@ def _reason(directory: Path, error: Exception) -> str:
     model = " (damaged, or of tiktoken)" if any(name.endswith(".model") for name in held) else ""
     return (
         f"{' and '.join(held)} cannot be read {whose}{model}; write its tokenizer.json with transformers' "
-        f"save_pretrained"
+        "save_pretrained"
     )
 
 

@@ -102,7 +102,7 @@ def _trie_of(name: str, items: np.ndarray, catalogue: Catalogue) -> TitleTrie:
         what = "has a catalogue of one title" if trie is None else f"has {len(items)} titles with the same tokens"
         raise UserError(
             f"set {name} {what}: the objective 'catalogue' has nothing to choose from; leave the set out, or take the "
-            f"language-model loss"
+            "language-model loss"
         )
     return trie
 

@@ -106,7 +106,7 @@ class Checkpoints:
             what = "a checkpoint" if step is None else f"step {step}"
             raise UserError(
                 f"{self.directory}: cannot save {what} ({_system_reason(error)}); free some space or mend the "
-                f"directory, then run again "
+                "directory, then run again "
                 "to go on"
             ) from error
         finally:
@@ -131,7 +131,7 @@ class Checkpoints:
             wrong = wrong or [ELSEWHERE]
             raise UserError(
                 f"{self.directory / str(step)}: was saved, but cannot be read back as it was ({wrong[0]}); check the "
-                f"disk, then run again"
+                "disk, then run again"
             )
 
     def keep_frozen(self, frozen: Leaves) -> Leaves:
@@ -149,7 +149,7 @@ class Checkpoints:
                 return saved
             say(
                 f"warning: {self.directory / FROZEN} is damaged ({saved}); it is made again from what the run starts "
-                f"from"
+                "from"
             )
             self._rename(FROZEN)
         checkpointer = ocp.StandardCheckpointer(multiprocessing_options=_who_calls())
@@ -161,7 +161,7 @@ class Checkpoints:
         if in_any_process(leaf is not None):
             raise UserError(
                 f"{self.directory / FROZEN}: was saved, but cannot be read back as it was ({leaf or ELSEWHERE}); "
-                f"check the disk, then run "
+                "check the disk, then run "
                 "again"
             )
         return frozen
@@ -192,7 +192,7 @@ class Checkpoints:
         self._manager.reload()
         say(
             f"warning: checkpoint {self.directory / str(step)} is damaged; it was renamed to {target}, and its step "
-            f"is made again"
+            "is made again"
         )
 
     def _rename(self, name: str) -> str:
@@ -231,7 +231,7 @@ class Checkpoints:
                 damaged[step] = restored
                 say(
                     f"warning: checkpoint {self.directory / str(step)} is damaged ({restored}); trying the one "
-                    f"before it"
+                    "before it"
                 )
                 continue
             for damaged_step in damaged:
@@ -378,7 +378,7 @@ def check_base(meta: Mapping[str, Any], base_sha256: str | None, where: str) -> 
     if meta.get(BASE) != base_sha256:
         raise UserError(
             f"{where}: the adapter in it was trained on another base (sha256 {str(meta.get(BASE))[:16]}) than the one "
-            f"at hand "
+            "at hand "
             f"({str(base_sha256)[:16]}); give it back its base, or delete the run's directory to train anew"
         )
 

@@ -83,9 +83,8 @@ def train_loop(
                 if stopping:
                     stop(done.step)
     except Diverged:
-        jax.block_until_ready(
-            state
-        )  # the next step is in flight, and on CPUs its collectives could block whatever comes after
+        # the next step is in flight, and on CPUs its collectives could block whatever comes after
+        jax.block_until_ready(state)
         raise
     finally:
         profile.close(state)

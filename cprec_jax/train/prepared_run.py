@@ -164,7 +164,7 @@ def _warn_of_another_tokenizer(init_from: str, tokenizer_dir: Path) -> None:
     if not base.extends(tokenizer_dir, locate(init_from)):
         say(
             f"warning: the rows were not made with the tokenizer of {init_from}, whose embeddings belong to other "
-            f"tokens then; "
+            "tokens then; "
             "set config.text.tokenizer to the base model's own, and pack again"
         )
 

@@ -81,9 +81,8 @@ def train(
     """
     prepared = prepare_run(config, workdir, directory, start, reads)
     finished = processes.from_first((directory / artefact.MANIFEST).exists)
-    kept = (
-        processes.from_first(lambda: saved_steps(directory)) if finished else []
-    )  # a replay adds checkpoints, and removes none
+    # a replay adds checkpoints, and removes none
+    kept = processes.from_first(lambda: saved_steps(directory)) if finished else []
     stay = {
         prepared.first,
         *kept,
@@ -100,7 +99,7 @@ def train(
     if micro % batch_devices:
         raise UserError(
             f"config.train.global_batch: {micro} rows per micro-batch do not divide over {batch_devices} devices; "
-            f"choose a multiple"
+            "choose a multiple"
         )
     inputs_hash = artefact.fingerprint(made_from)
     noted = prepared.directory if processes.is_first() and not finished else None  # a replay adds nothing to a run
@@ -173,9 +172,8 @@ def _loop(
             frozen = as_read(frozen, prepared.decoder.dtype)
         restored, last_step = _restore(prepared, checkpoints, abstract(state), milestones)
     finished = artefact.read_manifest(prepared.directory)
-    logging = last_step == (
-        total_steps if finished is None else int(finished["step"])
-    )  # a replay was logged the first time
+    # a replay was logged the first time
+    logging = last_step == (total_steps if finished is None else int(finished["step"]))
     last_step = min(last_step, until)
     if near is not None and logging:
         with ledger.phase("restore"):
@@ -322,7 +320,7 @@ def _verify_last(checkpoints: Checkpoints, state: TrainState, save: Callable[[Tr
         except UserError:
             say(
                 f"warning: step {int(state.step)} did not come out bit-identically this time (other devices?); "
-                f"evaluate and export again"
+                "evaluate and export again"
             )
             checkpoints.set_aside(int(state.step))
             save(state)

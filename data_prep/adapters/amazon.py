@@ -98,7 +98,7 @@ def _load_csv(path: Path, source: SourceSpec, domain: int, release: Release, eng
     if release is not NEW:
         raise UserError(
             f"{path}: {source.adapter} reads reviews as JSON lines (.json.gz); only amazon2023 has a CSV with a "
-            f"header line"
+            "header line"
         )
     columns = ColumnsSpec(user=release.user, item=release.item, time=release.times[0])
     where = f"config.corpus.sources.{source.name}"

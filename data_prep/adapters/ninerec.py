@@ -111,7 +111,7 @@ def _user_and_item(file: TableFile, source: SourceSpec, domain: int, engine: Eng
     if source.columns.named():
         raise UserError(
             f"{file.where}.columns: user and item are the first two columns, {pair[0]!r} and {pair[1]!r}, in either "
-            f"order"
+            "order"
         )
     known = f"SELECT item_id FROM raw_items WHERE domain = {domain}"
     counts = ", ".join(f"count(*) FILTER (WHERE {identifier(f'field{n}')} IN ({known}))" for n in range(2))

@@ -45,7 +45,7 @@ def check_lines(path: Path) -> None:
         if (offset + (stop if first < 0 else first)) - last_end > LONGEST_LINE:
             raise UserError(
                 f"{path}: the line from byte {last_end + 1:,} on is longer than {LONGEST_LINE >> 20} MB; is it a text "
-                f"file?"
+                "file?"
             )
         last_end = last_end if last < 0 else offset + last
 

@@ -39,6 +39,7 @@ cobalt scarlet cedar pearl slate coral bronze olive wool ruby birch teal granite
 quartz rosewood saffron topaz umber
 """
 TASTES, STYLES = _TASTE_WORDS.split(), _STYLE_WORDS.split()
+# a domain of another name uses its name
 NOUNS = {
     "beauty": "serum",
     "toys": "puzzle",
@@ -52,7 +53,7 @@ NOUNS = {
     "books": "novel",
     "sports": "racket",
     "pets": "leash",
-}  # a domain of another name uses its name
+}
 EVEN_FAVOUR = 0.02  # what a user gives to all tastes alike, so that no item is impossible
 LONGEST = 4.0  # no user has more than this many times the mean number of interactions
 
@@ -187,7 +188,7 @@ class SyntheticAdapter:
         if self.spec.tastes > len(TASTES) or self.spec.items > self.spec.tastes * len(STYLES):
             raise UserError(
                 f"config.corpus.synthetic: at most {len(TASTES)} tastes and {len(STYLES)} items per taste can be told "
-                f"apart by their titles; "
+                "apart by their titles; "
                 f"got {self.spec.tastes} tastes and {self.spec.items} items"
             )
 

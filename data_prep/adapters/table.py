@@ -59,19 +59,19 @@ class TableAdapter:
             if len(orders) > 1:
                 raise UserError(
                     f"config.corpus.sources.{source.name}.interactions: {' and '.join(map(str, orders.values()))} "
-                    f"differ: one has "
+                    "differ: one has "
                     "times and one positions; set order and columns.time"
                 )
             if order == "position" and source.time_unit:
                 raise UserError(
                     f"config.corpus.sources.{source.name}.time_unit: {file.shown} has positions, which have no unit; "
-                    f"leave it out"
+                    "leave it out"
                 )
             names = {"user_id": columns["user"], "item_id": columns["item"], "time_text": time}
             if twice := [name for name in names.values() if list(names.values()).count(name) > 1]:
                 raise UserError(
                     f"config.corpus.sources.{source.name}.columns: {twice[0]!r} is named for two of user, item and "
-                    f"time; name three columns"
+                    "time; name three columns"
                 )
             file.stage(names, engine, rejects)
             examples = TableExamples(file, names, first_place)
@@ -123,7 +123,7 @@ def _refuse_unused(source: SourceSpec, files: Mapping[str, list[TableFile]]) -> 
             if not is_text and getattr(getattr(source.files, which), key) is not None:
                 raise UserError(
                     f"config.corpus.sources.{source.name}.files.{which}.{key}: {files[which][0].shown} is Parquet; "
-                    f"leave it out"
+                    "leave it out"
                 )
         if not any(text.values()) and getattr(source, key) is not None:
             raise UserError(f"config.corpus.sources.{source.name}.{key}: both files are Parquet; leave it out")

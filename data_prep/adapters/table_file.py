@@ -26,6 +26,7 @@ from data_prep.rejects import Rejects, shorten
 _FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".txt": "tsv", ".parquet": "parquet"}
 _PACKED_SUFFIXES = {".gz", ".zip", ".xz", ".bz2"}
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
+# tried in turn where a header line has no column otherwise
 _OTHER_DELIMITERS = (
     ",",
     ";",
@@ -35,7 +36,7 @@ _OTHER_DELIMITERS = (
     "^",
     "\x01",
     " ",
-)  # tried in turn where a header line has no column otherwise
+)
 _HEADER_NAMES = {"user_id", "userid", "item_id", "itemid", "title", "timestamp"}
 _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
 _PROBED = 100  # records
@@ -114,7 +115,7 @@ class TableFile:
             self._refuse_json(self._first_line())
             raise UserError(
                 f"{self.shown}: cannot tell its format by its name; set {self.where}.format to 'csv', 'tsv' or "
-                f"'parquet'"
+                "'parquet'"
             )
         if given == "parquet" and self.file.packing:
             raise UserError(f"{self.shown}: a {self.file.packing} file that holds Parquet; unpack it first")
@@ -164,7 +165,7 @@ class TableFile:
         if self.quote and self.quote in self.delimiter:
             raise UserError(
                 f"{self.file_key}.quote: {self.quote!r} stands between the fields of {self.shown}, too; set it to "
-                f"another, or to 'none'"
+                "another, or to 'none'"
             )
         first = next(self.records(), None)
         if first is None:
@@ -172,14 +173,14 @@ class TableFile:
         if not any(first[1]):
             raise UserError(
                 f"{self.shown}: its first line is blank; expected {self._expected()}: take blank lines out of the "
-                f"beginning"
+                "beginning"
             )
         if self.layout is not None:
             return list(self.layout.columns)
         if not self.has_header and (names := [field for field in first[1] if field.strip().lower() in _HEADER_NAMES]):
             say(
                 f"{self.shown}: its first line looks like a header ({', '.join(names)}), which header = False reads "
-                f"as data"
+                "as data"
             )
         return first[1] if self.has_header else [str(n + 1) for n in range(self._n_fields())]
 
@@ -224,7 +225,7 @@ class TableFile:
         if self.fixed:
             raise UserError(
                 f"{self.shown}: JSON and no CSV; if it is the platform's JSON, rename the file so that it ends in "
-                f".jsonl"
+                ".jsonl"
             )
         lines = "" if first_line.strip()[:1] == "[" or first_line.strip() == "{" else ", lines=True"
         raise UserError(
@@ -329,7 +330,7 @@ class TableFile:
         if n > _QUOTED_SHARE * n_rows:
             say(
                 f"{self.shown}: {n / n_rows:.1%} of its rows have a field that begins with a quote, which is read as "
-                f"part of the text; "
+                "part of the text; "
                 f"if fields are quoted there (pandas writes TSV so), set {self.file_key}.quote = '\"'"
             )
 
@@ -361,9 +362,8 @@ class TableFile:
                     f"; its first line looks like data, not names ({example}): if it has no header line, set "
                     f"{self.file_key}.header = False"
                 )
-            raise UserError(
-                one_line(f"{self.shown}: no column {name!r}{hint}")
-            )  # a damaged header may hold line breaks
+            # a damaged header may hold line breaks
+            raise UserError(one_line(f"{self.shown}: no column {name!r}{hint}"))
         if self.columns.count(name) > 1:
             raise UserError(f"{self.shown}: column {name!r} occurs twice in the header; rename one")
         if self.format == "parquet":
@@ -404,7 +404,7 @@ class TableFile:
         if len(same) > 1:
             raise UserError(
                 f"{self.shown}: column {name!r} occurs twice (as {', '.join(map(repr, same))}; case does not "
-                f"count); rename one"
+                "count); rename one"
             )
         kind = self.schema.field(name).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -418,7 +418,7 @@ class TableFile:
         if column.endswith("_id") and pa.types.is_floating(kind):
             raise UserError(
                 f"{self.shown}: column {name!r} holds ids as {kind}, so that 1 becomes 1.0; write it as whole "
-                f"numbers or text"
+                "numbers or text"
             )
 
     def lines_of(self, columns: Sequence[str], rows: Sequence[Sequence[str | None]]) -> list[str]:

@@ -52,7 +52,7 @@ class TfdsAdapter:
         if order == "position" and source.time_unit:
             raise UserError(
                 f"config.corpus.sources.{source.name}.time_unit: {dataset.path} has positions, which have no unit; "
-                f"leave it out"
+                "leave it out"
             )
         wanted = {"user_id": columns["user"], "item_id": columns["item"], "time_text": time}
         titles = {"item_id": columns["item"], "title": columns["title"]}
@@ -74,9 +74,8 @@ class TfdsAdapter:
 
     def _dataset(self, source: SourceSpec, which: str) -> "Dataset":
         where = f"config.corpus.sources.{source.name}"
-        split = (
-            ALL if which == "items" else source.tfds_split or "train"
-        )  # a slice of the interactions still needs all titles
+        # a slice of the interactions still needs all titles
+        split = ALL if which == "items" else source.tfds_split or "train"
         return self._opened(_directory(target_path(self.spec.root, source, which), f"{where}.{which}"), split, where)
 
 
@@ -97,7 +96,7 @@ class Dataset:
         if kind != "array_record":
             raise UserError(
                 f"{path}: stored as {kind}, which needs TensorFlow; build it with `tfds build ... "
-                f"--file_format=array_record`"
+                "--file_format=array_record`"
             )
         self.features = dict(_flat(info.features.get_tensor_info()))
         try:
@@ -117,7 +116,7 @@ class Dataset:
             if feature not in self.features:
                 raise UserError(
                     f"{self.path}: no feature {feature!r}{nearest(feature, self.features)} ({hint} to the dataset's "
-                    f"name for it)"
+                    "name for it)"
                 )
             if self.features[feature]:
                 raise UserError(

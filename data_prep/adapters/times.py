@@ -48,7 +48,7 @@ def iso_seconds(text: str) -> str:
     # Without a match there is no date, and so nothing.
     return (
         f"TRY_CAST(floor(epoch(TRY_CAST({date} || ' ' || coalesce({clock}, '00:00') || {ending} AS TIMESTAMPTZ))) AS "
-        f"BIGINT)"
+        "BIGINT)"
     )
 
 

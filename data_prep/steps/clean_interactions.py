@@ -39,7 +39,7 @@ def clean_interactions(ledger: Ledger, sources: Sequence[ReadSource]) -> None:
         into = "INSERT INTO tied_moments" if part else "CREATE TABLE tied_moments AS"
         engine.execute(
             f"{into} SELECT user, time FROM known WHERE user % {SLICES} = {part} GROUP BY user, time HAVING count(*) > "
-            f"1"
+            "1"
         )
     engine.script("interactions")
     engine.loader.execute("DROP TABLE read_places")

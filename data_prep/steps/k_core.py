@@ -26,6 +26,6 @@ def filter_k_core(ledger: Ledger) -> int:
         if n_left < n_before * MUCH_LOST:
             say(
                 f"{name}: the k-core filter leaves {n_left} of {n_before} training interactions; config.corpus.k_core "
-                f"= 0 keeps all"
+                "= 0 keeps all"
             )
     return n_rounds

@@ -61,5 +61,5 @@ def _say_if_early(loader: Engine, domain: int, name: str) -> None:
         days = [str(datetime.datetime.fromtimestamp(seconds, datetime.UTC).date()) for seconds in (first, last)]
         say(
             f"{name}: its times are of {days[0]} to {days[1]}, if they are unix seconds; does time_unit say what they "
-            f"are?"
+            "are?"
         )

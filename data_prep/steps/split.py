@@ -46,7 +46,7 @@ def _training_repeats(ledger: Ledger) -> list[int]:
     for part in range(SLICES):
         again = (
             f"SELECT item, count(*) - 1 AS n FROM train WHERE user % {SLICES} = {part} GROUP BY user, item HAVING "
-            f"count(*) > 1"
+            "count(*) > 1"
         )
         of_part = ledger.by_domain(
             f"SELECT c.domain, sum(r.n) FROM ({again}) AS r JOIN catalogue c ON r.item = c.item GROUP BY c.domain"
@@ -62,7 +62,7 @@ def _split_times(ledger: Ledger, platform: str) -> tuple[int, int]:
     if platform in spec.times:
         return spec.times[platform].seconds
     of_platform = (
-        f"FROM interactions i JOIN sources s ON i.domain = s.domain WHERE s.split = 'time' AND s.platform = "
+        "FROM interactions i JOIN sources s ON i.domain = s.domain WHERE s.split = 'time' AND s.platform = "
         f"{quoted(platform)}"
     )
     if engine.value(f"SELECT count(*) {of_platform} AND s.role = 'downstream'"):

@@ -287,12 +287,13 @@ def test_every_field_affects_what_it_says(raw: dict[str, Any], tmp_path: Path) -
                 check(leaf, changed_config, workdir, graph)
             if changed_config is not None:
                 tested.add(leaf.field)
+    # sections by name: their fields were tested
     held = {
         "EvaluateSpec.names",
         "SourceSpec.urls",
         "CorpusSpec.sources",
         "CorpusSpec.times",
-    }  # sections by name: their fields were tested
+    }
     of_runs = ("RunSpec.", "StartSpec.", "CptSpec.", "SftSpec.", "LoraSpec.")  # below, and tests/config/test_runs.py
     in_runs = {field for field in fields if field.startswith(of_runs)}
     assert fields - tested - sections - held - in_runs - set(ELSEWHERE) == {"Config.name"} - tested

@@ -86,9 +86,8 @@ def check_counts(manifest, titles, interactions, broken) -> None:
     assert n_rejected["interaction with an unknown item"] == sum(item not in dict(titles) for _, item, _ in good)
     assert n_rejected["item without a usable title"] == sum(not clean_title(title) for _, title in titles)
     assert manifest["titles"]["read"] == len(titles)
-    one_of = {
-        item: min(cleaned) for item, cleaned in _cleaned(titles).items()
-    }  # the smallest title stands for the item
+    # the smallest title stands for the item
+    one_of = {item: min(cleaned) for item, cleaned in _cleaned(titles).items()}
     merged = {(user, one_of[item], time) for user, item, time in good if item in titled}
     assert (
         steps["without exact duplicates"]

@@ -59,9 +59,8 @@ def test_killed(tmp_path: Path):
         assert Corpus.open(workdir / "corpus").hash == before
         assert len(left(workdir)) == 2  # beside it what the dead process was writing
     done = child("-c", KILLED, "cprec_jax.artefact._move_away", config_file(tmp_path, source), workdir)
-    assert done.returncode == -9 and "corpus" not in left(
-        workdir
-    )  # the one before is moved away, the new one not yet there
+    # the one before is moved away, the new one not yet there
+    assert done.returncode == -9 and "corpus" not in left(workdir)
     with pytest.raises(UserError, match="no readable rows"):
         corpus_of(workdir, {"books": table_source(tmp_path / "empty", [], numbered_titles())})
     assert Corpus.open(workdir / "corpus").hash == before and left(workdir) == ["corpus"]

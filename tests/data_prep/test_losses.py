@@ -98,7 +98,7 @@ def test_the_count_on_the_console_is_the_truth(tmp_path: Path, capsys, kind, see
     what = "items" if hit_items else "interactions"
     kept = (
         f"{len(interactions) - n_lost:,} of {len(interactions):,} interactions kept, {kept_items} of {N_ITEMS} items "
-        f"kept; "
+        "kept; "
     )
     assert all(
         kept in note and re.search(rf"lost {len(hit)} {what} \(.*\): {kind}.* \(first .*; ", note) for note in notes

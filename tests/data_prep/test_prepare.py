@@ -404,9 +404,8 @@ def test_real_files(shared_data: Path, tmp_path: Path):
 def test_ties_in_the_order_of_the_file(tmp_path: Path):
     items = [f"i{i}" for i in range(25)]
     random.Random(3).shuffle(items)
-    interactions = [(user, item, 7) for user in ("ann", "bob") for item in items] + [
-        ("ann", items[4], 7)
-    ]  # an exact duplicate, too
+    # an exact duplicate, too
+    interactions = [(user, item, 7) for user in ("ann", "bob") for item in items] + [("ann", items[4], 7)]
     source = table_source(tmp_path / "raw", interactions, numbered_titles())
     by_file = corpus_of(tmp_path / "file", {"books": source}, k_core=0, split="leave_one_out", ties="file")
     by_hash = corpus_of(tmp_path / "hash", {"books": source}, k_core=0, split="leave_one_out")

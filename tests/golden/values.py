@@ -79,5 +79,5 @@ def _message(name: str, key: str, expected: Any, found: Any, made_on: str, relat
 def _how_to_record(name: str) -> str:
     return (
         f"record them: {RECORD}=record python -m pytest tests/golden (in each environment that requirements.txt "
-        f"supports)"
+        "supports)"
     )

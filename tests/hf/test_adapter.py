@@ -21,13 +21,14 @@ from tests.model.tiny import tiny
 
 R = 5
 Q, DOWN, OUT = "model.layers.1.self_attn.q_proj", "model.layers.0.mlp.down_proj", "model.layers.2.self_attn.o_proj"
+# down's input is two blocks
 SHAPE = {
     "hidden_size": 24,
     "intermediate_size": 300,
     "num_heads": 6,
     "num_kv_heads": 2,
     "head_dim": 8,
-}  # down's input is two blocks
+}
 SETTINGS: dict[str, Any] = {
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",

@@ -101,7 +101,7 @@ def test_peak_memory(tmp_path: Path, dtype: str, devices: int) -> None:
     )
     print(
         f"\n{dtype}, {devices} devices, beyond what is kept: load {load:.2f} x the largest tensor, save {saved:.2f} x "
-        f"it as float32"
+        "it as float32"
     )
     assert load <= 1.3
     assert saved <= 1.5

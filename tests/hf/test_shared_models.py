@@ -105,9 +105,8 @@ def test_logits_gradients_and_greedy_text_of_transformers(shared_models, name):
     tokens = np.load(shared_models / name.removesuffix("-bf16") / "ref_logits.npz")["input_ids"]
     expected, expected_gradients = torch_run(model, tokens)
     np.testing.assert_allclose(forward(config, params, one_segment(tokens)), expected, atol=1e-4)
-    named_as_theirs = dataclasses.replace(
-        config, tied_tensor="embed_tokens"
-    )  # of two tied parameters torch names the first
+    # of two tied parameters torch names the first
+    named_as_theirs = dataclasses.replace(config, tied_tensor="embed_tokens")
     assert_same_gradients(named_as_theirs, loss_gradients(config, params, one_segment(tokens)), expected_gradients)
 
     prompt = tokenizer.load(directory).encode("Once upon a time, there was a little dog")

@@ -122,7 +122,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     line = errors.splitlines()[-1]
     assert line.startswith(
         f"process 2 of 2 died by signal 9 at step 412 (its log: {tmp_path / 'w/logs/process-2.log'}); the other was "
-        f"ended"
+        "ended"
     )
     assert goes_on in line
     assert not lives(int((tmp_path / "w/child").read_text()))

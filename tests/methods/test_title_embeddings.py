@@ -22,9 +22,8 @@ def cosine(a_ND: np.ndarray) -> np.ndarray:
 
 
 def test_tf_idf_is_reduced_by_svd_to_the_best_of_that_rank() -> None:
-    titles = [
-        f"{title} {' '.join(TITLES[i * 5 % 12].split()[: i % 3])}" for i, title in enumerate(TITLES)
-    ]  # no two singular values alike
+    # no two singular values alike
+    titles = [f"{title} {' '.join(TITLES[i * 5 % 12].split()[: i % 3])}" for i, title in enumerate(TITLES)]
     whole = tf_idf(counts(titles, "words 1")).toarray()
     left, sizes, _ = np.linalg.svd(whole, full_matrices=False)
     best = left[:, :4] * sizes[:4]

@@ -15,6 +15,7 @@ from tests.model.tiny import one_segment, tiny
 
 ALL = ("attention/q", "attention/k", "attention/v", "attention/o", "mlp/gate", "mlp/up", "mlp/down")
 RANK = 5  # unlike every other size
+# nothing is square
 SHAPE = {
     "hidden_size": 24,
     "intermediate_size": 56,
@@ -22,7 +23,7 @@ SHAPE = {
     "num_kv_heads": 2,
     "head_dim": 8,
     "num_layers": 3,
-}  # nothing is square
+}
 TOKENS = np.random.default_rng(0).integers(0, 64, (2, 20))
 
 

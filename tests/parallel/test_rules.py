@@ -44,9 +44,8 @@ def test_parameters_are_made_in_their_shards():
     q = sharded["layers"]["attention"]["q"]
     assert q.sharding.spec == P(None, "fsdp", "tensor") or q.sharding.spec == P(None, "fsdp", "tensor", None)
     assert q.addressable_shards[0].data.shape == (3, 16, 2, 8)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), sharded, params
-    )  # the same numbers on any mesh
+    # the same numbers on any mesh
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), sharded, params)
 
 
 def test_the_axis_that_does_not_divide_is_dropped_with_one_warning(capsys):

@@ -157,9 +157,8 @@ def test_text_becomes_a_split_of_its_own(workdir: Path, tmp_path: Path) -> None:
         documents += [read.decode(row["tokens"][a:b]) for a, b in zip(ends - row["lengths"], ends, strict=True)]
         assert row["loss"][: ends[-1]].all() and not row["loss"][ends[-1] :].any()
     assert f"{tokenizer.END_OF_TEXT}7 crows met 49 foxes" in documents
-    assert sum(document.count("wanted") for document in documents) in range(
-        28, 31
-    )  # a word may be cut at the end of a row
+    # a word may be cut at the end of a row
+    assert sum(document.count("wanted") for document in documents) in range(28, 31)
     assert len(source) == entry["rows"] and sum(int(row["lengths"].sum()) for row in source) == entry["tokens"]
 
     inputs = jobs.made_from(config, workdir, "rows/cpt")

@@ -42,9 +42,8 @@ def test_tf_idf_is_that_of_scikit_learn(features: str) -> None:
     alike = similarity(TITLES, features, "tfidf")
     cosine = (expected @ expected.T).toarray()
     scores = (alike.query_NF @ alike.document_NF.T).toarray()
-    off = ~np.eye(
-        len(TITLES), dtype=bool
-    )  # without the n-grams of one title alone, what a title shares with itself is less
+    # without the n-grams of one title alone, what a title shares with itself is less
+    off = ~np.eye(len(TITLES), dtype=bool)
     np.testing.assert_allclose(scores[off], cosine[off], atol=1e-12)
     np.testing.assert_allclose(alike.own_N, np.diag(scores), atol=1e-12)
 

@@ -147,6 +147,5 @@ def test_the_adaptive_temperature_stays_in_bounds(spread: float, lift: float, ex
         )
     else:
         assert tau == expected
-    assert (
-        float(_adaptive(jnp.asarray(logits), jnp.asarray(used), jnp.asarray(target), jnp.zeros((2, 3), bool))) == 1.5
-    )  # nothing there
+    # nothing there
+    assert float(_adaptive(jnp.asarray(logits), jnp.asarray(used), jnp.asarray(target), jnp.zeros((2, 3), bool))) == 1.5

@@ -160,7 +160,7 @@ def _expand(
     if not np.isfinite(logits).all():
         raise UserError(
             f"the model gives a title the logit {logits[~np.isfinite(logits)][0]}; its parameters must give finite "
-            f"scores"
+            "scores"
         )
     owner, edge = spans(index.edge_first, frontier.node)
     log_prob = np.zeros(0)

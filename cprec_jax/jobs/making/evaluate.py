@@ -42,9 +42,8 @@ def evaluate(
     """
     spec = config.evaluate
     if spec.general_text is not None and any(spec.names[row].kind in MODEL_KINDS for row in records):
-        read_text(
-            local_path(spec.general_text, "config.evaluate.general_text")
-        )  # a mistake shows before hours of ranking
+        # a mistake shows before hours of ranking
+        read_text(local_path(spec.general_text, "config.evaluate.general_text"))
     corpus = Corpus.open(corpus_directory(workdir))
     data = _open_sets(corpus, spec)
     validation = {}
@@ -107,7 +106,7 @@ def _evaluate_row(row: str, registry: Registry, data: Sequence[EvalSet], made_fr
         if not data:
             raise UserError(
                 f"{PATH}.{row}: its run is one per set ({', '.join(sets)}), and none of these is evaluated; see "
-                f"config.evaluate.sets"
+                "config.evaluate.sets"
             )
     kept: list[Cell] = []
     cells: list[dict[str, Cell]] = []  # by seed and set

@@ -163,7 +163,7 @@ def _from_users(
         if not len(rows):
             raise UserError(
                 f"--user={line}: no such user in the {spec.split} split of {set_name}; give an id of its source, or a "
-                f"number from "
+                "number from "
                 f"results/*/ranks.parquet (for example {targets.user[0]})"
             )
         for row in rows:
@@ -214,7 +214,7 @@ def _write_text(source: Source, spec: GenerateSpec, questions: Sequence[Question
     if longest + spec.new_tokens > source.context:
         raise UserError(
             f"config.generate.new_tokens: {spec.new_tokens} after a prompt of {longest} tokens exceed the model's "
-            f"context of "
+            "context of "
             f"{source.context}; shorten one of them"
         )
     texts = generate_tokens(

@@ -69,7 +69,7 @@ class Cudnn:
         if most > self.max_segments:
             raise UserError(
                 f"config.model.attention_segments: {self.max_segments}, but a row holds {most} documents and padding; "
-                f"set it to at least "
+                "set it to at least "
                 f"{most} and go on (or pack again: newer rows say how many they hold)"
             )
 

@@ -46,7 +46,7 @@ def make_objective(
     room = capacities(tables, _stored_rows(directory, splits))
     say(
         f"train: loss over the catalogue: {int(np.count_nonzero(tables.item_set >= 0))} titles, at most {room.wide} "
-        f"wide decisions and "
+        "wide decisions and "
         f"{room.blocks} blocks of narrow ones per row"
     )
     return CatalogueLikelihood(
@@ -66,7 +66,7 @@ def _tables(directory: Path, corpus: Corpus, sets: Sequence[str]) -> CatalogueTa
     if manifest["corpus_hash"] != corpus.hash:
         raise UserError(
             f"{directory}: was packed from another corpus than {corpus.path}, so its items may be none of the "
-            f"catalogue; "
+            "catalogue; "
             "run `launch.py pack` again"
         )
     catalogues = {name: corpus.catalogue(name) for name in sets or corpus.sets}

@@ -60,9 +60,8 @@ def content_begins(path: Path, adapter: str) -> bool:
 @pytest.mark.parametrize("adapter", FILES)
 @settings(max_examples=8)
 @given(damage=DAMAGE, which=st.booleans(), packing=st.sampled_from(["plain", "inside gzip", "gzip itself"]))
-@example(
-    damage=[("insert", 126009, b"\xff")], which=False, packing="gzip itself"
-)  # bytes that DuckDB reads and Python does not
+# bytes that DuckDB reads and Python does not
+@example(damage=[("insert", 126009, b"\xff")], which=False, packing="gzip itself")
 @example(damage=[("flip", 0, b'"')], which=True, packing="plain")  # a header that goes on in the next line
 def test_damaged_files(tmp_path: Path, adapter, damage, which, packing):
     pack: Callable[[bytes], bytes] = gzip.compress if packing != "plain" else bytes

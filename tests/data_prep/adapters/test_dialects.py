@@ -210,10 +210,11 @@ def test_one_column_is_not_two_things(tmp_path: Path):
     for columns in ({"user": "item_id"}, {"item": "user_id"}, {"time": "user_id"}):
         with pytest.raises(UserError, match="is named for two of user, item and time"):
             load(tmp_path, *texts, files={"items": {"columns": {"item": "item_id"}}}, columns=columns)
+    # an id may be the title
     assert load(tmp_path, *texts, columns={"title": "item_id"}).items == [
         ("a", "a"),
         ("b", "b"),
-    ]  # an id may be the title
+    ]
 
 
 def test_a_file_without_a_header_line_is_named_with_what_to_do(tmp_path: Path):

@@ -66,9 +66,8 @@ def test_new_tokens_from_import_to_transformers(workdir: Path, rows: int, rows_a
         assert before.params[name].shape == (rows_after, 32)
         np.testing.assert_allclose(before.params[name][400:404], np.broadcast_to(mean, (4, 32)), atol=1e-6)
         np.testing.assert_array_equal(before.params[name][:400], base_params[name][:400])
-    assert (
-        np.abs(after.params["embed"][400:404] - before.params["embed"][400:404]).max() > 1e-3
-    )  # a domain's marker is trained
+    # a domain's marker is trained
+    assert np.abs(after.params["embed"][400:404] - before.params["embed"][400:404]).max() > 1e-3
 
     model, info = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
