@@ -44,22 +44,22 @@ def through_layers(
         )
 
     def one(x_BnD: jax.Array, index: Any) -> tuple[jax.Array, None]:
-        weights, here, flag = layer(index)
-        found: Any = block.apply({"params": weights}, x_BnD, here, flag, tables, context)
-        return found[0], None
+        weights, past_of_layer, flag = layer(index)
+        output: Any = block.apply({"params": weights}, x_BnD, past_of_layer, flag, tables, context)
+        return output[0], None
 
     if L > 1:  # the first apart: until it has looked at the prompts its input and its projections are all users' own
         x_bnD, _ = one(x_bnD, 0)
     if L > 2:
         x_bnD, _ = jax.lax.scan(one, x_bnD, jnp.arange(1, L - 1), unroll=L - 2 <= UNROLLED)
 
-    weights, here, flag = layer(L - 1)
-    own = block.clone(attend=_attend_to_nothing)
-    found: Any = own.apply({"params": weights}, x_bnD, here, flag, tables, context)
-    _, kv = found
+    weights, past_of_last, flag = layer(L - 1)
+    projections = block.clone(attend=_attend_to_nothing)
+    output: Any = projections.apply({"params": weights}, x_bnD, past_of_last, flag, tables, context)
+    _, kv = output
     tables = jax.tree.map(lambda leaf: leaf[:, asked_q], tables)
-    found = block.apply({"params": weights}, x_bnD[:, asked_q], (*here, *kv), flag, tables, asked_context)
-    return rms_norm(found[0], params["final_norm"], c)
+    output = block.apply({"params": weights}, x_bnD[:, asked_q], (*past_of_last, *kv), flag, tables, asked_context)
+    return rms_norm(output[0], params["final_norm"], c)
 
 
 def _attend_to_nothing(q_BTHh: jax.Array, *_: Any, **__: Any) -> jax.Array:

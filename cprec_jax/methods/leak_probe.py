@@ -50,7 +50,7 @@ Continuation = tuple[np.ndarray, np.ndarray]  # what is given, and what should f
 
 
 def _title_continuations(model: LoadedModel, data: EvalSet, n: int, seed: int) -> list[Continuation]:
-    bos = [] if model.words is None or model.words.bos_id is None else [model.words.bos_id]
+    bos = [] if model.tokenizer is None or model.tokenizer.bos_id is None else [model.tokenizer.bos_id]
     continuations: list[Continuation] = []
     for item in data.items[np.random.default_rng(seed).permutation(len(data.items))]:
         title = model.catalogue.item(int(item))[:-1]

@@ -119,8 +119,8 @@ class TitleModel:
 
     def general_text(self, path: Path) -> dict[str, Any]:
         """See `general_text.general_text`."""
-        assert self._model.words is not None
-        return general_text(self._decoder, self._model.params, self._model.words, path)
+        assert self._model.tokenizer is not None
+        return general_text(self._decoder, self._model.params, self._model.tokenizer, path)
 
     def leak_probe(self, data: EvalSet, n: int) -> dict[str, Any]:
         """See `leak_probe.leak_probe`."""

@@ -124,11 +124,11 @@ def _steps(tries: list[TitleTrie], sets: list[np.ndarray]) -> tuple[np.ndarray, 
     """(item, tokens before it, edge) of every decision on every title's way; items ascending, the first decision
     first."""
     items, depths, edges, offset = [], [], [], 0
-    for trie, own in zip(tries, sets, strict=True):
-        ways = trie.ways(np.arange(len(own)))
+    for trie, items_of_set in zip(tries, sets, strict=True):
+        ways = trie.ways(np.arange(len(items_of_set)))
         title, level = np.nonzero(ways >= 0)
         edge = ways[title, level]
-        items.append(own[title])
+        items.append(items_of_set[title])
         depths.append(trie.node_depth[trie.edge_parent[edge]])
         edges.append(edge + offset)
         offset += trie.edges

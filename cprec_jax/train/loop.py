@@ -41,15 +41,13 @@ def train_loop(
     validate: Validate | None = None,
     ledger: Ledger | None = None,
 ) -> TrainState:
-    """Take a step per batch. From the second one on, nothing moves between host and device unless it is asked for by
-    name."""
+    """Take a step per batch. From the second on, nothing that nobody asked for moves between host and device."""
     pending: Done | None = None  # a step that is not logged yet
     before: Done | None = None
     ledger = ledger or Ledger(None)
 
     def is_idle() -> bool:
-        values: Any = () if before is None else before.metrics.values()
-        return all(value.is_ready() for value in values)
+        return _is_ready(before)
 
     try:
         with contextlib.ExitStack() as steady:
@@ -90,3 +88,9 @@ def train_loop(
         profile.close(state)
         log.close()
     return state
+
+
+def _is_ready(done: Done | None) -> bool:
+    """Whether the devices are done with a step."""
+    values: Any = () if done is None else done.metrics.values()
+    return all(value.is_ready() for value in values)

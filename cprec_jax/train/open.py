@@ -19,9 +19,10 @@ from cprec_jax.hf.load import load_params, read_config
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.progress import say
 from cprec_jax.rows import saved_catalogue
-from cprec_jax.text import tokenizer
+from cprec_jax.text import tokenizer as tokenizers
 from cprec_jax.text.catalogue import Catalogue
 from cprec_jax.text.template import Template
+from cprec_jax.text.tokenizer import Tokenizer
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.description import make_decoder, read_description
 from cprec_jax.train.restore import restore_decoder
@@ -36,7 +37,7 @@ class OpenedModel:
     decoder: Decoder
     params: Any
     tokenizer_dir: Path
-    words: tokenizer.Tokenizer
+    tokenizer: Tokenizer
     template: Template
     step: int | None
 
@@ -51,7 +52,7 @@ class LoadedModel:
     catalogue: Catalogue
     template: Template
     step: int | None
-    words: tokenizer.Tokenizer | None = None
+    tokenizer: Tokenizer | None = None
 
 
 def checkpoint_steps(directory: Path) -> list[int]:
@@ -89,9 +90,9 @@ def _with_titles(opened: OpenedModel, corpus: Corpus, of_run: bool) -> LoadedMod
     """of_run: whether its tokens are those of rows, beside which the tokenised catalogue may be saved."""
     titles, end_of_item = corpus.items.title, opened.template.spec.end_of_item
     if of_run:
-        catalogue = saved_catalogue.load_or_build(opened.tokenizer_dir.parent, opened.words, titles, end_of_item)
+        catalogue = saved_catalogue.load_or_build(opened.tokenizer_dir.parent, opened.tokenizer, titles, end_of_item)
     else:
-        catalogue = Catalogue.build(opened.words, titles, end_of_item)
+        catalogue = Catalogue.build(opened.tokenizer, titles, end_of_item)
     if catalogue.losses:
         say(f"warning: {opened.tokenizer_dir}: the tokenizer loses parts of titles: {catalogue.losses}")
     return LoadedModel(
@@ -100,7 +101,7 @@ def _with_titles(opened: OpenedModel, corpus: Corpus, of_run: bool) -> LoadedMod
         catalogue=catalogue,
         template=opened.template,
         step=opened.step,
-        words=opened.words,
+        tokenizer=opened.tokenizer,
     )
 
 
@@ -110,13 +111,13 @@ def open_directory(location: str, template: TemplateSpec) -> OpenedModel:
     decoder = Decoder(config=read_config(directory), dtype=jnp.float32)
     params = load_params(directory, decoder.config)
     directory = adapter.tokenizer_directory(directory)
-    words = _words(directory, decoder)
+    tokenizer = _load_tokenizer(directory, decoder)
     return OpenedModel(
         decoder=decoder,
         params=params,
         tokenizer_dir=directory,
-        words=words,
-        template=Template(template, words),
+        tokenizer=tokenizer,
+        template=Template(template, tokenizer),
         step=None,
     )
 
@@ -132,21 +133,21 @@ def _opened_run(
     workdir: Path, description: Mapping[str, Any], decoder: Decoder, params: Any, step: int | None
 ) -> OpenedModel:
     tokenizer_dir = tokenizer_directory(workdir, description["rows"])
-    words = _words(tokenizer_dir, decoder)
+    tokenizer = _load_tokenizer(tokenizer_dir, decoder)
     return OpenedModel(
         decoder=decoder,
         params=params,
         tokenizer_dir=tokenizer_dir,
-        words=words,
-        template=Template(description["template"], words),
+        tokenizer=tokenizer,
+        template=Template(description["template"], tokenizer),
         step=step,
     )
 
 
-def _words(directory: Path, decoder: Decoder) -> tokenizer.Tokenizer:
-    words = tokenizer.load(directory)
-    if words.size > decoder.config.vocab_size:
+def _load_tokenizer(directory: Path, decoder: Decoder) -> Tokenizer:
+    tokenizer = tokenizers.load(directory)
+    if tokenizer.size > decoder.config.vocab_size:
         raise UserError(
-            f"{directory}: {words.size} tokens, but the model's embedding has {decoder.config.vocab_size} rows"
+            f"{directory}: {tokenizer.size} tokens, but the model's embedding has {decoder.config.vocab_size} rows"
         )
-    return words
+    return tokenizer

@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 
 from cprec_jax import artefact
 from cprec_jax.config.lora import LoraSpec
+from cprec_jax.config.model import ModelSpec
 from cprec_jax.config.objective import ObjectiveSpec
 from cprec_jax.config.root import Config
 from cprec_jax.config.rows import Reads
 from cprec_jax.config.train import TrainSpec
 from cprec_jax.hf.hub import locate
+from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.progress import say
 from cprec_jax.rows import dataset as rows_on_disk
@@ -86,19 +88,7 @@ def prepare_run(
     limits = row_limits(train_spec.mixture, over_all, sizes, manifest["row_length"])
     first = start.step if start is not None and start.goes_on else 0
     total_steps = first + train_spec.total_steps(sum((sizes | limits).values()), manifest["row_length"])
-    base_vocab_size = manifest.get("base_vocab_size", manifest["vocab_size"])
-    if start is None:
-        token_ids = tokenizer_files.token_ids(rows / "tokenizer") if model_spec.init_from is not None else None
-        architecture = decoder_config(
-            model_spec, manifest["vocab_size"], base_vocab_size, token_ids, manifest.get("named_tokens", ())
-        )
-    else:
-        architecture = read_description(start.directory)["decoder"]
-    if architecture.max_position_embeddings < manifest["row_length"]:
-        say(
-            f"warning: rows have {manifest['row_length']} tokens, the base model was made for "
-            f"{architecture.max_position_embeddings}"
-        )
+    architecture = _architecture(model_spec, rows, manifest, start)
     name, lora = next(((name, run.lora) for name, run in config.runs.items()), ("", None))
     adapters = None if lora is None else adapters_of(lora, architecture, f"config.runs.{name}.lora")
     if model_spec.init_from is not None and start is None:
@@ -122,10 +112,26 @@ def prepare_run(
         start=start,
         follows=first > 0 and _same_rows(start, shares, limits, manifest, train_spec, reads),
         init_from=model_spec.init_from,
-        base_vocab_size=base_vocab_size,
+        base_vocab_size=manifest.get("base_vocab_size", manifest["vocab_size"]),
         vocab_size=manifest["vocab_size"],
         named_tokens=tuple(manifest.get("named_tokens", ())),
     )
+
+
+def _architecture(spec: ModelSpec, rows: Path, manifest: Mapping[str, Any], start: Start | None) -> DecoderConfig:
+    """Of the new model, or of the one that the run starts from."""
+    if start is None:
+        token_ids = tokenizer_files.token_ids(rows / "tokenizer") if spec.init_from is not None else None
+        vocab_size, named = manifest["vocab_size"], manifest.get("named_tokens", ())
+        architecture = decoder_config(spec, vocab_size, manifest.get("base_vocab_size", vocab_size), token_ids, named)
+    else:
+        architecture = read_description(start.directory)["decoder"]
+    if architecture.max_position_embeddings < manifest["row_length"]:
+        say(
+            f"warning: rows have {manifest['row_length']} tokens, the base model was made for "
+            f"{architecture.max_position_embeddings}"
+        )
+    return architecture
 
 
 def _splits(spec: TrainSpec, splits: Mapping[str, T], reads: Reads) -> dict[str, T]:

@@ -30,7 +30,7 @@ from cprec_jax.train.fingerprint import parameters_sha256
 from cprec_jax.train.initial_state import initial_state, say_what_is_trained, trained_axes
 from cprec_jax.train.leaves import Leaves, merge
 from cprec_jax.train.local_tier import LocalTier
-from cprec_jax.train.loggers.logger import LoggedRun
+from cprec_jax.train.loggers.logger import LoggedRun, Logger
 from cprec_jax.train.loggers.registry import open_loggers
 from cprec_jax.train.loop import Step, train_loop
 from cprec_jax.train.lora import as_read
@@ -81,19 +81,30 @@ def train(
     """
     prepared = prepare_run(config, workdir, directory, start, reads)
     finished = processes.from_first((directory / artefact.MANIFEST).exists)
-    # a replay adds checkpoints, and removes none
-    kept = processes.from_first(lambda: saved_steps(directory)) if finished else []
-    stay = {
-        prepared.first,
-        *kept,
-        *steps,
-        *(round(part * prepared.total_steps) for part in (*prepared.train.milestones, *fractions)),
-    }
+    kept = processes.from_first(lambda: saved_steps(directory)) if finished else []  # a replay removes none
     until_step = prepared.first + max(1, round(until * (prepared.total_steps - prepared.first)))
-    milestones = sorted(step for step in {*stay, until_step} if prepared.first <= step <= prepared.total_steps)
+    milestones = _milestones(prepared, [*kept, *steps, until_step], fractions)
     mesh = make_mesh(**vars(config.mesh))
     say_what_is_trained(prepared)
     processes.by_first(functools.partial(_describe, prepared, config, made_from, reads))
+    _check_micro_batches(prepared, mesh)
+    inputs_hash = artefact.fingerprint(made_from)
+    noted = prepared.directory if processes.is_first() and not finished else None  # a replay adds nothing to a run
+    with Ledger(noted, processes.count(), jax.device_count()) as ledger, jax.set_mesh(mesh):
+        final, frozen, base_sha256 = _loop(prepared, mesh, stop, inputs_hash, milestones, until_step, probe, ledger)
+    if ends or finished:
+        _finish(prepared, final, _sha256(final, frozen, base_sha256), finished, made_from)
+    return prepared.total_steps
+
+
+def _milestones(prepared: PreparedRun, steps: Collection[int], fractions: Collection[float]) -> list[int]:
+    """The steps whose checkpoints stay: the first, `steps`, and those at fractions of the run."""
+    of_fractions = (round(part * prepared.total_steps) for part in (*prepared.train.milestones, *fractions))
+    stay = {prepared.first, *steps, *of_fractions}
+    return sorted(step for step in stay if prepared.first <= step <= prepared.total_steps)
+
+
+def _check_micro_batches(prepared: PreparedRun, mesh: jax.sharding.Mesh) -> None:
     batch_devices = mesh.shape["data"] * mesh.shape["fsdp"]
     micro = prepared.train.global_batch // prepared.train.micro_batches
     if micro % batch_devices:
@@ -101,16 +112,16 @@ def train(
             f"config.train.global_batch: {micro} rows per micro-batch do not divide over {batch_devices} devices; "
             "choose a multiple"
         )
-    inputs_hash = artefact.fingerprint(made_from)
-    noted = prepared.directory if processes.is_first() and not finished else None  # a replay adds nothing to a run
-    with Ledger(noted, processes.count(), jax.device_count()) as ledger, jax.set_mesh(mesh):
-        final, frozen, base_sha256 = _loop(prepared, mesh, stop, inputs_hash, milestones, until_step, probe, ledger)
-    if not (ends or finished):
-        return prepared.total_steps
+
+
+def _finish(
+    prepared: PreparedRun, final: TrainState, params_sha256: str, finished: bool, made_from: Mapping[str, Any]
+) -> None:
+    """Write the manifest. finished: whether the run was before, and this was a replay or nothing."""
     facts: dict[str, Any] = {
         "step": int(final.step),
         "first": prepared.first,
-        "params_sha256": _sha256(final, frozen, base_sha256),
+        "params_sha256": params_sha256,
     }
     if int(final.step) < prepared.total_steps and not finished:
         facts["stopped_early_of"] = prepared.total_steps
@@ -122,7 +133,6 @@ def train(
         )
     processes.by_first(functools.partial(artefact.write_manifest, prepared.directory, made_from, facts))
     say(f"train: done, {facts['step']} steps, parameters sha256 {facts['params_sha256'][:16]}")
-    return prepared.total_steps
 
 
 def _describe(prepared: PreparedRun, config: Config, made_from: Mapping[str, Any], reads: Reads) -> None:
@@ -159,42 +169,29 @@ def _loop(
     optimizer = make_optimizer(spec.optimizer, schedule, trained_axes(prepared))
     state, frozen = initial_state(prepared, mesh, optimizer)
     checkpoints = Checkpoints(prepared.directory / "checkpoints", spec.keep, milestones)
-    near = (
-        LocalTier(local_path(spec.near, "config.train.near"), prepared.directory, inputs_hash)
-        if spec.near is not None
-        else None
-    )
+    near = _near_tier(prepared, inputs_hash)
     facts = {"inputs_hash": inputs_hash}
     with ledger.phase("restore"):
-        frozen = checkpoints.keep_frozen(frozen)
-        if prepared.decoder.adapters is not None:
-            facts[BASE] = parameters_sha256(frozen)
-            frozen = as_read(frozen, prepared.decoder.dtype)
+        frozen = _kept_frozen(prepared, checkpoints, frozen, facts)
         restored, last_step = _restore(prepared, checkpoints, abstract(state), milestones)
-    finished = artefact.read_manifest(prepared.directory)
-    # a replay was logged the first time
-    logging = last_step == (total_steps if finished is None else int(finished["step"]))
-    last_step = min(last_step, until)
-    if near is not None and logging:
-        with ledger.phase("restore"):
+        finished = artefact.read_manifest(prepared.directory)
+        # A replay was logged the first time.
+        logging = last_step == (total_steps if finished is None else int(finished["step"]))
+        if near is not None and logging:
             restored = _restore_near(near, restored, abstract(state))
+    last_step = min(last_step, until)
     state, meta = _going_on(prepared, state, restored, facts.get(BASE), checkpoints)
     first_step = int(state.step)
     step_file.note(first=first_step)
-    logged = LoggedRun(
-        directory=prepared.directory, first_step=first_step, name=prepared.directory.name, facts=facts | written(spec)
-    )
     clock = Clock(meta["seconds"])
-    loggers = open_loggers(spec.loggers if logging else (), logged)
+    loggers = _loggers(prepared, first_step, facts) if logging else []
     log = Log(loggers, clock, spec.log_every, first_step, total_steps, int(meta["tokens"]), checkpoints.directory)
     save = Save(checkpoints, spec.checkpoint_every, milestones, total_steps, log, clock, facts, near, spec.near_every)
     if restored is None:
         ledger.turn_to("save")
         save(state)
         checkpoints.verify(state)  # a disk that gives back something else is better known now than after a week
-    objective = make_objective(
-        prepared.loss, prepared.decoder, spec.loss_chunk, prepared.rows, prepared.splits, prepared.corpus, prepared.sets
-    )
+    objective = _objective(prepared)
     stop = Stop(flag, checkpoints, total_steps)
     state = train_loop(
         state,
@@ -209,14 +206,40 @@ def _loop(
         ledger=ledger,
     )
     ledger.turn_to("save")
-    if first_step < last_step and logging:
-        _verify_last(checkpoints, state, save)
-    elif first_step < last_step:
-        checkpoints.verify(state)
+    if first_step < last_step:
+        _verify_last(checkpoints, state, save if logging else None)
     checkpoints.close()
     if near is not None:
         near.clear()
     return state, frozen, facts.get(BASE)
+
+
+def _loggers(prepared: PreparedRun, first_step: int, facts: Mapping[str, Any]) -> list[Logger]:
+    directory, spec = prepared.directory, prepared.train
+    facts = {**facts, **written(spec)}
+    return open_loggers(
+        spec.loggers, LoggedRun(directory=directory, first_step=first_step, name=directory.name, facts=facts)
+    )
+
+
+def _objective(prepared: PreparedRun) -> Objective:
+    rows, chunk = prepared.rows, prepared.train.loss_chunk
+    return make_objective(prepared.loss, prepared.decoder, chunk, rows, prepared.splits, prepared.corpus, prepared.sets)
+
+
+def _near_tier(prepared: PreparedRun, inputs_hash: str) -> LocalTier | None:
+    near = prepared.train.near
+    return None if near is None else LocalTier(local_path(near, "config.train.near"), prepared.directory, inputs_hash)
+
+
+def _kept_frozen(prepared: PreparedRun, checkpoints: Checkpoints, frozen: Leaves, facts: dict[str, Any]) -> Leaves:
+    """The frozen leaves as they were saved. Under an adapter they are its base, whose hash goes into the facts of every
+    checkpoint."""
+    frozen = checkpoints.keep_frozen(frozen)
+    if prepared.decoder.adapters is None:
+        return frozen
+    facts[BASE] = parameters_sha256(frozen)
+    return as_read(frozen, prepared.decoder.dtype)
 
 
 def _validate(prepared: PreparedRun, probe: Probe | None, mesh: jax.sharding.Mesh, ledger: Ledger) -> Validate | None:
@@ -310,10 +333,10 @@ def _schedule(prepared: PreparedRun) -> optax.Schedule:
     return schedule if prepared.first == 0 else lambda step: schedule(step - prepared.first)
 
 
-def _verify_last(checkpoints: Checkpoints, state: TrainState, save: Callable[[TrainState], None]) -> None:
+def _verify_last(checkpoints: Checkpoints, state: TrainState, save: Callable[[TrainState], None] | None) -> None:
     """`done` means that the last checkpoint can be read. One of an earlier run that came out otherwise this time is
-    replaced."""
-    if int(state.step) not in checkpoints.saved:
+    replaced, but not in a replay (save: None)."""
+    if save is not None and int(state.step) not in checkpoints.saved:
         try:
             checkpoints.verify(state)
             return

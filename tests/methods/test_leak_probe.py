@@ -55,8 +55,8 @@ def test_a_model_that_knows_titles_is_found_out(model: LoadedModel, data: EvalSe
     assert before["titles_verbatim"] == 0 and before["sequences_verbatim"] == 0 and before["titles"] > 8, (
         "a random model knows nothing"
     )
-    assert model.words is not None
-    bos = np.array([model.words.bos_id])
+    assert model.tokenizer is not None
+    bos = np.array([model.tokenizer.bos_id])
     tokens = [model.catalogue.item(item) for item in range(len(model.catalogue))]
     for item in data.items[::2]:  # every second title goes on as the model would
         title = tokens[item][:-1]

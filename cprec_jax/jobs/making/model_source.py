@@ -68,7 +68,7 @@ def open_source(template: TemplateSpec, spec: GenerateSpec, workdir: Path | None
         name=name,
         decoder=Decoder(config=opened.decoder.config, dtype=jnp.dtype(spec.dtype)),
         params=opened.params,
-        tokenizer=opened.words,
+        tokenizer=opened.tokenizer,
         template=opened.template,
         end_ids=end_ids(opened.tokenizer_dir, kept),
         begin=model is None,

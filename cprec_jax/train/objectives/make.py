@@ -71,11 +71,10 @@ def _tables(directory: Path, corpus: Corpus, sets: Sequence[str]) -> CatalogueTa
         )
     catalogues = {name: corpus.catalogue(name) for name in sets or corpus.sets}
     needed = np.sort(np.concatenate(list(catalogues.values())))
-    words = tokenizer.load(directory / "tokenizer")
+    of_rows = tokenizer.load(directory / "tokenizer")
     end_of_item = manifest["template"]["end_of_item"]
-    return build_tables(
-        saved_catalogue.load_or_build(directory, words, corpus.items.title, end_of_item, needed), catalogues
-    )
+    catalogue = saved_catalogue.load_or_build(directory, of_rows, corpus.items.title, end_of_item, needed)
+    return build_tables(catalogue, catalogues)
 
 
 def _stored_rows(directory: Path, splits: Sequence[str]) -> Iterator[Mapping[str, Any]]:

@@ -45,7 +45,7 @@ def model(corpus: Corpus, tiny_rows: Path) -> LoadedModel:
     template = TemplateSpec(header="{scope}:\n")
     catalogue = Catalogue.build(words, corpus.items.title, template.end_of_item)
     return LoadedModel(
-        decoder=decoder, params=params, catalogue=catalogue, template=Template(template, words), step=7, words=words
+        decoder=decoder, params=params, catalogue=catalogue, template=Template(template, words), step=7, tokenizer=words
     )
 
 
