@@ -21,7 +21,7 @@ quickstart: $(STAMP)
 	$(PY) launch.py run --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: $(DEV_STAMP)
-	$(PYTEST) -n 2 -m "not slow and not gpu and not tpu and not network and not torch and not spark"
+	$(PYTEST) -n 2 --dist loadfile -m "not slow and not gpu and not tpu and not network and not torch and not spark"
 
 test-slow: $(DEV_STAMP)
 	$(PYTEST) -m slow

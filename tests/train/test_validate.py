@@ -17,6 +17,8 @@ from tests.run_jobs import train
 from tests.train.test_processes import config_file
 from tests.train.test_trainer import digest
 
+pytestmark = pytest.mark.slow
+
 TRAIN = {"steps": 8, "milestones": [0.5], "checkpoint_every": 100, "log_every": 3}
 EVERY = {**TRAIN, "validate_every": 4, "validate_users": 20}
 VALUES = ("valid_nll", "valid_ndcg@10")
@@ -68,7 +70,6 @@ def test_users_that_are_not_there_are_a_mistake_before_the_first_step(
         train(road.config(train=EVERY), workdir)
 
 
-@pytest.mark.slow
 def test_two_processes_have_the_values_of_one(run: Path, workdir: Path) -> None:
     """Parameters over both processes are put together, and the first ranks."""
     config = {**road.config(train=EVERY), "mesh": {"data": 1, "fsdp": 2}}
@@ -80,7 +81,6 @@ def test_two_processes_have_the_values_of_one(run: Path, workdir: Path) -> None:
         assert values == pytest.approx(validated(run)[step], rel=1e-3)
 
 
-@pytest.mark.slow
 def test_an_adapter_is_added_to_its_base(workdir: Path) -> None:
     """As in its checkpoints, but for the base, which a step reads in bfloat16."""
     low: dict[str, Any] = {

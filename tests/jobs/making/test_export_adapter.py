@@ -19,6 +19,8 @@ from tests import road
 from tests import run_jobs as jobs
 from tests.model.tiny import tiny
 
+pytestmark = pytest.mark.slow
+
 SHAPE = {"hidden_size": 24, "intermediate_size": 56, "num_heads": 6, "num_layers": 2}
 LORA = {"rank": 5, "alpha": 3.5}
 RUNS = {"cpt": {}, "low": {"start": "cpt", "lora": LORA}, "next": {"start": "low", "lora": LORA}}
@@ -176,7 +178,6 @@ def of_base(directory: Path, **text: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.slow
 def test_the_base_of_a_run_from_a_base_model_is_that_model_if_nothing_was_added_to_it(workdir: Path) -> None:
     base = hub_like(workdir)
     jobs.run(of_base(base), workdir, ["export/low.adapter"])
@@ -190,7 +191,6 @@ def test_the_base_of_a_run_from_a_base_model_is_that_model_if_nothing_was_added_
         jobs.run(with_new, workdir, ["export/low.adapter"])
 
 
-@pytest.mark.slow
 def test_a_run_starts_from_an_adapter_as_it_is_exported(workdir: Path) -> None:
     """By `init_from`, with the tokenizer of the adapter's directory or, where that has none, of its base; with an
     adapter of its own."""
