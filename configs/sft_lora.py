@@ -4,9 +4,8 @@ set.
     python launch.py run --config=configs/sft_lora.py:scientific18 --workdir=runs/sft-lora-scientific18
 
 SET as in configs/sft.py, but electronics14_1m, on which `cpt` pre-trains. `full` and `lora` start from it and have the
-same rows, epochs, loss and seeds; each chooses its own learning rate (an adapter's is about ten times as high) by
-validation users. Rows: `zero-shot` is `cpt` as it is. With a base model instead of a new one:
---config.model.init_from=DIR.
+same rows, epochs, loss, seeds and learning rates to choose from by validation users. Rows: `zero-shot` is `cpt` as it
+is. With a base model instead of a new one: --config.model.init_from=DIR. Figures: docs/results/sft.md.
 """
 
 import sft
@@ -15,7 +14,7 @@ from ml_collections import ConfigDict
 PRETRAINED_ON = "electronics14_1m"
 TOKENS = 3_000_000  # of pre-training
 ADAPTER = {"rank": 16, "alpha": 32.0}
-PEAKS = {"full": (1e-3, 3e-3), "lora": (3e-3, 1e-2)}
+PEAKS = {"full": (1e-3, 3e-3), "lora": (1e-3, 3e-3)}
 
 
 def get_config(argument: str = "scientific18") -> ConfigDict:
