@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -174,11 +175,9 @@ def test_text_becomes_a_split_of_its_own(workdir: Path, tmp_path: Path) -> None:
     assert of_text["tokens_left_out"] == 0
 
 
-def test_a_domain_may_not_be_called_text(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Named:
-        sets = {"text": type("Info", (), {"role": "pretrain"})()}  # noqa: RUF012
-
-    spec = PackSpec(text=PlainTextSpec(files=("a.txt",)))
+def test_a_domain_may_not_be_called_text() -> None:
+    corpus: Any = SimpleNamespace(sets={"text": SimpleNamespace(role="pretrain")})  # all that is read of a corpus
+    with_text, kind = PackSpec(text=PlainTextSpec(files=("a.txt",))), RowsKind(stage="cpt")
     with pytest.raises(UserError, match="may not be called 'text'"):
-        write_splits._sources(Named(), spec, RowsKind(stage="cpt"), ["text"])  # type: ignore[arg-type]  # all it reads of a corpus is `sets`
-    assert list(write_splits._sources(Named(), PackSpec(), RowsKind(stage="cpt"), ["text"])) == ["text"]  # type: ignore[arg-type]  # as above
+        write_splits._sources(corpus, with_text, kind, ["text"])
+    assert list(write_splits._sources(corpus, PackSpec(), kind, ["text"])) == ["text"]
