@@ -1,6 +1,6 @@
 """Scores of one method on one set -> ranks by protocol, NLL, and the set's entry in results.json."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,14 +10,9 @@ from scipy import stats
 
 from cprec_jax.config.evaluate import EvaluateSpec
 from cprec_jax.evaluate.eval_set import EvalSet
-from cprec_jax.evaluate.method import Method, Scored
+from cprec_jax.evaluate.method import Method
 from cprec_jax.evaluate.metrics import per_user, summary
-from cprec_jax.evaluate.ranks import Ranks, rank
-from cprec_jax.inference.finite import check_finite
-
-TOP = 10
-EXAMPLES = 3  # users of a set that are kept with titles, for a person to look at
-FULL, UNMASKED = "full", "full_unmasked"
+from cprec_jax.evaluate.pieces import FULL, TOP, Piece, piece_of
 
 
 @dataclass(kw_only=True)
@@ -39,13 +34,23 @@ class Collected:
     partial: bool = False
     examples: list[dict[str, Any]] = field(default_factory=list)
 
-    def add(self, protocol: str, users: np.ndarray, ranks: Ranks) -> None:
-        for columns, values in (
-            (self.n_better, ranks.n_better),
-            (self.n_tied, ranks.n_tied),
-            (self.n_candidates, ranks.n_candidates),
-        ):
-            columns.setdefault(protocol, np.zeros(len(self.nll), np.int64))[users] = values
+    def add(self, piece: Piece) -> None:
+        for protocol, ranks in piece.ranks.items():
+            for columns, values in (
+                (self.n_better, ranks.n_better),
+                (self.n_tied, ranks.n_tied),
+                (self.n_candidates, ranks.n_candidates),
+            ):
+                columns.setdefault(protocol, np.zeros(len(self.nll), np.int64))[piece.users] = values
+        if piece.nll is not None:
+            self.nll[piece.users] = piece.nll
+        if piece.top is not None:
+            self.top[piece.users] = piece.top
+        if piece.score_sum is not None:
+            self.score_sum += piece.score_sum
+        self.flat &= piece.flat
+        self.partial |= piece.partial
+        self.examples += piece.examples
 
     def table(self, data: EvalSet, seed: int) -> pa.Table:
         """The rows of this set in ranks.parquet; `nll` is null where the method has no probabilities."""
@@ -85,6 +90,11 @@ def slice_table(data: EvalSet) -> pa.Table:
 
 def collect(method: Method, data: EvalSet, name: str) -> Collected:
     """Rank every user of a set under every protocol. Scores that are not finite are a `UserError`."""
+    return put_together(data, (piece_of(batch, data, name) for batch in method.score(data)))
+
+
+def put_together(data: EvalSet, pieces: Iterable[Piece]) -> Collected:
+    """The pieces of all batches in their order, in which scores are summed."""
     n = len(data)
     collected = Collected(
         nll=np.full(n, np.nan),
@@ -92,65 +102,11 @@ def collect(method: Method, data: EvalSet, name: str) -> Collected:
         score_sum=np.zeros(len(data.items)),
     )
     done = np.zeros(n, np.int64)
-    for batch in method.score(data):
-        done[batch.users] += 1
-        target = data.target[batch.users]
-        if batch.scores is not None:
-            check_finite(batch.scores, f"{name} on {data.name}")
-            _add_full(collected, data, batch, batch.scores)
-        for protocol, columns in data.candidates.items():
-            chosen = columns[batch.users]
-            scores = batch.by_protocol.get(protocol)
-            if scores is None:
-                if batch.scores is None:
-                    continue
-                scores = np.take_along_axis(batch.scores, chosen, axis=1)
-            check_finite(scores, f"{name} on {data.name}, {protocol}")
-            collected.add(protocol, batch.users, rank(scores, np.argmax(chosen == target[:, None], axis=1)))
-        if batch.log_probs is not None:
-            collected.nll[batch.users] = -batch.log_probs[np.arange(len(target)), target]
+    for piece in pieces:
+        done[piece.users] += 1
+        collected.add(piece)
     assert (done == 1).all(), "a method must score every user once"
     return collected
-
-
-def _add_full(collected: Collected, data: EvalSet, batch: Scored, scores: np.ndarray) -> None:
-    target = data.target[batch.users]
-    excluded = data.excluded(batch.users)
-    collected.add(FULL, batch.users, rank(scores, target, excluded))
-    if excluded is not None:
-        collected.add(UNMASKED, batch.users, rank(scores, target))
-    visible = scores if excluded is None else np.where(excluded, -np.inf, scores)
-    width = collected.top.shape[1]
-    collected.top[batch.users] = np.argpartition(-visible, width - 1, axis=1)[:, :width]
-    collected.partial |= batch.partial
-    collected.flat &= bool((scores == scores[:, :1]).all())
-    collected.score_sum += scores.sum(axis=0, dtype=np.float64)
-    collected.examples += [
-        _example(collected, data, batch, int(row), visible[row]) for row in np.flatnonzero(batch.users < EXAMPLES)
-    ]
-
-
-def _example(collected: Collected, data: EvalSet, batch: Scored, row: int, visible_N: np.ndarray) -> dict[str, Any]:
-    """What a person needs to judge one user's recommendations: titles, with probabilities of the whole catalogue where
-    there are some."""
-    user = int(batch.users[row])
-    target = int(data.target[user])
-    top = collected.top[user][np.argsort(-visible_N[collected.top[user]], kind="stable")]
-    history = np.searchsorted(
-        data.items, data.targets.items[data.targets.offsets[user] : data.targets.offsets[user + 1]]
-    )
-    probability = (
-        {} if batch.log_probs is None else {i: float(np.exp(batch.log_probs[row, i])) for i in (*top.tolist(), target)}
-    )
-    return {
-        "set": data.name,
-        "user": int(data.targets.user[user]),
-        "history": [data.titles[i] for i in history],
-        "target": data.titles[target],
-        "rank": float(1 + collected.n_better[FULL][user] + collected.n_tied[FULL][user] / 2),
-        "probability": probability.get(target),
-        "top": [[data.titles[i], probability.get(i)] for i in top.tolist()],
-    }
 
 
 def set_results(data: EvalSet, seeds: Sequence[Collected], facts: dict[str, Any], spec: EvaluateSpec) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """What can rank a set: one score per item, in batches of users, and (where a method has one) a distribution."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from cprec_jax.evaluate.eval_set import EvalSet
+
+T = TypeVar("T")
 
 USERS_PER_BATCH = 256
 
@@ -34,6 +37,32 @@ class Method(Protocol):
     def score(self, data: EvalSet) -> Iterator[Scored]: ...
 
     def facts(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """The batches of users that one of several processes scores: of every `of` in a row the one numbered `process`.
+
+    Batches are shared, not users: so each holds the same users, padded alike, however many processes there are, and
+    gives the same bits.
+    """
+
+    process: int = 0
+    of: int = 1
+
+    def take(self, batches: Iterator[T]) -> Iterator[T]:
+        return itertools.islice(batches, self.process, None, self.of)
+
+    def numbers(self) -> Iterator[int]:
+        """Of the batches that `take` gives, among all."""
+        return itertools.count(self.process, self.of)
+
+    def users(self, n: int, batch_users: int) -> int:
+        """How many of `n` users are in these batches."""
+        return sum(min(batch_users, n - first) for first in range(0, n, batch_users)[self.process :: self.of])
+
+
+WHOLE = Share()
 
 
 def user_batches(n: int) -> Iterator[np.ndarray]:

@@ -3,6 +3,7 @@
 Serving a huge catalogue by a beam (`config.generate.beam`) is quick and not exact; this measures what it costs.
 """
 
+from collections import Counter
 from typing import Any
 
 import jax
@@ -25,14 +26,12 @@ USERS = 16  # search together
 
 class BeamRecall:
     """Gathers, batch by batch of exact scores, how many of each user's best titles a beam of `width` nodes per level
-    reaches."""
+    reaches. counts: where it adds them up."""
 
-    def __init__(self, decoder: Decoder, params: Any, trie: TitleTrie, width: int):
+    def __init__(self, decoder: Decoder, params: Any, trie: TitleTrie, width: int, counts: Counter[str]):
         self._decoder, self._params, self._index, self._width = decoder, params, build_index(trie), width
         self._places = [k for k in PLACES if k <= len(trie.title_edge)]
-        self._reached = dict.fromkeys(self._places, 0)
-        self._wanted = dict.fromkeys(self._places, 0)
-        self._users = self._nodes = 0
+        self._counts = counts
 
     def add(self, data: EvalSet, prompts: Prompts, exact: Scored, temperature: float) -> None:
         """`exact`: scores under the rule `trie`, right for at least the best 100 of every user that are no items of the
@@ -61,12 +60,17 @@ class BeamRecall:
         reached = np.take_along_axis(beam.log_probs[: len(users)], order, axis=1) > UNKNOWN
         is_visible = np.arange(order.shape[1]) < (visible.shape[1] - hidden)[:, None]
         for k in self._places:
-            self._reached[k] += int((reached & is_visible)[:, :k].sum())
-            self._wanted[k] += int(is_visible[:, :k].sum())
-        self._users += len(users)
-        self._nodes += beam.nodes
+            self._counts[f"beam reached@{k}"] += int((reached & is_visible)[:, :k].sum())
+            self._counts[f"beam wanted@{k}"] += int(is_visible[:, :k].sum())
+        self._counts["beam users"] += len(users)
+        self._counts["beam nodes"] += beam.nodes
 
-    def facts(self) -> dict[str, Any]:
-        """For results.json: width, recall@1, @10 and @100 (those that the catalogue has) and nodes visited per user."""
-        recall = {f"recall@{k}": self._reached[k] / max(self._wanted[k], 1) for k in self._places}
-        return {"width": self._width, **recall, "nodes_visited_per_user": self._nodes / max(self._users, 1)}
+
+def beam_facts(width: int, counts: Counter[str]) -> dict[str, Any]:
+    """For results.json: width, recall@1, @10 and @100 (those that the catalogue has) and nodes visited per user."""
+    recall = {
+        f"recall@{k}": counts[f"beam reached@{k}"] / max(counts[f"beam wanted@{k}"], 1)
+        for k in PLACES
+        if f"beam wanted@{k}" in counts
+    }
+    return {"width": width, **recall, "nodes_visited_per_user": counts["beam nodes"] / max(counts["beam users"], 1)}

@@ -9,9 +9,10 @@ from cprec_jax.config.evaluate import EvaluateSpec, MethodSpec
 from cprec_jax.config.root import Config
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.collect import FULL, collect
+from cprec_jax.evaluate.collect import collect
 from cprec_jax.evaluate.eval_set import EvalSet, open_validation
 from cprec_jax.evaluate.metrics import per_user
+from cprec_jax.evaluate.pieces import FULL
 from cprec_jax.methods.title_model import TitleModel
 from cprec_jax.progress import say
 from cprec_jax.train.open import LoadedModel, checkpoint_steps, load_model

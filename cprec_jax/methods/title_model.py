@@ -1,20 +1,19 @@
 """A language model as a method: the likelihood of titles after each user's prompt, by the rules `trie`, `sum` and
 `mean`."""
 
-import functools
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from cprec_jax.config.evaluate import EvaluateSpec, Rule
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.eval_set import EvalSet
-from cprec_jax.evaluate.method import Scored
+from cprec_jax.evaluate.method import WHOLE, Scored, Share
 from cprec_jax.inference.prompt_cache import PromptCache, encode_prompts
 from cprec_jax.inference.prompts import PromptBatch, Prompts, make_prompts, without_history
 from cprec_jax.inference.shared_prefix import score_after
@@ -31,10 +30,11 @@ from cprec_jax.inference.trie.exact import (
 from cprec_jax.inference.trie.index import build_index
 from cprec_jax.inference.trie.search import UNKNOWN, BestTitles, search
 from cprec_jax.inference.trie.trie import TitleTrie, build_trie
-from cprec_jax.methods.beam_recall import BeamRecall
+from cprec_jax.methods.batch_sizes import title_chunks, users_per_batch
+from cprec_jax.methods.beam_recall import BeamRecall, beam_facts
 from cprec_jax.methods.forgetting import general_text
 from cprec_jax.methods.leak_probe import leak_probe
-from cprec_jax.methods.validation import Validation
+from cprec_jax.methods.validation import Choice, Validation
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.parallel.mesh import make_mesh
 from cprec_jax.parallel.rules import batch_sharding, replicated
@@ -60,8 +60,8 @@ class TitleModel:
     likelihood of the tokens.
 
     validation: the validation users of each set, by name, for all that is chosen. facts: recorded with those of every
-    set. rule: the rule it scores by, None until validation has chosen it. All local devices, or `devices`, share the
-    users; searches use one.
+    set. rule: the rule it scores by, None until validation has chosen it. counts: what searches count, over the users
+    of the last set. All local devices, or `devices`, share the users; searches use one.
     """
 
     def __init__(
@@ -81,14 +81,23 @@ class TitleModel:
         self._params = jax.device_put(model.params, replicated(self._mesh)) if self._mesh.size > 1 else model.params
         self._chosen = dict(facts or {})
         self._facts: dict[str, Any] = {}
+        self._users = 0  # of the last set
+        self.counts: Counter[str] = Counter()
         self.rule: Rule | None = None if spec.rule == "validation" else spec.rule
         self._rule_mrr: dict[str, float] = {}
 
     def facts(self) -> dict[str, Any]:
-        return self._facts
+        facts = dict(self._facts)
+        if self.rule == "trie" and self._spec.ranks_to is not None:
+            facts["nodes_visited_per_user"] = self.counts["nodes"] / self._users
+        if self.rule == "trie" and self._spec.beam is not None:
+            facts["beam"] = beam_facts(self._spec.beam, self.counts)
+        return facts
 
-    def score(self, data: EvalSet) -> Iterator[Scored]:
+    def score(self, data: EvalSet, share: Share = WHOLE, choice: Choice | None = None) -> Iterator[Scored]:
+        """share: which batches of the users. choice: what the set is scored by; None: it is chosen now."""
         prompts = self._prompts(data)
+        self._users, self.counts = len(data), Counter()
         self._facts = self._chosen | {
             "users_with_dropped_history": prompts.users_cut,
             "items_dropped": prompts.items_dropped,
@@ -103,19 +112,28 @@ class TitleModel:
             )
             cut = f"{prompts.users_cut} of {len(data)} histories exceed the prompt"
             say(f"evaluate: {data.name}: {cut}; their oldest items were dropped{empty}")
-        if self.rule is None:
+        if choice is not None:
+            self.rule = choice.rule
+        elif self.rule is None:
             self.choose_rule()
         if self._rule_mrr:
             self._facts["validation_mrr_by_rule"] = self._rule_mrr
         if self.rule == "trie":
-            ranks_to = self._spec.ranks_to
-            exact = self._by_trie(data, prompts) if ranks_to is None else self._by_search(data, prompts, ranks_to)
-            return exact if self._spec.beam is None else self._with_beam(data, prompts, exact, self._spec.beam)
-        return (
-            self._by_likelihood(data, prompts)
-            if "full" in self._spec.protocols
-            else self._candidates_only(data, prompts)
-        )
+            by = self._by_trie if self._spec.ranks_to is None else self._by_search
+            exact = by(data, prompts, share, choice)
+            return exact if self._spec.beam is None else self._with_beam(data, prompts, share, exact, self._spec.beam)
+        by_tokens = self._by_likelihood if "full" in self._spec.protocols else self._candidates_only
+        return by_tokens(data, prompts, share)
+
+    def choose(self, data: EvalSet) -> Choice:
+        """What `score` would score a set by, for all that share its users."""
+        rule = self.rule or self.choose_rule()
+        if rule != "trie":
+            return Choice(rule=rule)
+        trie = self._trie(data)
+        if self._spec.ranks_to is not None:
+            return self._temperature(data, trie)
+        return self._calibrated(data, to_device(trie, self._spec.node_chunk), trie)[0]
 
     def general_text(self, path: Path) -> dict[str, Any]:
         """See `general_text.general_text`."""
@@ -180,89 +198,95 @@ class TitleModel:
         fixed = self._spec.temperature
         return min(nll, key=nll.__getitem__) if fixed == "validation" else float(fixed)
 
-    def _by_trie(self, data: EvalSet, prompts: Prompts) -> Iterator[Scored]:
+    def _by_trie(self, data: EvalSet, prompts: Prompts, share: Share, choice: Choice | None) -> Iterator[Scored]:
         trie = self._trie(data)
         self._check_room(data, int(trie.node_depth.max(initial=0)))
         device_trie = to_device(trie, self._spec.node_chunk)
-        batch_users = _batch_users(self._spec, min(trie.nodes, self._spec.node_chunk), self._mesh)
-        temperature, weight, unconditional = self._calibrated(data, trie, device_trie, batch_users)
-        self._facts |= {"temperature": temperature, "skeleton_nodes": trie.nodes, "trie_edges": trie.edges}
-        for batch, logits in self._logits(device_trie, prompts, batch_users, f"score {data.name}"):
+        if choice is None:
+            choice, base = self._calibrated(data, device_trie, trie)
+        else:
+            base = self._without_history(data, device_trie, trie, [choice.temperature] if choice.pmi_weight else [])
+        temperature, weight = choice.temperature, choice.pmi_weight
+        self._facts |= {
+            **choice.facts,
+            "temperature": temperature,
+            "skeleton_nodes": trie.nodes,
+            "trie_edges": trie.edges,
+        }
+        for batch, logits in self._logits(device_trie, trie, prompts, f"score {data.name}", share):
             log_probs = np.asarray(_finish(device_trie, logits, jnp.float32(temperature)))[: len(batch.users)]
             if weight:
-                log_probs = _normalised(log_probs - weight * unconditional)
+                log_probs = _normalised(log_probs - weight * base[temperature])
             yield Scored(users=batch.users, scores=log_probs, log_probs=log_probs)
 
-    def _by_search(self, data: EvalSet, prompts: Prompts, ranks_to: int) -> Iterator[Scored]:
+    def _by_search(self, data: EvalSet, prompts: Prompts, share: Share, choice: Choice | None) -> Iterator[Scored]:
         """The best titles of each user, the target and the candidates; all other titles somewhere below the best.
 
         Where the target is among the best, unknown titles rank below everything known; else above the target, so that
         its rank is never flattered.
         """
+        ranks_to = self._spec.ranks_to
+        assert ranks_to is not None
         trie = self._trie(data)
         self._check_room(data, int(trie.node_depth.max(initial=0)))
         index, batch_users = build_index(trie), min(self._spec.batch_users, SEARCH_USERS)
-        temperature = self._temperature(data, trie)
-        self._facts |= {"temperature": temperature, "skeleton_nodes": trie.nodes, "ranks_exact_to": ranks_to}
-        progress = Progress(f"score {data.name}", len(data), "users")
+        choice = choice or self._temperature(data, trie)
+        self._facts |= {
+            **choice.facts,
+            "temperature": choice.temperature,
+            "skeleton_nodes": trie.nodes,
+            "ranks_exact_to": ranks_to,
+        }
+        progress = Progress(f"score {data.name}", share.users(len(data), batch_users), "users")
         wanted = np.concatenate([data.target[:, None], *data.candidates.values()], axis=1)
-        visited = 0
-        for batch in prompts.batches(batch_users):
+        for batch in share.take(prompts.batches(batch_users)):
             count = len(batch.users)
             excluded = data.excluded(batch.rows)
             best = np.full(batch_users, ranks_to) + (0 if excluded is None else excluded.sum(axis=1))
             best[count:] = 1  # these users only fill the batch
             cache = _encode_for_trie(self._decoder, self._params, batch.tokens, batch.lengths)
             reached = search(
-                self._decoder, self._params, index, cache, wanted[batch.rows], best, temperature=temperature
+                self._decoder, self._params, index, cache, wanted[batch.rows], best, temperature=choice.temperature
             )
-            visited += reached.nodes
-            self._facts["nodes_visited_per_user"] = visited / len(data)
+            self.counts["nodes"] += reached.nodes
             scores = _filled(reached, data.target[batch.rows])[:count]
             yield Scored(users=batch.users, scores=scores, log_probs=reached.log_probs[:count], partial=True)
             progress.advance(count)
 
-    def _with_beam(self, data: EvalSet, prompts: Prompts, exact: Iterator[Scored], width: int) -> Iterator[Scored]:
+    def _with_beam(
+        self, data: EvalSet, prompts: Prompts, share: Share, exact: Iterator[Scored], width: int
+    ) -> Iterator[Scored]:
         """The exact scores, and beside them what a beam would have found."""
-        beam = BeamRecall(self._decoder, self._model.params, self._trie(data), width)
+        beam = BeamRecall(self._decoder, self._model.params, self._trie(data), width, self.counts)
         for batch in exact:
             beam.add(data, prompts, batch, self._facts["temperature"])
             yield batch
-        self._facts["beam"] = beam.facts()
-        say(
-            f"evaluate: {data.name}: a beam finds "
-            f"{', '.join(f'{key} {value:.4g}' for key, value in self._facts['beam'].items())}"
-        )
+        if share == WHOLE:
+            facts = ", ".join(f"{key} {value:.4g}" for key, value in beam_facts(width, self.counts).items())
+            say(f"evaluate: {data.name}: a beam finds {facts}")
 
-    def _temperature(self, data: EvalSet, trie: TitleTrie) -> float:
+    def _temperature(self, data: EvalSet, trie: TitleTrie) -> Choice:
         users = self._validation.get(data.name)
         grid, _ = self._spec.grids(bool(users is not None and len(users)))
         if users is None or len(grid) == 1:
-            return grid[0]
+            return Choice(rule="trie", temperature=grid[0])
         nll = self._validation_of(users, trie).nll_by_temperature()
-        self._facts["validation_nll"] = {str(t): value for t, value in nll.items()}
-        return self._fitted(nll)
+        facts = {"validation_nll": {str(t): value for t, value in nll.items()}}
+        return Choice(rule="trie", temperature=self._fitted(nll), facts=facts)
 
     def _calibrated(
-        self, data: EvalSet, trie: TitleTrie, device_trie: DeviceTrie, batch_users: int
-    ) -> tuple[float, float, np.ndarray]:
-        """Temperature, weight of the unconditional log-probabilities, and those, float32[N] (at the temperature)."""
+        self, data: EvalSet, device_trie: DeviceTrie, trie: TitleTrie
+    ) -> tuple[Choice, dict[float, np.ndarray]]:
+        """Temperature and weight of the unconditional log-probabilities, and those, float32[N], by temperature."""
         users = self._validation.get(data.name)
         grid_t, grid_w = self._spec.grids(bool(users is not None and len(users)))
         if grid_w == (0.0,):
-            return self._temperature(data, trie), 0.0, np.zeros(len(data.items), np.float32)
-        nothing = make_prompts(
-            without_history(data.targets),
-            data.name,
-            self._model.catalogue,
-            self._model.template,
-            self._spec.prompt_tokens,
-        )
-        _, empty = next(self._logits(device_trie, nothing, batch_users, f"empty history {data.name}"))
-        base = {t: np.asarray(_finish(device_trie, empty, jnp.float32(t)))[0] for t in grid_t}
+            return self._temperature(data, trie), {}
+        base = self._without_history(data, device_trie, trie, grid_t)
         total = np.zeros((len(grid_t), len(grid_w)))
+        facts: dict[str, Any] = {}
         if users is not None and total.size > 1:
-            for batch, logits in self._logits(device_trie, self._prompts(users), batch_users, f"calibrate {data.name}"):
+            for batch, logits in self._logits(device_trie, trie, self._prompts(users), f"calibrate {data.name}"):
                 rows = np.arange(len(batch.users))
                 for i, t in enumerate(grid_t):
                     log_probs = np.asarray(_finish(device_trie, logits, jnp.float32(t)))[: len(rows)]
@@ -270,27 +294,43 @@ class TitleModel:
                         total[i, j] -= _normalised(log_probs - w * base[t])[rows, users.target[batch.users]].sum(
                             dtype=np.float64
                         )
-            names = [
-                (str(t), {str(w): float(v / len(users)) for w, v in zip(grid_w, row, strict=True)})
+            facts["validation_nll_by_pmi"] = {
+                str(t): {str(w): float(v / len(users)) for w, v in zip(grid_w, row, strict=True)}
                 for t, row in zip(grid_t, total, strict=True)
-            ]
-            self._facts["validation_nll_by_pmi"] = dict(names)
+            }
         i, j = divmod(int(np.argmin(total)), len(grid_w))
-        self._facts["pmi_weight"] = grid_w[j]
-        return grid_t[i], grid_w[j], base[grid_t[i]]
+        facts["pmi_weight"] = grid_w[j]
+        return Choice(rule="trie", temperature=grid_t[i], pmi_weight=grid_w[j], facts=facts), base
+
+    def _without_history(
+        self, data: EvalSet, device_trie: DeviceTrie, trie: TitleTrie, temperatures: Sequence[float]
+    ) -> dict[float, np.ndarray]:
+        """The log-probabilities, float32[N], after a prompt without history, by temperature."""
+        if not temperatures:
+            return {}
+        nothing = make_prompts(
+            without_history(data.targets),
+            data.name,
+            self._model.catalogue,
+            self._model.template,
+            self._spec.prompt_tokens,
+        )
+        _, logits = next(self._logits(device_trie, trie, nothing, f"empty history {data.name}"))
+        return {t: np.asarray(_finish(device_trie, logits, jnp.float32(t)))[0] for t in temperatures}
 
     def _logits(
-        self, trie: DeviceTrie, prompts: Prompts, batch_users: int, label: str
+        self, device_trie: DeviceTrie, trie: TitleTrie, prompts: Prompts, label: str, share: Share = WHOLE
     ) -> Iterator[tuple[PromptBatch, jax.Array]]:
         """The edge logits [B, E] of every batch of users."""
-        progress = Progress(label, len(prompts.tokens), "users")
-        chunks = trie.chunks()
-        for batch in prompts.batches(batch_users):
+        batch_users = users_per_batch(self._spec, min(trie.nodes, self._spec.node_chunk), self._mesh)
+        progress = Progress(label, share.users(len(prompts.tokens), batch_users), "users")
+        chunks = device_trie.chunks()
+        for batch in share.take(prompts.batches(batch_users)):
             cache = _encode_for_trie(self._decoder, self._params, *self._placed(batch))
-            root = _root_logits(self._decoder, self._params, trie.root_token, cache)
+            root = _root_logits(self._decoder, self._params, device_trie.root_token, cache)
             # one call per chunk: what is compiled depends on no catalogue
             below = [_block_logits(self._decoder, self._params, cache, chunk) for chunk in chunks]
-            yield batch, _join(trie.below_position, root, below)
+            yield batch, _join(device_trie.below_position, root, below)
             progress.advance(len(batch.users))
 
     def _placed(self, batch: PromptBatch) -> tuple[Any, Any]:
@@ -299,7 +339,7 @@ class TitleModel:
             return arrays
         return jax.device_put(arrays, batch_sharding(self._mesh, len(batch.tokens)))
 
-    def _by_likelihood(self, data: EvalSet, prompts: Prompts) -> Iterator[Scored]:
+    def _by_likelihood(self, data: EvalSet, prompts: Prompts, share: Share) -> Iterator[Scored]:
         """The whole catalogue after each prompt, a chunk of titles at a time."""
         lengths = self._model.catalogue.lengths[data.items].astype(np.int32)
         self._check_room(data, int(lengths.max()))
@@ -307,13 +347,13 @@ class TitleModel:
         alike = first_alike(self._model.catalogue, data.items)
         distinct = np.unique(alike)
         order = distinct[np.argsort(lengths[distinct], kind="stable")]  # chunks of like lengths waste little padding
-        batch_users = _batch_users(self._spec, self._spec.node_chunk, self._mesh)
+        batch_users = users_per_batch(self._spec, self._spec.node_chunk, self._mesh)
         chunks = [
             (order[a:b], padded_titles(self._model.catalogue, data.items[order[a:b]]))
-            for a, b in _chunks(lengths[order], self._spec.node_chunk)
+            for a, b in title_chunks(lengths[order], self._spec.node_chunk)
         ]
-        progress = Progress(f"score {data.name}", len(data), "users")
-        for batch in prompts.batches(batch_users):
+        progress = Progress(f"score {data.name}", share.users(len(data), batch_users), "users")
+        for batch in share.take(prompts.batches(batch_users)):
             cache: PromptCache = _encode(self._decoder, self._params, *self._placed(batch))
             scores = np.zeros((len(batch.users), len(lengths)), np.float64)
             for columns, tokens_Ct in chunks:
@@ -333,7 +373,7 @@ class TitleModel:
             )
             progress.advance(len(batch.users))
 
-    def _candidates_only(self, data: EvalSet, prompts: Prompts) -> Iterator[Scored]:
+    def _candidates_only(self, data: EvalSet, prompts: Prompts, share: Share) -> Iterator[Scored]:
         """The candidates of the sampled protocols, each user's sorted by length, so that blocks of them waste little
         padding."""
         catalogue, spec = self._model.catalogue, self._spec
@@ -343,8 +383,8 @@ class TitleModel:
         alike = first_alike(catalogue, data.items)
         copies = len(np.unique(alike)) < len(alike)
         self._check_room(data, int(lengths_nC.max()))
-        batch_users = _batch_users(spec, int(lengths_nC.sum(axis=1).max()), self._mesh)
-        for batch in prompts.batches(batch_users):
+        batch_users = users_per_batch(spec, int(lengths_nC.sum(axis=1).max()), self._mesh)
+        for batch in share.take(prompts.batches(batch_users)):
             lengths_BC = lengths_nC[batch.rows]
             cache: PromptCache = _encode(self._decoder, self._params, *self._placed(batch))
             order = np.argsort(lengths_BC, axis=1, kind="stable")
@@ -379,27 +419,3 @@ def _filled(best: BestTitles, target: np.ndarray) -> np.ndarray:
 def _normalised(scores: np.ndarray) -> np.ndarray:
     """Scores as log-probabilities over the catalogue."""
     return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
-
-
-def _chunks(sorted_lengths: np.ndarray, budget: int) -> Iterator[tuple[int, int]]:
-    """(first, last) of runs of titles of like length whose padded tokens stay within `budget`."""
-    first = 0
-    while first < len(sorted_lengths):
-        width = -(-int(sorted_lengths[first]) // 4) * 4
-        last = int(np.searchsorted(sorted_lengths, width, side="right"))
-        last = min(last, first + max(1, budget // width))
-        yield first, last
-        first = last
-
-
-def _batch_users(spec: EvaluateSpec, nodes: int, mesh: Mesh) -> int:
-    """How many users go together: their prompts and nodes stay within `batch_tokens` per device."""
-    per_device = max(1, min(spec.batch_users, _batch_tokens(spec.batch_tokens) // (nodes + spec.prompt_tokens)))
-    return per_device * mesh.size
-
-
-@functools.cache
-def _batch_tokens(given: int | None) -> int:
-    # On a CPU what fits its caches is fastest: with 1,036 nodes and 256-token prompts, 84 ms per user at 2 users per
-    # batch, 147 at 32.
-    return given or (6144 if jax.default_backend() == "cpu" else 131072)

@@ -7,12 +7,13 @@ the rules `sum` and `mean`.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 
-from cprec_jax.config.evaluate import EvaluateSpec
+from cprec_jax.config.evaluate import EvaluateSpec, Rule
 from cprec_jax.evaluate.eval_set import EvalSet
 from cprec_jax.evaluate.metrics import per_user
 from cprec_jax.evaluate.ranks import rank
@@ -31,6 +32,17 @@ _score_after = jax.jit(score_after, static_argnums=0)
 NEGATIVES = 99  # seeded, uniform, beside the target: on these the scoring rule is chosen
 RULES = ("trie", "sum", "mean")
 TOKENS = 4096  # of prompts and titles together in a batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a model scores one set by. pmi_weight: of the unconditional log-probabilities. facts: what it was chosen by,
+    for the record."""
+
+    rule: Rule
+    temperature: float = 1.0
+    pmi_weight: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 class Validation:

@@ -12,9 +12,10 @@ from cprec_jax.config.root import Config
 from cprec_jax.corpus import Corpus
 from cprec_jax.environment import environment
 from cprec_jax.errors import UserError
-from cprec_jax.evaluate.collect import FULL, collect, set_results
+from cprec_jax.evaluate.collect import collect, set_results
 from cprec_jax.evaluate.eval_set import EvalSet, open_ranked, open_validation
 from cprec_jax.evaluate.kept import Cell, Store
+from cprec_jax.evaluate.pieces import FULL
 from cprec_jax.evaluate.results import write_result
 from cprec_jax.evaluate.target_slices import target_slices
 from cprec_jax.methods.forgetting import read_text
