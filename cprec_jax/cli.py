@@ -162,7 +162,7 @@ def _main(argv: list[str]) -> int:
         print("interrupted; run the same command to go on", file=sys.stderr)
         return _ended(1)
     except FailedElsewhere as error:
-        say(f"ended, because process 1 failed: {one_line(error)}")
+        say(f"ended, because process {error.process + 1} failed: {one_line(error)}")
         return 1
     except Exception as error:
         from cprec_jax.parallel import tpu_lock

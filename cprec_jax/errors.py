@@ -34,7 +34,12 @@ class Diverged(RuntimeError):
 
 
 class FailedElsewhere(Exception):
-    """The first process failed by an error of ours, whose traceback is its own; the others end with it."""
+    """Another process, counted from 0, failed by an error of ours, whose traceback is its own; the others end with
+    it."""
+
+    def __init__(self, text: str, process: int = 0):
+        super().__init__(text)
+        self.process = process
 
 
 def agreed(error: Exception) -> Exception:

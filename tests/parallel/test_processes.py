@@ -45,12 +45,97 @@ for error, expected in (
     else:
         raise AssertionError(error)
 assert processes.from_first(lambda: 7) == 7  # all are where they were
+
+def answer(request, check):
+    check()
+    assert processes.is_alone() and processes.from_first(lambda: 3) == 3
+    if request == "fail":
+        raise UserError("the second\\ncannot")
+    if request == "break":
+        raise ZeroDivisionError("by zero")
+    return [request, processes.index()]
+
+answers = []
+
+def ask(others):
+    assert len(others) == 1
+    forgotten = others.ask("fail")  # nobody asks for this answer
+    number = others.ask({"a": 1})
+    answers.extend(others.answers(number))
+    others.check(number)
+
+processes.by_first_with_others(ask, answer)
+assert answers == ([[{"a": 1}, 1]] if first else []) and not processes.is_alone()
+
+def answers_of(request):
+    return lambda others: others.answers(others.ask(request))
+
+def failing(others):
+    others.ask("x")
+    raise UserError("the first")
+
+for function, expected, text in (
+    (answers_of("fail"), UserError, "the second cannot"),
+    (answers_of("break"), FailedElsewhere if first else ZeroDivisionError, "by zero"),
+    (failing, UserError, "the first"),
+    (lambda others: 1 / 0, ZeroDivisionError if first else FailedElsewhere, "division by zero"),
+):
+    try:
+        processes.by_first_with_others(function, answer)
+    except Exception as raised:
+        assert type(raised) is expected and is_agreed(raised), raised
+        assert " ".join(str(raised).split()) == text, raised
+        if expected is FailedElsewhere:
+            assert raised.process == (1 if first else 0)
+    else:
+        raise AssertionError(text)
+assert processes.from_first(lambda: 8) == 8
+"""
+
+FAILED_MEANWHILE = """
+import sys, time
+from cprec_jax.errors import UserError
+from cprec_jax.parallel import distributed, processes
+
+coordinator, number = sys.argv[1:]
+distributed.start(coordinator, "2", number)
+
+def answer(request, check):
+    for _ in range(6000):  # ten minutes
+        check()
+        time.sleep(0.1)
+
+def fail(others):
+    others.ask("long work")
+    raise UserError("no")
+
+def follow(others):
+    number = others.ask("long work")
+    while True:
+        others.check(number)
+        time.sleep(0.1)
+
+def broken(request, check):
+    raise UserError("no")
+
+for function, answering in ((fail, answer), (follow, broken)):
+    try:
+        processes.by_first_with_others(function, answering)
+    except UserError as error:
+        assert str(error) == "no"
+    else:
+        raise AssertionError
 """
 
 
 @pytest.mark.slow
 def test_two_processes() -> None:
     together(["-c", PROCESS, f"127.0.0.1:{free_port()}"], [["0"], ["1"]])
+
+
+@pytest.mark.slow
+def test_whoever_fails_ends_long_work_of_the_other() -> None:
+    together(["-c", FAILED_MEANWHILE, f"127.0.0.1:{free_port()}"], [["0"], ["1"]])
 
 
 def test_one_process_calls_and_raises_as_it_is() -> None:
@@ -60,3 +145,6 @@ def test_one_process_calls_and_raises_as_it_is() -> None:
     assert processes.of_all(thing) == [thing] and processes.is_first() and not processes.is_alone()
     with pytest.raises(UserError, match="no"):
         processes.by_first(lambda: (_ for _ in ()).throw(UserError("no")))
+    asked: list[int] = []
+    processes.by_first_with_others(lambda others: asked.append(len(others)), lambda *_: 1 / 0)
+    assert asked == [0], "there is nobody to ask"
