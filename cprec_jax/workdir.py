@@ -72,6 +72,16 @@ def cell_directory(workdir: Path, split: str, row: str, set_name: str, seed: int
     return workdir / ("cells" if split == "test" else f"cells-{split}") / row / f"{set_name}.seed-{seed}"
 
 
+def pieces_directory(cell: Path, attempt: str) -> Path:
+    """Where processes that rank a cell together leave their pieces of it, in one attempt."""
+    return cell.with_name(f".{cell.name}.{attempt}.pieces")
+
+
+def pieces_directories(row: Path) -> list[Path]:
+    """Those of all attempts at the cells of a row."""
+    return sorted(row.glob(".*.pieces"))
+
+
 def trained_directory(workdir: Path, row: str, set_name: str, seed: int) -> Path:
     """What evaluation trained for one row, set and seed."""
     return workdir / "trained" / f"{row}@{set_name}.seed-{seed}"

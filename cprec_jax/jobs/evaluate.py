@@ -1,5 +1,6 @@
 """Job `evaluate`: checkpoints and baselines -> WORKDIR/results/NAME."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -250,25 +251,44 @@ def _parameters(run: Path) -> str:
 
 
 def make(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> None:
-    """Make all results together, since what several rows share is made once. Only what no cell holds is ranked."""
-    if processes.count() > 1:  # what must be replayed is trained by all, before the first ranks alone
+    """Make all results together, since what several rows share is made once. Only what no cell holds is ranked.
+
+    The first process makes them; the others rank their shares of what language models rank.
+    """
+
+    @functools.cache
+    def ranker() -> Any:
+        from cprec_jax.jobs.making.shared_ranking import Ranker
+
+        return Ranker(config, workdir, _store(config, workdir, wanted, graph))
+
+    if processes.count() > 1:  # what must be replayed is trained by all, before anything is ranked
         train.save_what_rows_need(config, workdir, wanted, graph)
-    processes.by_first(partial(_rank, config, workdir, wanted, graph))
+    make_results = partial(_make_results, config, workdir, wanted, graph)
+    processes.by_first_with_others(make_results, lambda request, check: ranker().answer(request, check))
 
 
-def _rank(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> None:
-    from cprec_jax.evaluate.kept import Store
+def _make_results(
+    config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph, others: processes.Others
+) -> None:
     from cprec_jax.jobs.making.evaluate import evaluate
 
+    records = {result.path.name: graph.made_from(result) for result in wanted}
+    store = _store(config, workdir, wanted, graph)
+    evaluate(config, workdir, records, store, chosen_rule(config, workdir, graph), others)
+
+
+def _store(config: Config, workdir: Path, wanted: Sequence[Artefact], graph: Graph) -> Any:
+    """The `Store` of what is evaluated."""
+    from cprec_jax.evaluate.kept import Store
+
     results = {result.path.name: result for result in wanted}
-    store = Store(
+    return Store(
         graph=graph,
         cell=partial(cell, config, workdir, graph),
         trained=partial(trained, config, workdir, graph),
         before_ranking=lambda name: train.save_what_rows_need(config, workdir, [results[name]], graph),
     )
-    records = {name: graph.made_from(result) for name, result in results.items()}
-    evaluate(config, workdir, records, store, chosen_rule(config, workdir, graph))
 
 
 def chosen_rule(config: Config, workdir: Path, graph: Graph) -> str | None:

@@ -355,8 +355,8 @@ def _make_clean(directory: Path) -> None:
 
 
 def _who_calls() -> ocp.options.MultiprocessingOptions:
-    """All processes call orbax together, which lets them wait for one another; or the first alone, while the others
-    wait for it.
+    """All processes call orbax together, which lets them wait for one another; or each by itself, while others wait
+    for what it does.
 
     They are named, so that they wait at jax's coordinator: by default orbax lets them meet in a collective on their
     devices, which on CPUs can meet that of a step.
@@ -365,7 +365,9 @@ def _who_calls() -> ocp.options.MultiprocessingOptions:
         return ocp.options.MultiprocessingOptions()
     if processes.is_alone():
         return ocp.options.MultiprocessingOptions(
-            primary_host=processes.index(), active_processes={processes.index()}, barrier_sync_key_prefix="alone"
+            primary_host=processes.index(),
+            active_processes={processes.index()},
+            barrier_sync_key_prefix=f"alone {processes.index()}",
         )
     return ocp.options.MultiprocessingOptions(
         active_processes=set(range(processes.count())), barrier_sync_key_prefix="all"

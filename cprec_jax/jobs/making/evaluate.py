@@ -18,10 +18,12 @@ from cprec_jax.evaluate.kept import Cell, Store
 from cprec_jax.evaluate.pieces import FULL
 from cprec_jax.evaluate.results import write_result
 from cprec_jax.evaluate.target_slices import target_slices
+from cprec_jax.jobs.making.shared_ranking import Opening, collect_by_all
 from cprec_jax.methods.forgetting import read_text
 from cprec_jax.methods.registry import Registry, is_tuned
 from cprec_jax.methods.runs_of_rows import PATH, name_of_run, seeds_of, sets_of_row
 from cprec_jax.methods.title_model import TitleModel
+from cprec_jax.parallel.processes import Others
 from cprec_jax.paths import local_path
 from cprec_jax.progress import say
 from cprec_jax.workdir import corpus_directory, result_directory
@@ -35,12 +37,15 @@ def evaluate(
     records: Mapping[str, Mapping[str, Any]],
     store: Store,
     chosen_rule: str | None = None,
+    others: Others | None = None,
 ) -> None:
     """Write the results of the rows that `records` names, each with what it is made from. Only what `store` does not
     hold is ranked.
 
     chosen_rule: the scoring rule that an earlier result chose; None: it is chosen now, where validation chooses.
+    others: the processes that rank their shares of what language models rank.
     """
+    others = others or Others()
     spec = config.evaluate
     if spec.general_text is not None and any(spec.names[row].kind in MODEL_KINDS for row in records):
         # a mistake shows before hours of ranking
@@ -59,7 +64,7 @@ def evaluate(
         if wanted[0] != chooser:  # its result is up to date, or not asked for
             _set_rule(registry, _chosen(chosen_rule, chooser, registry))
     for row in sorted(wanted, key=lambda row: spec.names[row].kind == "ensemble"):  # after its members
-        rule = _evaluate_row(row, registry, data, records[row])
+        rule = _evaluate_row(row, registry, data, records[row], others)
         registry.forget_members()
         if rule is not None:
             _set_rule(registry, rule)
@@ -98,7 +103,9 @@ def _with_slices(corpus: Corpus, data: EvalSet) -> EvalSet:
     return dataclasses.replace(data, more_slices=slices.masks, overlap_terciles=slices.overlap_terciles)
 
 
-def _evaluate_row(row: str, registry: Registry, data: Sequence[EvalSet], made_from: Mapping[str, Any]) -> Rule | None:
+def _evaluate_row(
+    row: str, registry: Registry, data: Sequence[EvalSet], made_from: Mapping[str, Any], others: Others
+) -> Rule | None:
     """Write one result. Returns the scoring rule of a language model."""
     started = time.monotonic()
     config = registry.config
@@ -116,7 +123,7 @@ def _evaluate_row(row: str, registry: Registry, data: Sequence[EvalSet], made_fr
         of_seed = {eval_set.name: registry.store.read_cell(row, eval_set.name, seed) for eval_set in data}
         kept += [cell for cell in of_seed.values() if cell is not None]
         missing = [eval_set for eval_set in data if of_seed[eval_set.name] is None]
-        ranked = _rank(row, seed, missing, rule, registry) if missing else {}
+        ranked = _rank(row, seed, missing, rule, registry, others) if missing else {}
         cells.append({name: cell or ranked[name] for name, cell in of_seed.items()})
         rule = cast(Rule | None, cells[-1][data[0].name].rule)
     if kept:
@@ -173,24 +180,37 @@ def _record(
     return record
 
 
-def _rank(row: str, seed: int, missing: Sequence[EvalSet], rule: Rule | None, registry: Registry) -> dict[str, Cell]:
+def _rank(
+    row: str, seed: int, missing: Sequence[EvalSet], rule: Rule | None, registry: Registry, others: Others
+) -> dict[str, Cell]:
     """Rank the sets that are `missing` of one seed of a row. rule: the one that the first seed of a language model
     chose."""
     registry.store.before_ranking(row)
     if sets_of_row(registry.config, row) is None:
-        return _rank_by(None, row, seed, missing, rule, registry)
+        return _rank_by(None, row, seed, missing, rule, registry, others)
     ranked: dict[str, Cell] = {}
     for eval_set in missing:  # each by a run of its own
-        ranked |= _rank_by(eval_set.name, row, seed, [eval_set], rule, registry)
+        ranked |= _rank_by(eval_set.name, row, seed, [eval_set], rule, registry, others)
     return ranked
 
 
 def _rank_by(
-    part: str | None, row: str, seed: int, missing: Sequence[EvalSet], rule: Rule | None, registry: Registry
+    part: str | None,
+    row: str,
+    seed: int,
+    missing: Sequence[EvalSet],
+    rule: Rule | None,
+    registry: Registry,
+    others: Others,
 ) -> dict[str, Cell]:
     """Rank sets by one method. part: the set whose run is loaded, where there is one run per set."""
     spec = registry.spec
+    opening = Opening(row=row, seed=seed, part=part)
+    if others and spec.names[row].kind in MODEL_KINDS and spec.names[row].step != VALIDATION:
+        others.ask(dataclasses.asdict(opening))  # at the same time as this process does
     method, step = registry.make(row, seed, part)
+    if spec.names[row].step == VALIDATION:
+        opening = dataclasses.replace(opening, step=step)
     if isinstance(method, TitleModel) and rule is not None:
         method.rule = rule
     general = None
@@ -200,7 +220,10 @@ def _rank_by(
     ranked = {}
     for eval_set in missing:
         begun = time.monotonic()
-        collected = collect(method, eval_set, row)
+        if others and isinstance(method, TitleModel):
+            collected = collect_by_all(method, opening, eval_set, registry, others)
+        else:
+            collected = collect(method, eval_set, row)
         seconds = time.monotonic() - begun
         facts = method.facts()
         if spec.leak_probe is not None and isinstance(method, TitleModel) and seed == 0:
