@@ -51,11 +51,11 @@ class InTurn(processes.Others):
 
 
 def arrays_of_cells(workdir: Path) -> dict[str, dict[str, bytes]]:
-    found = {}
+    arrays = {}
     for path in sorted(workdir.glob("cells*/*/*/arrays.npz")):
         with np.load(path) as file:
-            found[str(path.parent.relative_to(workdir))] = {key: file[key].tobytes() for key in file.files}
-    return found
+            arrays[str(path.parent.relative_to(workdir))] = {key: file[key].tobytes() for key in file.files}
+    return arrays
 
 
 def by_several(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
@@ -184,7 +184,7 @@ def config(**changes: Any) -> dict[str, Any]:
     return {**made, "evaluate": {**SECTION, **changes}}
 
 
-def place(trained: Path, workdir: Path, **changes: Any) -> list[str]:
+def command_on(trained: Path, workdir: Path, **changes: Any) -> list[str]:
     """A work directory with the same run, and the command that evaluates it."""
     workdir.mkdir()
     for part in ("corpus", "rows", "runs"):
@@ -202,8 +202,8 @@ def record_of(workdir: Path, name: str) -> dict[str, Any]:
 @pytest.mark.slow
 def test_two_processes_give_the_results_of_one(trained: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    subprocess.run([sys.executable, "launch.py", *place(trained, one)], cwd=ROOT, env=environment(2), check=True)
-    job = place(trained, two)
+    subprocess.run([sys.executable, "launch.py", *command_on(trained, one)], cwd=ROOT, env=environment(2), check=True)
+    job = command_on(trained, two)
     left = pieces_directory(two / "cells/cpt/Books.seed-0", "0123456789abcdef") / "process-2"
     left.mkdir(parents=True)
     (left / shared_ranking.PIECES).write_bytes(b"of a killed process")
@@ -227,7 +227,7 @@ def test_a_failure_of_the_second_process_is_one_line(trained: Path, tmp_path: Pa
     script = tmp_path / "failing.py"
     script.write_text(FAILING.format(error=error))
     names = {"cpt": SECTION["names"]["cpt"]}
-    logs = launched_together(place(trained, tmp_path / "work", names=names), status=status, by=str(script))
+    logs = launched_together(command_on(trained, tmp_path / "work", names=names), status=status, by=str(script))
     if status == 2:
         for log in logs:
             assert [line for line in log.splitlines() if line.startswith("error: ")] == ["error: score nan"]
