@@ -108,6 +108,7 @@ def test_tests_mirror_the_rooms(room: str) -> None:
 # Libraries that few files may know, with those files.
 KNOWN_BY = {
     "orbax": ("cprec_jax/train/checkpoint.py", "cprec_jax/train/read_back.py"),
+    "etils": ("cprec_jax/train/copies.py",),
     "grain": ("cprec_jax/rows/",),
     "tensorflow_datasets": ("cprec_jax/rows/", "data_prep/adapters/tfds.py"),
     "duckdb": ("data_prep/engine.py",),
