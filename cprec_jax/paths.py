@@ -2,6 +2,7 @@
 before any work."""
 
 import errno
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from cprec_jax.errors import UserError, one_line, shown
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://?")
+_BUCKET = re.compile(r"gs://[a-z0-9][a-z0-9._-]+(/[^/]+)*/?")
 PATTERN = "[*?\\"  # orbax looks for the parts of a checkpoint by a pattern that begins with the directory's path
 
 
@@ -42,6 +44,23 @@ def refuse_address(text: str, option: str) -> None:
             f"{option}={shown(text)}: {scheme[1]}:// is not supported here; copy or mount it, and give the path on "
             "this machine"
         )
+
+
+def bucket_or_path(text: str, option: str) -> str:
+    """`gs://bucket/directory` as it is given, or a path on this machine with `~` expanded.
+
+    Raises `UserError` for what is neither, and where no package is installed that reads buckets.
+    """
+    if not text.startswith("gs:"):
+        return str(local_path(text, option))
+    if not _BUCKET.fullmatch(text):
+        raise UserError(f"{option}={shown(text)}: is no address of a bucket; write gs://BUCKET/DIRECTORY")
+    if not any(importlib.util.find_spec(package) for package in ("gcsfs", "tensorflow")):  # those that epath knows
+        raise UserError(
+            f"{option}={shown(text)}: needs gcsfs, which is not installed; run `pip install -r requirements-gcs.txt`, "
+            "or give a path on this machine"
+        )
+    return text.rstrip("/")
 
 
 def work_directory(text: str, option: str = "--workdir") -> Path:

@@ -6,6 +6,7 @@ CPT = "cpt"  # the run that a config without names for its runs means
 REPLACED = ".replaced"  # ends the name of a run that was set aside
 ADAPTER = ".adapter"  # ends the name of an export that holds an adapter
 DESCRIPTION = "config.json"  # of a run: what others need to load it
+CHECKPOINTS = "checkpoints"  # of a run: a directory per step
 METRICS = "metrics.jsonl"  # of a run: its logged steps
 ATTEMPTS = "attempts.jsonl"  # of a run: where the time of each attempt went
 FILE_HASHES = ".file-hashes.json"
@@ -43,12 +44,17 @@ def run_directories(workdir: Path) -> list[Path]:
 
 def saved_steps(run: Path) -> list[int]:
     """The steps of the checkpoints of a run."""
-    return sorted(int(path.name) for path in (run / "checkpoints").glob("*") if path.name.isdigit())
+    return sorted(int(path.name) for path in (run / CHECKPOINTS).glob("*") if path.name.isdigit())
 
 
 def grid_directory(run: Path, point: int) -> Path:
     """A point of the grid of a run, until one of them is chosen."""
     return run.parent / f".{run.name}.grid" / str(point)
+
+
+def name_of_run(workdir: Path, run: Path) -> str:
+    """The path of a run, or of a point of its grid, among the runs of its work directory."""
+    return run.relative_to(run_directory(workdir).parent).as_posix()
 
 
 def replaced_directory(run: Path) -> Path:

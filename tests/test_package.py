@@ -15,7 +15,7 @@ def pins(file: str) -> list[str]:
     return [line for line in lines if line]
 
 
-@pytest.mark.parametrize("extra", ["spark", "wandb", "torch"])
+@pytest.mark.parametrize("extra", ["spark", "wandb", "torch", "gcs"])
 def test_extras_have_the_pins_of_their_requirements(extra: str) -> None:
     assert PROJECT["project"]["optional-dependencies"][extra] == pins(f"requirements-{extra}.txt")
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cprec_jax import cli
 from cprec_jax.errors import UserError
-from cprec_jax.paths import local_path, work_directory
+from cprec_jax.paths import bucket_or_path, local_path, work_directory
 from cprec_jax.text import plain_text, tokenizer
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.state import TrainState
@@ -184,6 +184,35 @@ def test_checkpoints_lie_on_disks(tmp_path: Path, capsys: pytest.CaptureFixture[
         "this machine"
     )
     assert not (tmp_path / "w/corpus").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("s3://bucket/x", "s3:// is not supported here; copy or mount it, and give the path on this machine"),
+        ("gs:/bucket/x", "is no address of a bucket; write gs://BUCKET/DIRECTORY"),
+        ("gs://", "is no address of a bucket; write gs://BUCKET/DIRECTORY"),
+        ("gs://Bucket/x", "is no address of a bucket; write gs://BUCKET/DIRECTORY"),
+        ("gs://bucket//x", "is no address of a bucket; write gs://BUCKET/DIRECTORY"),
+    ],
+)
+def test_addresses_that_keep_no_copies(address: str, message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        bucket_or_path(address, "config.train.copy_to")
+    assert str(refused.value) == f"config.train.copy_to={address}: {message}"
+
+
+def test_addresses_that_keep_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gcsfs.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for text, address in (
+        ("gs://bucket", "gs://bucket"),
+        ("gs://my.bucket-1/a b/c/", "gs://my.bucket-1/a b/c"),
+        ("~/x", str(tmp_path / "x")),
+        ("x", "x"),
+    ):
+        assert bucket_or_path(text, "config.train.copy_to") == address
 
 
 def test_a_tilde_is_the_home_in_every_option(

@@ -175,6 +175,12 @@ class TrainSpec:
         affects=(),
     )
     near_every: int = setting(20, "steps between two checkpoints there", affects=())
+    copy_to: str | None = setting(
+        None,
+        "gs://BUCKET/DIRECTORY, or a path, which keeps copies of the checkpoints; a run whose directory is gone goes "
+        "on from the newest",
+        affects=(),
+    )
     keep: int = setting(2, "newest checkpoints that stay, beside milestones", affects=())
     loggers: tuple[Literal["jsonl", "tensorboard", "wandb"], ...] = setting(
         ("jsonl", "tensorboard"),

@@ -8,7 +8,7 @@ from pathlib import Path
 from cprec_jax.config.root import Config
 from cprec_jax.config.text import TRAIN
 from cprec_jax.errors import UserError
-from cprec_jax.paths import local_path
+from cprec_jax.paths import bucket_or_path, local_path
 
 Check = Callable[[], object]
 
@@ -44,6 +44,8 @@ def _checks(config: Config) -> Iterator[tuple[str, Check]]:
         yield "train", lambda: _base_model(config)
     for near in {run.train.near for run in config.runs.values()} - {None}:
         yield "train", partial(local_path, str(near), "config.train.near")
+    for address in {run.train.copy_to for run in config.runs.values()} - {None}:
+        yield "train", partial(bucket_or_path, str(address), "config.train.copy_to")
     spec = config.evaluate
     if spec.general_text is not None:
         yield "evaluate", partial(_readable, spec.general_text, "config.evaluate.general_text")

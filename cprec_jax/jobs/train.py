@@ -214,6 +214,7 @@ def _train_run(
       directory: where it is trained, if not yet in its own.
       point: of its grid.
     """
+    from cprec_jax.train.remote_tier import remote_tier
     from cprec_jax.train.start import start_of
     from cprec_jax.train.trainer import train
 
@@ -233,6 +234,7 @@ def _train_run(
     reads = Reads(kind=rows_kind(spec), sets=sets_of_run(config, key))
     of_run, directory = config.of_run(name, key.seed, point), directory or run.path
     made_from = processes.from_first(partial(graph.made_from, run))
+    copy_to = of_run.train_section.copy_to
     train_until = partial(
         train,
         of_run,
@@ -245,6 +247,7 @@ def _train_run(
         steps=steps,
         fractions=fractions,
         probe=_probe(of_run, workdir, directory, reads.sets),
+        remote=remote_tier(copy_to, workdir, directory, made_from, partial(graph.differences, run)),
     )
     if spec.patience is None or processes.from_first((directory / MANIFEST).exists):
         train_until()

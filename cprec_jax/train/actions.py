@@ -19,6 +19,7 @@ from cprec_jax.progress import Progress
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.local_tier import LocalTier
 from cprec_jax.train.loggers.logger import Logger
+from cprec_jax.train.remote_tier import RemoteTier
 from cprec_jax.train.state import TrainState
 
 
@@ -108,7 +109,7 @@ class Log:
 
 class Save:
     """Saves every `every`-th step, those of `steps`, and the last one; of the others every `near_every`-th into the
-    near tier, if any."""
+    near tier, if any. The remote tier, if any, copies the former."""
 
     def __init__(
         self,
@@ -121,8 +122,9 @@ class Save:
         facts: Mapping[str, Any],
         near: LocalTier | None = None,
         near_every: int = 1,
+        remote: RemoteTier | None = None,
     ):
-        self._near, self._near_every = near, near_every
+        self._near, self._near_every, self._remote = near, near_every, remote
         self._checkpoints, self._every, self._steps = checkpoints, every, {*steps, total_steps}
         self._log, self._clock, self._facts = log, clock, facts
 
@@ -139,6 +141,8 @@ class Save:
             meta = {"tokens": self._log.tokens, "seconds": self._clock.seconds, **self._facts}
             if durable or self._near is None or self._is_durable(step):
                 self._checkpoints.save(state, meta)
+                if self._remote is not None:
+                    self._remote.save(step)
             else:
                 self._near.save(state, meta)
         step_file.note(saved=step)
@@ -157,8 +161,10 @@ class Stop:
     waiting of its own.
     """
 
-    def __init__(self, flag: threading.Event, checkpoints: Checkpoints, total_steps: int):
-        self._flag, self._checkpoints, self._total_steps = flag, checkpoints, total_steps
+    def __init__(
+        self, flag: threading.Event, checkpoints: Checkpoints, total_steps: int, remote: RemoteTier | None = None
+    ):
+        self._flag, self._checkpoints, self._total_steps, self._remote = flag, checkpoints, total_steps, remote
         self._flags: dict[bool, jax.Array] = {}  # made once each
 
     def arrays(self, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
@@ -183,6 +189,8 @@ class Stop:
         """After `step` was saved."""
         if step < self._total_steps:
             self._checkpoints.close()
+            if self._remote is not None:
+                self._remote.finish(lambda: True)
             raise Preempted(f"SIGTERM: saved step {step} of {self._total_steps}; run the same command to go on")
 
 

@@ -38,6 +38,7 @@ from cprec_jax.train.objectives.make import make_objective
 from cprec_jax.train.objectives.objective import Objective
 from cprec_jax.train.optimizer import make_optimizer
 from cprec_jax.train.prepared_run import PRETRAINING, PreparedRun, prepare_run
+from cprec_jax.train.remote_tier import RemoteTier
 from cprec_jax.train.schedule import wsa
 from cprec_jax.train.start import Start
 from cprec_jax.train.state import TrainState, abstract, shardings_of
@@ -60,6 +61,7 @@ def train(
     probe: Probe | None = None,
     until: float = 1.0,
     ends: bool = True,
+    remote: RemoteTier | None = None,
 ) -> int:
     """Train the run `directory` to the end, or go on from its newest checkpoint; `stop` asks to save and end at the
     next step.
@@ -76,24 +78,32 @@ def train(
       probe: gives values of its parameters, after every `config.train.validate_every`-th step and after the last.
       until: the fraction of its steps after which it stops, without having annealed.
       ends: whether it is finished then; else it can go on.
+      remote: where its checkpoints are copied, and brought back from.
 
     Returns the number of steps of the whole run.
     """
     prepared = prepare_run(config, workdir, directory, start, reads)
+    mesh = make_mesh(**vars(config.mesh))
+    say_what_is_trained(prepared)
+    _check_micro_batches(prepared, mesh)
+    if remote is not None:
+        processes.by_first(remote.refuse_another_run)
+    processes.by_first(functools.partial(_describe, prepared, config, made_from, reads))
+    if remote is not None:
+        processes.by_first(remote.bring_back)
     finished = processes.from_first((directory / artefact.MANIFEST).exists)
     kept = processes.from_first(lambda: saved_steps(directory)) if finished else []  # a replay removes none
     until_step = prepared.first + max(1, round(until * (prepared.total_steps - prepared.first)))
     milestones = _milestones(prepared, [*kept, *steps, until_step], fractions)
-    mesh = make_mesh(**vars(config.mesh))
-    say_what_is_trained(prepared)
-    processes.by_first(functools.partial(_describe, prepared, config, made_from, reads))
-    _check_micro_batches(prepared, mesh)
     inputs_hash = artefact.fingerprint(made_from)
     noted = prepared.directory if processes.is_first() and not finished else None  # a replay adds nothing to a run
-    with Ledger(noted, processes.count(), jax.device_count()) as ledger, jax.set_mesh(mesh):
-        final, frozen, base_sha256 = _loop(prepared, mesh, stop, inputs_hash, milestones, until_step, probe, ledger)
+    copying = contextlib.nullcontext() if remote is None else remote
+    with Ledger(noted, processes.count(), jax.device_count()) as ledger, jax.set_mesh(mesh), copying:
+        final, frozen, base_sha256 = _loop(
+            prepared, mesh, stop, inputs_hash, milestones, until_step, probe, ledger, remote
+        )
     if ends or finished:
-        _finish(prepared, final, _sha256(final, frozen, base_sha256), finished, made_from)
+        _finish(prepared, final, _sha256(final, frozen, base_sha256), finished, made_from, remote)
     return prepared.total_steps
 
 
@@ -115,7 +125,12 @@ def _check_micro_batches(prepared: PreparedRun, mesh: jax.sharding.Mesh) -> None
 
 
 def _finish(
-    prepared: PreparedRun, final: TrainState, params_sha256: str, finished: bool, made_from: Mapping[str, Any]
+    prepared: PreparedRun,
+    final: TrainState,
+    params_sha256: str,
+    finished: bool,
+    made_from: Mapping[str, Any],
+    remote: RemoteTier | None,
 ) -> None:
     """Write the manifest. finished: whether the run was before, and this was a replay or nothing."""
     facts: dict[str, Any] = {
@@ -132,7 +147,8 @@ def _finish(
             {} if replayed else facts
         )
     processes.by_first(functools.partial(artefact.write_manifest, prepared.directory, made_from, facts))
-    say(f"train: done, {facts['step']} steps, parameters sha256 {facts['params_sha256'][:16]}")
+    copy = "" if remote is None or remote.failure is None else f"; its last copy was not made ({remote.failure})"
+    say(f"train: done, {facts['step']} steps, parameters sha256 {facts['params_sha256'][:16]}{copy}")
 
 
 def _describe(prepared: PreparedRun, config: Config, made_from: Mapping[str, Any], reads: Reads) -> None:
@@ -161,12 +177,12 @@ def _loop(
     until: int,
     probe: Probe | None,
     ledger: Ledger,
+    remote: RemoteTier | None,
 ) -> tuple[TrainState, Leaves, str | None]:
     """Train from the newest checkpoint, or from the start, to step `until`. Gives the last state, frozen leaves, and
     the base's hash."""
     spec, total_steps = prepared.train, prepared.total_steps
-    schedule = _schedule(prepared)
-    optimizer = make_optimizer(spec.optimizer, schedule, trained_axes(prepared))
+    optimizer = make_optimizer(spec.optimizer, _schedule(prepared), trained_axes(prepared))
     state, frozen = initial_state(prepared, mesh, optimizer)
     checkpoints = Checkpoints(prepared.directory / "checkpoints", spec.keep, milestones)
     near = _near_tier(prepared, inputs_hash)
@@ -186,18 +202,20 @@ def _loop(
     clock = Clock(meta["seconds"])
     loggers = _loggers(prepared, first_step, facts) if logging else []
     log = Log(loggers, clock, spec.log_every, first_step, total_steps, int(meta["tokens"]), checkpoints.directory)
-    save = Save(checkpoints, spec.checkpoint_every, milestones, total_steps, log, clock, facts, near, spec.near_every)
+    save = Save(
+        checkpoints, spec.checkpoint_every, milestones, total_steps, log, clock, facts, near, spec.near_every, remote
+    )
     if restored is None:
         ledger.turn_to("save")
         save(state)
         checkpoints.verify(state)  # a disk that gives back something else is better known now than after a week
     objective = _objective(prepared)
-    stop = Stop(flag, checkpoints, total_steps)
+    stop = Stop(flag, checkpoints, total_steps, remote)
     state = train_loop(
         state,
         frozen,
         global_batches(prepared, mesh, first_step, last_step, objective, stop),
-        _compiled_step(prepared, objective, optimizer, schedule, state, frozen),
+        _compiled_step(prepared, objective, optimizer, state, frozen),
         log=log,
         save=save,
         stop=stop,
@@ -208,10 +226,17 @@ def _loop(
     ledger.turn_to("save")
     if first_step < last_step:
         _verify_last(checkpoints, state, save if logging else None)
+    _close(checkpoints, near, remote, flag)
+    return state, frozen, facts.get(BASE)
+
+
+def _close(checkpoints: Checkpoints, near: LocalTier | None, remote: RemoteTier | None, flag: threading.Event) -> None:
+    """Wait for what is saved in the background, in every tier."""
     checkpoints.close()
     if near is not None:
         near.clear()
-    return state, frozen, facts.get(BASE)
+    if remote is not None:
+        remote.finish(flag.is_set)
 
 
 def _loggers(prepared: PreparedRun, first_step: int, facts: Mapping[str, Any]) -> list[Logger]:
@@ -272,7 +297,6 @@ def _compiled_step(
     prepared: PreparedRun,
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    schedule: optax.Schedule,
     state: TrainState,
     frozen: Leaves,
 ) -> Step:
@@ -281,7 +305,7 @@ def _compiled_step(
         train_step,
         objective=objective,
         optimizer=optimizer,
-        schedule=schedule,
+        schedule=_schedule(prepared),
         micro_batches=prepared.train.micro_batches,
         dropout_seed=prepared.train.seed if prepared.decoder.drops else None,
     )
