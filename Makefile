@@ -12,7 +12,7 @@ DEV_STAMP := $(VENV)/.installed-dev
 EXTRA := $(if $(filter-out cpu,$(DEVICE)),"jax[$(DEVICE)]",)
 PYTEST := $(PY) -m pytest
 
-.PHONY: help quickstart test test-slow test-torch test-spark lint format environment python
+.PHONY: help quickstart test test-slow test-torch test-spark test-gcs lint format environment python
 
 help:
 	@sed -n '1,4p' Makefile; $(PYTHON) launch.py
@@ -21,7 +21,7 @@ quickstart: $(STAMP)
 	$(PY) launch.py run --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: $(DEV_STAMP)
-	$(PYTEST) -n 2 --dist loadfile -m "not slow and not gpu and not tpu and not network and not torch and not spark"
+	$(PYTEST) -n 2 --dist loadfile -m "not slow and not gpu and not tpu and not network and not torch and not spark and not gcs"
 
 test-slow: $(DEV_STAMP)
 	$(PYTEST) -m slow
@@ -33,6 +33,10 @@ test-torch: $(DEV_STAMP)
 test-spark: $(DEV_STAMP)
 	$(PY) -m pip install -q -r requirements-spark.txt
 	$(PYTEST) -m spark
+
+test-gcs: $(DEV_STAMP)
+	$(PY) -m pip install -q -r requirements-gcs.txt -r requirements-gcs-test.txt
+	$(PYTEST) -m gcs
 
 lint: $(DEV_STAMP)
 	$(PY) -m ruff check .
