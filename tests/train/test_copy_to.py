@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 from cprec_jax import cli
 from cprec_jax.errors import UserError
-from cprec_jax.train.copies import CONTENTS
+from cprec_jax.train.copies import CONTENTS, Copies
 from tests import processes, road
 from tests.run_jobs import train
 from tests.train.bucket import ADDRESS, Bucket, stand_in
@@ -153,7 +154,9 @@ def test_two_processes_bring_it_back_together(done: Path, workdir: Path, tmp_pat
     touch = f"if step == 8: Path({str(workdir / 'held')!r}).touch()"
     parent = begin(HELD.format(step=8, go=str(workdir / "go")).replace("    while", f"    {touch}\n    while"))
     processes.wait_for(parent, workdir / "held")
-    processes.wait_for(parent, tmp_path / "mounted/cpt/6" / CONTENTS)
+    copies, deadline = Copies(str(tmp_path / "mounted/cpt")), time.monotonic() + processes.PATIENCE
+    while "6" not in copies.contents() and time.monotonic() < deadline:  # its list may be there and not yet written
+        time.sleep(0.1)
     os.kill(processes.workers(parent)[0], signal.SIGKILL)
     code, errors = processes.end(parent)
     assert code == 75, errors
