@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cprec_jax.model.attention import Context, Past
 from cprec_jax.model.decoder import Block, Decoder
 from cprec_jax.model.layers import rms_norm
 
@@ -21,10 +22,10 @@ def through_layers(
     params: Any,
     tokens_bn: jax.Array,
     positions_bn: jax.Array,
-    context: Any,
-    past: Any,
+    context: Context,
+    past: Past,
     asked_q: jax.Array,
-    asked_context: Any,
+    asked_context: Context,
 ) -> jax.Array:
     """Hidden states [B, q, D] after the final norm of the positions `asked_q` (int32, the same for all users).
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from cprec_jax.inference.prompt_cache import PromptCache, attend_prompt
-from cprec_jax.model.attention import KeysValues
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.model.partial_attention import attend_keys, by_head, by_position, merge
 
@@ -36,13 +35,13 @@ def _attend(
     q_B1Hh: jax.Array,
     k_B1Kh: jax.Array,
     v_B1Kh: jax.Array,
-    past: tuple[KeysValues, KeysValues],
+    past: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
     context: tuple[jax.Array, jax.Array],
     window: int | jax.Array | None = None,
     softcap: float | None = None,
 ) -> jax.Array:
     """The new token sees its row's prompt, the tokens generated before it, and itself, in one softmax."""
-    (keys_BPKh, values_BPKh), (keys_BNKh, values_BNKh) = past
+    keys_BPKh, values_BPKh, keys_BNKh, values_BNKh = past
     length_B, count = context
     q_BKG1h = by_head(q_B1Hh, k_B1Kh.shape[2])
     after_B1 = jnp.broadcast_to(count, (q_B1Hh.shape[0], 1))
@@ -69,7 +68,7 @@ def next_hidden(
         token_B[:, None],
         position_B1,
         (cache.length_B, past.count),
-        ((cache.keys, cache.values), (past.keys, past.values)),
+        (cache.keys, cache.values, past.keys, past.values),
         return_kv=True,
     )
     x_B1D, (k_LB1Kh, v_LB1Kh) = outputs

@@ -20,14 +20,24 @@ from cprec_jax.model.partial_attention import attend_by_head, by_head, by_positi
 from cprec_jax.parallel.rules import constrain
 
 AttendFn = Callable[..., jax.Array]
-"""attend(q_BTHh, k_BTKh, v_BTKh, past_layer, context, **extra) -> o_BTHh.
+"""attend(q_BTHh, k_BTKh, v_BTKh, past, context, **extra) -> o_BTHh.
 
-`q` is unscaled: the function multiplies scores by head_dim ** -0.5. `past_layer` is one layer's slice of the decoder's
-`past`, `context` goes unchanged from the caller of the decoder to every layer; the decoder looks into neither, and each
-function names the tuples that it takes. `extra` has `window` (int, or a traced
-scalar where layers differ; a query sees keys less than `window` positions before it) and `softcap` ONLY for configs
-that have them, so that a function that does not know them fails instead of ignoring them.
+q_BTHh: unscaled; the function multiplies scores by head_dim ** -0.5.
+past: the layer's slice of the decoder's `past`, or None.
+context: the decoder's `context`, the same in every layer.
+window (in `extra`): a query sees keys fewer than `window` positions before it; an int, or a traced int32 scalar where
+  layers differ.
+softcap (in `extra`): scores become softcap * tanh(scores / softcap).
+
+The decoder reads neither `past` nor `context`; each function names the tuples it expects. `window` and `softcap` are
+passed ONLY for configs that have them, so that a function without support for them fails instead of ignoring them.
 """
+
+Past = tuple[jax.Array, ...]
+"""Keys and values of positions before those at hand, rotated; in the decoder's argument with a leading layer axis."""
+
+Context = tuple[jax.Array, ...]
+"""What an attend function needs besides queries, keys and values: segment ids, lengths, masks."""
 
 KeysValues = tuple[jax.Array, jax.Array]  # [B, S, K, h] each, keys after rotation
 PackedContext = tuple[jax.Array]  # (segment_ids_BT,), 0 = padding; packed rows have no past
@@ -37,19 +47,18 @@ ATTENTION_OUTPUT = "attention_output"  # for policies of `jax.checkpoint`
 
 
 class PackedAttendFn(Protocol):
-    """An `AttendFn` over packed rows, for training: it looks at a batch on the host before the step that takes it."""
+    """An `AttendFn` over packed rows, for training. It checks each batch on the host before the step that reads it."""
 
     def __call__(self, *args: Any, **extra: Any) -> jax.Array: ...
 
     def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:
-        """`UserError` for rows that it cannot take."""
+        """Raise `UserError` for rows that this function does not support."""
 
 
 def packed_attention() -> PackedAttendFn:
-    """The reference over packed rows, in plain XLA: causal inside each segment; `context` = (segment_ids_BT,), 0 =
-    padding.
+    """The reference over packed rows, in plain XLA: causal inside each segment.
 
-    `model/backends.py` chooses between it and the fused kernels.
+    Its `context` is (segment_ids_BT,), 0 = padding. `model/backends.py` chooses between it and the fused kernels.
     """
     return _REFERENCE
 
@@ -70,7 +79,7 @@ class _Reference:
         return attention(q_BTHh, k_BTKh, v_BTKh, segment_ids_BT, **extra)
 
     def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Any packed rows will do."""
+        """Accept any packed rows."""
 
 
 _REFERENCE = _Reference()
@@ -86,11 +95,16 @@ def attention(
     softcap: float | None = None,
     block: int = 128,
 ) -> jax.Array:
-    """Causal attention inside segments in plain XLA; softmax in float32; returns o_BTHh in the dtype of `q`.
+    """Causal attention inside segments, in plain XLA: o_BTHh in the dtype of `q_BTHh`, softmax in float32.
 
-    Queries go in blocks that see only the keys up to their end, so nearly half of the scores are never computed, and
-    the backward pass computes the scores of a block again instead of keeping them: memory grows with T, not with its
-    square, at no loss of speed on a CPU (what is kept has to be written and read, too).
+    Queries are processed in blocks. A block sees only the keys up to its end, so nearly half of the scores are never
+    computed. The backward pass recomputes a block's scores instead of storing them: memory grows with T, not with its
+    square. On a CPU that costs no speed, because stored scores would have to be written and read.
+
+    Args:
+      segment_ids_BT: int32; padding (0) is a segment of its own.
+      window, softcap: see `AttendFn`.
+      block: queries per block.
     """
     T = q_BTHh.shape[1]
     q_BKGTh, k_BKSh, v_BKSh = by_head(q_BTHh, k_BTKh.shape[2]), k_BTKh.swapaxes(1, 2), v_BTKh.swapaxes(1, 2)
@@ -116,8 +130,10 @@ def _attend(
 
 
 class Attention(nn.Module):
-    """Projections, q/k norms and rotary embedding around `attend`. Returns (out_BTD, (k_BTKh, v_BTKh)), keys after
-    rotation."""
+    """Projections, query and key norms, and rotary embedding around `attend`.
+
+    Returns (out_BTD, (k_BTKh, v_BTKh)), keys after rotation.
+    """
 
     config: DecoderConfig
     dtype: jnp.dtype
@@ -127,7 +143,12 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, tables: tuple[jax.Array, jax.Array], window: Any, past: Any, context: Any
+        self,
+        x_BTD: jax.Array,
+        tables: tuple[jax.Array, jax.Array],
+        window: int | jax.Array | None,
+        past: Past | None,
+        context: Context | None,
     ) -> tuple[jax.Array, KeysValues]:
         c = self.config
         D, H, h = c.hidden_size, c.num_heads, c.head_dim
@@ -138,7 +159,7 @@ class Attention(nn.Module):
         q_BTHh, k_BTKh = apply_rope(q_BTHh, tables), apply_rope(k_BTKh, tables)
         if c.query_scalar is not None and c.query_scalar != h:
             q_BTHh = q_BTHh * (h / c.query_scalar) ** 0.5  # attend divides by sqrt(h)
-        extra = {} if window is None else {"window": window}
+        extra: dict[str, Any] = {} if window is None else {"window": window}
         if c.attention_softcap is not None:
             extra["softcap"] = c.attention_softcap
         o_BTHh = checkpoint_name(self.attend(q_BTHh, k_BTKh, v_BTKh, past, context, **extra), ATTENTION_OUTPUT)

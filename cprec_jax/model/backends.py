@@ -1,5 +1,7 @@
-"""Which attention runs: chosen by device or by config, named in the log, checked against the reference, never silently
-replaced."""
+"""The attention backend of a run: chosen by device or config, named in the log, checked against the reference.
+
+A backend that was asked for by name is never replaced silently.
+"""
 
 from typing import Any
 
@@ -14,10 +16,10 @@ from cprec_jax.model.kernels import cudnn, splash
 from cprec_jax.progress import say
 
 BACKENDS = ("auto", "xla", "cudnn", "splash")
-SEGMENTS_MULTIPLE = 8  # more than the proof's rows have, and few different programs
-TOLERANCE = (
-    0.03  # of the largest entry: bfloat16 and another order of sums; a mask that is ignored gives differences near 1
-)
+# cuDNN is compiled for multiples of this: few different programs, and more segments than the rows of `prove` have
+SEGMENTS_MULTIPLE = 8
+# relative to the largest entry: room for bfloat16 and another order of summation; an ignored mask differs by nearly 1
+TOLERANCE = 0.03
 
 
 def attend_for(
@@ -28,14 +30,17 @@ def attend_for(
     max_segments: int | None = None,
     most_segments: int | None = None,
 ) -> PackedAttendFn:
-    """The attend function for packed rows of `row_length` on this process's devices.
+    """The attend function for packed rows of `row_length` tokens on this process's devices.
 
-    most_segments: the most documents and padding that a row holds (None: unknown); max_segments: for how many cuDNN is
-    compiled (None: for as many as there are, or `cudnn.MAX_SEGMENTS` where that is unknown).
+    Args:
+      name: one of `BACKENDS`. "auto" chooses cuDNN on an NVIDIA GPU and splash on a TPU where they support the model,
+        else `xla`; the log says which and why.
+      max_segments: the segments per row that cuDNN is compiled for; None: `most_segments`, or `cudnn.MAX_SEGMENTS`
+        where that is unknown.
+      most_segments: the most segments in a row, padding included; None: unknown.
 
-    name: one of `BACKENDS`; "auto" takes cuDNN on an NVIDIA GPU and splash on a TPU where they can do what the model
-    needs, else `xla`, and the line in the log says why. Asked for by name, a backend that cannot is a `UserError`. A
-    fused backend first proves itself on small packed rows against the reference, forward and backward.
+    A fused backend is first compared with the reference on small packed rows, forward and backward (`prove`). Raises
+    `UserError` for a backend that was asked for by name and cannot be used, and for one that fails the comparison.
     """
     limit = max_segments or most_segments or cudnn.MAX_SEGMENTS
     too_many = None
@@ -54,7 +59,10 @@ def attend_for(
 def choose(
     name: str, config: DecoderConfig, dtype: Any, row_length: int, device: Any, too_many: str | None = None
 ) -> tuple[str, str]:
-    """(backend, why it). too_many: why these rows have too many segments for cuDNN."""
+    """(backend, reason). too_many: the message for rows with too many segments for cuDNN; None where there are none.
+
+    Raises `UserError` for an unknown backend, and for one that was asked for by name and cannot be used.
+    """
     if name not in BACKENDS:
         raise UserError(f"config.model.attention: no backend {name!r}; choose one of: {', '.join(BACKENDS)}")
     if name == "xla":
@@ -85,7 +93,7 @@ def _cudnn_problem(config: DecoderConfig, dtype: Any, row_length: int, device: A
     if config.head_dim > 256 or config.head_dim % 8:
         return f"head_dim {config.head_dim} is not a multiple of 8 up to 256"
     if config.attention_softcap is not None:
-        return "it has no soft cap of scores, which this model needs"
+        return "it has no soft cap on scores, which this model needs"
     if row_length % cudnn.ROW_MULTIPLE:
         return f"config.pack.row_length {row_length} is not a multiple of {cudnn.ROW_MULTIPLE}"
     return cudnn.binding_problem()
@@ -100,17 +108,17 @@ def _splash_problem(row_length: int, device: Any) -> str | None:
 
 
 def backend(name: str, config: DecoderConfig, max_segments: int = cudnn.MAX_SEGMENTS) -> PackedAttendFn:
-    """The attend function of a backend, unproved: to compile for devices that are not here."""
+    """The attend function of a backend, not compared with the reference: to compile for devices that are not here."""
     if name == "cudnn":
         return cudnn.Cudnn(window=config.sliding_window, max_segments=max_segments)
     return splash.Splash(window=config.sliding_window) if name == "splash" else packed_attention()
 
 
 def prove(name: str, attend: AttendFn, config: DecoderConfig, dtype: Any, length: int = 256) -> None:
-    """Compare `attend` with the reference on random packed rows: output and gradients, with every window the model has.
+    """Compare `attend` with the reference on random packed rows: output and gradients, for every window of the model.
 
-    Raises `UserError` when it differs or does not run: a kernel that ignores segments once passed for faster training
-    (maxtext#4476).
+    Raises `UserError` where it differs or does not run. Why: a kernel that ignored segments once passed for faster
+    training (maxtext#4476).
     """
     rng = np.random.default_rng(0)
     shapes = [
@@ -137,18 +145,17 @@ def prove(name: str, attend: AttendFn, config: DecoderConfig, dtype: Any, length
 
         try:
             measured_values = _output_and_gradients(measured, q, k, v)
-        except Exception as error:  # kernels fail in many ways, most of them the device's
+        except Exception as error:  # the exception types depend on the device
             raise UserError(
                 f"attention backend {name} does not run here ({one_line(error)[:300]}); set config.model.attention"
             ) from error
         wanted = _output_and_gradients(expected, q, k, v)
         for what, a, b in zip(("output", "dq", "dk", "dv"), measured_values, wanted, strict=True):
             worst = float(np.abs(a - b).max() / np.abs(b).max())
-            if not worst < TOLERANCE:  # NaN, too
+            if not worst < TOLERANCE:  # also NaN
                 raise UserError(
                     f"attention backend {name} differs from the reference here ({what}: {worst:.3g} of the largest "
-                    "entry); "
-                    "set config.model.attention='xla'"
+                    "entry); set config.model.attention='xla'"
                 )
 
 

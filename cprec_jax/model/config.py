@@ -6,11 +6,11 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """Rotary frequencies stretched beyond the original context.
+    """How rotary frequencies are scaled for contexts longer than the original one.
 
-    `linear` divides every frequency by `factor`. `llama3` divides only the slow ones (wavelength above
-    original_max_position_embeddings / low_freq_factor), keeps the fast ones and blends between (Llama 3.1 reference
-    code).
+    `linear` divides every frequency by `factor`. `llama3` divides only low frequencies (wavelength above
+    original_max_position_embeddings / low_freq_factor), keeps high ones (below .../ high_freq_factor) and interpolates
+    between (Llama 3.1 reference code). Raises `ValueError` for impossible factors.
     """
 
     kind: Literal["linear", "llama3"]
@@ -50,9 +50,8 @@ class DecoderConfig:
     rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-5
     tie_embeddings: bool = True
-    tied_tensor: Literal["embed_tokens", "lm_head", "both"] = (
-        "embed_tokens"  # what a tied Hugging Face checkpoint stores
-    )
+    # the tensor that a tied Hugging Face checkpoint stores
+    tied_tensor: Literal["embed_tokens", "lm_head", "both"] = "embed_tokens"
     initializer_range: float = 0.02
     activation: Literal["silu", "gelu_tanh"] = "silu"
 
@@ -85,7 +84,7 @@ class DecoderConfig:
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
         if self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} must be even (rotary embedding turns pairs)")
+            raise ValueError(f"head_dim {self.head_dim} must be even (rotary embedding rotates pairs)")
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ValueError(f"sliding_window {self.sliding_window} must be at least 1")
         if self.sliding_layers is not None:

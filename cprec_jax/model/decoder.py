@@ -1,6 +1,7 @@
-"""The decoder: embedding, scanned layers, final norm. The head is separate, because the loss applies it in chunks.
+"""The decoder: embedding, scanned layers, final norm.
 
-B batch, T length, D model, V vocabulary, L layers, K key/value heads, h head dim.
+The head is separate, because the loss applies it in chunks. B batch, T length, D model, V vocabulary, L layers, K
+key/value heads, h head dim.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from cprec_jax.model.attention import ATTENTION_OUTPUT, NO_WINDOW, AttendFn, Attention, packed_attention
+from cprec_jax.model.attention import (
+    ATTENTION_OUTPUT,
+    NO_WINDOW,
+    AttendFn,
+    Attention,
+    Context,
+    Past,
+    packed_attention,
+)
 from cprec_jax.model.config import DecoderConfig
 from cprec_jax.model.layers import PROJECTION, norm_scale, rms_norm, rope_frequencies, rope_tables, weight
 from cprec_jax.model.lora import Adapters
@@ -22,7 +31,7 @@ Params = Mapping[str, Any]
 
 _REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    # the products of weights, and what attention gives: nothing is left to do again but element-wise work and scores
+    # only element-wise operations and attention scores are recomputed
     "dots": jax.checkpoint_policies.save_only_these_names(PROJECTION, ATTENTION_OUTPUT),
 }
 
@@ -39,10 +48,17 @@ class Block(nn.Module):
     adapters: Adapters | None = None
 
     @nn.compact
-    def __call__(self, x_BTD: jax.Array, past: Any, layer: Any, tables: Any, context: Any) -> tuple[jax.Array, Any]:
+    def __call__(
+        self, x_BTD: jax.Array, past: Past | None, layer: jax.Array | None, tables: Any, context: Context | None
+    ) -> tuple[jax.Array, Any]:
+        """(x_BTD, keys and values or None), with keys and values only for `return_kv`.
+
+        layer: bool scalar, whether this layer is local; None where all layers are alike. tables: `Decoder.rope`. past,
+        context: see `AttendFn`.
+        """
         c = self.config
         window: Any = c.sliding_window
-        if layer is not None:  # layers differ: `layer` says whether this one is local
+        if layer is not None:
             window = jnp.where(layer, window, NO_WINDOW)
             if c.local_rope_theta is not None:
                 everywhere, local = tables
@@ -76,13 +92,15 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """A decoder-only transformer up to its final norm; `head_weight` and `logits` finish it.
 
-    config: the architecture. dtype: compute dtype (parameters are float32 and cast where they are used; norms and
-    softmax run in float32). remat: what a layer keeps for the backward pass: everything ("none"), only its input
-    ("full"), or its projections ("dots").
-    unroll: unroll the loop over layers (longer compile). dropout: on the embedding and on what each sublayer adds to
-    the residual stream; active with deterministic=False and rng "dropout"; 0 adds no operation. attend: see
-    `attention.AttendFn`. adapters: the low-rank adapters of its linear layers, whose parameters stand beside these
-    layers' own (`model/lora.py`).
+    config: the architecture.
+    dtype: compute dtype; parameters are float32 and cast where they are used, norms and softmax run in float32.
+    remat: what a layer stores for the backward pass: everything ("none"), only its input ("full"), or its projections
+      and attention output ("dots").
+    unroll: unroll the loop over layers (longer compile).
+    dropout: rate on the embedding and on what each sublayer adds to the residual stream; active with
+      deterministic=False and rng "dropout"; 0 adds no operation.
+    attend: see `attention.AttendFn`.
+    adapters: the low-rank adapters of its linear layers, with parameters beside the layers' own (`model/lora.py`).
     """
 
     config: DecoderConfig
@@ -98,29 +116,31 @@ class Decoder(nn.Module):
         self,
         tokens_BT: jax.Array,
         positions_BT: jax.Array,
-        context: Any,
-        past: Any = None,
+        context: Context | None,
+        past: Past | None = None,
         *,
         return_kv: bool = False,
         deterministic: bool = True,
     ) -> Any:
-        """Hidden states x_BTD after the final norm, in `dtype`; with `return_kv` also (k_LBTKh, v_LBTKh), keys after
-        rotation.
+        """Hidden states x_BTD after the final norm, in `dtype`.
 
-        tokens_BT, positions_BT: int32. `context` goes to `attend` in every layer as it is; `past` is a pytree whose
-        leaves have a leading layer axis, one slice of which goes to `attend` in each layer.
+        With `return_kv`: (x_BTD, (k_LBTKh, v_LBTKh)), keys after rotation.
+
+        Args:
+          tokens_BT, positions_BT: int32.
+          context: passed to `attend` unchanged, in every layer.
+          past: arrays with a leading layer axis; `attend` gets one slice of each per layer.
         """
         c = self.config
         embed_VD = self.param("embed", weight(c.initializer_range, "vocab", "embed"), (c.vocab_size, c.hidden_size))
-        if not c.tie_embeddings:  # made here, applied by `logits` or by the chunked loss
+        if not c.tie_embeddings:  # applied by `logits` or by the chunked loss
             self.param("lm_head", weight(c.initializer_range, "vocab", "embed"), (c.vocab_size, c.hidden_size))
         x_BTD = self.embed_tokens(embed_VD, tokens_BT)
         if self.dropout and not deterministic:
             x_BTD = nn.Dropout(self.dropout, deterministic=False)(x_BTD)
         x_BTD = constrain(x_BTD, "batch", "length", None)
 
-        # The barrier keeps XLA from working out the sines again for every head of every layer, which it does where
-        # layers are unrolled.
+        # Without the barrier XLA recomputes the sines for every head of every layer where layers are unrolled.
         rope = jax.lax.optimization_barrier(self.rope(positions_BT))
         layers = self._scanned()(
             config=c,
@@ -140,15 +160,15 @@ class Decoder(nn.Module):
 
     @property
     def drops(self) -> bool:
-        """Whether anything is dropped in training."""
+        """Whether training needs a dropout rng."""
         return bool(self.dropout or (self.adapters is not None and self.adapters.dropout))
 
     def embed_tokens(self, embed_VD: jax.Array, tokens_BT: jax.Array) -> jax.Array:
-        """What goes into the first layer, x_BTD in `dtype`."""
-        # gathered over fsdp first: a lookup in a table that is split along D makes the partitioner replicate its result
-        # (in float32, so that the gradients of frequent tokens add up in float32)
+        """The first layer's input x_BTD, in `dtype`."""
+        # Gathered over fsdp first: for a lookup in a table sharded along D the partitioner replicates the result.
+        # Looked up in float32, so that the gradients of frequent tokens are summed in float32.
         x_BTD = constrain(embed_VD, "vocab", None)[tokens_BT].astype(self.dtype)
-        if self.config.scale_embeddings:  # the factor is rounded to the compute dtype, as in the reference code
+        if self.config.scale_embeddings:  # the factor is rounded to the compute dtype, as in Gemma's reference code
             x_BTD *= jnp.asarray(self.config.hidden_size**0.5, self.dtype)
         return x_BTD
 
@@ -167,7 +187,8 @@ class Decoder(nn.Module):
         )
 
     def rope(self, positions_BT: jax.Array) -> Any:
-        """Tables for all layers at once; a pair (global, local) where local layers have their own theta."""
+        """The rotary tables (`rope_tables`) of all layers; a pair (global, local) where local layers have another
+        theta."""
         c = self.config
         tables = rope_tables(positions_BT, rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling))
         if c.local_rope_theta is None:
@@ -177,18 +198,20 @@ class Decoder(nn.Module):
 
 def _boxed_init(decoder: Decoder, key: jax.Array) -> Any:
     tokens_BT = jnp.zeros((1, 1), jnp.int32)
-    # the packed attend function makes the same parameters as any other and accepts this context
+    # parameters do not depend on the attend function; the packed one accepts this context
     return decoder.clone(attend=packed_attention()).init(key, tokens_BT, tokens_BT, (tokens_BT,))["params"]
 
 
 def init_params(decoder: Decoder, key: jax.Array) -> Params:
-    """Fresh parameters: a nested dict of float32 arrays, layers stacked on a leading axis. Pure: jit it with
-    `out_shardings`."""
+    """New parameters: a nested dict of float32 arrays, layers stacked on a leading axis.
+
+    Pure: jit it with `out_shardings`.
+    """
     return nn.unbox(_boxed_init(decoder, key))
 
 
 def abstract_params(decoder: Decoder) -> tuple[Params, Params]:
-    """Shapes (`jax.ShapeDtypeStruct`) and logical axis names (tuples of str) of the parameters, without making them."""
+    """Shapes (`jax.ShapeDtypeStruct`) and logical axis names (tuples of str) of the parameters; allocates nothing."""
     boxed = jax.eval_shape(lambda key: _boxed_init(decoder, key), jax.random.key(0))
     is_box = lambda x: isinstance(x, nn.Partitioned | nn.LogicallyPartitioned)  # noqa: E731
     return nn.unbox(boxed), jax.tree.map(lambda box: tuple(box.names), boxed, is_leaf=is_box)
@@ -200,12 +223,12 @@ def count_params(config: DecoderConfig) -> int:
 
 
 def head_weight(params: Params, config: DecoderConfig) -> jax.Array:
-    """w_VD, float32: the embedding where tied, else the head of its own."""
+    """w_VD, float32: the embedding where it is tied, else `lm_head`."""
     return params["embed"] if config.tie_embeddings else params["lm_head"]
 
 
 def logits(params: Params, config: DecoderConfig, x_BTD: jax.Array) -> jax.Array:
-    """float32 [B, T, V] from final hidden states. For tests and generation: training applies the head in chunks."""
+    """float32 [B, T, V] from final hidden states, for tests and generation. Training applies the head in chunks."""
     return jnp.einsum(
         "BTD,VD->BTV", x_BTD, head_weight(params, config).astype(x_BTD.dtype), preferred_element_type=jnp.float32
     )

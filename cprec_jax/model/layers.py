@@ -15,12 +15,12 @@ ACTIVATIONS = {"silu": nn.silu, "gelu_tanh": lambda x: nn.gelu(x, approximate=Tr
 
 
 def weight(std: float, *axes: str) -> nn.initializers.Initializer:
-    """A normal initializer that also names the logical axes of the parameter (`parallel/rules.py` maps them to the
-    mesh)."""
+    """A normal initializer with the parameter's logical axes, which `parallel/rules.py` maps to the mesh."""
     return nn.with_logical_partitioning(nn.initializers.normal(std), axes)
 
 
 def bias(*axes: str) -> nn.initializers.Initializer:
+    """A zero initializer with the parameter's logical axes."""
     return nn.with_logical_partitioning(nn.initializers.zeros_init(), axes)
 
 
@@ -31,11 +31,11 @@ def project(x: jax.Array, w: jax.Array, contracted: int = 1) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(x: jax.Array, w: jax.Array, contracted: int = 1) -> jax.Array:
-    """The product of x with weights, over the last `contracted` axes of x and the first of w.
+    """The product of x with weights w, contracted over the last `contracted` axes of x and the first of w.
 
-    In the backward pass the gradient of w is made with the narrower of the two operands first: a CPU turns the first
-    one, and by default that is the gradient of the output, at times with the activation's derivative worked out again
-    element by element.
+    The backward pass computes the gradient of w with the narrower operand first. Why: a CPU transposes the first
+    operand. By default that is the gradient of the output, at times fused with a recomputation of the activation's
+    derivative.
     """
     axes = (tuple(range(x.ndim - contracted, x.ndim)), tuple(range(contracted)))
     return jax.lax.dot_general(x, w, (axes, ((), ())))
@@ -55,23 +55,25 @@ def _product_backward(
     rows = (tuple(range(free)), tuple(range(free)))
     if math.prod(w.shape[:contracted]) <= math.prod(w.shape[contracted:]):
         return dx, jax.lax.dot_general(x, dy, (rows, ((), ())))
-    turned = jax.lax.dot_general(dy, x, (rows, ((), ())))
+    transposed = jax.lax.dot_general(dy, x, (rows, ((), ())))
     n_out = w.ndim - contracted
-    return dx, turned.transpose(*range(n_out, w.ndim), *range(n_out))
+    return dx, transposed.transpose(*range(n_out, w.ndim), *range(n_out))
 
 
 product.defvjp(_product_forward, _product_backward)
 
 
 def norm_scale(config: DecoderConfig) -> nn.initializers.Initializer:
-    """The scale that makes a fresh norm multiply by one."""
+    """The initializer with which a new norm multiplies by one."""
     fill = nn.initializers.zeros_init() if config.norm_plus_one else nn.initializers.ones_init()
     return nn.with_logical_partitioning(fill, ("norm",))
 
 
 def residual_std(config: DecoderConfig) -> float:
-    """Projections into the residual stream start smaller, so that its variance does not grow with depth (GPT-2, section
-    2.3)."""
+    """Standard deviation of new projections into the residual stream.
+
+    It is smaller than elsewhere, so that the stream's variance does not grow with depth (GPT-2, section 2.3).
+    """
     return config.initializer_range / math.sqrt(2 * config.num_layers)
 
 
@@ -83,7 +85,7 @@ def rms_norm(x: jax.Array, scale: jax.Array, config: DecoderConfig) -> jax.Array
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> jax.Array:
-    """Angles a position, float32 [head_dim / 2] (arXiv 2104.09864), scaled as `scaling` says."""
+    """Radians per position, float32 [head_dim / 2] (arXiv 2104.09864), scaled by `scaling`."""
     frequency = 1.0 / (theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim))
     if scaling is None:
         return frequency
@@ -102,8 +104,8 @@ def rope_tables(positions_BT: jax.Array, frequencies: jax.Array) -> tuple[jax.Ar
 
 
 def apply_rope(x_BTHh: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Turn the pairs (i, i + h/2) of every head: the half-split layout of Hugging Face checkpoints."""
+    """Rotate the pairs (i, i + h/2) of every head: the half-split layout of Hugging Face checkpoints."""
     cos, sin = tables
     first, second = jnp.split(x_BTHh.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BTHh.dtype)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x_BTHh.dtype)

@@ -1,10 +1,10 @@
-"""Low-rank adapters beside the weights of linear layers (LoRA, arXiv 2106.09685), stacked over layers like these.
-
-L layers, D model, F feed-forward, H heads, h head dim, r rank.
+"""Low-rank adapters beside the weights of linear layers (LoRA, arXiv 2106.09685), stacked over layers like the weights.
 
 The adapter of a weight [in ..., out ...] is A [in ..., r] and B [r, out ...], parameters of the same module whose names
-end in `_lora_a` and `_lora_b`. A starts uniform within 1 / sqrt(in) (He), B as zeros, so that a fresh adapter changes
-nothing.
+end in `_lora_a` and `_lora_b`. A is initialised uniform within 1 / sqrt(in) (He), B with zeros, so that a new adapter
+changes nothing.
+
+B batch, T length, L layers, r rank.
 """
 
 import math
@@ -20,13 +20,17 @@ from cprec_jax.model.layers import product, project
 from cprec_jax.parallel.rules import constrain
 
 A, B = "_lora_a", "_lora_b"
-UNROLLED = 8  # products that are added up in one pass over a weight
+UNROLLED = 8  # outer products added per pass over a weight
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapters:
-    """Which weights of a layer have an adapter, by their names inside `layers`, such as `attention/q`; and what all
-    adapters share."""
+    """The adapters of a decoder.
+
+    weights: which weights of a layer have one, by their names inside `layers`, such as `attention/q`.
+    rank, scale: of every adapter, which adds scale * A B to its weight.
+    dropout: rate on an adapter's input in training.
+    """
 
     weights: tuple[str, ...]
     rank: int
@@ -46,13 +50,12 @@ def add_adapter(
     contracted: int = 1,
     deterministic: bool = True,
 ) -> jax.Array:
-    """y + scale * (x A) B, where the weight `name` of `module` has an adapter; else y as it is. To be called inside
-    `nn.compact`.
+    """y + scale * (x A) B where the weight `name` of `module` has an adapter, else y. Call it inside `nn.compact`.
 
     Args:
       y: the product of x with the weight.
-      w_axes, w_shape: the logical axes and the shape of the weight, the `contracted` first of which are x's last.
-      deterministic: whether nothing of x is dropped.
+      w_axes, w_shape: logical axes and shape of the weight; its first `contracted` axes are the last of x.
+      deterministic: no dropout on x.
     """
     if adapters is None or f"{module.name}/{name}" not in adapters.weights:
         return y
@@ -65,7 +68,7 @@ def add_adapter(
     if adapters.dropout and not deterministic:
         x = nn.Dropout(adapters.dropout, deterministic=False)(x)
     xa_BTr = constrain(project(x, a.astype(x.dtype), contracted), "batch", "length", None)
-    # not kept for the backward pass, as y is: it is as large, and costs little to make again
+    # unlike y not stored for the backward pass: it is as large, and cheap to recompute
     return y + product(xa_BTr * jnp.asarray(adapters.scale, x.dtype), b.astype(x.dtype))
 
 
@@ -82,10 +85,10 @@ def is_adapter(name: str) -> bool:
 
 
 def merged(params: Mapping[str, Any], scale: float) -> dict[str, Any]:
-    """The parameters of the model without adapters: W + scale * A B, in float32, rounded once.
+    """The parameters of the model without adapters: W + scale * A B, in float32.
 
     Args:
-      params: those of a decoder with adapters, float32.
+      params: of a decoder with adapters, float32.
       scale: of the adapters.
     """
 
@@ -105,10 +108,10 @@ def merged(params: Mapping[str, Any], scale: float) -> dict[str, Any]:
 
 @jax.jit
 def _sum(w: jax.Array, a: jax.Array, b: jax.Array, scale: float) -> jax.Array:
-    """A weight [L, in ..., out ...] with its adapter A [L, in ..., r] and B [L, r, out ...].
+    """A weight [L, in ..., out ...] plus `scale` times its adapter, A [L, in ..., r] and B [L, r, out ...].
 
-    Product by product, not as a matrix product, whose order of summation depends on the sizes: so no bit depends on how
-    arrays are cut over devices.
+    A sum of outer products, not a matrix product, whose order of summation depends on the sizes: so no bit of the
+    result depends on the sharding.
     """
     n_in, n_out = a.ndim - 2, b.ndim - 2
 

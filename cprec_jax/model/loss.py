@@ -1,4 +1,7 @@
-"""Chunked cross-entropy: the B x T x V logits never exist, and the gradient is made in the forward pass."""
+"""Chunked cross-entropy: the B x T x V logits never exist, and the gradient is computed in the forward pass.
+
+B batch, T length, D model, V vocabulary.
+"""
 
 import functools
 
@@ -11,8 +14,10 @@ _Gradients = tuple[jax.Array, jax.Array]  # of x [B, T, D] and w [V, D]
 def next_token_targets(
     tokens_BT: jax.Array, segment_ids_BT: jax.Array, loss_mask_BT: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Labels int32[B, T] and weights float32[B, T] of next-token prediction: position t predicts t + 1 inside one
-    document."""
+    """Labels int32[B, T] and weights float32[B, T] of next-token prediction.
+
+    Position t predicts t + 1 where both belong to one document; its weight is the loss mask of t + 1, elsewhere 0.
+    """
     labels_BT = jnp.roll(tokens_BT, -1, axis=1)
     same_BT = (jnp.roll(segment_ids_BT, -1, axis=1) == segment_ids_BT) & (segment_ids_BT > 0)
     same_BT = same_BT.at[:, -1].set(False)
@@ -23,11 +28,11 @@ def next_token_targets(
 def cross_entropy_sum(
     x_BTD: jax.Array, w_VD: jax.Array, labels_BT: jax.Array, weights_BT: jax.Array, chunk: int
 ) -> jax.Array:
-    """sum(weights * -log softmax(x @ w.T)[labels]) as a float32 scalar, `chunk` positions of every row at a time.
+    """sum(weights * -log softmax(x @ w.T)[labels]) in nats, a float32 scalar, `chunk` positions of every row at a time.
 
-    Where a gradient is asked for, each chunk's gradient is made while its logits are at hand (three matrix products a
-    chunk instead of the four of recomputation). T must be a multiple of `chunk`. The head is cast to the dtype of x
-    inside the chunk, so that its gradient is summed in float32.
+    Under differentiation each chunk's gradient is computed while its logits are at hand: three matrix products per
+    chunk instead of four with recomputation. The head is cast to the dtype of x inside the chunk, so that its gradient
+    is summed in float32. T must be a multiple of `chunk`.
     """
     return _forward(x_BTD, w_VD, labels_BT, weights_BT, chunk)[0]
 
@@ -74,8 +79,7 @@ def _forward_with_gradient(
         dlogits = jnp.where(hit, dlogits - weights[..., None], dlogits)
         dlogits = dlogits.astype(x.dtype)
         dx = jnp.einsum("bcv,vd->bcd", dlogits, w_VD.astype(x.dtype))
-        # as D x V, turned once at the end: the other way round a CPU turns the logits of every chunk (a tenth of this
-        # function)
+        # D x V, transposed once at the end: with V x D a CPU transposes the logits of every chunk (a tenth of its time)
         dw_DV = dw_DV + jnp.einsum("bcd,bcv->dv", x, dlogits, preferred_element_type=jnp.float32)
         return (total + loss, dw_DV), dx
 

@@ -1,4 +1,4 @@
-"""Attention to some of the keys, not yet normalised, so that parts over different keys can be merged into one softmax.
+"""Attention to a part of the keys, not normalised, so that parts can be merged into one softmax over all keys.
 
 B batch, T query length, S key length, H query heads, K key/value heads, G = H / K, h head dim.
 """
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 @flax.struct.dataclass
 class Attended:
-    """In float32: the highest score, the sum of exp(score - top), and the values weighted by those."""
+    """Of each query, float32: the maximum score, the sum of exp(score - maximum), and the values summed with these
+    weights."""
 
     top_BKGT: jax.Array
     total_BKGT: jax.Array
@@ -18,13 +19,13 @@ class Attended:
 
 
 def by_head(q_BTHh: jax.Array, kv_heads: int) -> jax.Array:
-    """Scaled q_BKGTh: the layout in which the products of attention are plain batched matrix products."""
+    """q_BKGTh scaled by h ** -0.5, in the layout in which attention is plain batched matrix products."""
     B, T, H, h = q_BTHh.shape
     return (q_BTHh * h**-0.5).reshape(B, T, kv_heads, H // kv_heads, h).transpose(0, 2, 3, 1, 4)
 
 
 def by_position(o_BKGTh: jax.Array) -> jax.Array:
-    """o_BTHh."""
+    """The inverse layout of `by_head`: o_BTHh."""
     B, K, G, T, h = o_BKGTh.shape
     return o_BKGTh.transpose(0, 3, 1, 2, 4).reshape(B, T, K * G, h)
 
@@ -32,9 +33,9 @@ def by_position(o_BKGTh: jax.Array) -> jax.Array:
 def attend_by_head(
     q_BKGTh: jax.Array, k_BKSh: jax.Array, v_BKSh: jax.Array, visible_BTS: jax.Array, softcap: float | None
 ) -> Attended:
-    """Attention of scaled queries to the keys that they see. The heads of a group are rows of one product.
+    """Attention of scaled queries to the keys where `visible_BTS` is True. The heads of a group share one product.
 
-    A query that sees nothing gets the lowest `top`, so that `merge` drops it.
+    A query that sees no key gets the lowest `top_BKGT`, so that `merge` gives this part no weight.
     """
     B, K, G, T, h = q_BKGTh.shape
     rows_BKRh = q_BKGTh.reshape(B, K, G * T, h)
@@ -43,7 +44,7 @@ def attend_by_head(
     if softcap is not None:
         scores_BKGTS = softcap * jnp.tanh(scores_BKGTS / softcap)
     scores_BKGTS = jnp.where(visible_BTS[:, None, None], scores_BKGTS, jnp.finfo(jnp.float32).min)
-    top_BKGT = jax.lax.stop_gradient(scores_BKGTS.max(axis=-1))  # any number would give the same softmax
+    top_BKGT = jax.lax.stop_gradient(scores_BKGTS.max(axis=-1))  # any value gives the same softmax
     weights_BKGTS = jnp.exp(scores_BKGTS - top_BKGT[..., None])
     weights_BKRS = weights_BKGTS.astype(v_BKSh.dtype).reshape(B, K, G * T, -1)
     out_BKRh = jnp.matmul(weights_BKRS, v_BKSh, preferred_element_type=jnp.float32)
@@ -53,13 +54,15 @@ def attend_by_head(
 def attend_keys(
     q_BKGTh: jax.Array, k_BSKh: jax.Array, v_BSKh: jax.Array, visible_BTS: jax.Array, softcap: float | None
 ) -> Attended:
-    """`attend_by_head` to keys and values by position."""
+    """`attend_by_head` for keys and values in the layout [B, S, K, h]."""
     return attend_by_head(q_BKGTh, k_BSKh.swapaxes(1, 2), v_BSKh.swapaxes(1, 2), visible_BTS, softcap)
 
 
 def normalise(part: Attended) -> jax.Array:
-    """The softmax over the keys of one part: o_BKGTh, float32. Division comes last, on h numbers per query instead of
-    S."""
+    """The softmax over the keys of one part: o_BKGTh, float32.
+
+    Division comes last, on h numbers per query instead of S.
+    """
     return part.out_BKGTh / part.total_BKGT[..., None]
 
 
@@ -72,7 +75,7 @@ def merge(a: Attended, b: Attended) -> jax.Array:
 
 
 def join_rows(parts: Attended, users: int) -> Attended:
-    """Attention that was done in rows [users * C, ..., T] (candidates, blocks) as that of the users' C * T queries."""
+    """Parts over rows [users * C, ..., T], C candidates or blocks per user, reshaped to C * T queries per user."""
 
     def join(x: jax.Array) -> jax.Array:
         x = jnp.moveaxis(x.reshape(users, -1, *x.shape[1:]), 1, 3)

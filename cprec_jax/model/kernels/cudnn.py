@@ -1,5 +1,7 @@
-"""Fused attention of cuDNN over packed rows (NVIDIA Hopper and later), by jax's private binding: the public one knows
-no segments."""
+"""Fused cuDNN attention over packed rows (NVIDIA Hopper and later).
+
+It uses jax's private binding, because the public one does not support segments.
+"""
 
 import functools
 import inspect
@@ -15,7 +17,7 @@ from cprec_jax.model.attention import PackedContext
 from cprec_jax.model.kernels.sharded import on_each_device, with_static_window
 
 ROW_MULTIPLE = 128  # T % 128 == 64 gave NaN gradients on Hopper (pytorch#196678)
-MAX_SEGMENTS = 64  # where it is not known how many the rows have
+MAX_SEGMENTS = 64  # per row, where the rows' own maximum is unknown
 ARGUMENTS = {
     "query",
     "key",
@@ -32,12 +34,11 @@ ARGUMENTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Cudnn:
-    """An `AttendFn` over packed rows: bfloat16 or float16, causal inside each segment, at most `max_segments` segments
-    a row.
+    """An `AttendFn` over packed rows: bfloat16 or float16, causal inside each segment, without a soft cap.
 
-    The number of segments is part of the compiled program (its memory grows with it). A row with more gives NaN, never
-    a wrong number; the trainer refuses such a batch by name before that. window: of the layers that have one. There is
-    no soft cap.
+    window: of the layers that have one.
+    max_segments: the most segments per row, padding included. It is part of the compiled program, whose memory grows
+      with it. A row with more gives NaN, never a wrong number; `check_batch` refuses its batch before that.
     """
 
     window: int | None = None
@@ -63,19 +64,18 @@ class Cudnn:
         return with_static_window(run, window, self.window)
 
     def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:
-        """`UserError` for rows with more segments than the program was compiled for."""
+        """Raise `UserError` for a row with more segments than the program was compiled for."""
         segment_ids_BT = batch["segment_ids"]
         most = 1 + int((segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]).sum(axis=1).max(initial=0))
         if most > self.max_segments:
             raise UserError(
                 f"config.model.attention_segments: {self.max_segments}, but a row holds {most} documents and padding; "
-                "set it to at least "
-                f"{most} and go on (or pack again: newer rows say how many they hold)"
+                f"set it to at least {most} and go on (or pack again: newer rows say how many they hold)"
             )
 
 
 def binding_problem() -> str | None:
-    """Why jax's private binding cannot be used, or None: it may change with any version of jax."""
+    """Why jax's private binding cannot be used; None where it can. Any version of jax may change it."""
     try:
         from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
     except ImportError as error:
@@ -90,8 +90,12 @@ def binding_problem() -> str | None:
 
 
 def segment_runs(segment_ids_BT: jax.Array, max_segments: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Runs of equal ids (padding is one of them, so that every position belongs to a run): first positions int32[B,
-    max_segments + 1] and lengths int32[B, max_segments], both filled with -1, and whether each row fits, bool[B]."""
+    """Runs of equal ids: their first positions, their lengths, and whether each row has at most `max_segments` runs.
+
+    Padding is a run, too, so that every position belongs to one.
+
+    Returns int32[B, max_segments + 1] and int32[B, max_segments], both padded with -1, and bool[B].
+    """
     T = segment_ids_BT.shape[1]
     begins_BT = jnp.concatenate(
         [jnp.ones_like(segment_ids_BT[:, :1], bool), segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]], axis=1
@@ -116,8 +120,8 @@ def _attend(
     from jax._src.cudnn.fused_attention_stablehlo import MaskType, dot_product_attention
 
     offsets, lengths, fits_B = segment_runs(segment_ids_BT, max_segments)
-    # The binding takes the stride of the queries for the offsets of keys, too, so packed rows need as many key/value
-    # heads as queries.
+    # The binding applies the queries' stride to the offsets of keys, so packed rows need as many key/value heads as
+    # query heads.
     groups = q_BTHh.shape[2] // k_BTKh.shape[2]
     k_BTHh, v_BTHh = (x if groups == 1 else jnp.repeat(x, groups, axis=2) for x in (k_BTKh, v_BTKh))
     o_BTHh = dot_product_attention(

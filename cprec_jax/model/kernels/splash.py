@@ -1,5 +1,4 @@
-"""Splash attention (TPU): blocks of the mask that are empty are skipped, scores never leave the chip (jax's Pallas
-kernel)."""
+"""Splash attention (TPU, jax's Pallas kernel): empty blocks of the mask are skipped, scores stay on the chip."""
 
 import functools
 from collections.abc import Mapping
@@ -18,9 +17,10 @@ BLOCKS = (512, 256, 128)
 
 @dataclass(frozen=True, kw_only=True)
 class Splash:
-    """An `AttendFn` over packed rows whose length is a multiple of 128. window: of the layers that have one.
+    """An `AttendFn` over packed rows whose length is a multiple of `ROW_MULTIPLE`.
 
-    interpret: run the kernel step by step on any device; for tests.
+    window: of the layers that have one.
+    interpret: run the kernel in interpret mode, on any device; for tests.
     """
 
     window: int | None = None
@@ -47,7 +47,7 @@ class Splash:
         return with_static_window(run, window, self.window)
 
     def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:
-        """Any packed rows will do."""
+        """Accept any packed rows."""
 
 
 def _attend(
@@ -81,7 +81,7 @@ def _attend(
         head_shards=1,
         q_seq_shards=1,
         attn_logits_soft_cap=softcap,
-        residual_checkpoint_name=ATTENTION_OUTPUT,  # so that `remat="dots"` keeps what the backward pass needs
+        residual_checkpoint_name=ATTENTION_OUTPUT,  # so that `remat="dots"` stores what the backward pass needs
         interpret=interpret,
     )
     q_BHTh, k_BKTh, v_BKTh = (x.swapaxes(1, 2) for x in (q_BTHh * h**-0.5, k_BTKh, v_BTKh))
