@@ -1,2 +1,4 @@
-"""The parent of a job's workers: it starts them, shows what the first says, and ends them together. It never imports
-jax."""
+"""The parent of a job's workers: it starts them, shows the output of the first, and ends them together.
+
+It never imports jax.
+"""

@@ -1,5 +1,7 @@
-"""The parent: starts the workers of a job, shows what the first of them says, passes signals on, and ends all when one
-dies."""
+"""The parent: starts the workers of a job, shows the output of the first, forwards signals, and ends all when one dies.
+
+Exit codes are those of `launch.py`: 75 (run the same command again) and 2 (a mistake of the user) are passed on.
+"""
 
 import contextlib
 import os
@@ -20,24 +22,28 @@ from cprec_jax.launcher.worker import FATAL, Worker, is_worker, start
 from cprec_jax.progress import say
 
 TOGETHER = ("processes", "coordinator", "distributed")  # options that mean several processes
-GRACE_S = 10.0  # between SIGTERM and SIGKILL, for what is left when one died
-PATIENCE_S = {75: 120.0, 2: 5.0}  # exit codes that the others are about to end with, too, and how long that may take
-INTERRUPTED_S = 20.0  # for all to end after Ctrl-C
-HANG_S = 600.0  # without a step in training: said once
+GRACE_S = 10.0  # between SIGTERM and SIGKILL to the workers that remain after one died
+PATIENCE_S = {75: 120.0, 2: 5.0}  # exit codes that all workers end with, and how long the others may take
+INTERRUPTED_S = 20.0  # how long all may take to end after Ctrl-C
+HANG_S = 600.0  # without a step in training: warn once
 POLL_S = 0.05
-OWN_WORD = (b"error: ", b"diverged: ")  # lines of any worker that are shown, once each
+OWN_WORD = (b"error: ", b"diverged: ")  # lines that are shown from any worker, once each
 NOISE = b"[Gloo] "  # what jax's collectives on the CPU print among the results
 
 Saved = dict[Path, set[int]]  # the steps of each run
 
 
 def is_asked(options: Mapping[str, str]) -> bool:
-    """Whether the command means several processes, and this is none of them yet."""
+    """Whether the command asks for several processes, and this process is not one of them."""
     return not is_worker() and any(name in options for name in TOGETHER)
 
 
 def run(argv: Sequence[str], options: Mapping[str, str], workdir: Path) -> int:
-    """Start the workers of this host for the command `launch.py ARGV`, and see them through. Gives the exit code."""
+    """Start the workers of this host for the command `launch.py ARGV`, and wait for their end. Returns the exit code.
+
+    Args:
+      options: those of ARGV by name, without `--`.
+    """
     wanted = _commands(argv, options)
     before = _saved(workdir)
     directory = paths.logs_directory(workdir)
@@ -50,14 +56,14 @@ def run(argv: Sequence[str], options: Mapping[str, str], workdir: Path) -> int:
         try:
             return _Watch(workers, workdir, before, arrived).to_the_end()
         finally:
-            for worker in workers:  # also what a worker that ended has left running
+            for worker in workers:  # also processes that an ended worker left running
                 worker.end_group(signal.SIGKILL)
 
 
 def _commands(
     argv: Sequence[str], options: Mapping[str, str]
 ) -> Iterator[tuple[list[str], dict[str, str], str, int | None, int | None]]:
-    """Arguments, environment, name of the log, number and total of each worker of this host."""
+    """Of each worker of this host: arguments, added environment, name of the log, its number, number of processes."""
     if "coordinator" in options or "distributed" in options or "process" in options:
         process, of = (_number(options.get(name)) for name in ("process", "processes"))
         return iter([(list(argv), {}, _log_name(process), process, of)])
@@ -85,7 +91,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _log_name(process: int | None) -> str:
-    """Of one worker of many hosts, which may write into the same directory."""
+    """The name of this host's log; several hosts may write into the same directory."""
     if process is None:
         process = next(
             (_number(os.environ[name]) for name in ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK") if name in os.environ), None
@@ -105,7 +111,7 @@ def _saved(workdir: Path) -> Saved:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[signal.Signals]]:
-    """The SIGTERM and SIGINT that arrive while the block runs, in a list that they are taken from."""
+    """A list that every SIGTERM and SIGINT is appended to while the block runs."""
     arrived: list[signal.Signals] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -120,29 +126,27 @@ def _signals() -> Iterator[list[signal.Signals]]:
 
 
 def _put(stream: TextIO, text: bytes) -> None:
-    """Write at once. Where nobody reads any more (a closed pipe, a terminal that is gone) the work goes on; the logs
-    have it all."""
+    """Write and flush. A closed pipe or terminal is ignored: the job goes on, and the logs are complete."""
     with contextlib.suppress(OSError, ValueError):
         stream.buffer.write(text)
         stream.flush()
 
 
 class _Watch:
-    """Sees the workers through. After the first that does not end well the others get a bounded time."""
+    """Watches the workers until all have ended. After the first failure the others get a bounded time."""
 
     def __init__(self, workers: Sequence[Worker], workdir: Path, before: Saved, arrived: list[signal.Signals]):
         self._workers, self._workdir, self._before, self._arrived = workers, workdir, before, arrived
-        self._is_asked = False  # somebody sent SIGTERM or SIGINT
-        self._dead: Worker | None = None  # the first that did not end well
+        self._is_asked = False  # SIGTERM or SIGINT arrived
+        self._dead: Worker | None = None  # the first that failed
         self._died = 0.0
-        self._deadline: float | None = None  # when the next signal goes to those that are left
+        self._deadline: float | None = None  # when the next signal is sent to the workers that still run
         self._next = signal.SIGTERM
         self._ended_by_us: list[Worker] = []
-        self._silent: Worker | None = None  # the one that jax ended the others for
+        self._silent: Worker | None = None  # the one that still runs after jax ended the others because of it
         self._shown: set[bytes] = set()
-        self._held: dict[
-            Path, list[bytes]
-        ] = {}  # by log: tracebacks and stack traces, shown only where no line of ours says it all
+        # by log: tracebacks and stack traces, shown only where no message of ours explains the failure
+        self._held: dict[Path, list[bytes]] = {}
         self._hang_said = False
 
     def to_the_end(self) -> int:
@@ -174,8 +178,7 @@ class _Watch:
             return
         dead = [worker for worker in self._workers if worker.code]
         if dead:
-            # A death makes those of others: of several that are seen at once the one that did not die by its peers'
-            # loss comes first.
+            # One death causes others: of several seen in one poll the first is one that did not lose a peer.
             self._dead = min(dead, key=lambda worker: (worker.lost_peer, worker.process or 0))
             self._died = time.monotonic()
             patience = PATIENCE_S.get(self._dead.code or 0, 0.0)
@@ -193,7 +196,7 @@ class _Watch:
         self._deadline, self._next = time.monotonic() + GRACE_S, signal.SIGKILL
 
     def _show(self) -> None:
-        """What workers printed since the last time: all of the first, and mistakes of any, once."""
+        """Show new output: everything from the first worker, and `OWN_WORD` lines from any, once."""
         for worker in self._workers:
             number = worker.number
             first = number is None or number[0] == 0
@@ -229,7 +232,7 @@ class _Watch:
             return 0
         code = dead.code
         if code in PATIENCE_S and not self._ended_by_us:
-            return int(code)  # it has said why itself
+            return int(code)  # the worker has printed the reason
         if not dead.lost_peer:
             _put(sys.stderr, b"".join(self._held.get(dead.log, [])))
         self._note_death(dead)
@@ -248,19 +251,17 @@ class _Watch:
         return 1 if said_why or not self._saved_more() else 75
 
     def _note_death(self, dead: Worker) -> None:
-        """In the ledger of the run that was on its way, which nobody else can do now."""
+        """Record the death in the ledger of the run in progress: the dead worker cannot."""
         begun = [run for run in paths.run_directories(self._workdir) if (run / paths.ATTEMPTS).exists()]
         if begun:
             run = max(begun, key=lambda run: (run / paths.ATTEMPTS).stat().st_mtime)
             attempts.note_death(run, dead.ended_how().partition(" (its log")[0], dead.progress.step)
 
     def _saved_more(self) -> bool:
-        """Whether there is a step now that was not there before: without one, the same command would come to the same
-        end."""
+        """Whether a new step was saved. Without one the same command would fail in the same way."""
         noted = [worker.progress for worker in self._workers]
-        if any(
-            progress.saved is not None and progress.saved > (progress.first or 0) for progress in noted
-        ):  # perhaps on a disk of its host
+        # the step may be in the near tier, on the worker's own disk
+        if any(progress.saved is not None and progress.saved > (progress.first or 0) for progress in noted):
             return True
         return any(steps - self._before.get(run, set()) for run, steps in _saved(self._workdir).items())
 

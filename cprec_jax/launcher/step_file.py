@@ -1,19 +1,25 @@
-"""One small file per worker that says which process it is and how far it has come, so that its parent can say so after
-any death."""
+"""One small file per worker with its process number and last step, which its parent reports after any death."""
 
 import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-VARIABLE = "CPREC_STEP_FILE"  # set by the parent of workers
-WIDTH = 200  # bytes: every record overwrites the one before it as a whole
+VARIABLE = "CPREC_STEP_FILE"  # an environment variable that the parent sets: the path
+WIDTH = 200  # bytes of a record: each overwrites the whole record before it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """process: counted from 0; None before it is known. step: the last finished one. first: the one that it
-    goes on from. saved: the last one that was saved, wherever. training: whether the next one is on its way."""
+    """How far a worker has come.
+
+    process: its number, counted from 0; None before it is known.
+    of: the number of processes.
+    step: the last finished step.
+    first: the step it started from.
+    saved: the last saved step, in the near tier or in the run's directory.
+    training: whether another step follows.
+    """
 
     process: int | None = None
     of: int | None = None
@@ -25,7 +31,7 @@ class Progress:
 
 class _Writer:
     def __init__(self, path: str):
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)  # open as long as the process
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)  # open until the process ends
         self.progress = Progress()
 
     def write(self, progress: Progress) -> None:
@@ -37,7 +43,7 @@ _writer: _Writer | None = None
 
 
 def note(**facts: int | bool | None) -> None:
-    """Change fields of this worker's `Progress`. Does nothing in a process without a parent."""
+    """Update fields of this worker's `Progress`. Does nothing in a process without a parent."""
     global _writer
     if VARIABLE not in os.environ:
         return
@@ -47,8 +53,8 @@ def note(**facts: int | bool | None) -> None:
 
 
 def read(path: Path) -> tuple[Progress, float]:
-    """What a worker last noted, and when (seconds since the epoch; 0.0 where it noted nothing)."""
+    """A worker's last `Progress`, and its time in seconds since the epoch (0.0 where there is none)."""
     try:
         return Progress(**json.loads(path.read_text(encoding="utf-8"))), path.stat().st_mtime
-    except (OSError, ValueError, TypeError):  # not there yet, or read while it was written
+    except (OSError, ValueError, TypeError):  # not there yet, or read during a write
         return Progress(), 0.0

@@ -1,5 +1,4 @@
-"""A worker process as its parent sees it: started in a process group of its own, its output in files, its end in
-words."""
+"""A worker process as its parent sees it: started in its own process group, with its output in files."""
 
 import contextlib
 import ctypes
@@ -17,10 +16,10 @@ from cprec_jax.launcher import step_file
 from cprec_jax.launcher.step_file import Progress
 
 PARENT = "CPREC_PARENT"  # in the environment of a worker: the process id of its parent
-FAILS = "--- this process fails:"  # a worker prints it before the traceback of an error that is ours
-# a line after which only a traceback or a stack trace comes
+FAILS = "--- this process fails:"  # printed by a worker before the traceback of an unexpected error
+# a line that only a traceback or a stack trace follows
 FATAL = re.compile(rb"F\d{4} |E\d{4} .*coordination|" + FAILS.encode())
-LOST_PEER = (  # how jax and its collectives say that another process is gone
+LOST_PEER = (  # messages of jax and its collectives after another process died
     b"JAX distributed service detected fatal errors",
     b"CoordinationService",
     b"Gloo all-reduce failed",
@@ -34,7 +33,11 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(kw_only=True)
 class Worker:
-    """process: which of all, counted from 0, and `of`, how many there are; None where jax finds out."""
+    """A worker of this host.
+
+    process: its number, counted from 0. of: the number of processes. Both are None where jax determines them.
+    log, out: the files of its standard error and standard output. steps: its step file.
+    """
 
     running: subprocess.Popen[bytes]
     process: int | None
@@ -47,22 +50,23 @@ class Worker:
 
     @property
     def code(self) -> int | None:
-        """How it ended, as `subprocess` gives it: below 0 the signal; None: it runs."""
+        """Its exit code, or minus the signal that ended it; None while it runs."""
         return self.running.poll()
 
     @property
     def progress(self) -> Progress:
+        """What it last wrote into its step file."""
         noted, _ = step_file.read(self.steps)
         return noted
 
     @property
     def quiet_since(self) -> float:
-        """When it last noted something, in seconds since the epoch; 0.0: not yet."""
+        """When it last wrote its step file, in seconds since the epoch; 0.0 before the first time."""
         return step_file.read(self.steps)[1]
 
     @property
     def number(self) -> tuple[int, int] | None:
-        """Which process of how many, counted from 0, as soon as that is known."""
+        """(process, number of processes), counted from 0; None before that is known."""
         process, of = self.process, self.of
         if process is None or of is None:
             noted = self.progress
@@ -71,12 +75,12 @@ class Worker:
 
     @property
     def name(self) -> str:
+        """For messages: `process 1 of 2`, counted from 1."""
         number = self.number
         return "the process" if number is None else f"process {number[0] + 1} of {number[1]}"
 
     def new_lines(self, path: Path) -> list[bytes]:
-        """Whole lines of `log` or `out` that were not read yet; of a process that ended also the rest without an end of
-        line."""
+        """The new whole lines of `log` or `out`; after the process ended also an unterminated last line."""
         with open(path, "rb") as file:
             return self._lines(file, path)
 
@@ -89,12 +93,12 @@ class Worker:
         return new[:end].splitlines(keepends=True)
 
     def end_group(self, by: signal.Signals) -> None:
-        """Send a signal to the worker and to all that it started."""
+        """Send a signal to the worker's process group: to it and to the processes it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.running.pid, by)
 
     def ended_how(self) -> str:
-        """In words, after it ended."""
+        """For messages, after it ended: how, at which step, and where its log is."""
         code, step = self.code, self.progress.step
         assert code is not None
         at_step = "" if step is None else f" at step {step}"
@@ -107,7 +111,7 @@ class Worker:
 
     @property
     def lost_peer(self) -> bool:
-        """Whether it ended because another process did. jax aborts then, or a collective fails."""
+        """Whether it ended because another process did: jax aborts then, or a collective fails."""
         if self.code not in (1, -signal.SIGABRT, 128 + signal.SIGABRT):
             return False
         with open(self.log, "rb") as file:
@@ -124,7 +128,13 @@ def start(
     process: int | None,
     of: int | None,
 ) -> Worker:
-    """Start `launch.py` with these arguments; what it prints goes to DIRECTORY/NAME.log and NAME.out."""
+    """Start `launch.py` with these arguments.
+
+    Standard error is appended to DIRECTORY/NAME.log, standard output goes to NAME.out, the step file is NAME.step.
+
+    Args:
+      process, of: see `Worker`.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     log, out, steps = (directory / f"{name}.{ending}" for ending in ("log", "out", "step"))
     steps.unlink(missing_ok=True)
@@ -146,13 +156,16 @@ def start(
 
 
 def is_worker() -> bool:
+    """Whether this process was started by a parent."""
     return PARENT in os.environ
 
 
 def follow_parent() -> None:
-    """In a worker: get SIGTERM when the parent dies (Linux), so that no worker stays behind; it saves and ends as after
-    any other."""
+    """In a worker: receive SIGTERM when the parent dies (Linux), and handle it like any other SIGTERM.
+
+    So no worker outlives its parent.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
-    if os.getppid() != int(os.environ[PARENT]):  # it died before
+    if os.getppid() != int(os.environ[PARENT]):  # the parent died before the call
         sys.exit(1)

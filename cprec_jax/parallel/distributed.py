@@ -1,4 +1,4 @@
-"""Several processes: found automatically on Cloud TPU pods, Slurm, Open MPI and JobSet, or named by hand."""
+"""Joining the processes of a job: found by jax on Cloud TPU pods, Slurm, Open MPI and JobSet, or named by hand."""
 
 import importlib.util
 import inspect
@@ -13,20 +13,26 @@ from cprec_jax.launcher import step_file
 from cprec_jax.parallel import processes
 
 HEARTBEAT_S = 30  # how long a process may be silent before jax ends the others; jax's own default is 100
-SHUTDOWN_S = 60  # how long a process that is done waits for the others
+SHUTDOWN_S = 60  # how long a process that has finished waits for the others
 
 
 def start(coordinator: str | None, count: str | None, process: str | None) -> None:
     """Join the other processes. Call before any other use of jax.
 
-    Without arguments jax finds them itself (Cloud TPU, Slurm, Open MPI, JobSet). By hand all three are needed:
-    `coordinator` HOST:PORT of process 0, their `count`, and which `process` this is.
+    All arguments, or none: without them jax finds the processes itself (Cloud TPU, Slurm, Open MPI, JobSet).
+
+    Args:
+      coordinator: HOST:PORT of process 0.
+      count: the number of processes.
+      process: the number of this one, counted from 0.
+
+    Raises `UserError` for some of the three alone, and where the others cannot be joined.
     """
     given = [value is not None for value in (coordinator, count, process)]
     if any(given) and not all(given):
         raise UserError(
-            "--coordinator, --processes and --process belong together; give all three, or --processes or "
-            "--distributed alone"
+            "--coordinator, --processes and --process belong together; give all three, or only --processes or only "
+            "--distributed"
         )
     try:
         if coordinator is None:
@@ -41,10 +47,10 @@ def start(coordinator: str | None, count: str | None, process: str | None) -> No
 
 
 def _hint(environment: Mapping[str, str]) -> str:
-    """What to do where jax itself did not find the others."""
+    """What to do where jax did not find the other processes."""
     if "KUBERNETES_SERVICE_HOST" in environment and importlib.util.find_spec("kubernetes") is None:
         return (
-            "on Kubernetes jax asks the cluster, by a package: `pip install kubernetes` in the image, and let the "
+            "on Kubernetes jax asks the cluster through a package: `pip install kubernetes` in the image, and let the "
             "service account read pods, jobs and services"
         )
     return (
@@ -54,13 +60,13 @@ def _hint(environment: Mapping[str, str]) -> str:
 
 
 def _settings() -> dict[str, Any]:
-    """Those of ours that this version of jax has."""
+    """The timeouts that this version of jax supports."""
     settings = {"heartbeat_timeout_seconds": HEARTBEAT_S, "shutdown_timeout_seconds": SHUTDOWN_S}
     known = inspect.signature(jax.distributed.initialize).parameters
     return {name: value for name, value in settings.items() if name in known}
 
 
 def _local(coordinator: str) -> dict[str, Any]:
-    """Processes of one machine are reached from nowhere else."""
+    """Bind the coordinator to the loopback address where all processes are on one machine."""
     host, _, port = coordinator.rpartition(":")
     return {"coordinator_bind_address": f"127.0.0.1:{port}"} if host in ("127.0.0.1", "localhost") else {}

@@ -1,5 +1,4 @@
-"""What processes that work together must have in common: work directory, config, rows, versions, and the devices given
-to them."""
+"""Checks of what the processes of a job must have in common: work directory, config, rows, versions, devices."""
 
 import json
 import os
@@ -21,12 +20,14 @@ from cprec_jax.errors import UserError
 from cprec_jax.parallel import processes
 from cprec_jax.progress import say
 
-LOOK_S = 30.0  # how long a file that another host has just written may take to be seen
+LOOK_S = 30.0  # how long a file written by another host may take to become visible
 
 
 def check_together(config: Config, workdir: Path) -> None:
-    """`UserError` in every process for whatever they do not have in common, one line each. The first says how many
-    came."""
+    """Raise `UserError` in every process, one line per difference. The first process logs how many there are.
+
+    All processes must call.
+    """
     token = processes.from_first(lambda: _write_token(workdir))
     records = processes.of_all(_record(config, workdir, token))
     processes.by_first(lambda: _compare(records or [], workdir, os.environ))
@@ -51,7 +52,7 @@ def _record(config: Config, workdir: Path, token: str) -> dict[str, Any]:
 
 
 def _plain(section: Any) -> Any:
-    """A section of the config as JSON; runs and rows are mappings of such."""
+    """A section of the config as JSON; a mapping of sections (`runs`, `evaluate.names`) key by key."""
     if isinstance(section, Mapping):
         return {str(name): _plain(entry) for name, entry in section.items()}
     return (
@@ -66,7 +67,7 @@ def _in_order(value: Any) -> Any:
 
 
 def _sees(path: Path, token: str) -> bool:
-    """Whether the file comes to hold the token within the time that network file systems take."""
+    """Whether the file holds the token within `LOOK_S`, the delay of network file systems."""
     deadline = time.monotonic() + (LOOK_S if path.parent.is_dir() else 0.0)
     while True:
         try:
@@ -87,7 +88,7 @@ def _rows_hash(workdir: Path) -> str | None:
 
 
 def _compare(records: Sequence[Mapping[str, Any]], workdir: Path, environment: Mapping[str, str]) -> None:
-    """Of all processes, by their numbers."""
+    """Raise `UserError` for the differences between records of all processes, in the order of their numbers."""
     if mistakes := [*differences(records, workdir), *gpu_mistakes(records, environment)]:
         raise UserError("\n".join(mistakes))
     hosts = len({record["host"] for record in records})
@@ -96,7 +97,7 @@ def _compare(records: Sequence[Mapping[str, Any]], workdir: Path, environment: M
 
 
 def differences(records: Sequence[Mapping[str, Any]], workdir: Path) -> list[str]:
-    """What processes do not have in common with the first, one line each; of several that differ alike the first is
+    """One line per difference from the first process; of several processes with the same difference the first is
     named."""
     lines: dict[str, str] = {}
     first = records[0]
@@ -106,16 +107,16 @@ def differences(records: Sequence[Mapping[str, Any]], workdir: Path) -> list[str
             lines.setdefault(
                 "token",
                 f"--workdir: {who} does not see what process 1 ({first['host']}) wrote into {workdir}; all processes "
-                "need one and the same "
-                "directory, so give one on a disk that the hosts share (those of a Cloud TPU pod share none by "
-                "themselves)",
+                "need the same directory, so give one on a disk that the hosts share (those of a Cloud TPU pod share "
+                "none by default)",
             )
-            continue  # its rows are others, too
+            continue  # its rows differ, too
         for name, hashed in record["sections"].items():
             if hashed != first["sections"].get(name):
                 lines.setdefault(
                     name,
-                    f"config.{name}: is another in {who} than in process 1; give all the same config and overrides",
+                    f"config.{name}: differs between {who} and process 1; give all processes the same config and "
+                    "overrides",
                 )
         for name in sorted({*record["versions"], *first["versions"]}):
             first_version, version = first["versions"].get(name, "absent"), record["versions"].get(name, "absent")
@@ -127,18 +128,20 @@ def differences(records: Sequence[Mapping[str, Any]], workdir: Path) -> list[str
         if record["rows"] != first["rows"]:
             lines.setdefault(
                 "rows",
-                f"{paths.rows_directory(workdir)}: {who} sees other rows there than process 1; wait until it sees the "
-                "same",
+                f"{paths.rows_directory(workdir)}: {who} sees other rows there than process 1; wait until both see "
+                "the same",
             )
         if record["devices"] != first["devices"]:
             lines.setdefault(
-                "devices", f"{who} has {record['devices']} devices, process 1 has {first['devices']}; give each as many"
+                "devices",
+                f"{who} has {record['devices']} devices, process 1 has {first['devices']}; give every process the same "
+                "number",
             )
     return list(lines.values())
 
 
 def gpu_mistakes(records: Sequence[Mapping[str, Any]], environment: Mapping[str, str]) -> list[str]:
-    """GPUs that Slurm gave and that no process uses: jax gives a Slurm task one GPU unless it is told otherwise."""
+    """One line where Slurm allocated GPUs that no process uses: by default jax uses one GPU per Slurm task."""
     given = environment.get("SLURM_GPUS_ON_NODE", "")
     if records[0]["platform"] not in ("gpu", "cuda") or not given.isdigit():
         return []

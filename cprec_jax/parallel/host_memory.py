@@ -1,5 +1,7 @@
-"""How the C library treats freed memory: XLA's CPU backend takes and gives back its temporaries and results with every
-step."""
+"""What the C library does with freed memory.
+
+XLA's CPU backend allocates and frees its temporaries and results in every step.
+"""
 
 import ctypes
 
@@ -7,13 +9,13 @@ _MMAP_MAX, _TRIM_THRESHOLD, _ARENA_MAX = -4, -1, -8  # glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep what it frees instead of returning it to the system; False where the C library is not
-    glibc.
+    """Let this process keep freed memory instead of returning it to the system. Call it before threads exist.
 
-    Large blocks are otherwise mapped anew for each step, and every page of them is cleared again when it is first
-    touched: 60,000 page faults a step of a 25M model, a tenth of its time (docs/results/forward.md). All threads share
-    one arena, because the others cannot hold large blocks. Call it before threads exist. The resident size then stays
-    at its peak.
+    Otherwise large blocks are mapped anew in each step, and the kernel clears every page on its first access: 60,000
+    page faults per step of a 25M model, a tenth of its time (docs/results/forward.md). All threads share one arena,
+    because the others cannot hold large blocks. The resident size then stays at its peak.
+
+    Returns False where the C library is not glibc.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

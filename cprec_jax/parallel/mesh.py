@@ -13,10 +13,10 @@ AXES = ("data", "fsdp", "tensor")
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh of all `devices` (default: every device) with Auto axes; one size may be -1 for "the rest".
+    """A mesh of all `devices` (default: every device) with Auto axes, for `jax.set_mesh`.
 
-    Use it with `jax.set_mesh(mesh)`. Raises `UserError` when the sizes do not make up the number of devices, and where
-    another process holds the TPU.
+    One size may be -1: the rest of the devices. Raises `UserError` where the product of the sizes is not the number of
+    devices, and where another process holds the TPU.
     """
     devices = jax.devices() if devices is None else list(devices)
     tpu_lock.refuse_fallback()
@@ -35,6 +35,6 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[
             f"mesh {sizes_given} does not fit {len(devices)} device(s); the product must be the number of devices, or "
             "set one axis to -1"
         )
-    # Auto axes: make_mesh's default became Explicit in jax 0.9. Shape and names by position: 0.10 and 0.11 name them
-    # differently.
+    # Auto axes: make_mesh's default became Explicit in jax 0.9. Shape and names by position: the parameters have other
+    # names in 0.10 than in 0.11.
     return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)

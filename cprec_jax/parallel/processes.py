@@ -1,8 +1,10 @@
-"""What the processes of a job do together, besides computing: one decides for all, all learn of its failure, a flag of
-any is seen by all; one asks the others for work.
+"""Coordination of a job's processes on the host: broadcast from the first, gather to the first, reduce a flag, work
+that the first asks of the others.
 
-It goes through the key-value store of jax's coordinator, so that waiting for hours occupies no device and has no time
-limit of its own; a process that dies ends the others' waiting. With one process everything is a plain call.
+
+It uses the key-value store of jax's coordinator. So waiting for hours occupies no device and hits no timeout of a
+collective, and a process that dies ends the others' waiting. All processes must make the same calls in the same order.
+With one process everything is a plain call.
 """
 
 import contextlib
@@ -18,10 +20,10 @@ from cprec_jax.errors import DamagedCheckpoint, Diverged, FailedElsewhere, Preem
 T = TypeVar("T")
 
 END = "end"  # the key of the last request: how the first process ended
-_WAIT_MS = 7 * 24 * 3600 * 1000  # a week: whoever is waited for is alive, or jax ends this process
+_WAIT_MS = 7 * 24 * 3600 * 1000  # a week: where the other process dies, jax ends this one
 _KINDS = {kind.__name__: kind for kind in (UserError, DamagedCheckpoint, Preempted, Diverged)}
-_number = itertools.count()  # all processes make the same calls in the same order
-_alone = False  # in what one process does by itself while it keeps others waiting
+_number = itertools.count()  # of the call: the same in all processes
+_alone = False  # whether others wait for what this process does by itself
 
 
 def _state() -> Any:
@@ -31,26 +33,32 @@ def _state() -> Any:
 
 
 def count() -> int:
+    """The number of processes; 1 where jax is not distributed, or not imported yet."""
     return _state().num_processes or 1 if "jax" in sys.modules else 1
 
 
 def index() -> int:
-    """Of this process, counted from 0."""
+    """The number of this process, counted from 0."""
     return _state().process_id or 0 if "jax" in sys.modules else 0
 
 
 def is_first() -> bool:
+    """Whether this is process 0."""
     return index() == 0
 
 
 def is_alone() -> bool:
-    """Whether others wait for what this process does: whatever it calls must not wait for them."""
+    """Whether others wait for what this process does (`from_first`, `by_first_with_others`): it must not wait for them
+    then."""
     return _alone
 
 
 def from_first(function: Callable[[], T]) -> T:
-    """What `function` gives in the first process; the others wait, and get it as JSON gives it back. What it raises is
-    raised in all."""
+    """Call `function` in the first process, and return its value in all.
+
+    The others wait, and get the value through JSON (tuples become lists). What it raises is raised in all: `UserError`,
+    `DamagedCheckpoint`, `Preempted` and `Diverged` as themselves, anything else as `FailedElsewhere` in the others.
+    """
     if count() == 1 or _alone:
         return function()
     client, key = _state().client, f"cprec/{next(_number)}"
@@ -73,7 +81,7 @@ def from_first(function: Callable[[], T]) -> T:
 
 
 def by_first(function: Callable[[], object]) -> None:
-    """Do something in the first process alone, while the others wait."""
+    """Call `function` in the first process, while the others wait. What it raises is raised in all."""
 
     def nothing_returned() -> None:
         function()
@@ -216,7 +224,10 @@ def _raised(message: dict[str, Any]) -> Exception:
 
 
 def of_all(value: Any) -> list[Any] | None:
-    """The JSON values of all processes, by their numbers, in the first; None in the others, which do not wait."""
+    """Gather JSON values to the first process: those of all processes, in the order of their numbers.
+
+    None in the others, which do not wait.
+    """
     if count() == 1 or _alone:
         return [value]
     client, key = _state().client, f"cprec/{next(_number)}"
@@ -227,11 +238,11 @@ def of_all(value: Any) -> list[Any] | None:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether the flag is set in any process. All must call."""
+    """Whether the flag is set in any process. All processes must call."""
     flags = of_all(flag)
     return from_first(lambda: any(flags or ()))
 
 
 def _text(error: Exception) -> str:
-    """A `UserError` may have a line per mistake."""
+    """The message in one line; a `UserError` keeps its lines, one per mistake."""
     return str(error) if isinstance(error, UserError) else one_line(error)

@@ -35,10 +35,10 @@ def _warn_once(logical: str, size: int, mesh_axis: str, mesh_size: int) -> None:
 
 
 def spec_for(logical_axes: Sequence[str | None], shape: Sequence[int], mesh: Mesh | AbstractMesh) -> PartitionSpec:
-    """The `PartitionSpec` of an array with these logical axes; a mesh axis that does not divide is dropped with one
-    printed warning.
+    """The `PartitionSpec` of an array with these logical axes and this shape; None is an axis that is not sharded.
 
-    An unknown logical name or a mesh axis used twice is a bug of ours (assertion).
+    A mesh axis whose size does not divide the array's axis is dropped, with a warning once. An unknown logical name is
+    a `KeyError`, a mesh axis that is used twice an `AssertionError`: both are bugs.
     """
     assert len(logical_axes) == len(shape), (logical_axes, shape)
     used: set[str] = set()
@@ -59,29 +59,30 @@ def spec_for(logical_axes: Sequence[str | None], shape: Sequence[int], mesh: Mes
 
 
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
-    """Pin the sharding of an activation by its logical axes. No operation without `jax.set_mesh` or on one device.
+    """Constrain the sharding of an activation by its logical axes. No operation without `jax.set_mesh` or on one
+    device.
 
-    Without it the compiler may gather whole activations: 23.8 instead of 2.1 GB of temporaries a device for a 1.2B
-    step.
+    Without the constraint the compiler may gather whole activations: 23.8 instead of 2.1 GB of temporaries per device
+    in a step of a 1.2B model.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    # one row: nothing to warn of
+    # an axis of size 1 is never sharded, and needs no warning
     names = [name if size > 1 else None for name, size in zip(logical_axes, x.shape, strict=True)]
     return jax.lax.with_sharding_constraint(x, spec_for(names, x.shape, mesh))
 
 
 def param_shardings(mesh: Mesh, shapes: Any, logical_axes: Any) -> Any:
-    """`NamedSharding` for each parameter; `shapes` and `logical_axes` are the two results of
-    `decoder.abstract_params`."""
+    """The `NamedSharding` of each parameter, from the two results of `decoder.abstract_params`."""
     return jax.tree.map(lambda leaf, axes: NamedSharding(mesh, spec_for(axes, leaf.shape, mesh)), shapes, logical_axes)
 
 
 def batch_sharding(mesh: Mesh, rows: int) -> NamedSharding:
-    """The sharding of any array whose leading axis is a batch of `rows`; the rest of it is whole on each device."""
+    """The sharding of any array whose leading axis is a batch of `rows`; its other axes are not sharded."""
     return NamedSharding(mesh, spec_for(("batch",), (rows,), mesh))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of an array that is whole on each device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -1,5 +1,4 @@
-"""Who holds the TPU chips of a host, where jax cannot start because another process does: one process at a time may
-load libtpu."""
+"""Which process holds the TPU chips of a host: one process at a time may load libtpu, and jax does not say which."""
 
 import os
 import re
@@ -16,7 +15,7 @@ _PID = re.compile(r"by process with pid (\d+)")
 
 
 def explained(error: BaseException | str, lock_file: Path = LOCK_FILE, proc: Path = PROC) -> UserError | None:
-    """The one line for what jax raised, or noted, where another process holds the TPU; None for anything else."""
+    """The `UserError` for an error of jax that means that another process holds the TPU; None for any other error."""
     text = str(error)
     if not _HELD.search(text):
         return None
@@ -35,12 +34,12 @@ def explained(error: BaseException | str, lock_file: Path = LOCK_FILE, proc: Pat
 
 
 def refuse_fallback() -> None:
-    """`UserError` where jax runs on the CPU because another process holds the TPU, of which jax itself says nothing.
+    """Raise `UserError` where jax fell back to the CPU because another process holds the TPU; jax says nothing then.
 
-    Call it after the devices were asked for.
+    Call it after `jax.devices()`.
     """
     import jax
-    from jax._src import xla_bridge  # which notes why a platform did not start, and has no public name for it
+    from jax._src import xla_bridge  # it records why a platform did not start, without a public name
 
     noted = getattr(xla_bridge, "_backend_errors", {}).get("tpu")
     if noted and jax.default_backend() == "cpu" and (mistake := explained(noted)):
@@ -48,8 +47,7 @@ def refuse_fallback() -> None:
 
 
 def _pid_of_lock(lock_file: Path, proc: Path) -> int | None:
-    """The process that holds a lock on the file, as the kernel lists them: `1: FLOCK ADVISORY WRITE PID DEVICE:INODE
-    ...`."""
+    """The process that holds a lock on the file, from /proc/locks: `1: FLOCK ADVISORY WRITE PID DEVICE:INODE ...`."""
     try:
         inode = os.stat(lock_file).st_ino
         lines = (proc / "locks").read_text(encoding="utf-8").splitlines()
@@ -62,7 +60,7 @@ def _pid_of_lock(lock_file: Path, proc: Path) -> int | None:
 
 
 def _command(pid: int, proc: Path) -> str | None:
-    """The beginning of a process's command line; None: there is no such process."""
+    """The first 80 characters of a process's command line; None where there is no such process."""
     try:
         command = (proc / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
     except OSError:

@@ -28,7 +28,7 @@ def test_alike_is_no_mistake() -> None:
         ),
         (
             {"sections": {"train": "a", "model": "c"}},
-            "config.model: is another in process 2 of 3 (two) than in process 1;",
+            "config.model: differs between process 2 of 3 (two) and process 1;",
         ),
         (
             {"versions": {"jax": "0.11.0", "flax": "0.12.8"}},

@@ -190,4 +190,4 @@ def test_processes_with_other_configs_are_refused_in_one_line(workdir: Path) -> 
     for number, (code, errors) in enumerate(map(processes.end, both)):
         mistakes = [line for line in errors.splitlines() if "error: " in line]
         assert code == 2 and len(mistakes) == 2, errors
-        assert f"[{number + 1}/2] error: config.train: is another in process 2 of 2" in mistakes[0] + mistakes[1]
+        assert f"[{number + 1}/2] error: config.train: differs between process 2 of 2" in mistakes[0] + mistakes[1]
