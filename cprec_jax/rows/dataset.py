@@ -1,4 +1,4 @@
-"""Rows on disk: a TFDS dataset of array_record files with one split a source, written (see `shards.py`) and read
+"""Rows on disk: a TFDS dataset of array_record files with one split per source, written (see `shards.py`) and read
 without TensorFlow.
 
 A row is stored compactly (`tokens` int32[T], `lengths` int32[documents], `items` int32[documents and items], `loss`

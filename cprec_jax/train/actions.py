@@ -25,8 +25,10 @@ from cprec_jax.train.state import TrainState
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """A step that was dispatched: its number (the first is 1), its metrics, which may not be there yet, and its
-    rows."""
+    """A dispatched step.
+
+    step: its number; the first is 1. metrics: on the device, perhaps not computed yet. rows: its batch on the host.
+    """
 
     step: int
     metrics: Mapping[str, jax.Array]
@@ -34,19 +36,19 @@ class Done:
 
 
 class Clock:
-    """Wall seconds of a run, those before earlier interruptions included."""
+    """Wall seconds of a run, over all its attempts."""
 
     def __init__(self, seconds_before: float = 0.0):
         self._start = time.monotonic() - seconds_before
 
     @property
     def seconds(self) -> float:
+        """Since the start of the run, without the time between attempts."""
         return time.monotonic() - self._start
 
 
 class Log:
-    """Checks every step, counts its tokens, and gives the metrics of each `every`-th and of the last one to the
-    loggers."""
+    """Checks the loss of every step, counts tokens, and logs the metrics of each `every`-th step and the last one."""
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class Log:
         tokens: int,
         checkpoints: Path,
     ):
-        self.tokens = tokens  # without padding, since the first step of the run
+        self.tokens = tokens  # since the first step of the run, without padding
         self._loggers, self._clock, self._every, self._total_steps = loggers, clock, every, total_steps
         self._checkpoints = checkpoints
         self._progress = Progress("train", total_steps - first_step, "steps")
@@ -67,8 +69,12 @@ class Log:
     _window_start: float | None
 
     def __call__(self, done: Done, validate: Callable[[], Mapping[str, float]] | None = None) -> None:
-        """Waits for the step. validate: gives values of its parameters, which are logged beside its metrics whatever
-        its number; called after the check of its loss, and counted for no rate."""
+        """Wait for the step, check its loss, and log it where it is due. Raises `Diverged` for a loss or gradient norm
+        that is not finite.
+
+        validate: computes values of the step's parameters, which are logged with its metrics; with it the step is
+          always logged. It is called after the check of the loss, and its time is left out of the token rate.
+        """
         values = {name: float(value) for name, value in jax.device_get(dict(done.metrics)).items()}
         self._check(values, done)
         values.pop(STOPPING, None)
@@ -97,19 +103,22 @@ class Log:
         raise Diverged(
             f"loss {values['loss']} and gradient norm {values['grad_norm']} at step {done.step}, rows (source:row) "
             f"{', '.join(f'{source}:{row}' for source, row in rows)}; the last good checkpoint is the newest in "
-            f"{self._checkpoints}; "
-            "lower config.train.schedule.peak"
+            f"{self._checkpoints}; lower config.train.schedule.peak"
         )
 
     def close(self) -> None:
+        """Close the loggers."""
         step_file.note(training=False)
         for logger in self._loggers:
             logger.close()
 
 
 class Save:
-    """Saves every `every`-th step, those of `steps`, and the last one; of the others every `near_every`-th into the
-    near tier, if any. The remote tier, if any, copies the former."""
+    """Saves every `every`-th step, those of `steps`, and the last one, in the run's directory.
+
+    With a near tier, every `near_every`-th of the other steps is saved there. With a remote tier, the former are
+    copied.
+    """
 
     def __init__(
         self,
@@ -129,14 +138,15 @@ class Save:
         self._log, self._clock, self._facts = log, clock, facts
 
     def is_due(self, step: int) -> bool:
+        """Whether the step is to be saved, in either place."""
         return self._is_durable(step) or (self._near is not None and step % self._near_every == 0)
 
     def _is_durable(self, step: int) -> bool:
         return step % self._every == 0 or step in self._steps
 
     def __call__(self, state: TrainState, durable: bool = True) -> None:
-        """durable: whether it must go to the run's own directory, as where the run stops here."""
-        with jax.transfer_guard("allow"):  # orbax takes the arrays to the host in ways of its own
+        """Save the state. durable: in the run's directory even where its step is due in the near tier alone."""
+        with jax.transfer_guard("allow"):  # orbax copies the arrays to the host
             step = int(state.step)
             meta = {"tokens": self._log.tokens, "seconds": self._clock.seconds, **self._facts}
             if durable or self._near is None or self._is_durable(step):
@@ -148,27 +158,26 @@ class Save:
         step_file.note(saved=step)
 
 
-STOPPING = (
-    "stopping"  # the column of a batch, and the metric: how many devices belong to a process that is asked to stop
-)
+# the batch column, and its sum as a metric: how many devices belong to a process that is asked to stop
+STOPPING = "stopping"
 
 
 class Stop:
-    """Ends the run when `flag` is set, before its last step.
+    """Stops the run early when `flag` is set.
 
-    Several processes must stop after the same step, wherever the signal came in. So each adds its flag to every batch,
-    the step sums them, and all look at the sum of the step before: the same number for all, for no transfer and no
-    waiting of its own.
+    Several processes must stop after the same step, whichever of them got the signal. So each adds its flag to every
+    batch, the step sums the flags, and all read the sum of the previous step, which is the same in all. That costs no
+    extra transfer or synchronisation.
     """
 
     def __init__(
         self, flag: threading.Event, checkpoints: Checkpoints, total_steps: int, remote: RemoteTier | None = None
     ):
         self._flag, self._checkpoints, self._total_steps, self._remote = flag, checkpoints, total_steps, remote
-        self._flags: dict[bool, jax.Array] = {}  # made once each
+        self._flags: dict[bool, jax.Array] = {}  # by value, made once
 
     def arrays(self, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-        """This process's flag for the next batch, once per device; nothing where there is one process."""
+        """The column of this process's flag for the next batch, int32[devices]; empty with one process."""
         if processes.count() == 1:
             return {}
         is_set = self._flag.is_set()
@@ -180,13 +189,13 @@ class Stop:
         return {STOPPING: self._flags[is_set]}
 
     def is_asked(self, before: Done | None) -> bool:
-        """before: the step before the one that was just dispatched."""
+        """Whether all processes stop now. before: the step before the one that was just dispatched."""
         if processes.count() == 1:
             return self._flag.is_set()
         return before is not None and int(jax.device_get(before.metrics[STOPPING])) > 0
 
     def __call__(self, step: int) -> None:
-        """After `step` was saved."""
+        """After `step` was saved: raise `Preempted`, unless it was the last step."""
         if step < self._total_steps:
             self._checkpoints.close()
             if self._remote is not None:
@@ -197,7 +206,7 @@ class Stop:
 def with_flags(
     train_step: Callable[..., tuple[Any, dict[str, jax.Array]]],
 ) -> Callable[..., tuple[Any, dict[str, jax.Array]]]:
-    """A step that also sums the flags that `Stop.arrays` adds to its batch."""
+    """`train_step` with the sum of the column of `Stop.arrays` as one more metric."""
 
     def step(state: Any, frozen: Any, batch: Mapping[str, jax.Array]) -> tuple[Any, dict[str, jax.Array]]:
         columns = dict(batch)
@@ -209,15 +218,17 @@ def with_flags(
 
 
 class Profile:
-    """Keeps a profiler trace in `directory`, from the end of the first step of `window` to that of the second. None:
-    keeps none."""
+    """Writes a profiler trace into `directory`, from the end of step `window[0]` to the end of step `window[1]`.
+
+    window: None writes none.
+    """
 
     def __init__(self, window: tuple[int, int] | None, directory: Path):
         self._window, self._directory = window, directory
         self._running = False
 
     def __call__(self, step: int, state: TrainState) -> None:
-        """After `step` steps were dispatched, the last of which gives `state`."""
+        """Start or stop the trace after `step` was dispatched; `state` is its result."""
         if self._window is None:
             return
         first, last = self._window
@@ -229,7 +240,7 @@ class Profile:
             self.close(state)
 
     def close(self, state: TrainState) -> None:
-        """Ends a trace that is running."""
+        """Stop a trace that is running."""
         if self._running:
             jax.block_until_ready(state)
             jax.profiler.stop_trace()

@@ -23,11 +23,14 @@ def batches(
     held: Sequence[int],
     more: Callable[[Mapping[str, Any]], dict[str, np.ndarray]] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Rows `held` of the batches from `first_step` on, with what an objective adds; the annealing phase may have a
-    mixture of its own.
+    """The batches on the host of all steps after `first_step`. The annealing phase may have its own mixture.
 
-    Elements of a stream are counted from the step at which it begins: 0, that of another mixture, or that of the
-    annealing phase.
+    Args:
+      held: the rows of the global batch that are read, ascending.
+      more: an objective's `row_columns`.
+
+    Each mixture is a stream of its own. Its elements are counted from the step where it begins: 0, the step at which
+    the run goes on with another one, or the first annealing step.
     """
     boundary = prepared.first + phases(prepared.train.schedule, prepared.total_steps - prepared.first)[1]
     if (prepared.anneal_shares, prepared.anneal_limits) == (prepared.shares, prepared.limits):
@@ -52,8 +55,10 @@ def batches(
 def global_batches(
     prepared: PreparedRun, mesh: jax.sharding.Mesh, first_step: int, last_step: int, objective: Objective, stop: Stop
 ) -> Iterator[Batch]:
-    """The batches of the steps after `first_step` up to `last_step`, looked at by the attention and put on the devices,
-    with what stops all processes together."""
+    """The batches of the steps after `first_step` up to `last_step`, on the devices.
+
+    The attention checks each batch on the host; `stop` adds its column.
+    """
     size = prepared.train.global_batch
     sharding = rules.batch_sharding(mesh, size)
     held = global_batch.rows_held(sharding, size)

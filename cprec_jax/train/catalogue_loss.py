@@ -1,8 +1,9 @@
-"""The exact likelihood of titles among all titles of their catalogue: only branching nodes need the head, and only
-their children's rows.
+"""The exact likelihood of titles among all titles of their catalogue.
 
-B rows, T length, D model, V vocabulary, W wide decisions of a row, A wide nodes, U tokens below them, G blocks of Q
-narrow decisions with E children's tokens: see `catalogue_tables` and `catalogue_rows`.
+Only branching nodes of the title trie need the head, and only the head's rows of their children.
+
+B rows, T length, D model, V vocabulary, W wide decisions per row, A wide nodes, U tokens below them, G blocks per row
+of Q narrow decisions with E tokens of children: see `catalogue_tables` and `catalogue_rows`.
 """
 
 import functools
@@ -18,26 +19,27 @@ from cprec_jax.train.catalogue_tables import CatalogueTables
 Temperature = float | tuple[float, ...] | Literal["adaptive"]
 _Columns = Mapping[str, jax.Array]
 
-ETA = 0.25  # the probability that the adaptive temperature aims at is ETA (see `_adaptive`)
-LOWEST, HIGHEST = 1.5, 5.0  # of an adaptive temperature
-_NEVER = -1e30  # the logit of what is no child; finite, so that padding gives no NaN
+ETA = 0.25  # the target's mean probability that the adaptive temperature aims at (see `_adaptive`)
+LOWEST, HIGHEST = 1.5, 5.0  # limits of the adaptive temperature
+_NEVER = -1e30  # the logit of a token that is no child; finite, so that padding gives no NaN
 
 
 def catalogue_nll_sum(
     x_BTD: jax.Array, w_VD: jax.Array, columns: _Columns, tables: CatalogueTables, temperature: Temperature = 1.0
 ) -> jax.Array:
-    """The sum over the rows' target items of -log p(title | catalogue) by the rule `trie`, in nats, as a float32
-    scalar.
+    """The sum over the rows' target items of -log p(title | catalogue) by the rule `trie`: nats, a float32 scalar.
 
-    Titles that tokenise alike share their probability: that is the column `log_copies`, and part of the sum.
+    Titles that tokenise alike share their probability equally: the column `log_copies` adds that to the sum.
 
     Args:
-      x_BTD: final hidden states. w_VD: the head, cast to their dtype; logits and sums are float32.
-      columns: what `catalogue_rows.row_columns` gives, with a leading axis of rows.
-      temperature: logits are divided by it. A number; or one number per level (the first decision of a title is level
-        0; the last number goes on); or "adaptive": one for all, from the rows at hand and without a gradient (see
-        `_adaptive`), and what is decided is multiplied by it, as in MSL (arXiv 2504.04178). MSL's moving average is
-        left out: a step has no such state, and each micro-batch has a temperature of its own.
+      x_BTD: final hidden states.
+      w_VD: the head, cast to their dtype; logits and sums are float32.
+      columns: `catalogue_rows.row_columns` of each row, stacked.
+      temperature: divides the logits. Either a number; or one number per level, where the first decision of a title is
+        level 0 and the last number holds for all further levels; or "adaptive": one number computed from these rows
+        without a gradient (see `_adaptive`), which also multiplies the loss of the decisions, as in MSL (arXiv
+        2504.04178). MSL's moving average is left out, because a step has no such state: each micro-batch has its own
+        temperature.
     """
     given = {name: columns[name] for name in columns if name.startswith(("wide", "narrow")) or name == "decision"}
     decided = _decided_sum(
@@ -74,10 +76,9 @@ def _with_gradient(
     is_first_A: jax.Array,
     temperature: Temperature,
 ) -> tuple[jax.Array, Any]:
-    """The sum, and as residuals the gradients of what was read: the states that decide, the rows of the union and those
-    of the blocks."""
+    """The sum, and as residuals the gradients by what was gathered: hidden states, rows of the union, of the blocks."""
     B, _, D = x_BTD.shape
-    # gathered over fsdp first, as for the embedding: rows of a table that is split along D would be replicated
+    # gathered over fsdp first, as for the embedding: rows gathered from a table sharded along D would be replicated
     w_VD = constrain(w_VD, "vocab", None)
     w_UD = w_VD[union_U].astype(x_BTD.dtype)
     wide_BWD = _states(x_BTD, columns["wide_position"])
@@ -113,16 +114,16 @@ def _with_gradient(
 
 
 def _backward(temperature: Temperature, residuals: Any, cotangent: jax.Array) -> tuple[Any, ...]:
-    """Only here are the gradients put into arrays of the size of the states and of the head."""
+    """Gradients by all hidden states and by the whole head, from those by the gathered ones."""
     gradients, (decision_BT, tokens_BGE, union_U, like_V0) = residuals
     dwide_BWD, dnarrow_BND = gradients["wide"], gradients["narrow"]
     nothing_B1D = jnp.zeros_like(dwide_BWD[:, :1])
-    # gathered, not scattered: a position decides at most once
+    # a gather instead of a scatter: a position has at most one decision
     decided = jnp.concatenate([dwide_BWD, dnarrow_BND, nothing_B1D], axis=1) * cotangent.astype(dwide_BWD.dtype)
     dx_BTD = jnp.take_along_axis(decided, decision_BT[..., None], axis=1)
     dw_VD = constrain(jnp.zeros((len(like_V0), dx_BTD.shape[-1]), jnp.float32), "vocab", None)
     dw_VD = dw_VD.at[union_U].add(gradients["union"] * cotangent, unique_indices=True, indices_are_sorted=True)
-    # each device adds up its own rows; split along D, the rows' gradients would be sent to every device first
+    # each device sums over its own rows; sharded along D, the rows' gradients would be sent to every device first
     dtokens_BGED = constrain(gradients["tokens"] * cotangent, "batch", None, None, None)
     dw_VD = constrain(dw_VD.at[tokens_BGE].add(dtokens_BGED), "vocab", None)
     return dx_BTD, constrain(dw_VD.astype(like_V0.dtype), "vocab", "embed"), None, None, None, None
@@ -138,10 +139,13 @@ def _states(x_BTD: jax.Array, position_BN: jax.Array) -> jax.Array:
 def _softmax_loss(
     logits: jax.Array, is_child: jax.Array, target: jax.Array, tau: jax.Array, factor: jax.Array | float
 ) -> tuple[jax.Array, jax.Array]:
-    """factor * the sum of -log softmax(logits / tau)[target] over the last axis, among children only, and its gradient
-    by the logits.
+    """factor * sum(-log softmax(logits / tau)[target]), and its gradient by the logits.
 
-    logits, is_child [..., n]; target, tau [...]. Where nothing is a child the loss is 0.
+    The softmax is over the last axis, among children only; without a child the loss is 0.
+
+    Args:
+      logits, is_child: [..., n].
+      target, tau: [...].
     """
     is_target = (jnp.arange(logits.shape[-1]) == target[..., None]) & is_child
     scaled = jnp.where(is_child, logits / tau[..., None], _NEVER)
@@ -165,12 +169,15 @@ def _of_level(temperature: float | tuple[float, ...], level: jax.Array) -> jax.A
 def _adaptive(
     logits_BWU: jax.Array, is_child_BWU: jax.Array, target_BW: jax.Array, is_first_BW: jax.Array
 ) -> jax.Array:
-    """MSL's temperature, a float32 scalar, from the first decisions of the titles at hand.
+    """MSL's temperature (arXiv 2504.04178), a float32 scalar, from the first decisions of these rows' titles.
 
-    With normal logits a target has the probability ETA, in the mean, at tau = (d + sqrt(max(0, d^2 - 2 C s^2))) / (2
-    C), where d is the mean logit of targets less that of children, s^2 the variance of children's logits, and C =
-    log(ETA * the mean number of children). It is kept within LOWEST and HIGHEST, also where there are so few children
-    (1 / ETA) that C is not above 0.
+    For normally distributed logits the mean probability of a target is ETA at
+
+        tau = (d + sqrt(max(0, d^2 - 2 C s^2))) / (2 C)
+
+    d: mean logit of targets minus mean logit of children. s^2: variance of the children's logits. C: log(ETA * mean
+    number of children). tau is clipped to [LOWEST, HIGHEST]; that also covers at most 1 / ETA children, where C is not
+    positive.
     """
     used_BWU = is_child_BWU & is_first_BW[..., None]
     children, decisions = jnp.sum(used_BWU, dtype=jnp.float32), jnp.sum(is_first_BW, dtype=jnp.float32)

@@ -1,5 +1,7 @@
-"""The columns that the catalogue loss adds to a row: which hidden state decides among which tokens, in arrays of a
-fixed size."""
+"""The columns that the catalogue loss adds to a row: which hidden state decides among which tokens.
+
+Their shapes are the same for all rows.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,8 +11,8 @@ import numpy as np
 
 from cprec_jax.train.catalogue_tables import CatalogueTables
 
-DECISIONS = 32  # of a block of narrow decisions
-EDGES = 256  # of a block: the children of its decisions, one after the other
+DECISIONS = 32  # per block of narrow decisions
+EDGES = 256  # children per block: those of its decisions, one after the other
 
 COLUMNS = (
     "wide_position",
@@ -31,7 +33,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Capacities:
-    """What the fullest row holds: wide decisions, and blocks of narrow ones."""
+    """The maximum per row: wide decisions, and blocks of narrow decisions."""
 
     wide: int
     blocks: int
@@ -39,8 +41,11 @@ class Capacities:
 
 @dataclass(frozen=True, kw_only=True)
 class _Decisions:
-    """Of one row: its target items, and their decisions as the position that decides, the number in the tables, and the
-    level."""
+    """The decisions of one row.
+
+    items: its target items. position: of the hidden state that decides. step: the decision's number in the tables.
+    level: which decision of its title, the first is 0.
+    """
 
     items: np.ndarray
     position: np.ndarray
@@ -49,7 +54,7 @@ class _Decisions:
 
 
 def capacities(tables: CatalogueTables, rows: Iterable[Mapping[str, Any]]) -> Capacities:
-    """The capacities that hold every one of the stored rows, at least 1 each."""
+    """The capacities that every stored row fits in, at least 1 each."""
     wide = blocks = 1
     for row in rows:
         steps = _decisions(tables, row).step
@@ -60,20 +65,20 @@ def capacities(tables: CatalogueTables, rows: Iterable[Mapping[str, Any]]) -> Ca
 
 
 def row_columns(tables: CatalogueTables, room: Capacities, row: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The columns of one stored row (`tokens`, `lengths`, `loss`, `items`: see `data.rows`). More than `room` is an
-    AssertionError.
+    """The columns of one stored row (`tokens`, `lengths`, `loss`, `items`: see `rows.dataset`).
 
-    W wide decisions, G blocks of Q narrow decisions and E tokens; a level counts the decisions of a title, the first is
-    0.
+    W wide decisions, G blocks of Q narrow decisions and E tokens. A level counts the decisions of a title; the first is
+    0. A row that exceeds `room` is an `AssertionError`.
 
       wide_position, wide_node, wide_target, wide_level: int32[W]; the node is -1 where there is no decision.
-      narrow_position, narrow_first, narrow_end, narrow_target, narrow_level: int32[G, Q]; the children are first:end of
-      the block's
-        tokens (none where there is no decision), the target is one of these places.
-      narrow_tokens: int32[G, E], 0 behind the last.
-      decision: int32[T], what a position decides: w < W, or W + place in [G * Q], or W + G * Q for nothing.
-      n_items: float32, the target items. log_copies: float32, the sum of the logs of how many titles tokenise just like
-      them.
+      narrow_position, narrow_first, narrow_end, narrow_target, narrow_level: int32[G, Q]; the children are
+        narrow_tokens[first:end] of the block, the target is an index into these tokens; where there is no decision
+        first equals end.
+      narrow_tokens: int32[G, E], padded with 0.
+      decision: int32[T], the decision at a position: w < W for a wide one, W + its index in [G * Q] for a narrow one,
+        W + G * Q for none.
+      n_items: float32, the number of target items.
+      log_copies: float32, the sum over target items of the log of how many titles have the same tokens.
     """
     decisions = _decisions(tables, row)
     is_wide = tables.step_node[decisions.step] >= 0
@@ -105,14 +110,14 @@ def _wide(tables: CatalogueTables, room: int, decisions: _Decisions, chosen: np.
 def _narrow(
     tables: CatalogueTables, room: int, decisions: _Decisions, chosen: np.ndarray, decision: np.ndarray, first_slot: int
 ) -> dict[str, np.ndarray]:
-    """Writes what it places into `decision`, too."""
+    """The narrow columns; also fills `decision` in place."""
     step, position, level = decisions.step[chosen], decisions.position[chosen], decisions.level[chosen]
     count = tables.step_count[step].astype(np.int64)
     cuts = _cut(count)
     assert len(cuts) - 1 <= room, f"{len(cuts) - 1} blocks of narrow decisions, room for {room}"
     block = np.repeat(np.arange(len(cuts) - 1), np.diff(cuts))
     slot = block * DECISIONS + np.arange(len(step)) - cuts[block]
-    begin = np.cumsum(count) - count  # of a decision's children in all children of the row
+    begin = np.cumsum(count) - count  # of a decision's children among all children of the row
     first = begin - begin[cuts[block]]
     columns = np.zeros((5, room * DECISIONS), np.int32)
     columns[:, slot] = position, first, first + count, first + tables.step_target[step], level
@@ -128,7 +133,7 @@ def _narrow(
 
 
 def _cut(count: np.ndarray) -> np.ndarray:
-    """Decisions with `count` children each, in blocks: int64[blocks + 1], where each begins, and the end."""
+    """Split decisions with `count` children each into blocks: int64[blocks + 1], the first of each, and the end."""
     ends = np.cumsum(count, dtype=np.int64)
     cuts = [0]
     while cuts[-1] < len(count):
@@ -154,8 +159,10 @@ def _decisions(tables: CatalogueTables, row: Mapping[str, Any]) -> _Decisions:
 
 
 def _target_items(tables: CatalogueTables, row: Mapping[str, Any], pieces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the target items of a row, and where their tokens begin. An item with nothing before it is
-    nobody's target."""
+    """The numbers of the target items of a row, and where their tokens begin.
+
+    An item is a target where all its tokens have loss and something precedes it in its document.
+    """
     if not len(pieces):
         return pieces, pieces
     lengths = np.asarray(row["lengths"], np.int64)

@@ -1,9 +1,9 @@
-"""What the catalogue loss knows of the catalogues: each title's decisions, by the number of choices that each has.
+"""The tables of the catalogue loss: each title's decisions, wide or narrow.
 
-A DECISION is a branching node of the title trie on a title's way: the model decides among the node's children. Where a
-node has one child there is nothing to decide. Wide nodes (the first branching node of each trie, and all with many
-children) share one list of tokens, whose rows of the head are read once per step; narrow nodes bring their children
-along with each row.
+A DECISION is a branching node of the title trie on a title's path: the model decides among the node's children. A node
+with one child needs no decision. Wide nodes (the first branching node of each trie, and all with many children) share
+one list of tokens, whose rows of the head are gathered once per step. The children of narrow nodes are columns of each
+row.
 """
 
 from collections.abc import Mapping
@@ -20,17 +20,22 @@ NARROW = 64  # a node with more children is wide
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CatalogueTables:
-    """The tries of one or several sets; N items of the corpus, S decisions on the ways of their titles, A wide nodes, U
-    tokens below them.
+    """The decisions of one or several sets.
 
-    union int32[U]: the tokens below wide nodes, ascending. allowed bool[A, U]: which of them a wide node has as
-    children. is_first bool[A]: the node is the first branching node of a trie.
-    edge_token int32[E]: tokens of the children of all nodes, siblings beside each other.
-    item_length int64[N]: tokens of an item. item_steps int64[N + 1]: item i has decisions item_steps[i]:item_steps[i +
-    1], first one first. item_set int32[N]: the number of its set, -1 = of no set. log_copies float64[N]: log of how
-    many titles tokenise alike. step_depth int32[S]: tokens of the title before the decision. step_node int32[S]: the
-    wide node, -1 where the node is narrow. step_first, step_count int32[S]: the node's children in `edge_token`.
-    step_target int32[S]: the title's own child, as a place in `union` (wide) or among the node's children (narrow).
+    N items of the corpus, S decisions on their titles' paths, A wide nodes, U tokens below them, E edges.
+
+    union int32[U]: the tokens below wide nodes, ascending.
+    allowed bool[A, U]: which of them are children of a wide node.
+    is_first bool[A]: whether the node is the first branching node of a trie.
+    edge_token int32[E]: tokens of the children of all nodes, siblings next to each other.
+    item_length int64[N]: tokens per item.
+    item_steps int64[N + 1]: item i has the decisions item_steps[i]:item_steps[i + 1], in the order of its tokens.
+    item_set int32[N]: the number of its set; -1: in none.
+    log_copies float64[N]: log of how many titles of the set have the same tokens, itself included.
+    step_depth int32[S]: tokens of the title before the decision.
+    step_node int32[S]: the wide node; -1: the node is narrow.
+    step_first, step_count int32[S]: the node's children are edge_token[first:first + count].
+    step_target int32[S]: the title's child, an index into `union` (wide) or into the node's children (narrow).
     """
 
     union: np.ndarray
@@ -53,10 +58,10 @@ def build_tables(catalogue: Catalogue, sets: Mapping[str, np.ndarray], narrow: i
 
     Args:
       catalogue: the tokens of all items of the corpus.
-      sets: name -> its items, int[n] ascending; no item is in two of them.
+      sets: name -> its items, int[n] ascending; no item is in two sets.
       narrow: the most children of a narrow node.
 
-    Raises `UserError` for a set whose titles are all alike: there is nothing to choose from.
+    Raises `UserError` for a set with one title, or whose titles all have the same tokens.
     """
     tries = [_trie_of(name, items, catalogue) for name, items in sets.items()]
     node_first, node_count, is_first = _branching_nodes(tries)
@@ -109,7 +114,7 @@ def _trie_of(name: str, items: np.ndarray, catalogue: Catalogue) -> TitleTrie:
 
 def _branching_nodes(tries: list[TitleTrie]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of the branching nodes of all tries, in the order of their edges: first edge, number of children, and whether
-    none is above."""
+    the node is the first branching node of its trie."""
     first, count, is_first, edges = [], [], [], 0
     for trie in tries:
         _, begin, children = np.unique(trie.edge_parent, return_index=True, return_counts=True)
@@ -121,8 +126,7 @@ def _branching_nodes(tries: list[TitleTrie]) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _steps(tries: list[TitleTrie], sets: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(item, tokens before it, edge) of every decision on every title's way; items ascending, the first decision
-    first."""
+    """(item, tokens before the decision, edge) of every decision on every title's path, ordered by item and tokens."""
     items, depths, edges, offset = [], [], [], 0
     for trie, items_of_set in zip(tries, sets, strict=True):
         ways = trie.ways(np.arange(len(items_of_set)))

@@ -1,4 +1,4 @@
-"""What a training run IS: its specs, its model, and the file that lets others load it again."""
+"""RUN/config.json, which describes a run so that it can be loaded again; and the model that a config means."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -27,7 +27,7 @@ from cprec_jax.workdir import DESCRIPTION
 
 
 def training_facts(spec: TrainSpec) -> dict[str, Any]:
-    """What `config.train` of a run means, defaults included, as JSON: for its model card."""
+    """The facts of `config.train` for the model card of a run, as JSON."""
     warmup, stable, anneal = (f"{100 * part:.4g} %" for part in fractions(spec.schedule))
     schedule = {"warm-up": warmup, "stable": stable, "annealing": anneal}
     schedule |= {name: getattr(spec.schedule, name) for name in ("peak", "end", "shape")}
@@ -46,10 +46,16 @@ def decoder_config(
     token_ids: Mapping[str, int] | None = None,
     named: Collection[str] = (),
 ) -> DecoderConfig:
-    """The architecture of a run, for a tokenizer of `vocab_size`, `base_vocab_size` of them not new (default: all).
+    """The architecture of a run.
 
-    token_ids: of the tokenizer, for the message; named: the texts of config.text.new_tokens, the known ones too. A base
-    model whose embedding is too small for its own tokenizer is a `UserError`; new tokens get rows (`hf/vocabulary.py`).
+    Args:
+      vocab_size: tokens of the tokenizer. A new model rounds it up to a multiple of 64; a base model gets rows for new
+        tokens (`hf/vocabulary.py`).
+      base_vocab_size: the tokens that are not new; None: all.
+      token_ids: of the tokenizer by text, for messages.
+      named: the texts of config.text.new_tokens, also those that the tokenizer had before.
+
+    Raises `UserError` for a base model whose embedding is too small for its own tokenizer.
     """
     if spec.init_from is not None:
         from cprec_jax.hf.hub import locate
@@ -87,10 +93,12 @@ def make_decoder(
     most_segments: int | None = None,
     adapters: Adapters | None = None,
 ) -> Decoder:
-    """The module that computes as `spec` says. Without a `row_length` (evaluation, export) attention is the reference,
-    `xla`.
+    """The decoder of `spec` with the architecture `config`.
 
-    most_segments: the most documents and padding that a row holds, if that is known.
+    Args:
+      row_length: tokens per packed row; None (evaluation, export): attention is the reference, `xla`.
+      most_segments: the most segments in a row, padding included; None: unknown.
+      adapters: the adapters of its linear layers; None: it has none.
     """
     if row_length is None:
         attend = packed_attention()
@@ -112,9 +120,9 @@ def make_decoder(
 def write_description(
     directory: Path, decoder: DecoderConfig, config: Config, made_from: Mapping[str, Any], reads: Reads
 ) -> None:
-    """RUN/config.json: everything evaluation and export need to know about a run besides its checkpoints and tokenizer.
+    """Write RUN/config.json: what evaluation and export need of a run besides its checkpoints and tokenizer.
 
-    `rows` is the directory in WORKDIR/rows that the run reads, whose tokenizer is its own.
+    Its `rows` is the directory in WORKDIR/rows that the run reads; the run's tokenizer is in it.
     """
     record = {
         "version": 3,
@@ -134,14 +142,16 @@ def write_description(
 
 
 def made_from_of(directory: Path) -> dict[str, Any] | None:
-    """What a run, finished or not, was made from; None where it is not begun."""
+    """What a run, finished or not, is made from; None where it has not begun."""
     path = directory / DESCRIPTION
     return dict(artefact.read_json(path, "train")[artefact.MADE_FROM]) if path.exists() else None
 
 
 def read_description(directory: Path) -> dict[str, Any]:
-    """RUN/config.json, with `decoder`, `template`, `model`, `train` and, where it trains an adapter, `lora` as their
-    dataclasses."""
+    """RUN/config.json, with `decoder`, `template`, `model`, `train` and `lora` as their dataclasses.
+
+    `lora` is None for a run that trains no adapter. Raises `UserError` for an absent or unfit file.
+    """
     path = directory / DESCRIPTION
     record = artefact.read_json(path, "train")
     classes = {"decoder": DecoderConfig, "template": TemplateSpec, "model": ModelSpec, "train": TrainSpec}
@@ -153,7 +163,7 @@ def read_description(directory: Path) -> dict[str, Any]:
 
 
 def adapters_of_run(directory: Path) -> Adapters | None:
-    """The adapters that a run trains; None for one that trains its model."""
+    """The adapters that a run trains; None for a run without an adapter."""
     description = read_description(directory)
     return (
         None

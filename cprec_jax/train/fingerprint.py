@@ -1,4 +1,4 @@
-"""Parameters as a SHA-256."""
+"""The SHA-256 of parameters."""
 
 import hashlib
 from typing import Any
@@ -9,8 +9,10 @@ from jax.experimental import multihost_utils
 
 
 def parameters_sha256(params: Any) -> str:
-    """SHA-256 over all parameters' bytes in path order: equal only for bit-identical parameters. All processes must
-    call."""
+    """SHA-256 over paths and bytes of all parameters: equal only for bit-identical parameters.
+
+    All processes must call.
+    """
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())

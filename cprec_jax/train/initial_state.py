@@ -1,4 +1,4 @@
-"""The state that a run begins with, and which of its leaves are trained."""
+"""The initial state of a run, and which of its leaves are trained."""
 
 import functools
 from typing import Any
@@ -25,7 +25,7 @@ from cprec_jax.train.state import TrainState, new_state
 def initial_state(
     prepared: PreparedRun, mesh: jax.sharding.Mesh, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Leaves]:
-    """A state at step 0 (new or from the base model), and the leaves that stay as they are."""
+    """A state at step 0 with new or loaded parameters, and the frozen leaves."""
     params = _initial_params(prepared, mesh)
     if prepared.decoder.adapters is not None and len(by_name(params)) < len(
         by_name(abstract_params(prepared.decoder)[0])
@@ -36,7 +36,7 @@ def initial_state(
 
 
 def _initial_params(prepared: PreparedRun, mesh: jax.sharding.Mesh) -> Any:
-    """What the run starts from, float32: a model, and, where it goes on with an adapter, that one."""
+    """The parameters that the run starts from, float32: those of a model, with an adapter where it starts from one."""
     decoder = prepared.decoder.clone(adapters=None)
     param_shardings = rules.param_shardings(mesh, *abstract_params(decoder))
     if prepared.start is not None:
@@ -52,8 +52,11 @@ def _initial_params(prepared: PreparedRun, mesh: jax.sharding.Mesh) -> Any:
 
 
 def _params_of_start(prepared: PreparedRun, start: Start, mesh: jax.sharding.Mesh) -> Any:
-    """The parameters of a checkpoint of another run. Its adapter is gone on with; a run without one trains the sum of
-    base and adapter."""
+    """The parameters of a checkpoint of another run.
+
+    A run with an adapter trains that of the other run further; a run without one gets the sum of base and adapter.
+    Raises `UserError` for adapters that differ.
+    """
     start_adapters, adapters = adapters_of_run(start.directory), prepared.decoder.adapters
     if start_adapters is None or adapters is None:
         return restore_decoder(start.directory, start.step, mesh=mesh).params
@@ -62,15 +65,16 @@ def _params_of_start(prepared: PreparedRun, start: Start, mesh: jax.sharding.Mes
         assert lora is not None
         raise UserError(
             f"{prepared.directory.name}: starts from {start.directory.name}, whose adapter has {shown(start_lora)}, "
-            f"and its own has {shown(lora)}; "
-            "give both the same, or take `lora` away from one of them"
+            f"and its own has {shown(lora)}; give both the same, or take `lora` away from one of them"
         )
     return restore_stored(start.directory, start.step, mesh=mesh).params
 
 
 def _frozen_names(prepared: PreparedRun) -> frozenset[str]:
-    """The leaves that `config.train.frozen` names, and under an adapter all but those of the adapter; at least one must
-    be left."""
+    """The leaves that match `config.train.frozen`; with an adapter also all leaves of the base.
+
+    Raises `UserError` where nothing is left to train.
+    """
     names = list(by_name(abstract_params(prepared.decoder)[0]))
     frozen = matching(prepared.train.frozen, names, "config.train.frozen")
     if prepared.decoder.adapters is not None:
@@ -81,14 +85,14 @@ def _frozen_names(prepared: PreparedRun) -> frozenset[str]:
 
 
 def trained_axes(prepared: PreparedRun) -> dict[str, tuple[str, ...]]:
-    """The logical axes of the leaves that are trained, by name."""
+    """The logical axes of the trained leaves, by name."""
     axes = by_name(abstract_params(prepared.decoder)[1], is_leaf=lambda node: isinstance(node, tuple))
     frozen = _frozen_names(prepared)
     return {name: leaf_axes for name, leaf_axes in axes.items() if name not in frozen}
 
 
 def say_what_is_trained(prepared: PreparedRun) -> None:
-    """The table of parameters. A pattern that matches nothing is a `UserError`."""
+    """Log the table of parameters (`overview`). Raises `UserError` for a pattern that matches nothing."""
     shapes, axes = abstract_params(prepared.decoder)
     axes_by_name = by_name(axes, is_leaf=lambda node: isinstance(node, tuple))
     table = overview(shapes, axes_by_name, _frozen_names(prepared), prepared.train.optimizer)

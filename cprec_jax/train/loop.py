@@ -1,4 +1,7 @@
-"""The loop: dispatch a step, then log the one before. What happens between steps are named actions (`actions.py`)."""
+"""The training loop: dispatch a step, then log the previous one. The actions between steps are in `actions.py`.
+
+From the second step on, implicit transfers between host and device are errors.
+"""
 
 import contextlib
 import functools
@@ -20,8 +23,10 @@ Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The rows of a step (the first is 1): this process's on the host, for messages, and the global arrays of all
-    processes."""
+    """The batch of a step; the first step is 1.
+
+    rows: this process's rows, on the host, for messages. arrays: the global arrays of all processes.
+    """
 
     step: int
     rows: Mapping[str, np.ndarray]
@@ -41,7 +46,7 @@ def train_loop(
     validate: Validate | None = None,
     ledger: Ledger | None = None,
 ) -> TrainState:
-    """Take a step per batch. From the second on, nothing that nobody asked for moves between host and device."""
+    """Train one step per batch, and return the last state. Raises `Diverged`, and `Preempted` after a stop signal."""
     pending: Done | None = None  # a step that is not logged yet
     before: Done | None = None
     ledger = ledger or Ledger(None)
@@ -59,13 +64,13 @@ def train_loop(
                 with contextlib.nullcontext() if number else ledger.phase("compile"):
                     state, metrics = train_step(state, frozen, batch.arrays)
                 done = Done(step=batch.step, metrics=metrics, rows=batch.rows)
-                stopping = stop.is_asked(before)  # asked once: what stops is what was saved
+                stopping = stop.is_asked(before)  # asked once, so that the step that stops is the one that is saved
                 saving = stopping or save.is_due(done.step)
                 values_of_state = None
-                if validate is not None and validate.is_due(done.step) and not stopping:  # which has little time
+                if validate is not None and validate.is_due(done.step) and not stopping:  # no time after SIGTERM
                     values_of_state = functools.partial(validate, state, frozen)
                 log_now = saving or values_of_state is not None
-                # Reading a step's metrics waits for it; reading those of the one before keeps the device busy.
+                # Reading a step's metrics waits for the step; reading the previous step's keeps the device busy.
                 if pending is not None:
                     log(pending)
                     ledger.done(pending.step)
@@ -81,7 +86,7 @@ def train_loop(
                 if stopping:
                     stop(done.step)
     except Diverged:
-        # the next step is in flight, and on CPUs its collectives could block whatever comes after
+        # The next step is in flight, and on CPUs its collectives could block whatever comes after.
         jax.block_until_ready(state)
         raise
     finally:
@@ -91,6 +96,6 @@ def train_loop(
 
 
 def _is_ready(done: Done | None) -> bool:
-    """Whether the devices are done with a step."""
+    """Whether the devices have finished a step; True for None."""
     values: Any = () if done is None else done.metrics.values()
     return all(value.is_ready() for value in values)

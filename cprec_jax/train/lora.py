@@ -1,4 +1,4 @@
-"""LoRA in a run: which weights get an adapter, a fresh one, and the base as the step reads it."""
+"""LoRA in a run: which weights get an adapter, new adapters, and the dtype in which the step reads the base."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,9 +20,9 @@ EMBEDDING, HEAD, LAYERS = "embed", "lm_head", "layers/"
 
 
 def adapters_of(spec: LoraSpec, config: DecoderConfig, where: str = WHERE) -> Adapters:
-    """The adapters that `spec` asks for in a decoder. where: its dotted name, for messages.
+    """The adapters that `spec` means in a decoder. where: its config key, for messages.
 
-    Raises `UserError` for a pattern that matches no linear layer, or embedding or head.
+    Raises `UserError` for a pattern that matches no linear layer.
     """
     linear = linear_layers(config)
     chosen: dict[str, None] = {}
@@ -36,8 +36,7 @@ def adapters_of(spec: LoraSpec, config: DecoderConfig, where: str = WHERE) -> Ad
 
 
 def linear_layers(config: DecoderConfig) -> list[str]:
-    """The names of the weights of linear layers: what is a matrix in each layer, on whatever side the residual stream
-    is."""
+    """The names of the weights of linear layers: those of a layer with the residual stream as input or output."""
     axes = by_name(abstract_params(Decoder(config))[1], is_leaf=lambda node: isinstance(node, tuple))
     return [name for name, leaf_axes in axes.items() if name.startswith(LAYERS) and "embed" in leaf_axes]
 
@@ -47,20 +46,19 @@ def _why_nothing(pattern: str, config: DecoderConfig, linear: list[str]) -> str:
         return f"matches no linear layer{nearest(pattern, linear)}"
     if config.tie_embeddings:
         return (
-            "is the embedding, which is the head, too, in this model (tied): an adapter on one would change the "
-            "other, or part the two; "
-            "an adapter stands on linear layers alone"
+            "is the embedding, which is also the head of this model (tied): an adapter on one would change the "
+            "other, or untie the two; only the linear layers of `layers/` can have an adapter"
         )
-    return "is the embedding or the head; an adapter stands on the linear layers of `layers/` alone"
+    return "is the embedding or the head; only the linear layers of `layers/` can have an adapter"
 
 
 def same_adapters(first: Adapters, second: Adapters) -> bool:
-    """Whether the parameters of one mean the same in the other: all but dropout."""
+    """Whether parameters of one can be used in the other: weights, rank and scale are equal; dropout may differ."""
     return (first.weights, first.rank, first.scale) == (second.weights, second.rank, second.scale)
 
 
 def fresh_adapter(decoder: Decoder, seed: int, mesh: jax.sharding.Mesh) -> Leaves:
-    """The parameters of new adapters on the devices of `mesh`: the model is what it was."""
+    """The parameters of new adapters, on the devices of `mesh`; they do not change the model's output."""
     shapes, axes = abstract_params(decoder)
     base = base_names(shapes)
     shardings, _ = split(rules.param_shardings(mesh, shapes, axes), base)
@@ -68,12 +66,12 @@ def fresh_adapter(decoder: Decoder, seed: int, mesh: jax.sharding.Mesh) -> Leave
 
 
 def base_names(params: Any) -> frozenset[str]:
-    """The names of all parameters but those of adapters."""
+    """The names of all parameters except those of adapters."""
     return frozenset(name for name in by_name(params) if not is_adapter(name))
 
 
 def as_read(frozen: Mapping[str, Any], dtype: jnp.dtype) -> Leaves:
-    """What no step changes, in the dtype that the step reads it in (`dtype_as_read`). Takes over `frozen`."""
+    """The frozen leaves in the dtype in which the step reads them (`dtype_as_read`). Deletes the arrays it casts."""
 
     def cast_leaf(path: Any, leaf: jax.Array) -> jax.Array:
         wanted = dtype_as_read(path[-1].key, leaf.dtype, dtype)
@@ -81,16 +79,16 @@ def as_read(frozen: Mapping[str, Any], dtype: jnp.dtype) -> Leaves:
             return leaf
         cast = jax.jit(lambda x: x.astype(wanted), out_shardings=leaf.sharding)(leaf)
         jax.block_until_ready(cast)
-        leaf.delete()  # one leaf at a time, so that there are never two copies of the base
+        leaf.delete()  # leaf by leaf, so that there are never two copies of the base
         return cast
 
     return jax.tree_util.tree_map_with_path(cast_leaf, dict(frozen))
 
 
 def dtype_as_read(name: str, stored: jnp.dtype, computed: jnp.dtype) -> jnp.dtype:
-    """The dtype of a leaf that no step changes: that of the computation, but for what is read in float32 (norms) and
-    for adapters.
+    """The dtype in which the step reads a frozen leaf: `computed`, but `stored` for norms and adapters.
 
-    Every other parameter is cast to it where it is used, so that no bit of the computation changes.
+    Norms are computed in float32. Every other parameter is cast to `computed` where it is used, so that casting it
+    earlier changes no bit of the result.
     """
     return stored if name.endswith("norm") or is_adapter(name) else computed

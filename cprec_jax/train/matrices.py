@@ -1,6 +1,6 @@
-"""Parameters as the matrices that optimizers mean, found by the logical axes.
+"""Parameters as the weight matrices that optimizers work on, found by their logical axes.
 
-That layers are stacked and heads split is only how matrices are stored.
+Parameters are stored with layers stacked and heads split.
 """
 
 import math
@@ -20,15 +20,15 @@ STACKED, SINGLE = "stacked", "single"
 
 
 def is_stacked(axes: tuple[str, ...]) -> bool:
+    """Whether a leaf with these logical axes has one entry per layer."""
     return axes[:1] == ("layers",)
 
 
 def dimension_numbers(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
-    """Which axes of a weight matrix are its input and its output, None for a leaf that is none: embedding, head, norms,
-    biases.
+    """Which axes of a weight matrix are its input and its output; None for embedding, head, norms and biases.
 
-    One side of a weight matrix is the residual stream (`embed`), of an adapter's matrix its `rank`; the other is what a
-    sublayer makes of it, in one axis or two.
+    One side of a weight matrix is the residual stream (`embed`), or in an adapter the `rank`. The other side has one
+    axis or two.
     """
     inner = tuple(axis for axis in range(len(axes)) if axes[axis] != "layers")
     single = "rank" if "rank" in axes else "embed"
@@ -40,7 +40,8 @@ def dimension_numbers(axes: tuple[str, ...]) -> MuonDimensionNumbers | None:
 
 
 def as_matrices(tree: Any, axes: Axes) -> Any:
-    """Each weight matrix [layers, input, output], or without layers; every other leaf as it is."""
+    """Weight matrices reshaped to [layers, input, output], or [input, output] without layers; other leaves as they
+    are."""
 
     def as_matrix(path: Any, leaf: jax.Array) -> jax.Array:
         leaf_axes = axes[leaf_name(path)]
@@ -56,8 +57,7 @@ def as_matrices(tree: Any, axes: Axes) -> Any:
 
 
 def per_layer(inner: optax.GradientTransformation, axes: Axes) -> optax.GradientTransformation:
-    """`inner` for each layer by itself, on matrices: what it factors or clips is then that of one matrix, not of the
-    whole stack."""
+    """`inner` applied to each layer's matrices (`as_matrices`), so that it factors or clips one matrix, not a stack."""
     labels = lambda tree: jax.tree_util.tree_map_with_path(  # noqa: E731
         lambda path, _: STACKED if is_stacked(axes[leaf_name(path)]) else SINGLE, tree
     )

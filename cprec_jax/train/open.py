@@ -1,5 +1,4 @@
-"""Opening models, a checkpoint of a run or a Hugging Face directory: for generation, and with the tokens of the titles
-for evaluation."""
+"""Opens a model: a checkpoint of a run, or a Hugging Face directory. For evaluation with the tokens of all titles."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,8 +30,10 @@ from cprec_jax.workdir import run_directory, tokenizer_directory
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedModel:
-    """A decoder with parameters, its tokenizer (from `tokenizer_dir`) and its template. `step` is None for a Hugging
-    Face directory."""
+    """A decoder with parameters, its tokenizer (from `tokenizer_dir`) and its template.
+
+    step: of the checkpoint; None for a Hugging Face directory.
+    """
 
     decoder: Decoder
     params: Any
@@ -44,8 +45,10 @@ class OpenedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A decoder with parameters, and the titles and template in its own tokens. `step` is None for a Hugging Face
-    directory."""
+    """A decoder with parameters, its template, and the corpus's titles in its tokens.
+
+    step: of the checkpoint; None for a Hugging Face directory and for parameters that are passed in.
+    """
 
     decoder: Decoder
     params: Any
@@ -56,7 +59,7 @@ class LoadedModel:
 
 
 def checkpoint_steps(directory: Path) -> list[int]:
-    """The steps of the checkpoints of a run that saw any training."""
+    """The steps of a run's checkpoints after step 0, ascending. Raises `UserError` where there are none."""
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)
     steps = [step for step in checkpoints.steps() if step > 0]
     checkpoints.close()
@@ -68,8 +71,14 @@ def checkpoint_steps(directory: Path) -> list[int]:
 def load_model(
     spec: MethodSpec, template: TemplateSpec, workdir: Path, corpus: Corpus, directory: Path | None = None
 ) -> LoadedModel:
-    """The model of a method of kind `untrained`, `checkpoint` (of the run `directory`) or `hf` (with `template`).
-    Unfit: `UserError`."""
+    """The model of a method of kind `untrained`, `checkpoint` or `hf`.
+
+    Args:
+      template: for kind `hf`; a run has its own.
+      directory: of the run, for the other kinds; None: the default run of `workdir`.
+
+    Raises `UserError` where it is absent or unfit.
+    """
     if spec.kind == "hf":
         assert spec.path is not None
         opened = open_directory(spec.path, template)
@@ -80,14 +89,14 @@ def load_model(
 
 
 def run_with_params(workdir: Path, directory: Path, corpus: Corpus, params: Any) -> LoadedModel:
-    """The model of the run `directory`, finished or not, with parameters that are at hand."""
+    """The model of the run `directory`, finished or not, with the parameters `params`."""
     description = read_description(directory)
     decoder = make_decoder(ModelSpec(), description["decoder"])
     return _with_titles(_opened_run(workdir, description, decoder, params, None), corpus, of_run=True)
 
 
 def _with_titles(opened: OpenedModel, corpus: Corpus, of_run: bool) -> LoadedModel:
-    """of_run: whether its tokens are those of rows, beside which the tokenised catalogue may be saved."""
+    """The model with the tokens of all titles. of_run: they may be saved beside the rows of its tokenizer."""
     titles, end_of_item = corpus.items.title, opened.template.spec.end_of_item
     if of_run:
         catalogue = saved_catalogue.load_or_build(opened.tokenizer_dir.parent, opened.tokenizer, titles, end_of_item)
@@ -106,7 +115,7 @@ def _with_titles(opened: OpenedModel, corpus: Corpus, of_run: bool) -> LoadedMod
 
 
 def open_directory(location: str, template: TemplateSpec) -> OpenedModel:
-    """A Hugging Face directory or hub id, with a template. Absent or unfit: `UserError`."""
+    """Open a Hugging Face directory or hub id, with a template. Raises `UserError` where it is absent or unfit."""
     directory = locate(location)
     decoder = Decoder(config=read_config(directory), dtype=jnp.float32)
     params = load_params(directory, decoder.config)
@@ -123,8 +132,7 @@ def open_directory(location: str, template: TemplateSpec) -> OpenedModel:
 
 
 def open_run(workdir: Path, directory: Path, step: int | None = None, fraction: float | None = None) -> OpenedModel:
-    """A checkpoint (see `restore_decoder`) of the run `directory` of `workdir`, with the template it was trained
-    with."""
+    """Open a checkpoint (see `restore_decoder`) of the run `directory` of `workdir`, with the run's template."""
     restored = restore_decoder(directory, step=step, fraction=fraction)
     return _opened_run(workdir, read_description(directory), restored.decoder, restored.params, restored.step)
 

@@ -1,4 +1,4 @@
-"""What a run trains, leaf by leaf: the table at its start."""
+"""The table of parameters at the start of a run: what is trained, leaf by leaf."""
 
 import math
 from collections.abc import Mapping
@@ -11,11 +11,12 @@ from cprec_jax.train.optimizer import WHERE, is_decayed, updater
 
 
 def overview(shapes: Any, axes: Axes, frozen: frozenset[str], spec: OptimizerSpec) -> str:
-    """A line per leaf (name, shape, number of parameters, who updates it, whether it decays), and who updates how many.
+    """Parameters per updater, then a line per leaf: name, shape, number of parameters, updater, weight decay.
 
     Args:
-      shapes: of all leaves (`jax.ShapeDtypeStruct`); axes: their logical axes by name; frozen: the names of those that
-        stay.
+      shapes: of all leaves (`jax.ShapeDtypeStruct`).
+      axes: their logical axes by name.
+      frozen: the names of the leaves that are not trained.
     """
     sizes = {name: leaf.shape for name, leaf in by_name(shapes).items()}
     chosen = (

@@ -1,4 +1,4 @@
-"""A run with everything fixed before its first step: rows, shares, model, length."""
+"""Everything about a run that is fixed before its first step: rows, shares, model, number of steps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,13 +31,20 @@ PRETRAINING = Reads()
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedRun:
-    """Everything fixed before the first step.
+    """Everything that is fixed before the first step.
 
-    corpus: where it lies; sets: that the run is fine-tuned on (none: pre-training).
-
-    first: the step it starts at, which is not 0 where it goes on with another run; `total_steps` counts from 0, too.
-    follows: whether its rows are those that the other run would have read next; else they are a phase with a mixture of
-    its own.
+    directory: the run's.
+    corpus: the directory of the corpus.
+    rows: the directory of the rows. splits: those of them that it draws from.
+    sets: those it is fine-tuned on; none for pre-training.
+    shares, limits: of each split, its share of the batches and the rows used of it (absent: all), until annealing.
+    anneal_shares, anneal_limits: those of the annealing phase.
+    first: the step it starts at; above 0 where it goes on with another run.
+    total_steps: the last step, counted from 0 also where `first` is above 0.
+    start: the checkpoint of another run that it starts from.
+    follows: whether it reads the rows that the other run would have read next; else its rows are a new stream.
+    base_vocab_size, vocab_size: tokens of the tokenizer without and with new tokens.
+    named_tokens: the texts of config.text.new_tokens.
     """
 
     directory: Path
@@ -69,8 +76,12 @@ def prepare_run(
     """Check the config against the rows, before anything is compiled or written.
 
     Args:
-      config, directory, reads: of one run.
+      config: of one run.
+      directory: the run's.
       start: the checkpoint of another run that it starts from.
+      reads: the rows that it reads.
+
+    Raises `UserError` where they do not fit each other.
     """
     train_spec, model_spec = config.train_section, config.model
     rows = rows_directory(workdir, reads.kind.name)
@@ -82,8 +93,8 @@ def prepare_run(
     for mixture, key in ((train_spec.mixture, "mixture"), (anneal_mixture, "anneal_mixture")):
         check_shares(mixture, sizes, f"config.train.{key}")
     shares, anneal_shares = proportions(train_spec.mixture, sizes), proportions(anneal_mixture, sizes)
-    # A budget of different tokens is for both phases together, so both use the same rows: each source's share of the
-    # whole run.
+    # A limit on a source's different tokens holds for both phases together, so both use the same rows: the limit comes
+    # from the source's share of the whole run.
     over_all = blend(shares, anneal_shares, anneal_fraction(train_spec.schedule))
     limits = row_limits(train_spec.mixture, over_all, sizes, manifest["row_length"])
     first = start.step if start is not None and start.goes_on else 0
@@ -119,7 +130,7 @@ def prepare_run(
 
 
 def _architecture(spec: ModelSpec, rows: Path, manifest: Mapping[str, Any], start: Start | None) -> DecoderConfig:
-    """Of the new model, or of the one that the run starts from."""
+    """The architecture of the new model, or of the run that it starts from."""
     if start is None:
         token_ids = tokenizer_files.token_ids(rows / "tokenizer") if spec.init_from is not None else None
         vocab_size, named = manifest["vocab_size"], manifest.get("named_tokens", ())
@@ -128,8 +139,8 @@ def _architecture(spec: ModelSpec, rows: Path, manifest: Mapping[str, Any], star
         architecture = read_description(start.directory)["decoder"]
     if architecture.max_position_embeddings < manifest["row_length"]:
         say(
-            f"warning: rows have {manifest['row_length']} tokens, the base model was made for "
-            f"{architecture.max_position_embeddings}"
+            f"warning: rows have {manifest['row_length']} tokens, more than the {architecture.max_position_embeddings} "
+            "positions of the model"
         )
     return architecture
 
@@ -147,7 +158,7 @@ def _same_rows(
     spec: TrainSpec,
     reads: Reads,
 ) -> bool:
-    """Whether the run that it goes on with reads its stable phase by the same shares, limits, seed and batch."""
+    """Whether the run that it goes on with reads its stable phase with the same shares, limits, seed and batch size."""
     assert start is not None
     start_train: TrainSpec = read_description(start.directory)["train"]
     sizes = {name: split["rows"] for name, split in _splits(start_train, manifest["splits"], reads).items()}
@@ -169,14 +180,13 @@ def _warn_of_another_tokenizer(init_from: str, tokenizer_dir: Path) -> None:
 
     if not base.extends(tokenizer_dir, locate(init_from)):
         say(
-            f"warning: the rows were not made with the tokenizer of {init_from}, whose embeddings belong to other "
-            "tokens then; "
-            "set config.text.tokenizer to the base model's own, and pack again"
+            f"warning: the rows were not made with the tokenizer of {init_from}, so its embeddings belong to other "
+            "tokens; set config.text.tokenizer to the base model's own, and pack again"
         )
 
 
 def most_segments(splits: Mapping[str, Mapping[str, Any]]) -> int | None:
-    """The most documents and padding that a row holds; None for rows that were packed before this was noted."""
+    """The most segments in a row of any split, padding included; None where a manifest lacks the number."""
     filled = [split for split in splits.values() if split["rows"]]
     if any("most_documents" not in split for split in filled):
         return None

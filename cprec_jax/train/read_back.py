@@ -1,7 +1,7 @@
-"""Checkpoints read, and read back and compared one leaf at a time: what is said to be saved can be read.
+"""Reads checkpoints, and compares saved ones with the arrays leaf by leaf, so that what counts as saved can be read.
 
-Every process reads its own shards and waits for no other: one of several may find damage where the others find none.
-Whoever calls asks `in_any_process` afterwards, so that all go the same way.
+Every process reads its own shards and waits for no other, because one process may find damage where the others find
+none. Callers ask `in_any_process` afterwards, so that all take the same branch.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ from cprec_jax.parallel import processes
 
 
 def in_any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process. All must call."""
+    """Whether the flag is set in any process. All processes must call."""
     return processes.any_of(flag)
 
 
 @contextlib.contextmanager
 def without_echoes() -> Iterator[None]:
-    """Where one array cannot be read or saved, the others are given up: their threads and tasks tell so in a traceback
-    each, some later.
+    """Silence the follow-up tracebacks of a failed read or save.
 
-    What is raised says it already.
+    Where one array fails, orbax cancels the others, and each of their threads and tasks prints a traceback, some later.
+    The exception that is raised has the reason.
     """
     before, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
@@ -40,21 +40,19 @@ def without_echoes() -> Iterator[None]:
 
 
 def read_item(directory: Path, abstract: Any) -> Any:
-    """The tree of item `directory` of a checkpoint, sharded like `abstract`. What cannot be read raises whatever orbax
-    raises."""
+    """The tree of item `directory` of a checkpoint, sharded like `abstract`. Raises what orbax raises."""
     with _reader(ocp.StandardCheckpointHandler()) as checkpointer:
         return checkpointer.restore(directory, args=ocp.args.StandardRestore(abstract))
 
 
 def read_json_item(directory: Path) -> dict[str, Any]:
-    """The object of a JSON item of a checkpoint. What cannot be read raises whatever orbax raises."""
+    """The object of a JSON item of a checkpoint. Raises what orbax raises."""
     with _reader(ocp.JsonCheckpointHandler()) as checkpointer:
         return dict(checkpointer.restore(directory, args=ocp.args.JsonRestore()))
 
 
 def _reader(handler: Any) -> ocp.Checkpointer:
-    """A checkpointer that meets no other process: by default all wait for one another at the end, for ever where one
-    has failed."""
+    """A checkpointer without barriers: by default all processes wait for one another, forever where one has failed."""
     this = jax.process_index()
     alone = ocp.options.MultiprocessingOptions(
         primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process {this}"
@@ -63,11 +61,9 @@ def _reader(handler: Any) -> ocp.Checkpointer:
 
 
 def differing_leaf(directory: Path, tree: Any) -> str | None:
-    """The first leaf of `tree` that item `directory` of a checkpoint holds otherwise; None where it holds the same
-    bits.
+    """The name of the first leaf of `tree` whose bits differ in item `directory` of a checkpoint; None: all are equal.
 
-    Every process compares its own shards, and holds one leaf more at a time. What cannot be read raises whatever orbax
-    raises.
+    Every process compares its own shards, and holds one additional leaf at a time. Raises what orbax raises.
     """
     leaves, structure = jax.tree.flatten(tree)
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]

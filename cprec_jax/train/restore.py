@@ -1,4 +1,4 @@
-"""A run's checkpoint as a model, for evaluation and export: parameters alone, on the devices at hand."""
+"""Restores the parameters of a run's checkpoint, for evaluation and export."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from cprec_jax.train.description import adapters_of_run, make_decoder, read_desc
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """A decoder, its parameters, the step they are of, and the checkpoint's meta (tokens seen, seconds)."""
+    """A decoder, its parameters, their step, and the checkpoint's meta (tokens seen, seconds)."""
 
     decoder: Decoder
     params: Any
@@ -31,13 +31,15 @@ class Restored:
 def restore_decoder(
     directory: Path, step: int | None = None, fraction: float | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> Restored:
-    """Load the parameters of RUN `directory`; of one that trained an adapter, the float32 sum of its base and that.
+    """Load the parameters of RUN `directory`; for a run with an adapter, the float32 sum of base and adapter.
 
     Args:
-      step: which checkpoint; None: the one that the run stands for, the last or the selected. Step 0 holds the
+      step: of the checkpoint; None: the one that the run stands for, the selected or the last. Step 0 has the
         parameters before training.
-      fraction: instead of `step`, the checkpoint nearest to this fraction of the newest one's steps.
-      mesh: where the parameters go; default: whole on the first device.
+      fraction: instead of `step`, the checkpoint nearest to this fraction of the newest one's step.
+      mesh: of the parameters' devices; None: whole on the first device.
+
+    Raises `UserError` for a checkpoint that is absent or unfit, `DamagedCheckpoint` for one that cannot be read.
     """
     stored = restore_stored(directory, step, fraction, mesh)
     adapters = stored.decoder.adapters
@@ -51,7 +53,7 @@ def restore_decoder(
 def restore_stored(
     directory: Path, step: int | None = None, fraction: float | None = None, mesh: jax.sharding.Mesh | None = None
 ) -> Restored:
-    """`restore_decoder` without the sum: an adapter stands beside its base."""
+    """`restore_decoder` without the sum: the parameters of an adapter stay beside those of its base."""
     description = read_description(directory)
     decoder = make_decoder(ModelSpec(), description["decoder"], adapters=adapters_of_run(directory))
     checkpoints = Checkpoints(directory / "checkpoints", read_only=True)

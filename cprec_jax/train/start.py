@@ -1,4 +1,4 @@
-"""Where a run starts that starts from another one."""
+"""The checkpoint of another run that a run starts from."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from cprec_jax.train.schedule import phases
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """A checkpoint of the run `directory`: its parameters, or, where the new run goes on with it, its whole state."""
+    """A checkpoint of the run `directory`. The new run takes its parameters, or, with `goes_on`, its whole state."""
 
     directory: Path
     step: int
@@ -20,8 +20,10 @@ class Start:
 
 
 def start_of(spec: RunSpec, parent: Path, name: str) -> Start:
-    """What a run starts from. A step outside the stable phase of the other, where there is nothing to go on with, is a
-    `UserError`."""
+    """The checkpoint of the run `parent` that `spec` starts from. name: of the new run, for messages.
+
+    Raises `UserError` for a run that goes on from a step outside the stable phase of `parent`.
+    """
     manifest = read_json(parent / MANIFEST, "train")
     last = int(manifest["step"])
     if not spec.goes_on:
@@ -33,7 +35,6 @@ def start_of(spec: RunSpec, parent: Path, name: str) -> Start:
     if not begin <= step <= end:
         raise UserError(
             f"config.runs.{name}.start: step {step} of {parent.name} lies outside its stable phase, steps {begin} to "
-            f"{end}; "
-            "a run can only go on from there"
+            f"{end}; a run can only go on from a step of that phase"
         )
     return Start(directory=parent, step=step, goes_on=True)

@@ -1,5 +1,4 @@
-"""What a run changes (`TrainState`) and what it does not (`frozen`): two trees, of which the first alone is donated and
-saved."""
+"""The state that steps change (`TrainState`), which is donated and saved; frozen leaves are a separate tree."""
 
 from typing import Any
 
@@ -13,8 +12,10 @@ from cprec_jax.parallel import rules
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that steps change: how many are done, the trained leaves (float32), and the optimizer's state over
-    them."""
+    """Everything that steps change.
+
+    step: int32 scalar, the number of finished steps. trained: the trained leaves, float32. opt_state: the optimizer's.
+    """
 
     step: jax.Array
     trained: Any
@@ -22,8 +23,7 @@ class TrainState:
 
 
 def new_state(trained: Any, optimizer: optax.GradientTransformation, mesh: jax.sharding.Mesh) -> TrainState:
-    """A state at step 0; moments are sharded like the leaf that they belong to, everything else of the optimizer is
-    replicated."""
+    """A state at step 0. The optimizer's moments are sharded like their leaves; the rest of its state is replicated."""
     opt_shardings = _like_leaves(jax.eval_shape(optimizer.init, trained), trained, rules.replicated(mesh))
     opt_state = jax.jit(optimizer.init, out_shardings=opt_shardings)(trained)
     return TrainState(
@@ -32,10 +32,9 @@ def new_state(trained: Any, optimizer: optax.GradientTransformation, mesh: jax.s
 
 
 def _like_leaves(opt_shapes: Any, trained: Any, otherwise: jax.sharding.NamedSharding) -> Any:
-    """Shardings for the optimizer's state: an array at the end of the same path and of the same shape as a leaf is a
-    moment of it.
+    """Shardings of the optimizer's state. An array whose path ends with that of a leaf of the same shape is its moment.
 
-    `optax.tree_map_params` finds the moments by their tree and cannot tell the factored ones, which have another shape.
+    `optax.tree_map_params` finds moments by their tree, and would include factored ones, which have another shape.
     """
     leaves = {path: leaf for path, leaf in jax.tree_util.tree_leaves_with_path(trained)}
 
@@ -47,6 +46,7 @@ def _like_leaves(opt_shapes: Any, trained: Any, otherwise: jax.sharding.NamedSha
 
 
 def shardings_of(tree: Any) -> Any:
+    """The shardings of a tree of arrays."""
     return jax.tree.map(lambda leaf: leaf.sharding, tree)
 
 

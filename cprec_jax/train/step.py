@@ -1,4 +1,4 @@
-"""The train step: a pure function, jitted once with its shardings, the state donated."""
+"""The train step: a pure function, which the trainer jits once with its shardings and the state donated."""
 
 import functools
 from collections.abc import Mapping
@@ -24,11 +24,19 @@ def train_step(
     micro_batches: int,
     dropout_seed: int | None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One optimizer step on one global batch, of the leaves of `state`; those of `frozen` are only read.
+    """One optimizer step of the trained leaves on one global batch. Returns the new state and metrics.
 
-    Sums of losses are accumulated over `micro_batches` and divided once by the weight of the global batch, so uneven
+    Sums of losses are accumulated over micro-batches and divided once by the weight of the global batch, so uneven
     masks do not bias the gradient. Micro-batch i holds rows i, i + `micro_batches`, ... of the batch.
-    Metrics: loss, of several terms each by its name, lr, grad_norm, and what the objective counts.
+
+    Args:
+      frozen: leaves that are read and not changed.
+      batch: the objective's columns, [B, ...] each.
+      schedule: the optimizer's learning rate, for the metrics.
+      dropout_seed: None: no dropout.
+
+    Metrics, float scalars: loss, lr, grad_norm (before clipping), the objective's counts, and where the objective has
+    several sums, each by its name.
     """
     key = None if dropout_seed is None else jax.random.fold_in(jax.random.key(dropout_seed), state.step)
     weights = {name: jnp.maximum(weight, 1.0) for name, weight in objective.weights(batch).items()}
@@ -73,10 +81,9 @@ def _loss(
     batch: Mapping[str, jax.Array],
     key: Any,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """The loss of some rows times the weight of its first term, and what they add to each of the objective's sums.
+    """The loss of some rows times the weight of the first term, and the rows' part of each of the objective's sums.
 
-    Sums, not means, are what gradients are taken of: numbers of the size of a token's loss stay apart from the size of
-    the batch.
+    The gradient is that of a sum, not of a mean, so that its parts do not depend on the size of the batch.
     """
     sums = objective.sums(merge(trained, frozen), batch, key)
     assert sums.keys() == weights.keys() >= set(objective.terms), (sums.keys(), weights.keys(), objective.terms)
@@ -88,6 +95,9 @@ def _loss(
 
 
 def _micro_batches(rows: jax.Array, count: int) -> jax.Array:
-    """[B, ...] -> [count, B / count, ...]. Strided, because each device holds a block of rows: a contiguous micro-batch
-    would be the rows of some devices only, to be sent to the others at every one."""
+    """[B, ...] -> [count, B / count, ...], strided: micro-batch i holds rows i, i + count, ...
+
+    Each device holds a block of rows. A contiguous micro-batch would be the rows of a few devices, and would have to be
+    sent to the others.
+    """
     return jnp.moveaxis(rows.reshape(rows.shape[0] // count, count, *rows.shape[1:]), 1, 0)

@@ -1,4 +1,4 @@
-"""Job `train`: rows -> checkpoints. What a run is, what it starts from, and what goes into its loop (`loop.py`)."""
+"""Trains one run: rows -> checkpoints. Builds what its loop needs (`loop.py`), and restores what was saved."""
 
 import contextlib
 import functools
@@ -63,21 +63,21 @@ def train(
     ends: bool = True,
     remote: RemoteTier | None = None,
 ) -> int:
-    """Train the run `directory` to the end, or go on from its newest checkpoint; `stop` asks to save and end at the
-    next step.
+    """Train the run `directory` from its newest checkpoint, or from the start, to its last step.
 
-    What the run is `made_from` is in its description from the start; that it is the same as before is for the caller to
-    see to. A finished run is replayed as far as a checkpoint is missing that was to stay, and is otherwise left as it
-    is.
+    A finished run is replayed as far as a checkpoint is missing that was to stay, and is otherwise left as it is.
 
     Args:
       config: of one run.
-      reads: its rows.
+      made_from: what the run is made from; it is written into the run's description before the first step. The caller
+        checks that a run that was begun is made from the same.
+      stop: when it is set, the run saves and raises `Preempted` after the next step.
+      reads: the rows that it reads.
       start: the checkpoint of another run that it starts from.
-      steps, fractions: whose checkpoints stay, beside the milestones of its section.
-      probe: gives values of its parameters, after every `config.train.validate_every`-th step and after the last.
-      until: the fraction of its steps after which it stops, without having annealed.
-      ends: whether it is finished then; else it can go on.
+      steps, fractions: steps, also as fractions of the run, whose checkpoints stay in addition to its milestones.
+      probe: computes values of its parameters, after every `config.train.validate_every`-th step and after the last.
+      until: the fraction of its steps after which it stops.
+      ends: whether the run counts as finished then; else it can be trained further.
       remote: where its checkpoints are copied, and brought back from.
 
     Returns the number of steps of the whole run.
@@ -108,7 +108,7 @@ def train(
 
 
 def _milestones(prepared: PreparedRun, steps: Collection[int], fractions: Collection[float]) -> list[int]:
-    """The steps whose checkpoints stay: the first, `steps`, and those at fractions of the run."""
+    """The steps whose checkpoints stay, ascending: the first, `steps`, and those at fractions of the run."""
     of_fractions = (round(part * prepared.total_steps) for part in (*prepared.train.milestones, *fractions))
     stay = {prepared.first, *steps, *of_fractions}
     return sorted(step for step in stay if prepared.first <= step <= prepared.total_steps)
@@ -132,7 +132,7 @@ def _finish(
     made_from: Mapping[str, Any],
     remote: RemoteTier | None,
 ) -> None:
-    """Write the manifest. finished: whether the run was before, and this was a replay or nothing."""
+    """Write the manifest. finished: whether the run was finished before, so that this was at most a replay."""
     facts: dict[str, Any] = {
         "step": int(final.step),
         "first": prepared.first,
@@ -152,7 +152,7 @@ def _finish(
 
 
 def _describe(prepared: PreparedRun, config: Config, made_from: Mapping[str, Any], reads: Reads) -> None:
-    """Write what others need to know about the run."""
+    """Write the run's description, and for a base model the files that export needs of it."""
     prepared.directory.mkdir(parents=True, exist_ok=True)
     write_description(prepared.directory, prepared.decoder.config, config, made_from, reads)
     if prepared.init_from is not None:
@@ -162,7 +162,7 @@ def _describe(prepared: PreparedRun, config: Config, made_from: Mapping[str, Any
 
 
 def _sha256(final: TrainState, frozen: Leaves, base_sha256: str | None) -> str:
-    """Of all parameters; under an adapter of its own and the base's."""
+    """The hash of all parameters; with an adapter that of the adapter's hash and the base's."""
     if base_sha256 is None:
         return parameters_sha256(merge(final.trained, frozen))
     return artefact.fingerprint({"adapter": parameters_sha256(final.trained), "base": base_sha256})
@@ -179,8 +179,8 @@ def _loop(
     ledger: Ledger,
     remote: RemoteTier | None,
 ) -> tuple[TrainState, Leaves, str | None]:
-    """Train from the newest checkpoint, or from the start, to step `until`. Gives the last state, frozen leaves, and
-    the base's hash."""
+    """Train from the newest checkpoint, or from the start, to step `until`. Returns the last state, the frozen leaves,
+    and with an adapter the base's hash."""
     spec, total_steps = prepared.train, prepared.total_steps
     optimizer = make_optimizer(spec.optimizer, _schedule(prepared), trained_axes(prepared))
     state, frozen = initial_state(prepared, mesh, optimizer)
@@ -258,8 +258,8 @@ def _near_tier(prepared: PreparedRun, inputs_hash: str) -> LocalTier | None:
 
 
 def _kept_frozen(prepared: PreparedRun, checkpoints: Checkpoints, frozen: Leaves, facts: dict[str, Any]) -> Leaves:
-    """The frozen leaves as they were saved. Under an adapter they are its base, whose hash goes into the facts of every
-    checkpoint."""
+    """The frozen leaves as they were saved. With an adapter they are its base: its hash is added to `facts`, which
+    every checkpoint holds."""
     frozen = checkpoints.keep_frozen(frozen)
     if prepared.decoder.adapters is None:
         return frozen
@@ -277,7 +277,7 @@ def _validate(prepared: PreparedRun, probe: Probe | None, mesh: jax.sharding.Mes
 def _going_on(
     prepared: PreparedRun, state: TrainState, restored: Any, base_sha256: str | None, checkpoints: Checkpoints
 ) -> tuple[TrainState, Any]:
-    """The state to go on from, and its meta: what was restored, that of the run it goes on with, or the new one."""
+    """The state to train from, and its meta: the restored one, that of the run it goes on with, or the new one."""
     if restored is not None:
         check_base(restored[1], base_sha256, str(checkpoints.directory))
         say(f"train: going on from step {int(restored[0].step)} of {prepared.total_steps}")
@@ -300,7 +300,7 @@ def _compiled_step(
     state: TrainState,
     frozen: Leaves,
 ) -> Step:
-    """The train step for a state sharded like this one, which it takes over."""
+    """The jitted train step for a state sharded like `state`. It donates the state."""
     pure_step: Step = functools.partial(
         train_step,
         objective=objective,
@@ -319,8 +319,11 @@ def _compiled_step(
 def _restore(
     prepared: PreparedRun, checkpoints: Checkpoints, abstract: TrainState, milestones: Sequence[int]
 ) -> tuple[Any, int]:
-    """Where to go on, and to which step: from the newest whole checkpoint to the end. A finished run that lacks
-    checkpoints that were to stay goes on from the newest before them to the last of them."""
+    """The checkpoint to train from (None: there is none), and the step to train to.
+
+    That is the newest whole checkpoint and the end. For a finished run without some of its `milestones` it is the
+    newest checkpoint before them and the last of them.
+    """
     restored = checkpoints.restore_newest(abstract)
     manifest = artefact.read_manifest(prepared.directory)
     if restored is None or manifest is None:
@@ -335,8 +338,10 @@ def _restore(
 
 
 def _restore_near(near: LocalTier, restored: Any, abstract: TrainState) -> Any:
-    """What the near tier has after the newest durable checkpoint, else that. Without any the run was removed meanwhile,
-    or is new."""
+    """The near tier's checkpoint where it is newer than the durable one, else the durable one.
+
+    Without a durable one the run is new, or was removed: the near tier is cleared.
+    """
     if restored is None:
         near.clear()
         return None
@@ -352,14 +357,17 @@ def _state_of(start: Start, abstract: TrainState) -> tuple[TrainState, dict[str,
 
 
 def _schedule(prepared: PreparedRun) -> optax.Schedule:
-    """The learning rate of a step that is counted from 0, for a run that begins at `prepared.first`."""
+    """The learning rate by step; steps are counted from 0, and the schedule begins at `prepared.first`."""
     schedule = wsa(prepared.train.schedule, prepared.total_steps - prepared.first)
     return schedule if prepared.first == 0 else lambda step: schedule(step - prepared.first)
 
 
 def _verify_last(checkpoints: Checkpoints, state: TrainState, save: Callable[[TrainState], None] | None) -> None:
-    """`done` means that the last checkpoint can be read. One of an earlier run that came out otherwise this time is
-    replaced, but not in a replay (save: None)."""
+    """Check that the last checkpoint can be read and holds this state. Raises `UserError` where it does not.
+
+    One of an earlier attempt that differs from this state is set aside and saved again, but not in a replay (save:
+    None).
+    """
     if save is not None and int(state.step) not in checkpoints.saved:
         try:
             checkpoints.verify(state)
@@ -376,8 +384,10 @@ def _verify_last(checkpoints: Checkpoints, state: TrainState, save: Callable[[Tr
 
 @contextlib.contextmanager
 def sigterm_flag() -> Iterator[threading.Event]:
-    """An event that is set when SIGTERM arrives (preemption) while the block runs: the loop then saves at the next step
-    boundary."""
+    """An event that is set when SIGTERM (preemption) arrives while the block runs.
+
+    Outside the main thread it is never set.
+    """
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield flag

@@ -172,8 +172,8 @@ def test_another_adapter_than_that_of_the_start_is_refused(
         ),
         (("layers/attention/q", "q_proj"), r"'q_proj' matches no linear layer; known: layers/attention/k, "),
         (("layers/*norm",), "matches no linear layer"),
-        (("lm_head",), r"'lm_head' is the embedding, which is the head, too, in this model \(tied\)"),
-        (("embed",), r"'embed' is the embedding, which is the head, too, in this model \(tied\)"),
+        (("lm_head",), r"'lm_head' is the embedding, which is also the head of this model \(tied\)"),
+        (("embed",), r"'embed' is the embedding, which is also the head of this model \(tied\)"),
     ],
 )
 def test_targets_that_cannot_have_an_adapter(targets: tuple[str, ...], message: str) -> None:
@@ -181,7 +181,7 @@ def test_targets_that_cannot_have_an_adapter(targets: tuple[str, ...], message: 
         adapters_of(LoraSpec(targets=targets), tiny_config(), "config.runs.low.lora")
     untied = tiny_config(tie_embeddings=False)
     if targets == ("lm_head",):
-        with pytest.raises(UserError, match="is the embedding or the head; an adapter stands on the linear layers"):
+        with pytest.raises(UserError, match="is the embedding or the head; only the linear layers"):
             adapters_of(LoraSpec(targets=targets), untied)
 
 

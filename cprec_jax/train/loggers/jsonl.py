@@ -13,8 +13,7 @@ from cprec_jax.workdir import METRICS
 class Jsonl:
     """Appends to RUN/metrics.jsonl.
 
-    A resumed run first drops the lines after the step it goes on from, so that the file reads like that of an unbroken
-    run.
+    A resumed run first drops the lines after the step it resumes from, so that the file has each step once.
     """
 
     def __init__(self, run: LoggedRun):
@@ -25,7 +24,7 @@ class Jsonl:
             temporary = path.with_suffix(".tmp")
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
             os.replace(temporary, path)
-        self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+        self._stream = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open until the run ends
 
     def write(self, step: int, values: Mapping[str, float], seconds: float) -> None:
         record: dict[str, Any] = {"step": step, **values, "seconds": round(seconds, 3), "time": round(time.time(), 3)}

@@ -1,4 +1,4 @@
-"""Where a run's metrics go: one small protocol."""
+"""The protocol of the loggers of a run's metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,21 +10,22 @@ class Logger(Protocol):
     """Takes the metrics of steps, in ascending order."""
 
     def write(self, step: int, values: Mapping[str, float], seconds: float) -> None:
-        """values: of one step, by name. seconds: wall time of the run up to then."""
+        """Log one step. values: metrics by name. seconds: wall time of the run up to the step."""
         ...
 
     def close(self) -> None:
-        """Nothing is written after it."""
+        """Flush and close; no `write` follows."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoggedRun:
-    """What loggers may know about a run.
+    """What loggers know of a run.
 
-    directory: where it is. first_step: after which it starts or goes on; what earlier attempts wrote of later steps is
-    written again.
-    name: for people. facts: what the run is made from, as JSON.
+    directory: the run's.
+    first_step: the step it starts or resumes after; later steps that an earlier attempt logged are logged again.
+    name: for display.
+    facts: the settings and the hash of the inputs of the run, as JSON.
     """
 
     directory: Path

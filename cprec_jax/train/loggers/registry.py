@@ -11,8 +11,10 @@ from cprec_jax.train.loggers.wandb import Wandb
 
 
 def open_loggers(names: Sequence[str], run: LoggedRun) -> list[Logger]:
-    """The loggers by name, in the first process alone: all of them have the same metrics. One that is not installed is
-    a `UserError`."""
+    """The loggers called `names`, in the first process; none in the others, which have the same metrics.
+
+    Raises `UserError` for a logger that is not installed.
+    """
     return [_MAKE[name](run) for name in names] if jax.process_index() == 0 else []
 
 

@@ -8,7 +8,7 @@ from cprec_jax.train.loggers.logger import LoggedRun
 
 
 class TensorBoard:
-    """Scalars by step. What an interrupted attempt wrote stays; TensorBoard shows the newest of a step."""
+    """Writes scalars by step. Events of an interrupted attempt stay; TensorBoard shows the newest event of a step."""
 
     def __init__(self, run: LoggedRun):
         self._events = Writer(str(run.directory / "events"))

@@ -1,5 +1,4 @@
-"""Weights & Biases: the run's metrics against its own steps. WANDB_MODE=offline needs neither an account nor the
-network."""
+"""Weights & Biases: a run's metrics by training step. WANDB_MODE=offline needs neither an account nor the network."""
 
 import os
 import uuid
@@ -9,14 +8,14 @@ from typing import Any
 from cprec_jax.errors import UserError
 from cprec_jax.train.loggers.logger import LoggedRun
 
-ID = "wandb-id.txt"  # in the run's directory, so that an interrupted run goes on under its id
+ID = "wandb-id.txt"  # in the run's directory, so that a resumed run keeps its W&B id
 PROJECT = "cprec_jax"
 
 
 class Wandb:
-    """One W&B run per run. The project is $WANDB_PROJECT, the files lie in RUN/wandb.
+    """One W&B run per run, in the project $WANDB_PROJECT (default: `PROJECT`), with its files in RUN/wandb.
 
-    W&B's own step never goes back; a resumed run writes some steps again, so metrics are against a metric `step`.
+    W&B's own step cannot decrease, and a resumed run logs some steps again. So the x axis is a metric `step`.
     """
 
     def __init__(self, run: LoggedRun):

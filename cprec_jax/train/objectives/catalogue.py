@@ -1,5 +1,7 @@
-"""Objective `catalogue`: the exact likelihood of each next title among all titles of its set, and, if wanted,
-next-token prediction."""
+"""Objective `catalogue`: the exact likelihood of each next title among all titles of its set.
+
+Optionally next-token prediction is added.
+"""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -21,10 +23,12 @@ from cprec_jax.train.objectives.cpt import Cpt
 class CatalogueLikelihood:
     """Nats per target item, plus `lm_weight` times nats per target token of the same rows.
 
-    An item is a target where all of its own tokens have loss, and something stands before it in its document.
+    An item is a target where all its tokens have loss and something precedes it in its document.
 
-    loss_chunk: see `Cpt`; it matters with `lm_weight` alone. loss_temperature: see `catalogue_nll_sum`.
-    tables, capacities: of the catalogues, and of the rows (`catalogue_rows.capacities`).
+    loss_chunk: see `Cpt`; used only where `lm_weight` is not 0.
+    loss_temperature: see `catalogue_nll_sum`.
+    tables: of the catalogues.
+    capacities: of the rows (`catalogue_rows.capacities`).
     """
 
     decoder: Decoder
@@ -36,28 +40,28 @@ class CatalogueLikelihood:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Those of `Cpt` and those of `row_columns`."""
+        """Those of `Cpt` and of `row_columns`."""
         return (*Cpt.columns, *COLUMNS)
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """item_nll; token_nll where it has a weight."""
+        """item_nll; also token_nll where `lm_weight` is not 0."""
         return ("item_nll", "token_nll") if self.lm_weight > 0 else ("item_nll",)
 
     @property
     def row_columns(self) -> Callable[[Mapping[str, Any]], dict[str, np.ndarray]]:
-        """A function of a stored row that needs its `items`."""
+        """A function of a stored row; it needs the row's `items`."""
         return functools.partial(row_columns, self.tables, self.capacities)
 
     def weights(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """The target items, and the target tokens."""
+        """The numbers of target items and of target tokens."""
         tokens = self._language_model.weights(batch) if self.lm_weight > 0 else {}
         return {"item_nll": jnp.sum(batch["n_items"])} | tokens
 
     def sums(
         self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None
     ) -> dict[str, jax.Array]:
-        """The summed loss of the items in nats, and `lm_weight` times that of the tokens."""
+        """The summed loss of the target items in nats, and `lm_weight` times that of the target tokens."""
         x_BTD = self._language_model.hidden(params, batch, key)
         w_VD = head_weight(params, self.decoder.config)
         sums = {"item_nll": catalogue_nll_sum(x_BTD, w_VD, batch, self.tables, self.loss_temperature)}
@@ -66,7 +70,7 @@ class CatalogueLikelihood:
         return sums
 
     def counts(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """items: target items; the others as of `Cpt`."""
+        """items: target items; the others as in `Cpt`."""
         return {"items": jnp.sum(batch["n_items"])} | self._language_model.counts(batch)
 
     @property

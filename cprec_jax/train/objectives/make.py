@@ -1,4 +1,4 @@
-"""The objective that a run's section asks for, with what it must know of rows and catalogues."""
+"""The objective of a run's config section, with the rows and catalogues that it reads."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,13 +32,15 @@ def make_objective(
     corpus: Path,
     sets: Sequence[str],
 ) -> Objective:
-    """The loss of a run.
+    """The objective of a run.
 
     Args:
-      loss_chunk: positions whose logits are held at a time.
+      loss_chunk: positions per chunk of logits.
       directory, splits: of its rows.
-      corpus: where it lies. Only the catalogue likelihood reads it.
-      sets: that it is fine-tuned on; none for pre-training, whose rows hold items of all sets.
+      corpus: the directory of the corpus, which only the catalogue likelihood reads.
+      sets: those the run is fine-tuned on; none for pre-training, whose rows hold items of all sets.
+
+    Raises `UserError` for rows that were packed from another corpus.
     """
     if spec.objective == "language-model":
         return Cpt(decoder=decoder, loss_chunk=loss_chunk)
@@ -46,8 +48,7 @@ def make_objective(
     room = capacities(tables, _stored_rows(directory, splits))
     say(
         f"train: loss over the catalogue: {int(np.count_nonzero(tables.item_set >= 0))} titles, at most {room.wide} "
-        "wide decisions and "
-        f"{room.blocks} blocks of narrow ones per row"
+        f"wide decisions and {room.blocks} blocks of narrow ones per row"
     )
     return CatalogueLikelihood(
         decoder=decoder,
@@ -60,14 +61,12 @@ def make_objective(
 
 
 def _tables(directory: Path, corpus: Corpus, sets: Sequence[str]) -> CatalogueTables:
-    """Of the whole catalogues, items without a training interaction included. Rows of another corpus are a
-    `UserError`."""
+    """The tables of the whole catalogues, with the items without a training interaction."""
     manifest = read_json(directory / MANIFEST, "pack")
     if manifest["corpus_hash"] != corpus.hash:
         raise UserError(
-            f"{directory}: was packed from another corpus than {corpus.path}, so its items may be none of the "
-            "catalogue; "
-            "run `launch.py pack` again"
+            f"{directory}: was packed from another corpus than {corpus.path}, so its items may not be in the "
+            "catalogue; run `launch.py pack` again"
         )
     catalogues = {name: corpus.catalogue(name) for name in sets or corpus.sets}
     needed = np.sort(np.concatenate(list(catalogues.values())))

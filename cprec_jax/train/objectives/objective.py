@@ -1,5 +1,4 @@
-"""What every objective is: a loss as sums over rows, so that micro-batches add up, with the weights that the sums are
-divided by."""
+"""The protocol of objectives: a loss as sums over rows, which add up over micro-batches, and the sums' divisors."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -11,13 +10,13 @@ import numpy as np
 class Objective(Protocol):
     """A loss of one or several terms, its metrics, and the columns of a batch that it reads.
 
-    The loss of a global batch is the sum over `terms` of sums[term] / weights[term]. A term with a factor has it in its
-    sum. What is summed beside the terms (hits, margins) is reported by its name, as sums[name] / weights[name].
+    The loss of a global batch is the sum over `terms` of sums[term] / weights[term]. The factor of a term is part of
+    its sum. Further sums (hits, margins) are reported by name as sums[name] / weights[name].
     """
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns of a batch that go to the device."""
+        """The columns of a batch that are put on the devices."""
         ...
 
     @property
@@ -27,27 +26,28 @@ class Objective(Protocol):
 
     @property
     def row_columns(self) -> Callable[[Mapping[str, Any]], dict[str, np.ndarray]]:
-        """row_columns(row): the columns that a stored row (`data.rows`) needs beside those of `data.rows.expand`, of
-        the same shapes for every row. The function itself goes to the loader's processes: it can be pickled, and holds
-        no device array."""
+        """row_columns(row): the columns of a stored row (`rows.dataset`) in addition to those of `rows.dataset.expand`.
+
+        Their shapes are the same for every row. The function is sent to the loader's worker processes, so it must
+        support pickling and hold no device array.
+        """
         ...
 
     def weights(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """By name of a sum, what it is divided by, over a whole global batch and before any gradient: float32
-        scalars."""
+        """The divisor of each sum by name, over a whole global batch: float32 scalars. Computed before any gradient."""
         ...
 
     def sums(
         self, params: Mapping[str, Any], batch: Mapping[str, jax.Array], key: jax.Array | None
     ) -> dict[str, jax.Array]:
-        """The sums over some rows, with the names of `weights`: float32 scalars. key: for dropout; None is without."""
+        """The sums over some rows, with the names of `weights`: float32 scalars. key: for dropout; None: without."""
         ...
 
     def counts(self, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        """What is counted of a global batch; `padding_free` tokens are among it (the rate in the log is theirs)."""
+        """Counts of a global batch, by name. `padding_free`, tokens without padding, gives the logged token rate."""
         ...
 
 
 def no_columns(row: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """`row_columns` of an objective that needs none."""
+    """`row_columns` of an objective that adds none."""
     return {}
