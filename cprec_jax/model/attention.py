@@ -34,7 +34,7 @@ passed ONLY for configs that have them, so that a function without support for t
 """
 
 Past = tuple[jax.Array, ...]
-"""Keys and values of positions before those at hand, rotated; in the decoder's argument with a leading layer axis."""
+"""Keys and values of earlier positions, after rotation; in the decoder's argument with a leading layer axis."""
 
 Context = tuple[jax.Array, ...]
 """What an attend function needs besides queries, keys and values: segment ids, lengths, masks."""
@@ -74,7 +74,7 @@ class _Reference:
         context: PackedContext,
         **extra: Any,
     ) -> jax.Array:
-        assert past is None, "packed rows have no past; evaluation and generation bring their own attend function"
+        assert past is None, "packed rows have no past; evaluation and generation have their own attend functions"
         (segment_ids_BT,) = context
         return attention(q_BTHh, k_BTKh, v_BTKh, segment_ids_BT, **extra)
 

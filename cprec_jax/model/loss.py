@@ -30,7 +30,7 @@ def cross_entropy_sum(
 ) -> jax.Array:
     """sum(weights * -log softmax(x @ w.T)[labels]) in nats, a float32 scalar, `chunk` positions of every row at a time.
 
-    Under differentiation each chunk's gradient is computed while its logits are at hand: three matrix products per
+    Under differentiation each chunk's gradient is computed while its logits exist: three matrix products per
     chunk instead of four with recomputation. The head is cast to the dtype of x inside the chunk, so that its gradient
     is summed in float32. T must be a multiple of `chunk`.
     """
