@@ -15,7 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from cprec_jax.errors import DamagedCheckpoint, UserError, one_line
+from cprec_jax.errors import DamagedCheckpoint, UserError, agreed, one_line
 from cprec_jax.parallel import processes
 from cprec_jax.progress import say
 from cprec_jax.train.fingerprint import parameters_sha256
@@ -129,9 +129,11 @@ class Checkpoints:
             wrong = [_system_reason(error)]
         if in_any_process(bool(wrong)):
             wrong = wrong or [ELSEWHERE]
-            raise UserError(
-                f"{self.directory / str(step)}: was saved, but cannot be read back as it was ({wrong[0]}); check the "
-                "disk, then run again"
+            raise agreed(
+                UserError(
+                    f"{self.directory / str(step)}: was saved, but cannot be read back as it was ({wrong[0]}); check "
+                    "the disk, then run again"
+                )
             )
 
     def keep_frozen(self, frozen: Leaves) -> Leaves:
@@ -159,10 +161,11 @@ class Checkpoints:
         checkpointer.close()
         leaf = differing_leaf(path, frozen)
         if in_any_process(leaf is not None):
-            raise UserError(
-                f"{self.directory / FROZEN}: was saved, but cannot be read back as it was ({leaf or ELSEWHERE}); "
-                "check the disk, then run "
-                "again"
+            raise agreed(
+                UserError(
+                    f"{self.directory / FROZEN}: was saved, but cannot be read back as it was ({leaf or ELSEWHERE}); "
+                    "check the disk, then run again"
+                )
             )
         return frozen
 
@@ -239,11 +242,12 @@ class Checkpoints:
             return restored
         aside = [path.name for path in self.directory.glob(f"*{DAMAGED}*")]
         if damaged or (aside and not steps and at_most is None):
-            raise UserError(
+            unreadable = UserError(
                 f"{self.directory}: none of its checkpoints can be read "
-                f"({', '.join(sorted([*map(str, damaged), *aside]))}); restore one "
-                "from a copy, or delete the run's directory to train anew"
+                f"({', '.join(sorted([*map(str, damaged), *aside]))}); restore one from a copy, or delete the run's "
+                "directory to train anew"
             )
+            raise (agreed(unreadable) if damaged else unreadable)  # what lies aside each saw alone
         return None
 
     def restore_step(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
