@@ -147,6 +147,7 @@ def test_an_oracle_is_only_for_synthetic_sets(done: Path, tmp_path: Path) -> Non
         jobs.evaluate(road.CONFIG, workdir, ["oracle"])
 
 
+@pytest.mark.slow
 def test_several_seeds_are_trained_where_evaluation_looks_for_them(
     done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

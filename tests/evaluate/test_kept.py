@@ -87,6 +87,7 @@ def found(workdir: Path, rows: Any = SECTION["names"]) -> dict[str, Any]:
     return results
 
 
+@pytest.mark.slow
 def test_one_more_seed_or_set_is_all_that_is_ranked(
     workdir: Path, again: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -196,6 +196,7 @@ def test_through_the_job_with_seeds_and_nothing_trained_twice(workdir: Path, mon
     assert jobs.made_from(changed, workdir, "results/a-both") != jobs.made_from(config, workdir, "results/a-both")
 
 
+@pytest.mark.slow
 def test_with_a_language_model(evaluated) -> None:
     names = {
         "both": {"kind": "ensemble", "members": ["model", "text"]},

@@ -20,6 +20,7 @@ def loss_and_gradients(decoder, params, inputs):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", MESHES)
 def test_sharded_equals_unsharded(shape):
     decoder, params = tiny(num_layers=2)

@@ -20,6 +20,8 @@ from tests.run_jobs import train
 from tests.train.bucket import ADDRESS, Bucket, stand_in
 from tests.train.test_trainer import HELD, curve, digest
 
+pytestmark = pytest.mark.slow  # whole runs, which are trained for it; CI runs them
+
 CONFIG = road.config(train={"copy_to": ADDRESS})
 COPIES = "bucket/copies/cpt"
 
@@ -137,7 +139,6 @@ def test_without_the_package_there_is_one_line(
     assert not (tmp_path / "w/corpus").exists()
 
 
-@pytest.mark.slow
 def test_two_processes_bring_it_back_together(done: Path, workdir: Path, tmp_path: Path) -> None:
     """One is killed, and the disk is lost."""
     train_section = {"copy_to": str(tmp_path / "mounted"), "checkpoint_every": 3, "milestones": []}

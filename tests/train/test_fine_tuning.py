@@ -16,6 +16,8 @@ from cprec_jax.train.restore import restore_decoder
 from tests import road
 from tests import run_jobs as jobs
 
+pytestmark = pytest.mark.slow  # whole runs, which are trained for it; CI runs them
+
 SFT: dict[str, Any] = {
     "stage": "sft",
     "start": "cpt",
@@ -160,7 +162,6 @@ def test_without_its_rows_the_job_alone_says_which_command_makes_them(tuned: Pat
         jobs.train(config({"sft": {**SFT, "start": "base", "sets": ("Garden",)}}), tmp_path)
 
 
-@pytest.mark.slow
 def test_seeds_train_what_the_first_seed_chose_of_the_grid(tuned: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "road"
     shutil.copytree(tuned, workdir)
@@ -186,7 +187,6 @@ def test_seeds_train_what_the_first_seed_chose_of_the_grid(tuned: Path, tmp_path
     }
 
 
-@pytest.mark.slow
 def test_together_it_is_one_run_and_from_it_each_set_goes_on_by_itself(tuned: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "road"
     shutil.copytree(tuned, workdir)
@@ -199,7 +199,6 @@ def test_together_it_is_one_run_and_from_it_each_set_goes_on_by_itself(tuned: Pa
     assert sorted(results["sets"]) == ["Books", "Games", "Garden"], "one run serves all sets"
 
 
-@pytest.mark.slow
 def test_patience_stops_a_run_that_is_no_better_and_it_stays_so(tuned: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "road"
     shutil.copytree(tuned, workdir)

@@ -31,6 +31,8 @@ from tests import road
 from tests import run_jobs as jobs
 from tests.model.tiny import one_segment, tiny, tiny_config
 
+pytestmark = pytest.mark.slow  # whole runs, which are trained for it; CI runs them
+
 RANK = 5
 LORA: dict[str, Any] = {"rank": RANK, "alpha": 10.0}
 # Dropout and matrices in bfloat16: what is saved and summed must be the base's own float32.
@@ -108,7 +110,6 @@ def test_what_others_read_is_base_plus_adapter(trained: Path) -> None:
     assert np.abs(a @ b).max() > 1e-5
 
 
-@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_bits(trained: Path, tmp_path: Path) -> None:
     workdir = copy_of(trained, tmp_path)
     (workdir / "runs/low/manifest.json").unlink()
@@ -135,7 +136,6 @@ def test_an_adapter_of_another_base_is_refused(trained: Path, tmp_path: Path) ->
         jobs.train(config(RUNS), workdir)
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_with_the_adapter_of_another_or_trains_the_sum(trained: Path, tmp_path: Path) -> None:
     workdir = copy_of(trained, tmp_path)
     whole = {"start": "low", "train": {"steps": 1}}
@@ -239,7 +239,6 @@ def step_on(mesh: jax.sharding.Mesh, steps: int = 2) -> tuple[Any, float]:
     return jax.device_get((state.trained, whole)), float(metrics["loss"])
 
 
-@pytest.mark.slow
 def test_one_device_is_eight_devices() -> None:
     (one, whole), loss = step_on(make_mesh(devices=jax.devices()[:1]))
     (eight, whole_of_eight), loss_of_eight = step_on(make_mesh(data=2, fsdp=2, tensor=2))
@@ -250,7 +249,6 @@ def test_one_device_is_eight_devices() -> None:
         np.testing.assert_allclose(by_name(whole_of_eight)[name], leaf, atol=2e-4, err_msg=name)
 
 
-@pytest.mark.slow
 def test_no_bit_of_the_sum_depends_on_the_devices(trained: Path) -> None:
     eight = restore_decoder(trained / "runs/low", mesh=make_mesh(data=1, fsdp=4, tensor=2)).params
     assert same(jax.device_get(eight), jax.device_get(restore_decoder(trained / "runs/low").params))

@@ -14,6 +14,8 @@ from cprec_jax.train.restore import restore_decoder
 from tests import road
 from tests import run_jobs as jobs
 
+pytestmark = pytest.mark.slow  # whole runs, which are trained for it; CI runs them
+
 ALL_STABLE = {"peak": 1e-3, "warmup": 0.25, "anneal": 0.0, "shape": "linear"}
 
 
@@ -85,7 +87,6 @@ def test_a_start_that_was_not_saved_is_replayed_and_the_finished_run_stays(train
     ).exists()
 
 
-@pytest.mark.slow
 def test_another_mixture_begins_a_phase_of_its_own(trained: Path, tmp_path: Path) -> None:
     """What an unbroken run does with an annealing mixture."""
     workdir = tmp_path / "copy"
@@ -97,7 +98,6 @@ def test_another_mixture_begins_a_phase_of_its_own(trained: Path, tmp_path: Path
     assert digest(workdir, "short") == digest(workdir, "unbroken") != digest(trained, "short")
 
 
-@pytest.mark.slow
 def test_a_name_gives_parameters_alone_and_shapes_may_differ_between_runs(trained: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
@@ -130,7 +130,6 @@ def test_milestones_and_how_often_is_saved_are_inputs_of_nothing(trained: Path) 
     assert jobs.state(changed, trained, "runs/stable").word == "current"
 
 
-@pytest.mark.slow
 def test_a_row_of_a_fraction_that_was_not_kept_is_replayed(trained: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)
@@ -146,7 +145,6 @@ def test_a_row_of_a_fraction_that_was_not_kept_is_replayed(trained: Path, tmp_pa
     assert steps(workdir, "stable") == [0, 4, 6, 8]
 
 
-@pytest.mark.slow
 def test_a_run_may_stand_for_the_checkpoint_that_validation_users_like_best(trained: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "copy"
     shutil.copytree(trained, workdir)

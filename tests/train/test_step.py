@@ -181,6 +181,7 @@ def test_only_matrices_are_decayed() -> None:
     assert sum(named.values()) == 8  # embedding, q, k, v, o, gate, up, down
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 2, "fsdp": 4}, {"data": 2, "fsdp": 2, "tensor": 2}])
 def test_a_sharded_step_equals_the_unsharded_one(sizes: dict[str, int]) -> None:
     expected, _ = one_step()

@@ -140,6 +140,7 @@ def test_temperature_flattens_each_step() -> None:
         np.testing.assert_allclose(found[0], expected, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_sharded_over_eight_devices_equals_one() -> None:
     assert jax.device_count() == 8
     titles = random_titles(0, 120)

@@ -101,6 +101,7 @@ def test_micro_batches_give_the_same_step(lm_weight: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{"data": 8}, {"data": 2, "fsdp": 4}, {"data": 2, "fsdp": 2, "tensor": 2}])
 def test_eight_devices_give_the_step_of_one(sizes: dict[str, int]) -> None:
     decoder, params = tiny(num_layers=1)
