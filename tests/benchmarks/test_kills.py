@@ -41,3 +41,12 @@ def test_other_bits_do_not_count_as_survived(tmp_path: Path, parameters: str, lo
     kills.end_run(runs)
     assert [kill["survived"] for kill in runs.state.kills] == [same]
     assert kills.Runs(tmp_path).state == runs.state
+
+
+def test_a_quarter_of_the_kills_are_of_two_processes() -> None:
+    def following(*processes: int) -> int:
+        return kills.State(kills=[{"processes": n} for n in processes]).processes
+
+    assert following() == 1
+    assert following(1) == following(1, 1, 1, 1, 2) == 2
+    assert following(1, 2) == following(1, 1, 1, 2) == 1
