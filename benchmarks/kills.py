@@ -74,7 +74,7 @@ CONFIG: dict[str, Any] = {
 
 @dataclass
 class State:
-    """seconds: of a whole run left alone, by number of processes. pending: kills of the run that is on its way.
+    """seconds: of the latest whole run left alone, by number of processes. pending: kills of the run on its way.
     other_deaths: of workers that nobody killed."""
 
     seed: int = 0
@@ -177,7 +177,7 @@ def one_attempt(runs: Runs, dice: random.Random) -> bool:
     if len(state.pending) >= KILLS_PER_RUN:
         moment = math.inf
     target = dice.choice(TARGETS) if processes > 1 else "all"
-    command = runs.start(workdir, processes)
+    began, command = time.monotonic(), runs.start(workdir, processes)
     try:
         if not _wait(command, workdir, moment, at_save):
             if command.returncode == 75:  # a worker died without our doing, and was reported; the same command goes on
@@ -187,6 +187,8 @@ def one_attempt(runs: Runs, dice: random.Random) -> bool:
                 return False
             if command.returncode:
                 raise RuntimeError((runs.work / "last.log").read_text(encoding="utf-8")[-4000:])
+            if not state.pending:  # a whole run: the machine may be less busy than it was
+                state.seconds[str(processes)] = time.monotonic() - began
             return True
         killed = _kill(command, target, processes)
         state.pending.append(
