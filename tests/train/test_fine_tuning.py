@@ -121,14 +121,16 @@ def test_export_and_generation_name_a_run_of_a_set(tuned: Path, capsys: pytest.C
     assert "sft@Garden" in capsys.readouterr().err
 
 
-def test_of_sets_that_are_not_evaluated_a_row_says_so(tuned: Path) -> None:
+def test_of_sets_that_are_not_evaluated_a_row_says_so(tuned: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "road"  # the rows before that one are ranked
+    shutil.copytree(tuned, workdir)
     made = config(RUNS, sft={"run": "sft"})
     made["evaluate"]["sets"] = ("Games",)
     with pytest.raises(
         UserError,
         match=r"config.evaluate.names.sft: its run is one per set \(Garden, Books\), and none of these is evaluated",
     ):
-        jobs.evaluate(made, tuned)
+        jobs.evaluate(made, workdir)
 
 
 def test_a_set_that_the_corpus_lacks_is_one_line(tuned: Path) -> None:
