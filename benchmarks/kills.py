@@ -180,8 +180,8 @@ def one_attempt(runs: Runs, dice: random.Random) -> bool:
     began, command = time.monotonic(), runs.start(workdir, processes)
     try:
         if not _wait(command, workdir, moment, at_save):
-            if command.returncode == 75:  # a worker died without our doing, and was reported; the same command goes on
-                state.other_deaths += 1
+            if command.returncode == 75 or " died by signal " in _last_line(runs.work / "last.log"):
+                state.other_deaths += 1  # a worker, without our doing; the same command goes on
                 runs.keep()
                 print(f"  run {state.run}: {_last_line(runs.work / 'last.log')}", flush=True)
                 return False
@@ -301,7 +301,7 @@ def main(arguments: list[str] | None = None) -> None:
     results = measure.Results()
     if runs.state.other_deaths:
         print(
-            f"  {runs.state.other_deaths} attempts of two processes ended by themselves with 75, and were gone on with",
+            f"  {runs.state.other_deaths} attempts of two processes ended by themselves, and were gone on with",
             flush=True,
         )
     two = sum(kill["processes"] == 2 for kill in kills)
