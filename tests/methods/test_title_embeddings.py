@@ -46,6 +46,7 @@ def test_states_are_reduced_by_principal_components() -> None:
     assert from_states(states, 40).shape == (30, 40)
 
 
+@pytest.mark.slow
 def test_items_start_as_their_titles_and_cold_ones_stay_a_function_of_them() -> None:
     model_, params = made("sasrec")
     features = from_tf_idf(TITLES, SPEC.hidden)

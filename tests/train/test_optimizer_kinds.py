@@ -58,6 +58,7 @@ def after_steps(spec: OptimizerSpec, params: Any, axes: Any, grads: list[Any]) -
     return params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SPECS)
 def test_a_stacked_step_is_that_of_each_layer_by_itself(kind: str) -> None:
     params, axes = made()

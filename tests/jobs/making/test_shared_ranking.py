@@ -67,6 +67,7 @@ def by_several(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setattr(processes, "by_first_with_others", by_first_with_others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
