@@ -54,6 +54,8 @@ class Artefact:
       always: `run` makes it even when it is current, from manifests and results alone: nothing pruned is made again for
       it.
       given: the config does not say how it is made, so it is taken as it is.
+      prunable: whether its files may be deleted to save space until something needs them. The report reads results and
+        makes nothing again, so a result that lacks a file is made again.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Artefact:
     progress: Callable[[], str] = str
     always: bool = False
     given: bool = False
+    prunable: bool = True
 
 
 class Graph:
@@ -202,7 +205,10 @@ class Graph:
             return State(word="waits", reason=waiting)
         if manifest is None:
             return State(word="missing", reason=artefact.progress() or "was stopped")
-        return _on_disk(artefact.path, manifest.get("file_sizes", {}))
+        on_disk = _on_disk(artefact.path, manifest.get("file_sizes", {}))
+        if on_disk.word == "pruned" and not artefact.prunable:
+            return State(word="out of date", reason=on_disk.reason)
+        return on_disk
 
     def _waiting(self, artefact: Artefact) -> str:
         waiting = [needed.name for needed in (*artefact.inputs, *artefact.shows) if not self.state(needed).usable]

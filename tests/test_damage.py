@@ -90,3 +90,14 @@ def fact(workdir: Path, name: str) -> object:
         result = json.loads((workdir / "results" / name / "results.json").read_text())
         return {key: values["protocols"] for key, values in result["sets"].items()}
     return (workdir / "export/cpt" / {"weights": "model.safetensors", "tokenizer": "tokenizer.json"}[name]).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["results.json", "ranks.parquet"])
+def test_a_result_that_lost_a_file_is_made_again(finished: Path, tmp_path: Path, name: str) -> None:
+    """The report makes nothing again, so it would leave the row out."""
+    workdir = tmp_path / "copy"
+    shutil.copytree(finished, workdir)
+    (workdir / "results/cpt" / name).unlink()
+    assert jobs.states(CONFIG, workdir)["results/cpt"].word == "out of date"
+    jobs.run(CONFIG, workdir)
+    assert (workdir / "results/cpt" / name).exists() and fact(workdir, "cpt") == fact(finished, "cpt")

@@ -57,6 +57,7 @@ def artefacts(config: Config, workdir: Path, corpus: Artefact, runs: Sequence[Ar
             files=partial(_files, config.evaluate, name),
             facts=partial(_facts_of_all_seeds, config, name),
             content=lambda manifest: manifest["results_hash"],
+            prunable=False,
         )
         for name in config.evaluate.names
     ]
