@@ -13,7 +13,7 @@ from cprec_jax.artefact import MADE_FROM, fingerprint, read_json, read_manifest
 from cprec_jax.evaluate.results import Result
 from cprec_jax.report.corpus_summary import corpus_tables
 from cprec_jax.report.render import markdown_table
-from cprec_jax.report.tables import NOTHING, Cell, Column, Row, Table, describe
+from cprec_jax.report.table import NOTHING, Cell, Column, Row, Table, describe
 from cprec_jax.report.training_metrics import read_metrics
 from cprec_jax.workdir import DESCRIPTION, run_directories
 

@@ -14,8 +14,11 @@ from cprec_jax.evaluate.metrics import METRICS
 from cprec_jax.evaluate.ranks_file import has_protocol, read_user_metrics
 from cprec_jax.evaluate.results import Measured, without_score_note
 from cprec_jax.evaluate.significance import Comparison, UserMetrics, compare, on_common_users
+from cprec_jax.report.entries import Entry, number
 from cprec_jax.report.render import WIDTH, markdown_table, plain_text
-from cprec_jax.report.tables import NOTHING, Cell, Column, Entry, Row, Table, metric_cells, number, small_note
+from cprec_jax.report.set_facts import small_note
+from cprec_jax.report.table import NOTHING, Cell, Column, Row, Table
+from cprec_jax.report.tables import metric_cells
 from cprec_jax.workdir import RESULTS_FILE, results_directory
 
 ALPHA = 0.05

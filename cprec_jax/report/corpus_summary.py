@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from cprec_jax.report.tables import NOTHING, Cell, Column, Row, Table, describe
+from cprec_jax.report.table import NOTHING, Cell, Column, Row, Table, describe
 
 MENTIONED = 0.01  # of what was read: what takes less is in the table alone
 WARNED = 0.1

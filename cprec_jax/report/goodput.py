@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cprec_jax.attempts import Attempt, Goodput, goodput, read_attempts
-from cprec_jax.report.tables import Cell, Column, Row, Section, Table
+from cprec_jax.report.table import Cell, Column, Row, Section, Table
 from cprec_jax.workdir import run_directories
 
 CAUSES = {  # as `attempts.Goodput` has them -> as tables say them

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from cprec_jax.report.render import one_line
-from cprec_jax.report.tables import Cell, Row, Section, Table
+from cprec_jax.report.table import Cell, Row, Section, Table
 
 # Nothing but this file's own styles and images can be loaded, whatever a name in the data may try.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

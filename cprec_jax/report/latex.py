@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from cprec_jax.report.render import one_line
-from cprec_jax.report.tables import Cell, Table
+from cprec_jax.report.table import Cell, Table
 
 SPECIAL = {
     "\\": r"\textbackslash{}",

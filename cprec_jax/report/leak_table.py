@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cprec_jax.evaluate.results import Result
-from cprec_jax.report.tables import Cell, Column, Row, Table
+from cprec_jax.report.table import Cell, Column, Row, Table
 
 
 def leak_table(results: Sequence[Result], sets: Sequence[str]) -> Table | None:

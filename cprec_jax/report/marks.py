@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from cprec_jax.evaluate.ranks_file import has_ranks, read_user_metrics
 from cprec_jax.evaluate.results import ORACLE, Result
 from cprec_jax.evaluate.significance import UserMetrics, compare, holm, on_common_users, sets_masked_otherwise
-from cprec_jax.report.tables import MAIN, PRIMARY, SignificanceMarks
+from cprec_jax.report.entries import PRIMARY, SignificanceMarks
+from cprec_jax.report.tables import MAIN
 
 DAGGER, ALPHA, SAMPLES = "†", 0.05, 2000
 

@@ -9,9 +9,12 @@ from cprec_jax.artefact import MANIFEST
 from cprec_jax.config.root import Config
 from cprec_jax.corpus import SMALL_SET
 from cprec_jax.evaluate.results import read_results, result_files
+from cprec_jax.report.entries import ordered, with_random
 from cprec_jax.report.render import escape_markdown, markdown_table, one_line
 from cprec_jax.report.report import one_protocol, read_manifest
-from cprec_jax.report.tables import describe, main_table, ordered, set_names, with_random
+from cprec_jax.report.set_facts import set_names
+from cprec_jax.report.table import describe
+from cprec_jax.report.tables import main_table
 from cprec_jax.workdir import corpus_directory
 
 TAGS = ("recommendation", "sequential-recommendation", "continual-pre-training", "jax", "flax")

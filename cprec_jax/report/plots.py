@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from cprec_jax.evaluate.results import ORACLE, POPULARITY, UNTRAINED, Result
+from cprec_jax.report.entries import PRIMARY, measured_of
 from cprec_jax.report.render import one_line
-from cprec_jax.report.tables import PRIMARY, measured_of
 
 Records = Mapping[str, Sequence[Mapping[str, float]]]
 

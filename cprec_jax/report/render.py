@@ -10,20 +10,10 @@ from typing import Any
 
 from cprec_jax.config.report import ReferenceRow
 from cprec_jax.evaluate.results import Measured, Result
+from cprec_jax.report.entries import PRIMARY, Entry, SignificanceMarks, entries, marks, row_kind
 from cprec_jax.report.marks import DAGGER
-from cprec_jax.report.tables import (
-    PRIMARY,
-    Cell,
-    Entry,
-    Mark,
-    Section,
-    SignificanceMarks,
-    Table,
-    entries,
-    is_small,
-    marks,
-    row_kind,
-)
+from cprec_jax.report.set_facts import is_small
+from cprec_jax.report.table import Cell, Mark, Section, Table
 
 WIDTH = 120
 LONGEST_NAME = 40

@@ -15,27 +15,23 @@ from cprec_jax.json_object import Damaged, mapping, text
 from cprec_jax.progress import say
 from cprec_jax.report.card import card, card_markdown
 from cprec_jax.report.corpus_summary import corpus_tables, loss_notes
+from cprec_jax.report.entries import PRIMARY, ordered, with_random
 from cprec_jax.report.goodput import goodput_line, goodput_section, read_ledgers
 from cprec_jax.report.html import html_page
 from cprec_jax.report.latex import latex
 from cprec_jax.report.leak_table import leak_table
 from cprec_jax.report.marks import significance_marks
 from cprec_jax.report.render import csv_text, markdown, plain_text
+from cprec_jax.report.set_facts import set_names, split_of
+from cprec_jax.report.table import Section, Table
 from cprec_jax.report.tables import (
-    PRIMARY,
-    Section,
-    Table,
     facts_table,
     forgetting_table,
     main_table,
     methods_table,
-    ordered,
     overview_tables,
     protocol_table,
-    set_names,
     slice_tables,
-    split_of,
-    with_random,
 )
 from cprec_jax.report.training_metrics import read_metrics
 from cprec_jax.report.users import users_page

@@ -17,8 +17,8 @@ from cprec_jax.evaluate.intervals import HISTORY, WARM, Interval, intervals
 from cprec_jax.evaluate.metrics import only_bounds, per_user
 from cprec_jax.evaluate.ranks_file import has_ranks, read_ranks
 from cprec_jax.evaluate.results import ORACLE, RANDOM, Result
+from cprec_jax.report.entries import PRIMARY, measured_of
 from cprec_jax.report.plots import COLOURS, DPI, RC, SIZE, STYLES, short_name, write_figure
-from cprec_jax.report.tables import PRIMARY, measured_of
 from cprec_jax.workdir import corpus_directory
 
 AT_MOST_SETS = 12

@@ -1,7 +1,7 @@
 """LaTeX: structure, marks, and no markup from names."""
 
 from cprec_jax.report.latex import escape, latex_table
-from cprec_jax.report.tables import Cell, Column, Row, Table
+from cprec_jax.report.table import Cell, Column, Row, Table
 
 TABLE = Table(
     title="A & B",

@@ -8,7 +8,7 @@ import pytest
 from cprec_jax.config.report import ReferenceRow
 from cprec_jax.evaluate.results import Measured, Result, SetResult
 from cprec_jax.report.render import CSV_COLUMNS, WIDTH, csv_text, escape_markdown, markdown_table, plain_text
-from cprec_jax.report.tables import Cell, Column, Row, Table
+from cprec_jax.report.table import Cell, Column, Row, Table
 
 HOSTILE = '<script>alert("x")</script> | *a* [b](http://c) `d` \x1b[31m\n# e'
 

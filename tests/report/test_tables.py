@@ -9,20 +9,10 @@ import pytest
 
 from cprec_jax.config.report import ReferenceRow
 from cprec_jax.evaluate.results import Measured, Result, SetResult, read_results
+from cprec_jax.report.entries import Entry, marks, ordered, with_random
 from cprec_jax.report.latex import latex_table
-from cprec_jax.report.tables import (
-    Entry,
-    Table,
-    describe,
-    forgetting_table,
-    main_table,
-    marks,
-    ordered,
-    overview_tables,
-    protocol_table,
-    slice_tables,
-    with_random,
-)
+from cprec_jax.report.table import Table, describe
+from cprec_jax.report.tables import forgetting_table, main_table, overview_tables, protocol_table, slice_tables
 from tests.report import workdirs
 
 SETS = {"Books": 800, "Garden": 120}
