@@ -21,7 +21,8 @@ import zlib
 from pathlib import Path
 
 from cprec_jax.config.build import nearest
-from cprec_jax.config.corpus import FILES, CorpusSpec, RemoteSpec
+from cprec_jax.config.corpus import CorpusSpec
+from cprec_jax.config.source import FILES, RemoteSpec
 from cprec_jax.errors import UserError, one_line, shown
 from cprec_jax.progress import say
 from data_prep.file_lock import alone_with

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from cprec_jax.config.corpus import READ_BY
+from cprec_jax.config.source import READ_BY
 from cprec_jax.errors import UserError, shown
 
 SAMPLES = 5

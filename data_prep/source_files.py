@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from cprec_jax.config.corpus import SourceSpec
+from cprec_jax.config.source import SourceSpec
 from cprec_jax.errors import UserError, shown
 from cprec_jax.paths import refuse_address
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cprec_jax import cli
-from cprec_jax.config.corpus import SourceSpec
 from cprec_jax.config.root import SECTIONS, make_config, section_classes
+from cprec_jax.config.source import SourceSpec
 from tests.conftest import ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from cprec_jax.config.build import nearest
-from cprec_jax.config.corpus import CorpusSpec, Order, SourceSpec
+from cprec_jax.config.corpus import CorpusSpec
+from cprec_jax.config.source import Order, SourceSpec
 from cprec_jax.errors import UserError
 from data_prep.engine import Engine
 from data_prep.rejects import Rejects

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cprec_jax.config.corpus import ColumnsSpec, CorpusSpec, FileSpec, Order, SourceSpec
+from cprec_jax.config.corpus import CorpusSpec
+from cprec_jax.config.source import ColumnsSpec, FileSpec, Order, SourceSpec
 from cprec_jax.errors import UserError
 from data_prep.adapters.json_lines import JsonLines, Kind
 from data_prep.adapters.table import TableExamples, load_interactions

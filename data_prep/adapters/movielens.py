@@ -10,7 +10,8 @@ import dataclasses
 import zlib
 from pathlib import Path
 
-from cprec_jax.config.corpus import ColumnsSpec, CorpusSpec, FileSpec, Order, SourceSpec
+from cprec_jax.config.corpus import CorpusSpec
+from cprec_jax.config.source import ColumnsSpec, FileSpec, Order, SourceSpec
 from cprec_jax.errors import UserError, one_line, shown
 from data_prep.adapters.source_file import SourceFile
 from data_prep.adapters.table import TableExamples, load_interactions, load_items

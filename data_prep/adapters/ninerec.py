@@ -13,7 +13,8 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
-from cprec_jax.config.corpus import COLUMN_NAMES, CorpusSpec, FileSpec, Order, SourceSpec
+from cprec_jax.config.corpus import CorpusSpec
+from cprec_jax.config.source import COLUMN_NAMES, FileSpec, Order, SourceSpec
 from cprec_jax.errors import UserError, one_line, shown
 from data_prep.adapters.table import TableExamples, load_interactions, load_items
 from data_prep.adapters.table_file import Layout, TableFile

@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cprec_jax.config.corpus import CorpusSpec, Order, SourceSpec, SyntheticSpec
+from cprec_jax.config.corpus import CorpusSpec, SyntheticSpec
+from cprec_jax.config.source import Order, SourceSpec
 from cprec_jax.corpus import user_key
 from cprec_jax.errors import UserError
 from data_prep.engine import Engine

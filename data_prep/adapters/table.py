@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cprec_jax.config.corpus import CorpusSpec, Order, SourceSpec
+from cprec_jax.config.corpus import CorpusSpec
+from cprec_jax.config.source import Order, SourceSpec
 from cprec_jax.errors import UserError
 from data_prep.adapters.table_file import TableFile
 from data_prep.adapters.times import (

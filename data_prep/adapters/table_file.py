@@ -15,7 +15,7 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cprec_jax.config.corpus import FileSpec
+from cprec_jax.config.source import FileSpec
 from cprec_jax.errors import UserError, one_line, shown
 from cprec_jax.progress import say
 from data_prep.adapters.raw_file import check_lines, line_of_byte, mixed_line_ends

@@ -19,7 +19,8 @@ from typing import Any
 import pyarrow as pa
 
 from cprec_jax.config.build import nearest
-from cprec_jax.config.corpus import COLUMN_NAMES, CorpusSpec, Order, SourceSpec
+from cprec_jax.config.corpus import CorpusSpec
+from cprec_jax.config.source import COLUMN_NAMES, Order, SourceSpec
 from cprec_jax.errors import UserError, one_line
 from data_prep.adapters.table import load_interactions, time_column
 from data_prep.engine import Engine

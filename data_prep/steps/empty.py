@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from cprec_jax.config.corpus import SourceSpec
+from cprec_jax.config.source import SourceSpec
 from cprec_jax.errors import UserError
 from cprec_jax.progress import say
 from data_prep.rejects import SAMPLES

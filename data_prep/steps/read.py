@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cprec_jax.config.corpus import READ_BY, Order
+from cprec_jax.config.source import READ_BY, Order
 from cprec_jax.progress import say
 from data_prep.adapters import Adapter
 from data_prep.adapters.times import EARLY

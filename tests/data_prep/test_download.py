@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cprec_jax.config.corpus import RemoteSpec
+from cprec_jax.config.source import RemoteSpec
 from cprec_jax.corpus import Corpus
 from cprec_jax.errors import UserError
 from data_prep import download
