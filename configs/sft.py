@@ -15,7 +15,7 @@ from model_shapes import SMALL
 
 SETS = ("scientific18", "ml1m", "yelp_p5", "electronics14_1m", "books14_1m")
 EPOCHS = {"scientific18": 5.0, "ml1m": 7.0, "yelp_p5": 8.0, "electronics14_1m": 8.0, "books14_1m": 5.0}
-GRID = {"train": {"schedule": {"peak": (1e-3, 3e-3)}}}
+GRID = {"train": {"schedule": {"peak": (1e-3, 3e-3)}}, "model": {"dropout": (0.1, 0.3)}}
 RUNS = {"language-model": "language-model", "catalogue": "catalogue"}  # row -> loss
 
 
