@@ -14,10 +14,8 @@ from cprec_jax.config.evaluate import EvaluateSpec, Rule
 from cprec_jax.errors import UserError
 from cprec_jax.evaluate.eval_set import EvalSet
 from cprec_jax.evaluate.method import WHOLE, Scored, Share
-from cprec_jax.inference.prompt_cache import PromptCache, encode_prompts
 from cprec_jax.inference.prompts import PromptBatch, Prompts, make_prompts, without_history
-from cprec_jax.inference.shared_prefix import score_after
-from cprec_jax.inference.title_tokens import first_alike, padded_titles, tied, titles_alike
+from cprec_jax.inference.title_tokens import titles_alike
 from cprec_jax.inference.trie.exact import (
     DeviceTrie,
     block_edge_logits,
@@ -30,20 +28,20 @@ from cprec_jax.inference.trie.exact import (
 from cprec_jax.inference.trie.index import build_index
 from cprec_jax.inference.trie.search import UNKNOWN, BestTitles, search
 from cprec_jax.inference.trie.trie import TitleTrie, build_trie
-from cprec_jax.methods.batch_sizes import title_chunks, users_per_batch
+from cprec_jax.methods.batch_sizes import users_per_batch
 from cprec_jax.methods.beam_recall import BeamRecall, beam_facts
 from cprec_jax.methods.forgetting import general_text
 from cprec_jax.methods.leak_probe import leak_probe
+from cprec_jax.methods.prompts_on_devices import check_room, placed
+from cprec_jax.methods.token_likelihood import TokenLikelihood
 from cprec_jax.methods.validation import Choice, Validation
 from cprec_jax.model.decoder import Decoder
 from cprec_jax.parallel.mesh import make_mesh
-from cprec_jax.parallel.rules import batch_sharding, replicated
+from cprec_jax.parallel.rules import replicated
 from cprec_jax.progress import Progress, say
 from cprec_jax.train.open import LoadedModel
 
 # At module level, so that all methods and sets with like shapes share what is compiled.
-_encode = jax.jit(encode_prompts, static_argnums=0)
-_score_after = jax.jit(score_after, static_argnums=0)
 _encode_for_trie = jax.jit(encode_for_trie, static_argnums=0)
 _block_logits = jax.jit(block_edge_logits, static_argnums=0)
 _root_logits = jax.jit(root_edge_logits, static_argnums=0)
@@ -52,7 +50,6 @@ _finish = jax.jit(title_log_probs)
 
 # Search together: the more, the fewer rows of a call are padding; each needs room in the pool of keys and values.
 SEARCH_USERS = 16
-CANDIDATES = 32  # of a user, scored together when only sampled protocols are asked for
 
 
 class TitleModel:
@@ -122,8 +119,10 @@ class TitleModel:
             by = self._by_trie if self._spec.ranks_to is None else self._by_search
             exact = by(data, prompts, share, choice)
             return exact if self._spec.beam is None else self._with_beam(data, prompts, share, exact, self._spec.beam)
-        by_tokens = self._by_likelihood if "full" in self._spec.protocols else self._candidates_only
-        return by_tokens(data, prompts, share)
+        assert self.rule is not None
+        by_tokens = TokenLikelihood(self._decoder, self._params, self._model, self._spec, self._mesh, self.rule)
+        scored = by_tokens.catalogue if "full" in self._spec.protocols else by_tokens.candidates
+        return scored(data, prompts, share)
 
     def choose(self, data: EvalSet) -> Choice:
         """What `score` would score a set by, for all that share its users."""
@@ -143,15 +142,6 @@ class TitleModel:
     def leak_probe(self, data: EvalSet, n: int) -> dict[str, Any]:
         """See `leak_probe.leak_probe`."""
         return leak_probe(self._model, data, self._spec.prompt_tokens, n, self._spec.seed)
-
-    def _check_room(self, data: EvalSet, longest: int) -> None:
-        limit = self._model.decoder.config.max_position_embeddings
-        if self._spec.prompt_tokens + longest > limit:
-            raise UserError(
-                f"config.evaluate.prompt_tokens: {self._spec.prompt_tokens} and the titles of set {data.name} "
-                f"({longest} tokens) do not "
-                f"fit the model's context of {limit}; use at most {limit - longest}"
-            )
 
     def _prompts(self, data: EvalSet) -> Prompts:
         return make_prompts(
@@ -200,7 +190,7 @@ class TitleModel:
 
     def _by_trie(self, data: EvalSet, prompts: Prompts, share: Share, choice: Choice | None) -> Iterator[Scored]:
         trie = self._trie(data)
-        self._check_room(data, int(trie.node_depth.max(initial=0)))
+        check_room(self._model, self._spec, data.name, int(trie.node_depth.max(initial=0)))
         device_trie = to_device(trie, self._spec.node_chunk)
         if choice is None:
             choice, base = self._calibrated(data, device_trie, trie)
@@ -228,7 +218,7 @@ class TitleModel:
         ranks_to = self._spec.ranks_to
         assert ranks_to is not None
         trie = self._trie(data)
-        self._check_room(data, int(trie.node_depth.max(initial=0)))
+        check_room(self._model, self._spec, data.name, int(trie.node_depth.max(initial=0)))
         index, batch_users = build_index(trie), min(self._spec.batch_users, SEARCH_USERS)
         choice = choice or self._temperature(data, trie)
         self._facts |= {
@@ -326,86 +316,12 @@ class TitleModel:
         progress = Progress(label, share.users(len(prompts.tokens), batch_users), "users")
         chunks = device_trie.chunks()
         for batch in share.take(prompts.batches(batch_users)):
-            cache = _encode_for_trie(self._decoder, self._params, *self._placed(batch))
+            cache = _encode_for_trie(self._decoder, self._params, *placed(batch, self._mesh))
             root = _root_logits(self._decoder, self._params, device_trie.root_token, cache)
             # one call per chunk: what is compiled depends on no catalogue
             below = [_block_logits(self._decoder, self._params, cache, chunk) for chunk in chunks]
             yield batch, _join(device_trie.below_position, root, below)
             progress.advance(len(batch.users))
-
-    def _placed(self, batch: PromptBatch) -> tuple[Any, Any]:
-        arrays = (batch.tokens, batch.lengths)
-        if self._mesh.size == 1:
-            return arrays
-        return jax.device_put(arrays, batch_sharding(self._mesh, len(batch.tokens)))
-
-    def _by_likelihood(self, data: EvalSet, prompts: Prompts, share: Share) -> Iterator[Scored]:
-        """The whole catalogue after each prompt, a chunk of titles at a time."""
-        lengths = self._model.catalogue.lengths[data.items].astype(np.int32)
-        self._check_room(data, int(lengths.max()))
-        # What is alike is scored once: in other rows of other chunks, rounding would tell copies apart.
-        alike = first_alike(self._model.catalogue, data.items)
-        distinct = np.unique(alike)
-        order = distinct[np.argsort(lengths[distinct], kind="stable")]  # chunks of like lengths waste little padding
-        batch_users = users_per_batch(self._spec, self._spec.node_chunk, self._mesh)
-        chunks = [
-            (order[a:b], padded_titles(self._model.catalogue, data.items[order[a:b]]))
-            for a, b in title_chunks(lengths[order], self._spec.node_chunk)
-        ]
-        progress = Progress(f"score {data.name}", share.users(len(data), batch_users), "users")
-        for batch in share.take(prompts.batches(batch_users)):
-            cache: PromptCache = _encode(self._decoder, self._params, *self._placed(batch))
-            scores = np.zeros((len(batch.users), len(lengths)), np.float64)
-            for columns, tokens_Ct in chunks:
-                shape = (batch_users, *tokens_Ct.shape)
-                scored = _score_after(
-                    self._decoder,
-                    self._params,
-                    cache,
-                    np.broadcast_to(tokens_Ct, shape),
-                    np.broadcast_to(lengths[columns], shape[:2]),
-                )
-                scores[:, columns] = np.asarray(scored)[: len(batch.users)]
-            scores = scores[:, alike]
-            log_probs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
-            yield Scored(
-                users=batch.users, scores=scores / lengths if self.rule == "mean" else scores, log_probs=log_probs
-            )
-            progress.advance(len(batch.users))
-
-    def _candidates_only(self, data: EvalSet, prompts: Prompts, share: Share) -> Iterator[Scored]:
-        """The candidates of the sampled protocols, each user's sorted by length, so that blocks of them waste little
-        padding."""
-        catalogue, spec = self._model.catalogue, self._spec
-        columns_nC = np.concatenate(list(data.candidates.values()), axis=1)
-        ends = np.cumsum([c.shape[1] for c in data.candidates.values()])
-        lengths_nC = catalogue.lengths[data.items][columns_nC].astype(np.int32)
-        alike = first_alike(catalogue, data.items)
-        copies = len(np.unique(alike)) < len(alike)
-        self._check_room(data, int(lengths_nC.max()))
-        batch_users = users_per_batch(spec, int(lengths_nC.sum(axis=1).max()), self._mesh)
-        for batch in share.take(prompts.batches(batch_users)):
-            lengths_BC = lengths_nC[batch.rows]
-            cache: PromptCache = _encode(self._decoder, self._params, *self._placed(batch))
-            order = np.argsort(lengths_BC, axis=1, kind="stable")
-            scores = np.zeros(order.shape)
-            for first in range(0, order.shape[1], CANDIDATES):
-                block = order[:, first : first + CANDIDATES]
-                tokens = padded_titles(
-                    self._model.catalogue, data.items[np.take_along_axis(columns_nC[batch.rows], block, axis=1)]
-                )
-                length = np.take_along_axis(lengths_BC, block, axis=1)
-                sums = np.asarray(_score_after(self._decoder, self._params, cache, tokens, length))
-                np.put_along_axis(scores, block, sums / length if self.rule == "mean" else sums, axis=1)
-            if copies:
-                scores = tied(scores, alike[columns_nC[batch.rows]])
-            parts = np.split(scores[: len(batch.users)], ends[:-1], axis=1)
-            yield Scored(
-                users=batch.users,
-                scores=None,
-                log_probs=None,
-                by_protocol=dict(zip(data.candidates, parts, strict=True)),
-            )
 
 
 def _filled(best: BestTitles, target: np.ndarray) -> np.ndarray:

@@ -20,8 +20,7 @@ from cprec_jax.evaluate.metrics import METRICS, random_ranker
 from cprec_jax.evaluate.ranks_file import read_user_metrics
 from cprec_jax.inference.title_tokens import titles_alike
 from cprec_jax.inference.trie.search import search
-from cprec_jax.methods import beam_recall, registry
-from cprec_jax.methods import title_model as language_model
+from cprec_jax.methods import beam_recall, registry, title_model, token_likelihood
 from cprec_jax.train.open import LoadedModel
 from tests import run_jobs as jobs
 from tests.evaluate.world import EVALUATE, brute, column, with_twins
@@ -107,7 +106,7 @@ def test_a_search_takes_one_of_eight_devices(
         used.append({device for leaf in jax.tree.leaves((params, cache)) for device in leaf.sharding.device_set})
         return search(decoder, params, index, cache, *rest, **named)
 
-    for module in (language_model, beam_recall):
+    for module in (title_model, beam_recall):
         monkeypatch.setattr(module, "search", watched)
     evaluated(devices=8, max_users=2, **changes)
     assert used and all(len(devices) == 1 for devices in used)
@@ -138,13 +137,13 @@ def test_titles_tokenised_alike_tie_and_are_counted(
     evaluated, model: LoadedModel, corpus: Corpus, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     """Every user's target has a twin of the same tokens, by whatever rule, and however a device rounds."""
-    score, noise = language_model._score_after, np.random.default_rng(0)
+    score, noise = token_likelihood._score_after, np.random.default_rng(0)
 
     def rounded(*given: Any) -> np.ndarray:
         found = np.asarray(score(*given))
         return found + noise.normal(0, 1e-6, found.shape)
 
-    monkeypatch.setattr(language_model, "_score_after", rounded)
+    monkeypatch.setattr(token_likelihood, "_score_after", rounded)
     monkeypatch.setattr(EvaluateSpec, "__post_init__", lambda _: None)  # 100 would be the whole of this catalogue
     result, ranks = evaluated(
         using=with_twins(model, corpus), **{"mask_history": "never", "protocols": ("full",), **changes}
