@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
+from scipy.special import log_softmax
 
 from cprec_jax.config.sequential import SequentialSpec
 from cprec_jax.corpus import Corpus
@@ -82,7 +83,7 @@ class Sequential:
         self._facts = facts | {"users_with_dropped_history": cut, "items_dropped": int(dropped.sum())}
         for users in user_batches(len(data)):
             scores = _scores(best, data, users)
-            yield Scored(users=users, scores=scores, log_probs=_log_softmax(scores / temperature))
+            yield Scored(users=users, scores=scores, log_probs=log_softmax(scores / temperature, axis=1))
 
     def fitted(self, data: EvalSet) -> tuple[Trained, float, dict[str, Any]]:
         """The best model for a set, its temperature, and what of them is recorded. None of it depends on the users that
@@ -300,11 +301,6 @@ def _fit_temperature(trained: Trained, data: EvalSet, grid: tuple[float, ...]) -
     for users in user_batches(len(data)):
         scores = _scores(trained, data, users)
         for index, temperature in enumerate(grid):
-            nll[index] -= _log_softmax(scores / temperature)[np.arange(len(users)), data.target[users]].sum()
+            nll[index] -= log_softmax(scores / temperature, axis=1)[np.arange(len(users)), data.target[users]].sum()
     nll /= len(data)
     return grid[int(np.argmin(nll))], {str(t): float(value) for t, value in zip(grid, nll, strict=True)}
-
-
-def _log_softmax(scores: np.ndarray) -> np.ndarray:
-    shifted = scores - scores.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

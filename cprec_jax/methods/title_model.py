@@ -9,6 +9,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import log_softmax
 
 from cprec_jax.config.evaluate import EvaluateSpec, Rule
 from cprec_jax.errors import UserError
@@ -206,7 +207,7 @@ class TitleModel:
         for batch, logits in self._logits(device_trie, trie, prompts, f"score {data.name}", share):
             log_probs = np.asarray(_finish(device_trie, logits, jnp.float32(temperature)))[: len(batch.users)]
             if weight:
-                log_probs = _normalised(log_probs - weight * base[temperature])
+                log_probs = log_softmax(log_probs - weight * base[temperature], axis=1)
             yield Scored(users=batch.users, scores=log_probs, log_probs=log_probs)
 
     def _by_search(self, data: EvalSet, prompts: Prompts, share: Share, choice: Choice | None) -> Iterator[Scored]:
@@ -281,9 +282,9 @@ class TitleModel:
                 for i, t in enumerate(grid_t):
                     log_probs = np.asarray(_finish(device_trie, logits, jnp.float32(t)))[: len(rows)]
                     for j, w in enumerate(grid_w):
-                        total[i, j] -= _normalised(log_probs - w * base[t])[rows, users.target[batch.users]].sum(
-                            dtype=np.float64
-                        )
+                        total[i, j] -= log_softmax(log_probs - w * base[t], axis=1)[
+                            rows, users.target[batch.users]
+                        ].sum(dtype=np.float64)
             facts["validation_nll_by_pmi"] = {
                 str(t): {str(w): float(v / len(users)) for w, v in zip(grid_w, row, strict=True)}
                 for t, row in zip(grid_t, total, strict=True)
@@ -330,8 +331,3 @@ def _filled(best: BestTitles, target: np.ndarray) -> np.ndarray:
     of_target = best.log_probs[np.arange(len(target)), target]
     unknown = np.where(of_target >= best.bound, UNKNOWN, (of_target + best.bound) / 2)
     return np.where(best.log_probs == UNKNOWN, unknown[:, None], best.log_probs)
-
-
-def _normalised(scores: np.ndarray) -> np.ndarray:
-    """Scores as log-probabilities over the catalogue."""
-    return scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from scipy.special import log_softmax
 
 from cprec_jax.config.evaluate import EvaluateSpec, Rule
 from cprec_jax.evaluate.eval_set import EvalSet
@@ -62,7 +63,7 @@ class TokenLikelihood:
                 )
                 scores[:, columns] = np.asarray(scored)[: len(batch.users)]
             scores = scores[:, alike]
-            log_probs = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+            log_probs = log_softmax(scores, axis=1)
             yield Scored(
                 users=batch.users, scores=scores / lengths if self._rule == "mean" else scores, log_probs=log_probs
             )
