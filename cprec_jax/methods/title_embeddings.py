@@ -47,7 +47,13 @@ def from_states(states_ND: np.ndarray, width: int) -> np.ndarray:
 
 
 def _scaled(reduced_NR: np.ndarray, width: int) -> np.ndarray:
-    """Centred, of one scale, filled up with zeros. Only a start is needed, so float32 does."""
+    """Centred, of one scale, filled up with zeros. Only a start is needed, so float32 does.
+
+    Which of two signs a component has is the linear algebra library's choice, and differs between processors: here its
+    largest entry is positive, so that training starts alike on all of them.
+    """
+    largest_R = np.argmax(np.abs(reduced_NR), axis=0)
+    reduced_NR = reduced_NR * np.where(reduced_NR[largest_R, np.arange(reduced_NR.shape[1])] < 0, -1, 1)
     reduced_NR = reduced_NR - reduced_NR.mean(axis=0)
     reduced_NR *= SCALE / max(float(np.sqrt((reduced_NR**2).mean())), 1e-12)
     return np.pad(reduced_NR, ((0, 0), (0, width - reduced_NR.shape[1]))).astype(np.float32)

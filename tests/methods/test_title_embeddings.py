@@ -1,5 +1,7 @@
 """Item embeddings from titles: what they start as, that cold items keep the place of their title."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from cprec_jax.config.build import build
 from cprec_jax.config.evaluate import EvaluateSpec
 from cprec_jax.errors import UserError
-from cprec_jax.methods import sequence_models, sequential
+from cprec_jax.methods import sequence_models, sequential, title_embeddings
 from cprec_jax.methods.title_embeddings import SCALE, Titles, composed, from_states, from_tf_idf, initial, known
 from cprec_jax.text.title_features import counts, tf_idf
 from tests.methods.test_sequential import SPEC, cycles, made
@@ -44,6 +46,25 @@ def test_states_are_reduced_by_principal_components() -> None:
     centred = states - states.mean(axis=0)
     np.testing.assert_allclose(cosine(found), cosine(centred), atol=1e-4)
     assert from_states(states, 40).shape == (30, 40)
+
+
+def test_signs_do_not_depend_on_the_linear_algebra_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = np.random.default_rng(0).normal(size=(30, 20))
+    expected = from_tf_idf(TITLES, 4), from_states(states, 4)
+    svds, eigh = title_embeddings.sla.svds, np.linalg.eigh
+
+    def other_svds(*given: Any, **named: Any) -> tuple[np.ndarray, ...]:
+        left, sizes, right = svds(*given, **named)
+        return left * [1, -1, -1, 1], sizes, right
+
+    def other_eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, axes = eigh(matrix)
+        return values, -axes
+
+    monkeypatch.setattr(title_embeddings.sla, "svds", other_svds)
+    monkeypatch.setattr(np.linalg, "eigh", other_eigh)
+    np.testing.assert_array_equal(from_tf_idf(TITLES, 4), expected[0])
+    np.testing.assert_array_equal(from_states(states, 4), expected[1])
 
 
 @pytest.mark.slow
