@@ -92,9 +92,8 @@ def test_configs_in_the_readme_are_configs() -> None:
     make_config(config.to_dict())
     exec(next(block for block in blocks if "config.evaluate" in block), {"config": config})
     make_config(config.to_dict())
-    assert {"checkpoint", "hf", "markov", "item_knn", "sasrec", "scores"} == {
-        row["kind"] for row in config.evaluate["names"].values()
-    }
+    kinds = {row["kind"] for row in config.evaluate["names"].values()}
+    assert kinds == {"checkpoint", "hf", "markov", "item_knn", "text_knn", "sasrec", "ensemble", "scores"}
     mixing = next(block for block in blocks if "anneal_mixture" in block)
     exec(mixing, {"config": config})
     make_config(config.to_dict())
