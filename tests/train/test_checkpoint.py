@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cprec_jax.errors import DamagedCheckpoint, UserError
+from cprec_jax.errors import DamagedCheckpoint, UserError, is_agreed
 from cprec_jax.train.checkpoint import Checkpoints
 from cprec_jax.train.restore import restore_decoder
 from tests import road
@@ -79,13 +79,15 @@ def test_without_a_whole_one_training_stops_and_loses_nothing(copy: Path) -> Non
         damage(copy, step)
     before = sorted(path.name for path in checkpoints(copy).iterdir())
     for _ in range(2):
-        with pytest.raises(UserError, match=r"none of its checkpoints can be read \(0, 10, 12, 6\)"):
+        with pytest.raises(UserError, match=r"none of its checkpoints can be read \(0, 10, 12, 6\)") as caught:
             train(CONFIG, copy)
+        assert is_agreed(caught.value)
     assert sorted(path.name for path in checkpoints(copy).iterdir()) == before
     for step in (0, 6, 10, 12):
         (checkpoints(copy) / str(step)).rename(checkpoints(copy) / f"{step}.damaged")
-    with pytest.raises(UserError, match=r"none of its checkpoints can be read \(0\.damaged"):
+    with pytest.raises(UserError, match=r"none of its checkpoints can be read \(0\.damaged") as caught:
         train(CONFIG, copy)
+    assert not is_agreed(caught.value), "each process looks by itself, so another may see something else"
 
 
 @pytest.mark.parametrize(
@@ -130,8 +132,9 @@ def test_a_disk_that_gives_back_something_else(workdir: Path, monkeypatch: pytes
     monkeypatch.setattr(Checkpoints, "save", save)
     with pytest.raises(
         UserError, match=rf"checkpoints/{step}: was saved, but cannot be read back as it was \(params.*final_norm"
-    ):
+    ) as caught:
         train(CONFIG, workdir)
+    assert is_agreed(caught.value), "all processes raise it, so none need be ended by the others"
     assert not (workdir / "runs/cpt/manifest.json").exists()
 
 
