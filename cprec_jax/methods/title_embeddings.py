@@ -50,7 +50,7 @@ def _scaled(reduced_NR: np.ndarray, width: int) -> np.ndarray:
     """Centred, of one scale, filled up with zeros. Only a start is needed, so float32 does.
 
     Which of two signs a component has is the linear algebra library's choice, and differs between processors: here its
-    largest entry is positive, so that training starts alike on all of them.
+    largest entry is positive, so that this choice changes no start.
     """
     largest_R = np.argmax(np.abs(reduced_NR), axis=0)
     reduced_NR = reduced_NR * np.where(reduced_NR[largest_R, np.arange(reduced_NR.shape[1])] < 0, -1, 1)
