@@ -17,9 +17,10 @@ from cprec_jax.evaluate.collect import collect
 from cprec_jax.evaluate.eval_set import EvalSet, open_set
 from cprec_jax.evaluate.method import Scored
 from cprec_jax.evaluate.metrics import per_user
+from cprec_jax.evaluate.ranks import rank
 from cprec_jax.evaluate.ranks_file import read_user_metrics
 from cprec_jax.methods import sequential
-from cprec_jax.methods.ensemble import Ensemble, Form, simplex
+from cprec_jax.methods.ensemble import Ensemble, Form, _Rivals, simplex
 from tests import run_jobs as jobs
 
 SPEC = EnsembleSpec(parts=4, temperatures=(0.5, 1.0, 2.0), validation_users=30)
@@ -132,6 +133,19 @@ def test_a_row_that_its_smoothing_spoils_takes_part_with_its_scores(corpus: Corp
     form = Form(power=2.0, shift=0.5)
     one = Scored(users=np.arange(1), scores=np.array([[0.0, 0.5, 1.5]]), log_probs=np.zeros((1, 3)))
     np.testing.assert_allclose(np.exp(form.of(one)), np.array([[0.25, 1.0, 4.0]]) / 5.25)
+
+
+def test_rivals_give_the_ranks_of_the_whole_catalogue(data: EvalSet) -> None:
+    """With ties, and with users of whom nothing stands above the target."""
+    users = np.arange(len(data))
+    held = np.random.default_rng(0).integers(-6, 0, (2, len(data), len(data.items))).astype(np.float32)
+    held[:, users[1::3], data.target[1::3]] = 1.0
+    rivals, excluded = _Rivals(held, data), data.excluded(users)
+    for weights in simplex(2, 4):
+        pooled = np.tensordot(np.float32(weights), held, axes=1)
+        ranks = rank(pooled, data.target, excluded)
+        expected = per_user(ranks.n_better, ranks.n_tied)["ndcg@10"]
+        assert 0.3 < expected.mean() < 0.9 and rivals.ndcg(np.array(weights)) == pytest.approx(expected.mean())
 
 
 def test_the_grid_of_weights() -> None:
