@@ -139,7 +139,7 @@ def test_rivals_give_the_ranks_of_the_whole_catalogue(data: EvalSet) -> None:
     """With ties, and with users of whom nothing stands above the target."""
     users = np.arange(len(data))
     held = np.random.default_rng(0).integers(-6, 0, (2, len(data), len(data.items))).astype(np.float32)
-    held[:, users[1::3], data.target[1::3]] = 1.0
+    held[:, users[2::3], data.target[2::3]] = 1.0
     rivals, excluded = _Rivals(held, data), data.excluded(users)
     for weights in simplex(2, 4):
         pooled = np.tensordot(np.float32(weights), held, axes=1)
