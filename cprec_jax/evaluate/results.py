@@ -226,7 +226,11 @@ def _set_result(value: Any, where: str) -> SetResult:
         slices[name] = _slice(mapping(part, f"{where}.slices.{name}"), f"{where}.slices.{name}")
     facts = {key: fact for key, fact in value.items() if isinstance(fact, bool | int | float | str) and key != "users"}
     if isinstance(probe := value.get("leak_probe"), Mapping):
-        facts |= {f"leak_probe {key}": number(fact, f"{where}.leak_probe.{key}") for key, fact in probe.items()}
+        facts |= {
+            f"leak_probe {key}": number(fact, f"{where}.leak_probe.{key}")
+            for key, fact in probe.items()
+            if fact is not None
+        }
     if isinstance(scored := value.get("scored_candidates_of"), list):
         facts["scored_candidates_of"] = ", ".join(map(str, scored))
     for protocol, measured in [*protocols.items(), *(pair for part in slices.values() for pair in part.items())]:

@@ -28,7 +28,7 @@ SHORTEST = 4  # tokens of a title: a shorter one has no half to go on with
 
 def leak_probe(model: LoadedModel, data: EvalSet, prompt_tokens: int, n: int, seed: int) -> dict[str, Any]:
     """Of `n` titles and `n` users of a set (a seeded choice): how many there were, and the share that comes out
-    verbatim.
+    verbatim (None where there were none).
 
     `titles_tokens`: share of single tokens that are the likeliest, which rises before whole titles do. The end of item
     is not part of what should follow: only a model that was trained with our template could know it.
@@ -39,7 +39,7 @@ def leak_probe(model: LoadedModel, data: EvalSet, prompt_tokens: int, n: int, se
     return {
         "titles": len(of_titles),
         "titles_verbatim": _verbatim(of_titles),
-        "titles_tokens": float(np.concatenate(of_titles).mean()) if of_titles else 0.0,
+        "titles_tokens": float(np.concatenate(of_titles).mean()) if of_titles else None,
         "sequences": len(of_sequences),
         "sequences_verbatim": _verbatim(of_sequences),
         "sequences_verbatim_control": _verbatim(of_others),
@@ -80,8 +80,8 @@ def _sequence_continuations(
     ]
 
 
-def _verbatim(hits: Sequence[np.ndarray]) -> float:
-    return float(np.mean([hit.all() for hit in hits])) if hits else 0.0
+def _verbatim(hits: Sequence[np.ndarray]) -> float | None:
+    return float(np.mean([hit.all() for hit in hits])) if hits else None
 
 
 def _hits(model: LoadedModel, continuations: Sequence[Continuation]) -> list[np.ndarray]:

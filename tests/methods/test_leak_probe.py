@@ -96,3 +96,16 @@ def test_through_the_job_and_in_the_report(evaluated, tmp_path: Path) -> None:
     table = leak_table([read], ["Books"])
     assert table is not None and [cell.text for cell in table.rows[0].cells][:4] == ["Books", "model", "9", "0.000"]
     assert leak_table([], ["Books"]) is None
+
+
+def test_a_share_of_no_titles_is_none(
+    model: LoadedModel, data: EvalSet, evaluated, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "SHORTEST", 1000)
+    found = probe.leak_probe(model, data, 40, 9, 0)
+    assert found["titles"] == 0 and found["titles_verbatim"] is None and found["titles_tokens"] is None
+    evaluated(leak_probe=9)
+    table = leak_table([read_result(tmp_path / "results" / "model" / "results.json")], ["Books"])
+    assert table is not None
+    texts = [cell.text for cell in table.rows[0].cells]
+    assert texts[2:5] == ["0", "–", "–"] and texts[6] != "–"
