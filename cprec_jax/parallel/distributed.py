@@ -19,7 +19,8 @@ SHUTDOWN_S = 60  # how long a process that has finished waits for the others
 def start(coordinator: str | None, count: str | None, process: str | None) -> None:
     """Join the other processes. Call before any other use of jax.
 
-    All arguments, or none: without them jax finds the processes itself (Cloud TPU, Slurm, Open MPI, JobSet).
+    All arguments, or none: without them jax finds the processes itself (Cloud TPU, Slurm, Open MPI, JobSet). Processes
+    of CPU devices do without jax's compilation cache.
 
     Args:
       coordinator: HOST:PORT of process 0.
@@ -43,6 +44,10 @@ def start(coordinator: str | None, count: str | None, process: str | None) -> No
     except (ValueError, RuntimeError) as error:
         hint = "check --coordinator, --processes, --process" if any(given) else _hint(os.environ)
         raise UserError(f"the other processes cannot be joined ({one_line(error)[:200]}); {hint}") from error
+    if jax.default_backend() == "cpu":
+        # XLA (jaxlib 0.10.2) orders the collectives of a CPU program that it compiled, and not those of one that it
+        # read back: two all-reduces at a time then meet the wrong one of the other process (docs/scaling.md).
+        jax.config.update("jax_enable_compilation_cache", False)
     step_file.note(process=processes.index(), of=processes.count())
 
 

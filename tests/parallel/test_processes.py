@@ -1,5 +1,7 @@
 """What the first of several processes decides or fails at, all do; with one process everything is a plain call."""
 
+from pathlib import Path
+
 import pytest
 
 from cprec_jax.errors import UserError
@@ -127,6 +129,16 @@ for function, answering in ((fail, answer), (follow, broken)):
         raise AssertionError
 """
 
+CACHED = """
+import sys
+import jax
+from cprec_jax.parallel import distributed
+
+coordinator, number = sys.argv[1:]
+distributed.start(coordinator, "2", number)
+jax.jit(lambda x: x * 2)(jax.numpy.ones(3))
+"""
+
 
 @pytest.mark.slow
 def test_two_processes() -> None:
@@ -148,3 +160,12 @@ def test_one_process_calls_and_raises_as_it_is() -> None:
     asked: list[int] = []
     processes.by_first_with_others(lambda others: asked.append(len(others)), lambda *_: 1 / 0)
     assert asked == [0], "there is nobody to ask"
+
+
+@pytest.mark.slow
+def test_programs_of_several_cpu_processes_are_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA does not keep the order of the collectives of a program that it reads back."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    together(["-c", CACHED, f"127.0.0.1:{free_port()}"], [["0"], ["1"]])
+    assert not list(tmp_path.iterdir())
