@@ -4,10 +4,10 @@
 
 Two processes of one CPU device run a program with two all-reduces that need nothing of each other: one in each turn of
 a scan, one beside it. Both compile it and write it into an empty cache; then both read it back; then both compile it
-without a cache. A run that ends by a signal was the victim of the other's data (docs/scaling.md). Where the second
-survives, a newer jaxlib needs no `jax_enable_compilation_cache=False` in `cprec_jax/parallel/distributed.py`.
+without a cache. docs/scaling.md says why the second dies. Where it survives, a newer jaxlib needs no
+`jax_enable_compilation_cache=False` in `cprec_jax/parallel/distributed.py`.
 
-It prints what each of the three did. Two minutes on two cores.
+It prints what each of the three did. Three minutes on two cores.
 """
 
 import os
@@ -19,6 +19,7 @@ import tempfile
 import time
 
 STEPS = 100
+MISMATCH = "collective mismatch"  # what Gloo says when one gets what belongs to the other
 
 
 def work(process: int, port: int, cache: bool) -> None:
@@ -74,19 +75,24 @@ def run(cache: str | None) -> str:
     }
     if cache is not None:
         environment["JAX_COMPILATION_CACHE_DIR"] = cache
-    both = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(process), str(port), str(cache is not None)],
-            env=environment,
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        for process in range(2)
-    ]
-    codes = [process.wait() for process in both]
-    if min(codes) >= 0 and codes != [0, 0]:
-        raise SystemExit(f"a process ended with exit code {max(codes)}, which is no signal; run one by hand to see why")
-    return f"{STEPS} steps" if codes == [0, 0] else f"died (exit codes {codes[0]} and {codes[1]})"
+    with tempfile.TemporaryFile("w+") as errors:
+        both = [
+            subprocess.Popen(
+                [sys.executable, __file__, str(process), str(port), str(cache is not None)],
+                env=environment,
+                stderr=errors,
+                stdout=subprocess.DEVNULL,
+            )
+            for process in range(2)
+        ]
+        codes = [process.wait() for process in both]
+        errors.seek(0)
+        text = errors.read()
+    if codes == [0, 0]:
+        return f"{STEPS} steps"
+    if MISMATCH not in text:
+        raise SystemExit(f"{text}\nexit codes {codes}, and not by what is looked for here")
+    return f"died (exit codes {codes[0]} and {codes[1]}: {MISMATCH})"
 
 
 def main() -> None:
